@@ -1,0 +1,487 @@
+"""Pure: what QA.tech answered about the attempts of one gate, and the report that is made of it.
+
+A *campaign* is all attempts of one gate; *attempt* 0 is the first run, the others are reruns. `build_report` turns what
+was observed into a `GateReport`: the one ledger that people, files and events are served from, small enough to be the
+result of a flow run (texts are cut to a stated length), and complete enough to be judged again under another policy.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from prefect_qatech.models import QATechRun, QATechRunTestCase, QATechRunTestCaseDetails
+from prefect_qatech.verdict import (
+    Attempt,
+    GatePolicy,
+    GateVerdict,
+    Incident,
+    Outcome,
+    TestVerdict,
+    Verdict,
+    classify,
+    judge,
+)
+
+SCHEMA_VERSION = 1
+NAME_LENGTH = 300
+TITLE_LENGTH = 500
+EXPLANATION_LENGTH = 1_000
+URL_LENGTH = 1_000
+
+AttemptKind = Literal["start", "rerun", "attached"]
+
+
+@dataclass(frozen=True)
+class ObservedAttempt:
+    """What is known of one attempt.
+
+    Attributes:
+        kind: How it came to be: started, rerun, or attached (started elsewhere).
+        run: The last answer of `GET /run/{shortId}?testCases=all`.
+        run_url: Address of the run.
+        test_count: How many test cases the answer to its POST promised; None where there was no such answer.
+        started_at: When it was started.
+        finished_at: When it was first seen to have ended; None while it goes on.
+        details: Run test case short id to `GET /run-test-case/{shortId}`, for the test cases that did not pass.
+        rerun_of: Short id of the run that it repeats.
+        filter: What a rerun was asked to repeat.
+    """
+
+    kind: AttemptKind
+    run: QATechRun
+    run_url: str | None = None
+    test_count: int | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    details: Mapping[str, QATechRunTestCaseDetails] = field(default_factory=dict)
+    rerun_of: str | None = None
+    filter: str | None = None
+
+
+@dataclass(frozen=True)
+class _Observed:
+    """One test case in one attempt."""
+
+    case: QATechRunTestCase
+    details: QATechRunTestCaseDetails | None
+
+    @property
+    def project_test_case_id(self) -> str | None:
+        return (self.details.project_test_case_id if self.details else None) or self.case.project_test_case_id
+
+    @property
+    def outcome(self) -> Outcome:
+        return classify(self.case.status, self.case.result, self.details.error_code if self.details else None)
+
+
+@dataclass
+class _Test:
+    """One test across the attempts."""
+
+    test_id: str
+    name: str
+    ids: set[str]
+    project_test_case_id: str | None
+    identity_is_weak: bool = False
+    seen: dict[int, _Observed] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """The attempts of one gate, with each test recognised across them.
+
+    Attributes:
+        observed: What was observed, in attempt order.
+        tests: Test id to what is known of the test, in the order of first appearance.
+        expected: Ids of the tests of attempt 0.
+        expected_count: How many tests attempt 0 was to have, by the answer to its POST.
+        attempts: What `judge` takes.
+    """
+
+    observed: tuple[ObservedAttempt, ...]
+    tests: Mapping[str, _Test]
+    expected: tuple[str, ...]
+    expected_count: int | None
+    attempts: tuple[Attempt, ...]
+
+    def project_test_case_ids(self, test_ids: Iterable[str]) -> list[str]:
+        """Give the UUIDs by which the tests are named in a rerun, where they are known."""
+        found = (self.tests[test_id] for test_id in test_ids if test_id in self.tests)
+        ids = (test.project_test_case_id or next(iter(sorted(test.ids)), None) for test in found)
+        return [known for known in ids if known]
+
+
+def recognise(observed: Sequence[ObservedAttempt]) -> Campaign:
+    """Recognise the tests of a campaign across its attempts.
+
+    A test is the same one where `projectTestCaseId` is the same; else where `id` is; else where the name is the same
+    and unique on both sides, and then its identity is weak. A run test case's short id is new in each run.
+
+    Args:
+        observed: The attempts, attempt 0 first.
+
+    Returns:
+        The campaign.
+    """
+    tests: dict[str, _Test] = {}
+    for number, attempt in enumerate(observed):
+        cases = [_Observed(case, attempt.details.get(case.short_id or "")) for case in attempt.run.test_cases]
+        names = Counter(item.case.name for item in cases)
+        taken: set[str] = set()
+        known_names = Counter(test.name for test in tests.values())
+        for item in cases:
+            test, weak = _find(item, tests, taken, names, known_names)
+            if test is None:
+                test = _new_test(item, tests)
+                tests[test.test_id] = test
+            test.identity_is_weak = test.identity_is_weak or weak
+            test.project_test_case_id = test.project_test_case_id or item.project_test_case_id
+            if item.case.id:
+                test.ids.add(item.case.id)
+            test.seen[number] = item
+            taken.add(test.test_id)
+    expected = tuple(test_id for test_id, test in tests.items() if 0 in test.seen)
+    attempts = tuple(
+        Attempt(
+            status=attempt.run.status,
+            outcomes={test_id: test.seen[number].outcome for test_id, test in tests.items() if number in test.seen},
+            result=attempt.run.result,
+        )
+        for number, attempt in enumerate(observed)
+    )
+    return Campaign(tuple(observed), tests, expected, observed[0].test_count if observed else None, attempts)
+
+
+def _find(
+    item: _Observed, tests: Mapping[str, _Test], taken: set[str], names: Counter[str], known_names: Counter[str]
+) -> tuple[_Test | None, bool]:
+    free = [test for test in tests.values() if test.test_id not in taken]
+    project_id = item.project_test_case_id
+    if project_id is not None:
+        for test in free:
+            if project_id == test.project_test_case_id:
+                return test, False
+    if item.case.id:
+        for test in free:
+            contradiction = project_id and test.project_test_case_id and project_id != test.project_test_case_id
+            if item.case.id in test.ids and not contradiction:
+                return test, False
+            if project_id is not None and project_id in test.ids:
+                return test, False
+    if item.case.name and names[item.case.name] == 1 and known_names[item.case.name] == 1:
+        for test in free:
+            contradiction = project_id and test.project_test_case_id and project_id != test.project_test_case_id
+            if test.name == item.case.name and not contradiction:
+                return test, True
+    return None, False
+
+
+def _new_test(item: _Observed, tests: Mapping[str, _Test]) -> _Test:
+    wanted = (item.project_test_case_id or item.case.id or f"name:{item.case.name}")[:NAME_LENGTH]
+    test_id, twin = wanted, 1
+    while test_id in tests:
+        twin += 1
+        test_id = f"{wanted}#{twin}"
+    return _Test(test_id, item.case.name, set(), item.project_test_case_id)
+
+
+class _Fact(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ReportedReason(_Fact):
+    """Why a verdict is what it is, by one rule."""
+
+    rule: str
+    verdict: Verdict
+    sentence: str
+    test_ids: tuple[str, ...] = ()
+
+
+class ReportedAttempt(_Fact):
+    """One run of the campaign.
+
+    Attributes:
+        number: 0 for the first run.
+        kind: `start`, `rerun` or `attached`.
+        filter: What a rerun was asked to repeat: `failed_only`, `test_cases` or `everything`.
+        run_short_id: Its short id.
+        run_url: Its address on QA.tech.
+        rerun_of: Short id of the run that it repeats.
+        status: Its last status.
+        result: Its result.
+        test_count: How many test cases the answer to its POST promised.
+        started_at: When it was started.
+        finished_at: When it was first seen to have ended.
+        counts: Outcome to number of tests.
+    """
+
+    number: int
+    kind: AttemptKind
+    filter: str | None = None
+    run_short_id: str
+    run_url: str | None = None
+    rerun_of: str | None = None
+    status: str
+    result: str | None = None
+    test_count: int | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    counts: dict[Outcome, int] = Field(default_factory=dict)
+
+    @property
+    def duration_seconds(self) -> float | None:
+        """How long it took, in seconds, as far as it was watched."""
+        if self.started_at is None or self.finished_at is None:
+            return None
+        return max(0.0, (self.finished_at - self.started_at).total_seconds())
+
+
+class ReportedTest(_Fact):
+    """One test over all attempts. Texts come from the service, are cut, and are not escaped.
+
+    Attributes:
+        test_id: Its identity in this report.
+        name: Its name.
+        verdict: Over all attempts.
+        outcomes: One outcome per attempt.
+        expected: Whether it stood in attempt 0.
+        identity_is_weak: Whether it was recognised by its name alone.
+        quarantined: Whether an unexpired quarantine entry takes it out of the verdict.
+        reason: The service's few words for its last outcome that was not a pass.
+        explanation: The agent's reasoning for it, cut.
+        error_code: The service's error code for it.
+        duration_seconds: How long its last execution took.
+        url: Address of its last execution that was not a pass, else of the last one.
+        screenshot_url: Picture of the same.
+        recording_url: Recording of the same.
+    """
+
+    test_id: str
+    name: str
+    verdict: TestVerdict
+    outcomes: tuple[Outcome, ...]
+    expected: bool = True
+    identity_is_weak: bool = False
+    quarantined: bool = False
+    reason: str | None = None
+    explanation: str | None = None
+    error_code: str | None = None
+    duration_seconds: float | None = None
+    url: str | None = None
+    screenshot_url: str | None = None
+    recording_url: str | None = None
+
+
+class GateReport(_Fact):
+    """Everything that a gate found out: the result of `release_gate`.
+
+    Attributes:
+        schema_version: Version of this shape.
+        verdict: `pass`, `inconclusive` or `fail`; only `pass` is a go.
+        verdict_without_reruns: What the verdict would have been after attempt 0.
+        reasons: Why, rule by rule.
+        attempts: The runs, attempt 0 first.
+        tests: The tests, in the order of first appearance.
+        expected_count: How many tests attempt 0 was to have.
+        incidents: What happened outside of the tests: the deadline, the usage limit, a POST of unknown outcome.
+        policy: The policy that decided.
+        plan_short_id: The test plan.
+        plan_name: Its name.
+        label: The user's label of the gate.
+        started_at: When the campaign began.
+        ended_at: When the verdict was given.
+        judged_on: The day for which quarantine entries were checked.
+        flow_run_id: The flow run of the gate.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    verdict: Verdict
+    verdict_without_reruns: Verdict
+    reasons: tuple[ReportedReason, ...]
+    attempts: tuple[ReportedAttempt, ...]
+    tests: tuple[ReportedTest, ...]
+    expected_count: int | None = None
+    incidents: tuple[Incident, ...] = ()
+    policy: GatePolicy = GatePolicy()
+    plan_short_id: str | None = None
+    plan_name: str | None = None
+    label: str | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    judged_on: date | None = None
+    flow_run_id: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the release may go out."""
+        return self.verdict is Verdict.PASS
+
+    @property
+    def run_short_id(self) -> str | None:
+        """Short id of the campaign's last run."""
+        return self.attempts[-1].run_short_id if self.attempts else None
+
+    @property
+    def run_url(self) -> str | None:
+        """Address of the campaign's last run."""
+        return self.attempts[-1].run_url if self.attempts else None
+
+    @property
+    def counts(self) -> dict[TestVerdict, int]:
+        """Test verdict to number of tests; all tests are counted, quarantined ones and later ones included."""
+        return dict(Counter(test.verdict for test in self.tests))
+
+    def tests_with(self, *verdicts: TestVerdict) -> tuple[ReportedTest, ...]:
+        """Give the tests that have one of the verdicts, in order."""
+        return tuple(test for test in self.tests if test.verdict in verdicts)
+
+    def judge_again(self, policy: GatePolicy, *, today: date | None = None) -> GateVerdict:
+        """Judge the same evidence under another policy, offline.
+
+        Args:
+            policy: The other policy.
+            today: The day for which its quarantine entries are checked; the day of this report when absent.
+
+        Returns:
+            The verdict that it would have been.
+        """
+        attempts = [
+            Attempt(
+                status=attempt.status,
+                result=attempt.result,
+                outcomes={
+                    test.test_id: test.outcomes[attempt.number]
+                    for test in self.tests
+                    if test.outcomes[attempt.number] is not Outcome.ABSENT
+                },
+            )
+            for attempt in self.attempts
+        ]
+        return judge(
+            [test.test_id for test in self.tests if test.expected],
+            attempts,
+            policy,
+            expected_count=self.expected_count,
+            incidents=self.incidents,
+            today=today or self.judged_on,
+        )
+
+
+def build_report(
+    campaign: Campaign,
+    policy: GatePolicy,
+    *,
+    ended_at: datetime,
+    incidents: Iterable[Incident] = (),
+    plan_short_id: str | None = None,
+    plan_name: str | None = None,
+    label: str | None = None,
+    flow_run_id: str | None = None,
+) -> GateReport:
+    """Judge a campaign and put everything that readers need into one report.
+
+    Args:
+        campaign: What was observed.
+        policy: The policy that decides.
+        ended_at: When the verdict is given; its day decides on quarantine entries.
+        incidents: What happened outside of the tests.
+        plan_short_id: The test plan.
+        plan_name: Its name.
+        label: The user's label of the gate.
+        flow_run_id: The flow run of the gate.
+
+    Returns:
+        The report.
+    """
+    incidents, today = tuple(incidents), ended_at.date()
+    verdict = judge(
+        campaign.expected,
+        campaign.attempts,
+        policy,
+        expected_count=campaign.expected_count,
+        incidents=incidents,
+        today=today,
+    )
+    without_reruns = judge(
+        campaign.expected, campaign.attempts[:1], policy, expected_count=campaign.expected_count, today=today
+    )
+    return GateReport(
+        verdict=verdict.verdict,
+        verdict_without_reruns=without_reruns.verdict,
+        reasons=tuple(
+            ReportedReason(rule=r.rule, verdict=r.verdict, sentence=r.sentence, test_ids=r.test_ids)
+            for r in verdict.reasons
+        ),
+        attempts=tuple(_report_attempt(number, campaign) for number in range(len(campaign.observed))),
+        tests=tuple(
+            _report_test(test, verdict.tests[test_id], campaign, policy, today)
+            for test_id, test in campaign.tests.items()
+        ),
+        expected_count=campaign.expected_count,
+        incidents=incidents,
+        policy=policy,
+        plan_short_id=plan_short_id,
+        plan_name=_cut(plan_name, NAME_LENGTH),
+        label=label,
+        started_at=campaign.observed[0].started_at if campaign.observed else None,
+        ended_at=ended_at,
+        judged_on=today,
+        flow_run_id=flow_run_id,
+    )
+
+
+def _report_attempt(number: int, campaign: Campaign) -> ReportedAttempt:
+    observed = campaign.observed[number]
+    return ReportedAttempt(
+        number=number,
+        kind=observed.kind,
+        filter=observed.filter,
+        run_short_id=observed.run.short_id,
+        run_url=_cut(observed.run_url, URL_LENGTH),
+        rerun_of=observed.rerun_of,
+        status=observed.run.status[:NAME_LENGTH],
+        result=_cut(observed.run.result, NAME_LENGTH),
+        test_count=observed.test_count,
+        started_at=observed.started_at,
+        finished_at=observed.finished_at,
+        counts=dict(Counter(campaign.attempts[number].outcomes.values())),
+    )
+
+
+def _report_test(
+    test: _Test, verdict: TestVerdict, campaign: Campaign, policy: GatePolicy, today: date
+) -> ReportedTest:
+    outcomes = tuple(
+        test.seen[number].outcome if number in test.seen else Outcome.ABSENT for number in range(len(campaign.observed))
+    )
+    not_passed = [number for number in test.seen if test.seen[number].outcome is not Outcome.PASSED]
+    shown = test.seen[max(not_passed)] if not_passed else test.seen[max(test.seen)]
+    details = shown.details
+    entry = policy.quarantine.get(test.test_id)
+    return ReportedTest(
+        test_id=test.test_id,
+        name=test.name[:NAME_LENGTH],
+        verdict=verdict,
+        outcomes=outcomes,
+        expected=0 in test.seen,
+        identity_is_weak=test.identity_is_weak,
+        quarantined=entry is not None and today <= entry.expires,
+        reason=_cut(shown.case.result_title, TITLE_LENGTH) if not_passed else None,
+        explanation=_cut(shown.case.evaluation_thought, EXPLANATION_LENGTH) if not_passed else None,
+        error_code=_cut(details.error_code, NAME_LENGTH) if details else None,
+        duration_seconds=details.duration_ms / 1000 if details and details.duration_ms is not None else None,
+        url=_cut(details.url, URL_LENGTH) if details else None,
+        screenshot_url=_cut(details.screenshot_url, URL_LENGTH) if details else None,
+        recording_url=_cut(details.recording_url, URL_LENGTH) if details else None,
+    )
+
+
+def _cut(text: str | None, length: int) -> str | None:
+    return text if text is None or len(text) <= length else text[: length - 1] + "…"

@@ -1,0 +1,258 @@
+"""Every error that this package raises on purpose.
+
+```
+QATechError
+├── QATechAPIError                 a request to QA.tech did not give what was asked for
+│   ├── QATechConnectionError      the service could not be reached, or the connection broke
+│   ├── QATechTimeoutError         no (complete) answer in time
+│   ├── InvalidResponseError       an answer that is not what the API documents: HTML, broken JSON, too large
+│   ├── BadRequestError            400
+│   │   └── NothingToRerunError    400 of a rerun: no test case is left to rerun
+│   ├── UnauthorizedError          401
+│   ├── UsageLimitError            402
+│   ├── ForbiddenError             403
+│   ├── NotFoundError              404
+│   ├── RateLimitedError           429
+│   └── ServerError                5xx
+├── StartOutcomeUnknown            a run may or may not have been started; nothing retries this
+├── LedgerConflict                 the flow run's ledger does not fit the call: nothing was sent
+├── WaitTimedOut                   the deadline passed while the run went on
+└── GateNotPassed
+    ├── GateFailed                 the gate's verdict is fail
+    └── GateInconclusive           the evidence is not enough for a verdict
+```
+
+A sentence of every error says what happened, to which run, and what can be done. The facts are fields as well, and an
+error keeps them through pickle, because Prefect stores the exceptions of failed task runs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prefect_qatech.campaign import GateReport
+    from prefect_qatech.models import QATechRun
+
+
+class QATechError(Exception):
+    """Base of all errors of this package.
+
+    Args:
+        message: What happened and what can be done, in a sentence or two.
+        run_short_id: Short id of the QA.tech run that it is about, where there is one.
+        run_url: Address of that run on QA.tech.
+    """
+
+    retryable: bool = False
+    """Whether the same request may be sent again without any risk of a second run."""
+
+    retry_after_seconds: float | None = None
+    """How long the service asked to wait before that, in seconds."""
+
+    def __init__(self, message: str, *, run_short_id: str | None = None, run_url: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.run_short_id = run_short_id
+        self.run_url = run_url
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.message), self.__dict__)
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def _rebuild(cls: type[QATechError], message: str) -> QATechError:
+    error = cls.__new__(cls, message)
+    error.args = (message,)
+    return error
+
+
+class QATechAPIError(QATechError):
+    """A request to QA.tech did not give what was asked for.
+
+    Args:
+        message: What happened and what can be done.
+        status: HTTP status of the answer; None where there was no answer.
+        service_message: The service's own words, cut and stripped of control characters; untrusted text.
+        request: Method and path of the request, such as `GET /v1/run/abc123`.
+        retryable: Whether the same request may be sent again without any risk of a second run.
+        retry_after_seconds: How long the service asked to wait before that.
+        run_short_id: Short id of the run that the request named.
+        run_url: Address of that run on QA.tech.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        service_message: str | None = None,
+        request: str | None = None,
+        retryable: bool = False,
+        retry_after_seconds: float | None = None,
+        run_short_id: str | None = None,
+        run_url: str | None = None,
+    ) -> None:
+        super().__init__(message, run_short_id=run_short_id, run_url=run_url)
+        self.status = status
+        self.service_message = service_message
+        self.request = request
+        self.retryable = retryable
+        self.retry_after_seconds = retry_after_seconds
+
+
+class QATechConnectionError(QATechAPIError):
+    """The service could not be reached, or the connection broke."""
+
+
+class QATechTimeoutError(QATechAPIError):
+    """No answer, or no complete one, within the time limit of a request."""
+
+
+class InvalidResponseError(QATechAPIError):
+    """The answer is not what the API documents: HTML of a gateway, broken JSON, too large, a redirect."""
+
+
+class BadRequestError(QATechAPIError):
+    """400: the service did not accept what was asked for."""
+
+
+class NothingToRerunError(BadRequestError):
+    """400 of a rerun: the service says that no test case is left to rerun."""
+
+
+class UnauthorizedError(QATechAPIError):
+    """401: no token, or one that the service does not know."""
+
+
+class UsageLimitError(QATechAPIError):
+    """402: the organisation has used up what its plan allows."""
+
+
+class ForbiddenError(QATechAPIError):
+    """403: the token may not do this, or the organisation is suspended."""
+
+
+class NotFoundError(QATechAPIError):
+    """404: no such run, plan, project or test case within reach of the token."""
+
+
+class RateLimitedError(QATechAPIError):
+    """429: too many requests."""
+
+
+class ServerError(QATechAPIError):
+    """5xx: the service, or a gateway before it, failed."""
+
+
+class StartOutcomeUnknown(QATechError):
+    """A run may or may not have been started, and nobody here can know which.
+
+    It is never retried: QA.tech has no idempotency key and no list of runs, so a second request could start, and
+    bill, a second run.
+
+    Args:
+        message: What happened and what can be done.
+        request: Method and path of the request whose outcome is unknown.
+        sent_at: When it was sent, ISO 8601 in UTC.
+        slot: The ledger's name of this start or rerun, for `prefect-qatech ledger`; None outside a flow run.
+        flow_run_id: The flow run whose ledger holds the open intent.
+        run_short_id: Short id of the run, where the service told it and only the record of it failed.
+        run_url: Address of that run, or of the run that was to be rerun.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        request: str | None = None,
+        sent_at: str | None = None,
+        slot: str | None = None,
+        flow_run_id: str | None = None,
+        run_short_id: str | None = None,
+        run_url: str | None = None,
+    ) -> None:
+        super().__init__(message, run_short_id=run_short_id, run_url=run_url)
+        self.request = request
+        self.sent_at = sent_at
+        self.slot = slot
+        self.flow_run_id = flow_run_id
+
+
+class LedgerConflict(QATechError):
+    """The flow run's ledger holds something that does not fit this call, so nothing was sent.
+
+    Args:
+        message: What does not fit and what can be done.
+        slot: The ledger's name of the start or rerun in question.
+        flow_run_id: The flow run whose ledger it is.
+        run_short_id: Short id of the run that is recorded there.
+        run_url: Address of that run.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        slot: str | None = None,
+        flow_run_id: str | None = None,
+        run_short_id: str | None = None,
+        run_url: str | None = None,
+    ) -> None:
+        super().__init__(message, run_short_id=run_short_id, run_url=run_url)
+        self.slot = slot
+        self.flow_run_id = flow_run_id
+
+
+class WaitTimedOut(QATechError):
+    """The deadline passed; the run goes on at QA.tech, which has no call to cancel it.
+
+    Args:
+        message: What happened and what can be done.
+        status: The run's last known status.
+        waited_seconds: How long this wait lasted.
+        last_error: What the last failed look said, where looks failed.
+        run: What the last look that succeeded saw.
+        run_short_id: Short id of the run.
+        run_url: Address of the run.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: str | None = None,
+        waited_seconds: float | None = None,
+        last_error: str | None = None,
+        run: QATechRun | None = None,
+        run_short_id: str | None = None,
+        run_url: str | None = None,
+    ) -> None:
+        super().__init__(message, run_short_id=run_short_id, run_url=run_url)
+        self.status = status
+        self.waited_seconds = waited_seconds
+        self.last_error = last_error
+        self.run = run
+
+
+class GateNotPassed(QATechError):
+    """The release may not go out.
+
+    Args:
+        message: The verdict, its reasons, the tests and the link.
+        report: The whole report of the gate.
+    """
+
+    def __init__(self, message: str, *, report: GateReport) -> None:
+        super().__init__(message, run_short_id=report.run_short_id, run_url=report.run_url)
+        self.report = report
+
+
+class GateFailed(GateNotPassed):
+    """The gate's verdict is fail: tests of the product failed."""
+
+
+class GateInconclusive(GateNotPassed):
+    """The evidence is not enough for a verdict: nothing, or too little, was really tested."""

@@ -1,0 +1,123 @@
+"""Pure: may this request be sent again, and when?
+
+| what happened | GET | POST |
+|---|---|---|
+| no connection (refused, connect timeout, no free one in the pool) | again | again: nothing was sent |
+| the connection broke, a read or write timed out, an answer that makes no sense | again | **unknown** |
+| 429; 503 with Retry-After | again | again: the service says that it did not take it |
+| 408, 409, 425, other 5xx | again (409: no) | **unknown** |
+| 301, 307, 308 | no | no: it was not taken here |
+| 302, 303, other 3xx, 1xx, a 2xx that cannot be read | no | **unknown** |
+| any other 4xx | no | no: it was refused |
+
+*Unknown* means that a run may have been started; such a POST is never sent again.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+
+import httpx
+
+MAX_RETRY_AFTER_SECONDS = 3600.0
+"""A longer Retry-After is read as this: the deadline of whoever waits decides, not a header."""
+
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+_GET_AGAIN = frozenset({408, 425, 429})
+_POST_UNKNOWN = frozenset({408, 409, 425})
+_POST_NOT_TAKEN = frozenset({301, 307, 308})
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What a failed request means.
+
+    Attributes:
+        retryable: It may be sent again without any risk of a second run.
+        outcome_unknown: It is a POST that may have been carried out.
+        retry_after_seconds: How long the service asked to wait; a floor.
+    """
+
+    retryable: bool
+    outcome_unknown: bool = False
+    retry_after_seconds: float | None = None
+
+
+def assess_status(method: str, status: int, retry_after: str | None = None, *, now: datetime) -> Assessment:
+    """Say what an answer other than a readable 2xx means for sending the request again.
+
+    Args:
+        method: `GET` or `POST`.
+        status: HTTP status; a 2xx stands for an answer whose body could not be read.
+        retry_after: The Retry-After header.
+        now: The time, for a Retry-After that is a date.
+
+    Returns:
+        What it means.
+
+    Example:
+        ```python
+        assess_status("POST", 429, "30", now=datetime.now(timezone.utc)).retryable  # True
+        ```
+    """
+    wait = parse_retry_after(retry_after, now=now)
+    if method == "GET":
+        again = status in _GET_AGAIN or status >= 500 or 200 <= status < 300
+        return Assessment(retryable=again, retry_after_seconds=wait if again else None)
+    if status == 429 or (status == 503 and wait is not None):
+        return Assessment(retryable=True, retry_after_seconds=wait)
+    refused = status in _POST_NOT_TAKEN or (400 <= status < 500 and status not in _POST_UNKNOWN)
+    return Assessment(retryable=False, outcome_unknown=not refused)
+
+
+def assess_transport_error(method: str, error: Exception) -> Assessment:
+    """Say what a request without any answer means for sending it again.
+
+    Args:
+        method: `GET` or `POST`.
+        error: What httpx raised, or a time-out of the whole request.
+
+    Returns:
+        What it means.
+    """
+    if isinstance(error, (httpx.UnsupportedProtocol, httpx.InvalidURL)):
+        return Assessment(retryable=False)
+    if method == "GET" or isinstance(error, _NOT_SENT):
+        return Assessment(retryable=True)
+    return Assessment(retryable=False, outcome_unknown=True)
+
+
+def parse_retry_after(header: str | None, *, now: datetime) -> float | None:
+    """Read a Retry-After header (RFC 9110, 10.2.3): seconds or a date.
+
+    Args:
+        header: The header's text.
+        now: The time, with a time zone.
+
+    Returns:
+        Seconds from now, between 0 and `MAX_RETRY_AFTER_SECONDS`; None when there is none or it makes no sense.
+
+    Example:
+        ```python
+        parse_retry_after("120", now=datetime.now(timezone.utc))  # 120.0
+        ```
+    """
+    if header is None:
+        return None
+    text = header.strip()
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            moment = parsedate_to_datetime(text)
+        except (ValueError, TypeError, IndexError, OverflowError):
+            return None
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=timezone.utc)
+        seconds = max(0.0, (moment - now).total_seconds())
+    if math.isnan(seconds) or seconds < 0:
+        return None
+    return min(seconds, MAX_RETRY_AFTER_SECONDS)
