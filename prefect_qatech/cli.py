@@ -1,0 +1,128 @@
+"""The command `prefect-qatech`. Each command imports what it needs when it is called, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn, TypeVar
+from uuid import UUID
+
+from cyclopts import App
+
+T = TypeVar("T")
+
+__all__ = ["app", "main"]
+
+app = App(name="prefect-qatech", help="Run QA.tech tests from Prefect: tools for development and operation.")
+
+
+@app.command
+def sandbox(*, port: int = 8400, scenario: Path | None = None, speed: float = 60.0) -> None:
+    """Serve a local stand-in for QA.tech, for development and tests only.
+
+    Args:
+        port: The port on 127.0.0.1; 0 takes a free one and prints it.
+        scenario: A YAML file that says which plans and tests there are and what comes of them.
+        speed: Virtual seconds per real second; 0 is a clock that stands still until POST /sandbox/clock.
+    """
+    try:
+        from prefect_qatech.sandbox import SandboxError, ScenarioError, serve
+    except ModuleNotFoundError as error:
+        _end(f'{error.name} is not installed: pip install "prefect-qatech[sandbox]"')
+        return
+    try:
+        serve(port, scenario=scenario, speed=speed)
+    except (SandboxError, ScenarioError, ValueError) as error:
+        _end(str(error))
+
+
+@app.command
+def explain(verdict_file: Path, *, policy: Path | None = None) -> None:
+    """Say rule by rule why a gate's verdict is what it is, and what another policy would have said; offline.
+
+    Exit codes: 0 pass, 1 fail, 2 a file that cannot be read, 3 inconclusive.
+
+    Args:
+        verdict_file: A `verdict.json`.
+        policy: Another policy, YAML or JSON, with the fields of `GatePolicy`.
+    """
+    from prefect_qatech.report import explain_command
+
+    sys.exit(explain_command(verdict_file, policy))
+
+
+ledger = App(
+    name="ledger",
+    help="What a flow run has started: list it; attach the run that an open intent has started, or clear the intent.",
+)
+app.command(ledger)
+
+
+@ledger.command(name="list")
+def ledger_list(flow_run_id: UUID) -> None:
+    """List the slots of a flow run's ledger.
+
+    Args:
+        flow_run_id: The flow run, or a sub-flow run of it.
+    """
+    from prefect_qatech.ledger import read_ledger
+
+    entries = _or_end(lambda: read_ledger(flow_run_id))
+    for entry in entries:
+        run = f"{entry.run.run_short_id}  {entry.run.run_url or ''}" if entry.run else "OPEN: outcome unknown"
+        label = f"  label {entry.label!r}" if entry.label else ""
+        print(f"{entry.slot}  {entry.sent_at:%Y-%m-%d %H:%M:%S} UTC  {entry.what}{label}  {run}".rstrip())
+    if not entries:
+        print("This flow run has started nothing.")
+
+
+@ledger.command(name="attach")
+def ledger_attach(flow_run_id: UUID, slot: str, run_short_id: str, *, url: str | None = None) -> None:
+    """Record the run that an open intent has started, as found in QA.tech; a retry of the flow run then takes it up.
+
+    Args:
+        flow_run_id: The flow run, or a sub-flow run of it.
+        slot: The open slot, as the error and `ledger list` name it.
+        run_short_id: The run that was found.
+        url: Its address.
+    """
+    from prefect_qatech.ledger import attach_run
+
+    record = _or_end(lambda: attach_run(flow_run_id, slot, run_short_id, run_url=url))
+    print(f"Run {record.run_short_id} is on record. Retry the flow run to take it up.")
+
+
+@ledger.command(name="clear")
+def ledger_clear(flow_run_id: UUID, slot: str) -> None:
+    """Delete an open intent that surely has started nothing; a retry of the flow run then starts anew.
+
+    Args:
+        flow_run_id: The flow run, or a sub-flow run of it.
+        slot: The open slot, as the error and `ledger list` name it.
+    """
+    from prefect_qatech.ledger import clear_intent
+
+    _or_end(lambda: clear_intent(flow_run_id, slot))
+    print("The intent is cleared. Retry the flow run to start anew.")
+
+
+def _or_end(do: Callable[[], T]) -> T:
+    try:
+        return do()
+    except ValueError as error:
+        _end(str(error))
+
+
+def _end(message: str) -> NoReturn:
+    print(f"prefect-qatech: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()
