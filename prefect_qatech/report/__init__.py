@@ -1,0 +1,34 @@
+"""One ledger, the `GateReport`, in the forms that its readers need: people, CI tools, programs, later campaigns.
+
+Pure: a report in, text out. Only `write_report_files`, `append_job_summary` and `explain_command` touch files.
+"""
+
+from prefect_qatech.report.chart import HistoryEntry, attempts_chart, history_chart, history_line, read_history
+from prefect_qatech.report.ctrf import render_ctrf
+from prefect_qatech.report.explain import explain, explain_command, load_policy
+from prefect_qatech.report.files import append_job_summary, write_report_files
+from prefect_qatech.report.junit import render_junit
+from prefect_qatech.report.markdown import render_job_summary, render_markdown
+from prefect_qatech.report.table import render_table
+from prefect_qatech.report.verdict_json import load_verdict_json, render_verdict_json, verdict_json_schema
+
+__all__ = [
+    "HistoryEntry",
+    "append_job_summary",
+    "attempts_chart",
+    "explain",
+    "explain_command",
+    "history_chart",
+    "history_line",
+    "load_policy",
+    "load_verdict_json",
+    "read_history",
+    "render_ctrf",
+    "render_job_summary",
+    "render_junit",
+    "render_markdown",
+    "render_table",
+    "render_verdict_json",
+    "verdict_json_schema",
+    "write_report_files",
+]

@@ -1,0 +1,185 @@
+"""Small charts as `data:` images, and the line by which later campaigns of a plan read this one's counts.
+
+Every bar has its numbers beside it in words, so that nothing rests on colour. A chart brings its own background, so
+that it reads alike on a dark and on a light page, and it refers to nothing outside of itself.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Annotated, NamedTuple
+from xml.sax.saxutils import escape
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from prefect_qatech.campaign import GateReport
+from prefect_qatech.models import RunShortId
+from prefect_qatech.report.words import attempt_name, campaign_id, duration_text, finite, group_counts, in_utc, spent
+from prefect_qatech.verdict import Outcome, Verdict
+
+MAX_BARS = 20
+_WIDTH, _LEFT, _BAR, _ROW, _TOP = 720, 150, 250, 26, 40
+# Okabe and Ito's colours, which people with any kind of colour blindness can tell apart; dark text reads on each.
+_COLOURS = {
+    "passed": "#2fbf93",
+    "flaky": "#f0e442",
+    "failed": "#e8743b",
+    "missed": "#cc79a7",
+    "undecided": "#cc79a7",
+    "unfinished": "#56b4e9",
+    "cancelled": "#b0b0b0",
+    "skipped": "#d9d9d9",
+}
+_Count = Annotated[int, Field(ge=0, le=1_000_000)]
+_HISTORY = re.compile(r"^\[//\]: # \(qatech-history (\{[^()\n]{1,1000}\})\)$", re.MULTILINE)
+
+
+class HistoryEntry(BaseModel):
+    """One campaign of a plan, as later ones remember it. A test in quarantine is counted in no group.
+
+    Attributes:
+        run_short_id: Its first run.
+        verdict: Its verdict.
+        ended_at: When it was given.
+        duration_seconds: How long the campaign took.
+        reruns: How many reruns it had.
+        passed: Tests that passed, those included that were not carried out properly at first.
+        flaky: Tests that failed and passed later.
+        failed: Tests that failed.
+        undecided: Tests that did neither.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    run_short_id: RunShortId | None = None
+    verdict: Verdict
+    ended_at: datetime | None = None
+    duration_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    reruns: _Count = 0
+    passed: _Count = 0
+    flaky: _Count = 0
+    failed: _Count = 0
+    undecided: _Count = 0
+
+
+def history_line(report: GateReport) -> str:
+    """Give the line of a Markdown report that no reader sees, and that `read_history` reads.
+
+    A link reference definition: every Markdown dialect takes it out of the text, and no text of the service can look
+    like one, as it never stands at the beginning of a line.
+
+    Args:
+        report: The campaign.
+
+    Returns:
+        One line.
+    """
+    counts = group_counts(report)
+    started, ended = report.started_at, report.ended_at
+    entry = HistoryEntry(
+        run_short_id=campaign_id(report),
+        verdict=report.verdict,
+        ended_at=in_utc(ended) if ended else None,
+        duration_seconds=finite((in_utc(ended) - in_utc(started)).total_seconds() if started and ended else None),
+        reruns=spent(report).reruns,
+        passed=counts["passed"] + counts["recovered"],
+        flaky=counts["flaky"],
+        failed=counts["failed"],
+        undecided=counts["undecided"],
+    )
+    return f"[//]: # (qatech-history {entry.model_dump_json(exclude_none=True)})"
+
+
+def read_history(markdown: str) -> HistoryEntry | None:
+    """Read what an earlier report's Markdown remembers of its campaign.
+
+    Args:
+        markdown: The report of an earlier campaign, by any version of this library, or any other text.
+
+    Returns:
+        The entry; None where there is none, or none that is understood.
+    """
+    # It is the report's last line; an artifact may hold megabytes of something else.
+    found = _HISTORY.findall(markdown[-5_000:])
+    try:
+        return HistoryEntry.model_validate_json(found[-1]) if found else None
+    except ValidationError:
+        return None
+
+
+class _Bar(NamedTuple):
+    label: str
+    counts: dict[str, int]
+    note: str = ""
+
+
+def attempts_chart(report: GateReport) -> str:
+    """Draw the outcomes of each attempt.
+
+    Args:
+        report: The campaign.
+
+    Returns:
+        A `data:image/svg+xml` address.
+    """
+    bars = [
+        _Bar(
+            f"{attempt.number + 1} ({attempt_name(attempt.number)})",
+            {o.value: attempt.counts[o] for o in Outcome if attempt.counts.get(o)},
+            duration_text(attempt.duration_seconds) if attempt.duration_seconds is not None else "",
+        )
+        for attempt in report.attempts[:MAX_BARS]
+    ]
+    return _draw("Outcomes per attempt", bars)
+
+
+def history_chart(entries: Iterable[HistoryEntry]) -> str:
+    """Draw the last campaigns of a plan, in the order given.
+
+    Args:
+        entries: The campaigns, the oldest first; the last 20 are drawn.
+
+    Returns:
+        A `data:image/svg+xml` address.
+    """
+    bars = [
+        _Bar(
+            f"{in_utc(entry.ended_at):%Y-%m-%d %H:%M}" if entry.ended_at else "unknown time",
+            {name: count for name in ("passed", "flaky", "failed", "undecided") if (count := getattr(entry, name))},
+            f"{entry.verdict.value.upper()}, {duration_text(entry.duration_seconds)}",
+        )
+        for entry in list(entries)[-MAX_BARS:]
+    ]
+    return _draw("Last campaigns of this plan (UTC)", bars)
+
+
+def _draw(title: str, bars: Sequence[_Bar]) -> str:
+    most = max((sum(bar.counts.values()) for bar in bars), default=0) or 1
+    height = _TOP + _ROW * max(1, len(bars)) + 8
+    # A font size in an attribute, no style sheet: sanitisers drop those.
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}" '
+        f'role="img" font-family="sans-serif" font-size="12" fill="#1a1a1a"><title>{escape(title)}</title>',
+        f'<rect width="{_WIDTH}" height="{height}" rx="6" fill="#ffffff" stroke="#8a8a8a"/>',
+        f'<text x="12" y="24" font-size="14" font-weight="bold">{escape(title)}</text>',
+    ]
+    for number, bar in enumerate(bars):
+        y, x = _TOP + number * _ROW, float(_LEFT)
+        parts.append(f'<text x="12" y="{y + 14}">{escape(bar.label)}</text>')
+        for word, count in bar.counts.items():
+            width = _BAR * count / most
+            parts.append(
+                f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="18" fill="{_COLOURS[word]}" stroke="#4a4a4a" '
+                'stroke-width="0.5"/>'
+            )
+            if width > 9 * len(str(count)):
+                parts.append(f'<text x="{x + width / 2:.1f}" y="{y + 13}" text-anchor="middle">{count}</text>')
+            x += width
+        words = ", ".join(f"{count} {word}" for word, count in bar.counts.items()) or "no tests"
+        note = f"{bar.note}: {words}" if bar.note else words
+        parts.append(f'<text x="{_LEFT + _BAR + 10}" y="{y + 14}" font-size="11">{escape(note)}</text>')
+    svg = "".join([*parts, "</svg>"])
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()

@@ -1,0 +1,133 @@
+"""The report as CTRF (https://ctrf.io), the JSON that many CI reporters read.
+
+A flaky test is `passed` with `flaky: true`; one that was not carried out, was cancelled or is missing is `other`; one
+in quarantine that did not pass is `skipped`. As in the JUnit file, a gate that is not a pass never reads green: where
+no test is `failed`, one of the name `release gate` is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from contextlib import suppress
+from mimetypes import guess_type
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from prefect_qatech.campaign import GateReport, ReportedTest
+from prefect_qatech.report.escape import plain_text, safe_url, xml_text
+from prefect_qatech.report.words import (
+    GATE_TEST,
+    campaign_id,
+    campaign_name,
+    ci_status,
+    finite,
+    in_utc,
+    spent,
+    story,
+    unseen_verdict,
+)
+from prefect_qatech.verdict import Outcome, TestVerdict
+
+SPEC_VERSION = "0.1.0"
+_NAME, _MESSAGE, _TEXT = 250, 500, 5_000
+_STATUS = {"passed": "passed", "failed": "failed", "error": "other", "skipped": "skipped"}
+_ATTEMPT_STATUS = {Outcome.PASSED: "passed", Outcome.FAILED: "failed", Outcome.SKIPPED: "skipped"}
+
+
+def render_ctrf(report: GateReport) -> str:
+    """Give the report as CTRF JSON.
+
+    Args:
+        report: The report.
+
+    Returns:
+        JSON, indented, in ASCII.
+    """
+    start, stop = (
+        int(in_utc(moment).timestamp() * 1000) if moment else 0
+        for moment in (report.started_at or report.ended_at, report.ended_at or report.started_at)
+    )
+    suite = plain_text(campaign_name(report), _NAME)
+    tests = [_test(test, suite) for test in report.tests]
+    message = unseen_verdict(report, red=any(test["status"] == "failed" for test in tests))
+    if message:
+        tests.append({"name": GATE_TEST, "status": "failed", "duration": 0, "suite": [suite]})
+        tests[-1]["message"] = plain_text(message, _MESSAGE)
+    statuses = Counter(test["status"] for test in tests)
+    total = spent(report)
+    document = {
+        "reportFormat": "CTRF",
+        "specVersion": SPEC_VERSION,
+        "generatedBy": "prefect-qatech",
+        "results": {
+            "tool": {"name": "QA.tech"},
+            "summary": {
+                "tests": len(tests),
+                **{word: statuses[word] for word in ("passed", "failed", "skipped", "pending", "other")},
+                "flaky": sum(test.verdict is TestVerdict.FLAKY for test in report.tests),
+                "start": start,
+                "stop": max(start, stop),
+                "duration": max(0, stop - start),
+            },
+            "tests": tests,
+            "environment": {"reportName": suite, "healthy": report.passed},
+            "extra": {
+                "verdict": report.verdict.value,
+                "verdictWithoutReruns": report.verdict_without_reruns.value,
+                "reasons": [plain_text(reason.sentence, _MESSAGE) for reason in report.reasons],
+                "counts": {verdict.value: report.counts.get(verdict, 0) for verdict in TestVerdict},
+                "campaign": campaign_id(report),
+                "plan": report.plan_short_id,
+                "label": report.label,
+                "flowRunId": report.flow_run_id,
+                "executions": total.executions,
+                "reruns": total.reruns,
+                "runs": [
+                    {"id": plain_text(a.run_short_id, _NAME), "url": safe_url(a.run_url)} for a in report.attempts
+                ],
+            },
+        },
+    }
+    if report.ended_at:
+        document["timestamp"] = in_utc(report.ended_at).isoformat()
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+
+def _test(test: ReportedTest, suite: str) -> dict[str, Any]:
+    executed = [index for index, outcome in enumerate(test.outcomes) if outcome is not Outcome.ABSENT]
+    found: dict[str, Any] = {
+        "name": plain_text(test.name, _NAME) or "(no name)",
+        "status": _STATUS[ci_status(test)],
+        "duration": round(finite(test.duration_seconds) * 1000),
+        "suite": [suite],
+        "type": "e2e",
+        "rawStatus": test.verdict.value,
+        "flaky": test.verdict is TestVerdict.FLAKY,
+        "retries": max(0, len(executed) - 1),
+        "extra": {"testId": plain_text(test.test_id, _NAME), "url": safe_url(test.url)},
+    }
+    if test.verdict is not TestVerdict.PASSED:
+        found["message"] = plain_text(story(test), _MESSAGE)
+    if test.explanation:
+        found["ai"] = xml_text(test.explanation, _TEXT)
+    if test.quarantined:
+        found["tags"] = ["quarantined"]
+    if len(executed) > 1:
+        found["retryAttempts"] = [
+            {"attempt": index + 1, "status": _ATTEMPT_STATUS.get(test.outcomes[index], "other")} for index in executed
+        ]
+    attachments = [
+        {"name": name, "contentType": guess_type(urlsplit(url).path)[0] or "application/octet-stream", "path": url}
+        for name, url in (
+            ("screenshot", safe_url(test.screenshot_url)),
+            ("recording", safe_url(test.recording_url)),
+        )
+        if url
+    ]
+    if attachments:
+        found["attachments"] = attachments
+    with suppress(ValueError):
+        found["id"] = str(UUID(test.test_id))  # CTRF takes nothing else for one
+    return found

@@ -1,0 +1,197 @@
+"""Text from elsewhere, made safe for where it is shown.
+
+Names, titles and thoughts come from an agent that reads third-party pages. Here they become text that shows as text,
+and addresses become links only where they lead where they say. Nothing from the service goes into a report otherwise.
+
+What is cut ends in "…". Invisible characters are dropped, and those that hide or reorder what follows (control
+characters, overrides of the writing direction) show as "\N{REPLACEMENT CHARACTER}".
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+from ipaddress import ip_address
+from urllib.parse import quote, urlsplit
+
+MAX_URL_LENGTH = 2_000
+_SHOWN = "\N{REPLACEMENT CHARACTER}"
+_DIRECTION = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_BLANKS = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters by their category, and nothing to see
+
+# What could begin a list, a heading or a rule where a text begins a line.
+_START = re.compile(r"^[0-9]{0,9}[-+=.)#:]")
+# As numeric references these characters are text to every Markdown and HTML parser, in paragraphs, in table cells and
+# in HTML blocks alike; a backslash would show inside of the last.
+_MARKUP = frozenset("&<>\"'`*_[]{}|\\~#$!")
+# A renderer that looks for bare addresses, mentions and emoji names looks for them after references were resolved, so
+# that only a break between two pieces of text keeps it from finding one.
+_SPECIAL = re.compile(
+    r"""(?P<breaks>[:.@#](?=[^\s.])|/(?=/)|(?<=ww)w(?=\.))|[&<>"'`*_\[\]{}|\\~#$!]|[-+=.):]""", re.IGNORECASE
+)
+# In a table artifact a cell is Markdown and HTML to the one UI and plain text to the other. Only another character is
+# safe in both: the full-width form, which reads alike and means nothing.
+_CELL = re.compile(r"[&<>`*_\[\]|\\~@]|/(?=/)|(?<=www)\.", re.IGNORECASE)
+
+
+def plain_text(text: str, max_length: int) -> str:
+    """Give a text as one line that shows what it holds: for terminals, attributes and JSON.
+
+    Args:
+        text: A text from elsewhere.
+        max_length: How many characters may remain.
+
+    Returns:
+        The text without line breaks and invisible characters.
+
+    Example:
+        >>> plain_text("  Pay\\nby card ", 100)
+        'Pay by card'
+    """
+    # Four times is room enough for what is dropped; a megabyte need not be looked at for the sake of its first line.
+    start = text[: 4 * max_length]
+    line = " ".join("".join(map(_visible, start)).split())
+    if len(line) > max_length or len(start) < len(text):
+        line = line[: max_length - 1].rstrip() + "…"
+    return line
+
+
+@lru_cache(maxsize=4096)
+def _visible(character: str) -> str:
+    category, code = unicodedata.category(character), ord(character)
+    if character.isspace() or character in _BLANKS:
+        return " "
+    if category in ("Cc", "Cs") or character in _DIRECTION or code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF:
+        return _SHOWN
+    return "" if category == "Cf" else character
+
+
+def xml_text(text: str, max_length: int) -> str:
+    """Give a text of several lines that XML 1.0 takes.
+
+    Args:
+        text: A text from elsewhere.
+        max_length: How many characters may remain.
+
+    Returns:
+        The text with its line breaks, without anything that XML does not allow or that does not show.
+
+    Example:
+        >>> xml_text("it said\\x00\\n<b>", 100)
+        'it said\N{REPLACEMENT CHARACTER}\\n<b>'
+    """
+    lines = [plain_text(line, max_length) for line in text[: 4 * max_length].splitlines()]
+    joined = "\n".join(lines).strip()
+    cut = len(joined) > max_length or len(text) > 4 * max_length
+    return joined[: max_length - 1].rstrip() + "…" if cut else joined
+
+
+def markdown_text(text: str, max_length: int) -> str:
+    """Give a text as Markdown that shows exactly this text, in a paragraph, a table cell or inside of HTML.
+
+    Args:
+        text: A text from elsewhere.
+        max_length: How many characters may show; the Markdown is longer.
+
+    Returns:
+        Markdown without emphasis, links, images, tags, bare addresses or line breaks.
+
+    Example:
+        >>> markdown_text("*Pay* <b>", 100)
+        '&#42;Pay&#42; &#60;b&#62;'
+    """
+
+    line = plain_text(text, max_length)
+    start = _START.match(line)
+
+    def replace(match: re.Match[str]) -> str:
+        is_markup = match[0] in _MARKUP or (start is not None and match.end() == start.end())
+        return (f"&#{ord(match[0])};" if is_markup else match[0]) + ("<wbr>" if match["breaks"] else "")
+
+    return _SPECIAL.sub(replace, line)
+
+
+def cell_text(text: str, max_length: int) -> str:
+    """Give a text for a cell of a Prefect table artifact, where one UI renders Markdown and the other shows it raw.
+
+    Args:
+        text: A text from elsewhere.
+        max_length: How many characters may remain.
+
+    Returns:
+        The text with full-width forms in place of the characters that could be markup.
+
+    Example:
+        >>> cell_text("<b>Pay</b>", 100)
+        '＜b＞Pay＜/b＞'
+    """
+    line = _START.sub(lambda match: match[0][:-1] + _full_width(match), plain_text(text, max_length), count=1)
+    return _CELL.sub(_full_width, line)
+
+
+def _full_width(match: re.Match[str]) -> str:
+    return chr(ord(match[0][-1]) + 0xFEE0)
+
+
+def safe_url(url: str | None) -> str | None:
+    """Give an address in a form that may become a link.
+
+    Args:
+        url: An address from elsewhere.
+
+    Returns:
+        The address, percent-encoded: https, or http of this machine, without a user name. None for anything else.
+
+    Example:
+        >>> safe_url("https://app.qa.tech/a(b)"), safe_url("javascript:alert(1)")
+        ('https://app.qa.tech/a%28b%29', None)
+    """
+    # A cut address ends in "…" and leads nowhere.
+    if not url or len(url) > MAX_URL_LENGTH or url.endswith("…") or re.search(r"[\x00-\x20\x7f-\xa0\\]", url):
+        return None
+    try:
+        parts = urlsplit(url)
+        host, _port = parts.hostname or "", parts.port
+        if not _is_trusted(parts.scheme, host) or "@" in parts.netloc or not parts.netloc.isascii():
+            return None
+        encoded = parts._replace(
+            path=_quoted(parts.path), query=_quoted(parts.query), fragment=_quoted(parts.fragment)
+        ).geturl()
+    except (ValueError, UnicodeEncodeError):  # a port or host that is none, or half of a surrogate pair
+        return None
+    return encoded if re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+(?:[/?#]\S*)?", encoded) else None
+
+
+def _is_trusted(scheme: str, host: str) -> bool:
+    if scheme != "http":
+        return scheme == "https" and bool(host)
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _quoted(part: str) -> str:
+    # "%" stays: the address is percent-encoded already where it is well formed.
+    return quote(part, safe="%/:?#@$&+,;=-._~")
+
+
+def link(text: str, url: str | None, max_length: int = 200) -> str:
+    """Give a Markdown link, or the text alone where the address may not become one.
+
+    Args:
+        text: What is shown; escaped here.
+        url: An address from elsewhere.
+        max_length: How many characters of the text may show.
+
+    Returns:
+        Markdown.
+
+    Example:
+        >>> link("test", "https://app.qa.tech/x"), link("test", "javascript:alert(1)")
+        ('[test](https://app.qa.tech/x)', 'test')
+    """
+    shown, target = markdown_text(text, max_length), safe_url(url)
+    # "&copy=" in an address is a character reference to some parsers.
+    return f"[{shown}]({target.replace('&', '&amp;')})" if target and shown else shown

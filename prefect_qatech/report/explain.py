@@ -1,0 +1,161 @@
+"""Why a gate's verdict is what it is, rule by rule, and what another policy would have said: offline, from a file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import date
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from prefect_qatech.campaign import GateReport, ReportedReason
+from prefect_qatech.report.escape import plain_text
+from prefect_qatech.report.verdict_json import RULES, load_verdict_json
+from prefect_qatech.report.words import (
+    HEADLINES,
+    campaign_id,
+    campaign_name,
+    counts_text,
+    spent,
+    story,
+)
+from prefect_qatech.verdict import GatePolicy, GateVerdict, Reason, Verdict
+
+EXIT_CODES = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 3}
+UNREADABLE = 2
+_MAX_POLICY_BYTES = 1_000_000
+_MAX_NAMES, _NAME, _SENTENCE = 50, 200, 500
+
+
+def explain(report: GateReport, policy: GatePolicy | None = None, *, today: date | None = None) -> str:
+    """Say why a gate's verdict is what it is.
+
+    Args:
+        report: The report.
+        policy: Another policy, whose verdict over the same runs is told as well, with what differs.
+        today: The day for which the other policy's quarantine entries are looked at; that of the report by default.
+
+    Returns:
+        Text for a terminal.
+
+    Raises:
+        ValueError: A policy has a quarantine, and neither the report nor the caller says for which day.
+
+    Example:
+        ```python
+        print(explain(report, GatePolicy(max_flaky=0)))
+        ```
+    """
+    again = report.judge_again(report.policy)
+    lines = [
+        f"{plain_text(campaign_name(report), _NAME)}, campaign {campaign_id(report) or 'without a run'}",
+        HEADLINES[report.verdict],
+        f"{counts_text(report)}. Spent: {spent(report)}.",
+        f"Without reruns the verdict would have been {report.verdict_without_reruns}.",
+        "",
+        "Rule by rule:",
+        *_rules(report.reasons, report),
+    ]
+    if again.verdict is not report.verdict:
+        lines += [
+            "",
+            f"The ledger contradicts itself: its runs and its policy give {again.verdict}, not {report.verdict}.",
+            "It was changed, or written by a version of prefect-qatech that judges otherwise.",
+        ]
+    if policy is not None:
+        lines += _compare(report, policy, again, report.judge_again(policy, today=today))
+    return "\n".join(lines) + "\n"
+
+
+def _rules(reasons: Iterable[ReportedReason | Reason], report: GateReport) -> Iterable[str]:
+    reasons, tests = tuple(reasons), {test.test_id: test for test in report.tests}
+    for reason in reasons:
+        rule, sentence = plain_text(reason.rule, 40), plain_text(reason.sentence, _SENTENCE)
+        yield f"  {reason.verdict.value:<12}  {rule:<18}  {sentence}"
+        # A gate that passed need not list each test that did.
+        named = () if rule == "passed" else reason.test_ids
+        for test_id in named[:_MAX_NAMES]:
+            test = tests.get(test_id)
+            words = f"{plain_text(test.name, _NAME)}: {plain_text(story(test), _SENTENCE)}" if test else test_id
+            yield f"{' ' * 36}- {words}"
+        if len(named) > _MAX_NAMES:
+            yield f"{' ' * 36}- … and {len(named) - _MAX_NAMES} more"
+    silent = [rule for rule in RULES if rule not in {reason.rule for reason in reasons}]
+    yield f"  {'pass':<12}  nothing to say: {', '.join(silent)}"
+
+
+def _compare(report: GateReport, policy: GatePolicy, before: GateVerdict, after: GateVerdict) -> Iterable[str]:
+    changes = list(_changes(_flat(report.policy), _flat(policy)))
+    yield from ("", f"Under the other policy: {HEADLINES[after.verdict]}", "", "What it asks for differently:")
+    yield from (f"  {plain_text(change, _SENTENCE)}" for change in changes or ["nothing"])
+    if policy.max_reruns != report.policy.max_reruns:
+        yield "  (The runs are those that there were: what more or fewer reruns would have found, nobody knows.)"
+    yield from ("", "Rule by rule:", *_rules(after.reasons, report))
+    for test in report.tests:
+        then, now = before.tests.get(test.test_id), after.tests.get(test.test_id)
+        if then is not now:
+            yield f"  {plain_text(test.name, _NAME)} is {now} instead of {then}"
+
+
+def _flat(policy: GatePolicy) -> dict[str, object]:
+    values = policy.model_dump(mode="json")
+    quarantine = values.pop("quarantine")
+    return {**values, **{f"quarantine of {test}": f"until {entry['expires']}" for test, entry in quarantine.items()}}
+
+
+def _changes(old: Mapping[str, object], new: Mapping[str, object]) -> Iterable[str]:
+    for name in dict.fromkeys([*old, *new]):
+        before, after = old.get(name), new.get(name)
+        if before != after:
+            yield f"{name}: {'none' if before is None else before} -> {'none' if after is None else after}"
+
+
+def explain_command(verdict_file: Path, policy_file: Path | None = None) -> int:
+    """Print what `explain` says about two files.
+
+    Args:
+        verdict_file: A `verdict.json`.
+        policy_file: Another policy, YAML or JSON, with the fields of `GatePolicy`.
+
+    Returns:
+        0 for pass, 1 for fail, 3 for inconclusive, as the other policy judges where there is one; 2 where a file can
+        not be read. Without another policy it is the worse of the recorded verdict and of what the runs give now.
+    """
+    try:
+        report = load_verdict_json(verdict_file.read_text(encoding="utf-8"))
+        policy = load_policy(policy_file) if policy_file is not None else None
+        text = explain(report, policy)
+        judged = report.judge_again(policy or report.policy).verdict
+    except (OSError, ValueError) as error:
+        print(f"Cannot explain: {plain_text(str(error), 1_000)}", file=sys.stderr)
+        return UNREADABLE
+    print(text, end="")
+    return EXIT_CODES[judged if policy is not None else Verdict.worst([judged, report.verdict])]
+
+
+def load_policy(path: Path) -> GatePolicy:
+    """Read a policy from a YAML or JSON file.
+
+    Args:
+        path: The file; it holds the fields of `GatePolicy`, and an empty one is the default policy.
+
+    Returns:
+        The policy.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It holds something else; the sentence says what.
+    """
+    with path.open("rb") as file:
+        content = file.read(_MAX_POLICY_BYTES + 1)
+    if len(content) > _MAX_POLICY_BYTES:
+        raise ValueError(f"{path} is not a policy: it is far too large")
+    try:
+        return GatePolicy.model_validate(yaml.safe_load(content) or {})
+    except (yaml.YAMLError, RecursionError):
+        raise ValueError(f"{path} is not a policy: it is neither YAML nor JSON") from None
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        raise ValueError(f"{path} is not a policy: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None

@@ -1,0 +1,151 @@
+"""The report as JUnit XML in Maven Surefire's dialect, which CI tools read as flaky where a test was.
+
+- passed, recovered: a testcase. flaky: a testcase with a `flakyFailure` per failed attempt (`flakyError` per attempt in
+  which it was not carried out), which Jenkins, GitLab and the GitHub reporters count as passed.
+- failed: `failure`, and a `rerunFailure` (`rerunError`) per further attempt. Also where the policy tolerates it: the
+  file tells of the tests, the exit code of the gate.
+- errored, cancelled, missing: `error`. skipped: `skipped`, which is what CI tools know. A test in quarantine that did
+  not pass: `skipped`, because it does not block.
+- A gate that is not a pass never reads green: where no testcase says so, one of the name `release gate` does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from importlib import import_module
+from typing import Any
+
+from prefect_qatech.campaign import GateReport, ReportedTest
+from prefect_qatech.report.escape import plain_text, safe_url, xml_text
+from prefect_qatech.report.words import (
+    GATE_TEST,
+    campaign_id,
+    campaign_name,
+    ci_status,
+    finite,
+    shown_attempt,
+    spent,
+    story,
+    unseen_verdict,
+)
+from prefect_qatech.verdict import Outcome, TestVerdict, Verdict
+
+_NAME, _MESSAGE, _TEXT = 250, 500, 5_000
+
+
+def render_junit(report: GateReport) -> str:
+    """Give the report as JUnit XML.
+
+    Args:
+        report: The report.
+
+    Returns:
+        One `<testsuite>`, in ASCII.
+
+    Raises:
+        ImportError: `junitparser` is not installed; the extra `junit` brings it.
+
+    Example:
+        ```python
+        Path("junit.xml").write_text(render_junit(report), encoding="utf-8")
+        ```
+    """
+    try:
+        # Here, as it is an extra; and as Any, as its functions carry no types.
+        parser: Any = import_module("junitparser")
+        import_module("junitparser.xunit2")
+    except ImportError as error:
+        raise ImportError("JUnit XML needs junitparser: pip install 'prefect-qatech[junit]'") from error
+    suite = parser.xunit2.TestSuite(plain_text(f"QA.tech: {campaign_name(report)}", _NAME))
+    for name, value in _properties(report):  # before the testcases, as Surefire's schema wants it
+        suite.add_property(name, value)
+    # Letters, digits and dashes: tools make packages, paths and anchors of it.
+    plan = re.sub(r"[^A-Za-z0-9_]+", "-", report.plan_short_id or report.plan_name or "").strip("-")
+    classname = f"qatech.{plan or 'default-plan'}"
+    names = _unique_names(report.tests)
+    cases = [_testcase(parser, test, names[test.test_id], classname, report) for test in report.tests]
+    message = unseen_verdict(report, red=any(case.is_failure or case.is_error for case in cases))
+    if message:
+        cases.append(parser.xunit2.TestCase(GATE_TEST, classname, 0.0))
+        element = parser.Failure if report.verdict is Verdict.FAIL else parser.Error
+        _add(cases[-1], element, message, report.verdict.value)
+    suite.add_testcases(cases)
+    suite.time = round(spent(report).seconds, 3)  # the testcases know their last execution only
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + str(suite.tostring().decode()) + "\n"
+
+
+def _properties(report: GateReport) -> list[tuple[str, str]]:
+    properties = [
+        ("qatech.verdict", report.verdict.value),
+        ("qatech.verdict_without_reruns", report.verdict_without_reruns.value),
+        ("qatech.campaign", campaign_id(report) or ""),
+        ("qatech.plan", report.plan_short_id or ""),
+        ("qatech.label", report.label or ""),
+        ("prefect.flow_run_id", report.flow_run_id or ""),
+        *((f"qatech.tests.{verdict}", str(report.counts.get(verdict, 0))) for verdict in TestVerdict),
+    ]
+    for attempt in report.attempts:
+        properties.append((f"qatech.run.{attempt.number + 1}.id", attempt.run_short_id))
+        properties.append((f"qatech.run.{attempt.number + 1}.url", safe_url(attempt.run_url) or ""))
+    return [(name, plain_text(value, 2_000)) for name, value in properties if value]
+
+
+def _unique_names(tests: tuple[ReportedTest, ...]) -> dict[str, str]:
+    # GitLab keeps one of several testcases with the same name, which may be the one that passed.
+    names = {test.test_id: plain_text(test.name, _NAME) or "(no name)" for test in tests}
+    uses = Counter(names.values())
+    return {
+        test_id: name if uses[name] == 1 else f"{name} [{plain_text(test_id, _NAME)}]"
+        for test_id, name in names.items()
+    }
+
+
+def _testcase(parser: Any, test: ReportedTest, name: str, classname: str, report: GateReport) -> Any:
+    xunit, status = parser.xunit2, ci_status(test)
+    case = xunit.TestCase(name, classname, round(finite(test.duration_seconds), 3))
+    failures = [index for index, outcome in enumerate(test.outcomes) if outcome is Outcome.FAILED]
+    missed = [index for index, outcome in enumerate(test.outcomes) if outcome in (Outcome.MISSED, Outcome.UNFINISHED)]
+    if status == "failed":
+        first = failures[0] if failures else None
+        _add(case, parser.Failure, story(test) if first is None else _message(test, first), "failed", test.explanation)
+        _add_attempts(case, xunit.RerunFailure, test, failures[1:])
+        _add_attempts(case, xunit.RerunError, test, missed)
+    elif test.verdict is TestVerdict.FLAKY:
+        _add_attempts(case, xunit.FlakyFailure, test, failures)
+        _add_attempts(case, xunit.FlakyError, test, missed)
+    elif status == "skipped":
+        _add(case, parser.Skipped, f"in quarantine: {story(test)}" if test.quarantined else story(test), None)
+    elif status == "error":
+        _add(case, parser.Error, story(test), test.verdict.value, test.explanation)
+    case.system_out = xml_text(_details(test, report), _TEXT)
+    return case
+
+
+def _add_attempts(case: Any, element: Any, test: ReportedTest, indexes: list[int]) -> None:
+    for index in indexes:
+        text = test.explanation if index == shown_attempt(test) else None
+        _add(case, element, _message(test, index), test.outcomes[index].value, text)
+
+
+def _add(case: Any, element: Any, message: str, kind: str | None, text: str | None = None) -> None:
+    result = element(plain_text(message, _MESSAGE), kind)
+    text = xml_text(text or message, _TEXT)
+    if hasattr(result, "stack_trace"):
+        result.stack_trace = text  # the schema demands one of an attempt that was not the last word
+    elif kind:
+        result.text = text
+    case.append(result)
+
+
+def _message(test: ReportedTest, index: int) -> str:
+    reason = f": {test.reason}" if test.reason and index == shown_attempt(test) else ""
+    return f"{test.outcomes[index]} on attempt {index + 1}{reason}"
+
+
+def _details(test: ReportedTest, report: GateReport) -> str:
+    links = [("test", test.url), ("screenshot", test.screenshot_url), ("recording", test.recording_url)]
+    took_part = zip(report.attempts, test.outcomes, strict=False)
+    links += [(f"run of attempt {a.number + 1}", a.run_url) for a, outcome in took_part if outcome != Outcome.ABSENT]
+    shown = [f"{name}: {address}" for name, url in links if (address := safe_url(url))]
+    return "\n".join([f"{test.verdict}{' (in quarantine)' if test.quarantined else ''}: {story(test)}", *shown])

@@ -1,0 +1,238 @@
+"""The report as Markdown: for the Prefect UI, and for a CI job's summary.
+
+Read from the top, by somebody who was woken up: the verdict and what to do, why, what failed and where to look; then
+everything else. All of the service's words are escaped; the whole stays below `MAX_BYTES`, and says what it left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from prefect_qatech.campaign import GateReport, ReportedAttempt, ReportedReason, ReportedTest
+from prefect_qatech.report.chart import HistoryEntry, history_chart, history_line
+from prefect_qatech.report.escape import link, markdown_text
+from prefect_qatech.report.words import (
+    ADVICE,
+    HEADLINES,
+    SYMBOLS,
+    Group,
+    attempt_name,
+    counts_text,
+    duration_text,
+    group,
+    shown_attempt,
+    spent,
+    story,
+    time_text,
+)
+from prefect_qatech.verdict import Verdict
+
+MAX_BYTES = 200_000
+_NAME, _REASON, _EXPLANATION, _SENTENCE, _WORD = 200, 500, 1_000, 400, 60
+_NAMES_PER_REASON, _MAX_ATTEMPTS, _MAX_CHART = 5, 20, 40_000
+_FILTERS = {
+    "failed_only": "what did not pass",
+    "test_cases": "the open tests",
+    "everything": "everything",
+}
+_SECTIONS: tuple[tuple[Group, str], ...] = (
+    ("failed", "Failed"),
+    ("undecided", "Undecided: neither passed nor failed"),
+    ("flaky", "Flaky: failed first, passed later"),
+    ("quarantined", "In quarantine: reported, not counted"),
+    ("recovered", "Recovered: not carried out at first, then passed"),
+)
+_PROCEED = (
+    "**Retry** of this flow run takes up the recorded campaign: it starts nothing anew beyond the reruns that are left "
+    "in the budget. For a fresh start run the deployment again."
+)
+
+
+def render_markdown(
+    report: GateReport, *, chart: str | None = None, history: Sequence[HistoryEntry] = (), max_bytes: int = MAX_BYTES
+) -> str:
+    """Give the report as the Markdown artifact of the Prefect UI.
+
+    Args:
+        report: The report.
+        chart: What `attempts_chart` gave, to be shown; none by default.
+        history: The plan's last campaigns, the oldest first, to be drawn; the report's own need not be among them.
+        max_bytes: The Markdown's largest size in UTF-8.
+
+    Returns:
+        Markdown, with the line that `read_history` reads at its end.
+
+    Example:
+        ```python
+        render_markdown(report, chart=attempts_chart(report))
+        ```
+    """
+    images = [("Outcomes per attempt", chart)] if chart else []
+    if history:
+        images.append(("The plan's last campaigns", history_chart(history)))
+    pictures = [f"![{title}]({image})\n" for title, image in images if len(image) <= _MAX_CHART]
+    proceed = "" if report.passed else f"\n### How to proceed\n\n{_PROCEED}\n"
+    return _render(report, max_bytes, pictures, f"{proceed}\n{history_line(report)}\n")
+
+
+def render_job_summary(report: GateReport, *, max_bytes: int = MAX_BYTES) -> str:
+    """Give the report as Markdown for the summary of a GitHub or GitLab job, which shows no `data:` images.
+
+    Args:
+        report: The report.
+        max_bytes: The Markdown's largest size in UTF-8.
+
+    Returns:
+        Markdown.
+    """
+    return _render(report, max_bytes, [], "")
+
+
+def _render(report: GateReport, max_bytes: int, pictures: Iterable[str], ending: str) -> str:
+    budget = max_bytes - len(ending.encode())
+    head = _head(report)
+    tail = [*pictures, *_attempts_table(report), *_weak(report)]
+    left = budget - len("\n".join([*head, *tail]).encode()) - 1_000  # the last for what the lists leave out
+    lists: list[str] = []
+    for title, items in _lists(report):
+        section: list[str] = [title] if title else []
+        for number, item in enumerate(items):
+            size = len(item.encode()) + 1
+            if size > left:
+                section.append(f"- … and {len(items) - number} more; verdict.json has them all.")
+                break
+            left -= size
+            section.append(item)
+        lists += [*section, ""]
+    return _cut("\n".join([*head, *lists, *tail]).rstrip() + "\n", budget) + ending
+
+
+def _cut(markdown: str, max_bytes: int) -> str:
+    # Only a hostile report or a tiny limit comes here. Between lines, as no construct of ours is longer than a line.
+    encoded = markdown.encode()
+    if len(encoded) <= max_bytes:
+        return markdown
+    note = "\n\n… cut here.\n"
+    kept = encoded[: max(0, max_bytes - len(note.encode()))].decode(errors="ignore")
+    return kept.rpartition("\n")[0] + note if "\n" in kept else ""
+
+
+def _head(report: GateReport) -> list[str]:
+    about = [f"**{_plan(report)}**", counts_text(report)]
+    if report.label and report.label != report.plan_name:
+        about.insert(1, markdown_text(report.label, _NAME))
+    if report.ended_at:
+        about.append(time_text(report.ended_at))
+    if report.run_url:
+        about.append(link("open the last run", report.run_url))
+    without = report.verdict_without_reruns
+    same = "the same" if without is report.verdict else f"{SYMBOLS[without]} {without.value.upper()}"
+    return [
+        f"## {SYMBOLS[report.verdict]} {HEADLINES[report.verdict]}",
+        "",
+        ADVICE[report.verdict],
+        "",
+        " · ".join(about),
+        "",
+        f"Spent: {spent(report)}. Without reruns the verdict would have been {same}.",
+        "",
+    ]
+
+
+def _plan(report: GateReport) -> str:
+    name = markdown_text(report.plan_name or "", _NAME)
+    short_id = markdown_text(report.plan_short_id or "", _NAME)
+    return f"{name} ({short_id})" if name and short_id else name or short_id or "Default test plan"
+
+
+def _lists(report: GateReport) -> Iterable[tuple[str, list[str]]]:
+    names = {test.test_id: test.name for test in report.tests}
+    yield "", [_reason(reason, names) for reason in report.reasons]
+    for wanted, title in _SECTIONS:
+        tests = [test for test in report.tests if group(test) == wanted]
+        if tests:
+            yield f"### {title} ({len(tests)})\n", [_test(test, report) for test in tests]
+
+
+def _reason(reason: ReportedReason, names: dict[str, str]) -> str:
+    # A remark beside a verdict is no pass, and where all passed there is nothing to name.
+    is_remark = reason.verdict is Verdict.PASS and reason.rule != "passed"
+    text = f"- {'ℹ️' if is_remark else SYMBOLS[reason.verdict]} {markdown_text(reason.sentence, _SENTENCE)}"
+    if not reason.test_ids or reason.rule == "passed":
+        return text
+    ids = reason.test_ids[:_NAMES_PER_REASON]
+    shown = [markdown_text(names.get(test) or test, _WORD) or "(no name)" for test in ids]
+    more = len(reason.test_ids) - len(shown)
+    return f"{text} *{', '.join(shown)}{f' and {more} more' if more else ''}*"
+
+
+def _name(test: ReportedTest) -> str:
+    return f"**{markdown_text(test.name, _NAME) or '(no name)'}**"
+
+
+def _test(test: ReportedTest, report: GateReport) -> str:
+    told = shown_attempt(test)
+    attempt = report.attempts[told] if told is not None and told < len(report.attempts) else None
+    links = [
+        link(text, url)
+        for text, url in (
+            ("test", test.url),
+            ("screenshot", test.screenshot_url),
+            ("recording", test.recording_url),
+            (f"run of attempt {attempt.number + 1}", attempt.run_url) if attempt else ("", None),
+        )
+        if url and link(text, url) != text
+    ]
+    parts = [f"- {_name(test)}: {story(test, lambda words: markdown_text(words, _REASON))}", *links]
+    entry = report.policy.quarantine.get(test.test_id)
+    if test.quarantined and entry:
+        parts.append(
+            f"in quarantine until {entry.expires}: {markdown_text(entry.reason, _REASON)} "
+            f"(owner: {markdown_text(entry.owner, _NAME)})"
+        )
+    if not test.expected:
+        parts.append("appeared in a rerun only")
+    text = " · ".join(parts)
+    if not test.explanation:
+        return text
+    explanation = markdown_text(test.explanation, _EXPLANATION)
+    return f"{text}\n\n  <details><summary>The agent's explanation</summary>{explanation}</details>\n"
+
+
+def _attempts_table(report: GateReport) -> list[str]:
+    if not report.attempts:
+        return []
+    lines = [
+        "### Attempts\n",
+        "| Attempt | Run | Asked for | Started | Duration | Status | Outcomes |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        *map(_attempt, report.attempts[:_MAX_ATTEMPTS]),
+    ]
+    more = len(report.attempts) - _MAX_ATTEMPTS
+    return [*lines, f"\n… and {more} more." if more > 0 else "", ""]
+
+
+def _attempt(attempt: ReportedAttempt) -> str:
+    asked = {"start": "the plan", "attached": "a run that was started elsewhere"}.get(attempt.kind)
+    if asked is None:
+        asked = _FILTERS.get(attempt.filter or "") or markdown_text(attempt.filter or "unknown", _WORD)
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in attempt.counts.items())
+    status = " ".join(markdown_text(word, _WORD) for word in (attempt.status, attempt.result) if word)
+    cells = (
+        f"{attempt.number + 1} ({attempt_name(attempt.number)})",
+        link(attempt.run_short_id, attempt.run_url, _WORD),
+        asked,
+        time_text(attempt.started_at),
+        duration_text(attempt.duration_seconds),
+        status or "unknown",
+        counts or "no tests",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _weak(report: GateReport) -> list[str]:
+    weak = [markdown_text(test.name, _WORD) for test in report.tests if test.identity_is_weak]
+    if not weak:
+        return []
+    names = ", ".join(weak[:20]) + (f" and {len(weak) - 20} more" if len(weak) > 20 else "")
+    return [f"Recognised by name alone, as QA.tech gave no id that lasts across runs: {names}.", ""]

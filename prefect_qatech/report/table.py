@@ -1,0 +1,42 @@
+"""The report as a Prefect table artifact: one row per test case, one column per attempt."""
+
+from __future__ import annotations
+
+from prefect_qatech.campaign import GateReport
+from prefect_qatech.report.escape import cell_text
+
+MAX_ROWS = 2_000
+
+
+def render_table(report: GateReport) -> list[dict[str, str]]:
+    """Give the rows of the table, those that need a look first.
+
+    The cells are plain text without any markup: the one Prefect UI renders them as Markdown, the other does not.
+
+    Args:
+        report: The report.
+
+    Returns:
+        One mapping of column to text per test; a last row says how many were left out above 2000.
+
+    Example:
+        ```python
+        create_table_artifact(table=render_table(report), key="qatech-tests-pln-smoke")
+        ```
+    """
+    order = ("failed", "errored", "cancelled", "missing", "skipped", "flaky", "recovered", "passed")
+    tests = sorted(report.tests, key=lambda test: order.index(test.verdict.value))
+    columns = [f"Attempt {attempt.number + 1}" for attempt in report.attempts]
+    rows = [
+        {
+            "Test": cell_text(test.name, 200) or "(no name)",
+            "Verdict": f"{test.verdict} (in quarantine)" if test.quarantined else test.verdict.value,
+            **{column: outcome.value for column, outcome in zip(columns, test.outcomes, strict=False)},
+            "Reason": cell_text(test.reason or "", 300),
+        }
+        for test in tests[:MAX_ROWS]
+    ]
+    if len(tests) > MAX_ROWS:
+        # The UI takes its columns from the first row, so that this one needs no others.
+        rows.append({"Test": f"… and {len(tests) - MAX_ROWS} more; verdict.json has them all"})
+    return rows

@@ -1,0 +1,137 @@
+"""`verdict.json`: the whole ledger of a gate, for programs, and for `prefect-qatech explain`.
+
+The fields are those of `GateReport`, and two that are made from them for readers who want one value: `rules` (what each
+rule said, `pass` where it was silent) and `counts` (tests by verdict). `verdict.schema.json`, beside this file, is the
+JSON schema. `schema_version` grows when a field changes its meaning or goes; a new field does not change it. Texts of
+the service are cut, and not escaped.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import ValidationError
+
+from prefect_qatech.campaign import SCHEMA_VERSION, GateReport
+from prefect_qatech.verdict import Incident, TestVerdict, Verdict
+
+MAX_CHARACTERS = 64_000_000
+RULES = (
+    "no_attempt",
+    "max_failed",
+    "max_flaky",
+    "max_undecided",
+    "min_decided",
+    "only_quarantined",
+    "mass_failure",
+    "run_not_completed",
+    "contradiction",
+    *(incident.value for incident in Incident),
+)
+"""Names of the rules that can keep a gate from passing; the other reasons are remarks."""
+
+
+def rule_outcomes(report: GateReport) -> dict[str, str]:
+    """Give what each rule said.
+
+    Args:
+        report: The report.
+
+    Returns:
+        Name of the rule to `pass`, `inconclusive` or `fail`; `pass` where it was silent.
+    """
+    said: dict[str, list[Verdict]] = {rule: [Verdict.PASS] for rule in RULES}
+    for reason in report.reasons:
+        if reason.rule in said or reason.verdict is not Verdict.PASS:
+            said.setdefault(reason.rule, []).append(reason.verdict)
+    return {rule: Verdict.worst(verdicts).value for rule, verdicts in said.items()}
+
+
+def render_verdict_json(report: GateReport) -> str:
+    """Give the report as `verdict.json`.
+
+    Args:
+        report: The report.
+
+    Returns:
+        JSON, indented, in ASCII.
+    """
+    counts = {verdict.value: report.counts.get(verdict, 0) for verdict in TestVerdict}
+    # json, not pydantic's own writer: that one refuses half of a surrogate pair, which JSON itself can say.
+    return (
+        json.dumps({**report.model_dump(mode="json"), "rules": rule_outcomes(report), "counts": counts}, indent=2)
+        + "\n"
+    )
+
+
+def verdict_json_schema() -> dict[str, Any]:
+    """Give the JSON schema of `verdict.json`."""
+    schema = GateReport.model_json_schema(mode="serialization")
+    verdicts = {"type": "object", "additionalProperties": {"$ref": "#/$defs/Verdict"}}
+    schema["properties"]["rules"] = {"description": "What each rule said; pass where it was silent.", **verdicts}
+    schema["properties"]["counts"] = {
+        "description": "Tests by verdict, those in quarantine and those that appeared later included.",
+        "type": "object",
+        "additionalProperties": {"type": "integer", "minimum": 0},
+    }
+    schema["properties"]["schema_version"] = {"const": SCHEMA_VERSION, "description": "Version of this shape."}
+    schema["required"] = [*schema["required"], "schema_version", "rules", "counts"]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": "prefect-qatech verdict.json",
+        "description": "Everything that a QA.tech release gate found out. Only the verdict `pass` is a go.",
+    }
+
+
+def load_verdict_json(text: str) -> GateReport:
+    """Read a `verdict.json`.
+
+    Args:
+        text: What the file holds.
+
+    Returns:
+        The report.
+
+    Raises:
+        ValueError: It is anything else, or was written by a later version; the sentence says which.
+
+    Example:
+        ```python
+        load_verdict_json(Path("verdict.json").read_text(encoding="utf-8"))
+        ```
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError("this is not a verdict.json: it is far too large")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError("this is not a verdict.json: it is not JSON") from None
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if type(version) is not int or version < 1:
+        raise ValueError("this is not a verdict.json: it has no schema_version")
+    if version > SCHEMA_VERSION:
+        raise ValueError(
+            f"this verdict.json has schema version {version}; this prefect-qatech reads {SCHEMA_VERSION}: update it"
+        )
+    try:
+        report = GateReport.model_validate(content)
+    except (ValidationError, RecursionError) as error:
+        raise ValueError(f"this is not a verdict.json: {_first_fault(error)}") from None
+    # What the shape alone does not say, and the report's readers rely on.
+    ids = [test.test_id for test in report.tests]
+    if len(set(ids)) < len(ids):
+        raise ValueError("this is not a verdict.json: two tests have the same test_id")
+    if [attempt.number for attempt in report.attempts] != list(range(len(report.attempts))):
+        raise ValueError("this is not a verdict.json: attempts are not numbered 0, 1, 2 and so on")
+    if any(len(test.outcomes) != len(report.attempts) for test in report.tests):
+        raise ValueError("this is not a verdict.json: a test has not one outcome per attempt")
+    return report
+
+
+def _first_fault(error: ValidationError | RecursionError) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    return f"{'.'.join(map(str, fault['loc'][:6]))}: {fault['msg']}"[:300]

@@ -1,0 +1,189 @@
+"""What every form of the report says in the same words: groups, stories, sums, times. Nothing here is escaped."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime, timezone
+from itertools import groupby
+from typing import Literal, NamedTuple
+
+from prefect_qatech.campaign import GateReport, ReportedTest
+from prefect_qatech.models import check_run_short_id
+from prefect_qatech.verdict import Outcome, TestVerdict, Verdict
+
+Group = Literal["failed", "undecided", "flaky", "quarantined", "recovered", "passed"]
+CIStatus = Literal["passed", "failed", "error", "skipped"]
+
+GATE_TEST = "release gate"
+SYMBOLS = {Verdict.PASS: "✅", Verdict.INCONCLUSIVE: "⚠️", Verdict.FAIL: "❌"}
+HEADLINES = {
+    Verdict.PASS: "PASS: the release may go out",
+    Verdict.INCONCLUSIVE: "INCONCLUSIVE: do not release yet",
+    Verdict.FAIL: "FAIL: do not release",
+}
+ADVICE = {
+    Verdict.PASS: "Nothing has to be done.",
+    Verdict.INCONCLUSIVE: "It is not known whether the release is sound: see below what could not be found out.",
+    Verdict.FAIL: "Look at what failed below; repair the product, or the test.",
+}
+_GROUPS: dict[TestVerdict, Group] = {
+    TestVerdict.PASSED: "passed",
+    TestVerdict.RECOVERED: "recovered",
+    TestVerdict.FLAKY: "flaky",
+    TestVerdict.FAILED: "failed",
+}
+_CI: dict[TestVerdict, CIStatus] = {
+    TestVerdict.PASSED: "passed",
+    TestVerdict.RECOVERED: "passed",
+    TestVerdict.FLAKY: "passed",
+    TestVerdict.FAILED: "failed",
+    TestVerdict.SKIPPED: "skipped",
+}
+
+
+def group(test: ReportedTest) -> Group:
+    """Give the section of the report in which a test stands."""
+    return "quarantined" if test.quarantined else _GROUPS.get(test.verdict, "undecided")
+
+
+def ci_status(test: ReportedTest) -> CIStatus:
+    """Give the word that CI tools have for a test's verdict.
+
+    A test in quarantine that did not pass is `skipped` to them, because it does not block. A skipped test is `skipped`
+    as well, although it is undecided to the gate: `unseen_verdict` sees to it that the file does not read green.
+    """
+    status = _CI.get(test.verdict, "error")
+    return "skipped" if test.quarantined and status != "passed" else status
+
+
+def unseen_verdict(report: GateReport, red: bool) -> str | None:
+    """Give what a file for CI tools must say in a testcase of its own, named `GATE_TEST`, so as not to read green.
+
+    Args:
+        report: The report.
+        red: Whether some testcase of the file makes it read red.
+
+    Returns:
+        Why the gate is not a pass; None where it is one, and where the file says so already.
+    """
+    if report.passed or red:
+        return None
+    sentences = [reason.sentence for reason in report.reasons if reason.verdict is not Verdict.PASS]
+    return f"The gate is {report.verdict}. {' '.join(sentences)}"
+
+
+def shown_attempt(test: ReportedTest) -> int | None:
+    """Give the index of the attempt that a test's reason, explanation and links are of, unless that was a pass."""
+    silent = (Outcome.PASSED, Outcome.ABSENT)
+    return max((index for index, outcome in enumerate(test.outcomes) if outcome not in silent), default=None)
+
+
+def story(test: ReportedTest, escape: Callable[[str], str] = str) -> str:
+    """Tell what became of a test: "failed on attempt 1: no such button; passed on attempt 2".
+
+    Args:
+        test: The test.
+        escape: What the service's words go through.
+
+    Returns:
+        The story, in attempt order.
+    """
+    told, parts = shown_attempt(test), []
+    listed = [(outcome, index) for index, outcome in enumerate(test.outcomes) if outcome is not Outcome.ABSENT]
+    for outcome, members in groupby(listed, key=lambda item: item[0]):
+        indexes = [index for _, index in members]
+        numbers = [str(index + 1) for index in indexes]
+        attempts = f"attempts {', '.join(numbers[:-1])} and {numbers[-1]}" if numbers[1:] else f"attempt {numbers[0]}"
+        code = f"({test.error_code})" if test.error_code and test.error_code != "TEST_FAILED" else None
+        words = " ".join(filter(None, [test.reason, code])) if told in indexes else ""
+        parts.append(f"{outcome} on {attempts}" + (f": {escape(words)}" if words else ""))
+    return "; ".join(parts) or "in no list of any attempt"
+
+
+def attempt_name(index: int) -> str:
+    """Name an attempt as the reasons name it: "first run", "rerun 1"."""
+    return f"rerun {index}" if index else "first run"
+
+
+class Spent(NamedTuple):
+    """What a campaign cost."""
+
+    executions: int
+    reruns: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.executions} test executions, {self.reruns} rerun{'' if self.reruns == 1 else 's'}, "
+            f"{duration_text(self.seconds)} of runs"
+        )
+
+
+def spent(report: GateReport) -> Spent:
+    """Sum up what a campaign cost; a test that was skipped was not executed."""
+    return Spent(
+        executions=sum(
+            attempt.counts[o] for attempt in report.attempts for o in attempt.counts if o != Outcome.SKIPPED
+        ),
+        reruns=sum(attempt.kind == "rerun" for attempt in report.attempts),
+        seconds=sum(finite(attempt.duration_seconds) for attempt in report.attempts),
+    )
+
+
+def counts_text(report: GateReport) -> str:
+    """Count the tests by verdict: "8 tests: 6 passed, 1 flaky, 1 failed"."""
+    counts = ", ".join(f"{report.counts[verdict]} {verdict}" for verdict in TestVerdict if report.counts.get(verdict))
+    total, apart = len(report.tests), sum(test.quarantined for test in report.tests)
+    quarantine = f" ({apart} of them in quarantine)" if apart else ""
+    return f"{total} test{'' if total == 1 else 's'}{quarantine}" + (f": {counts}" if counts else "")
+
+
+def group_counts(report: GateReport) -> Counter[Group]:
+    """Count the tests by the section in which they stand."""
+    return Counter(map(group, report.tests))
+
+
+def finite(seconds: float | None) -> float:
+    """Give a duration that can be added and printed; 0 for one that is unknown or none."""
+    return seconds if seconds is not None and math.isfinite(seconds) and seconds > 0 else 0.0
+
+
+def duration_text(seconds: float | None) -> str:
+    """Give a duration as people say it.
+
+    Example:
+        >>> duration_text(42), duration_text(750), duration_text(7260), duration_text(None)
+        ('42 s', '12 min 30 s', '2 h 1 min', 'unknown')
+    """
+    if seconds is None or not math.isfinite(seconds):
+        return "unknown"
+    minutes, rest = divmod(round(max(0.0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def in_utc(moment: datetime) -> datetime:
+    """Give a moment in UTC; one without a time zone is taken to be in UTC."""
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)
+
+
+def time_text(moment: datetime | None) -> str:
+    """Give a moment as `2026-11-23 21:43 UTC`."""
+    return f"{in_utc(moment):%Y-%m-%d %H:%M} UTC" if moment else "unknown"
+
+
+def campaign_id(report: GateReport) -> str | None:
+    """Give what tells a campaign from others: its first run's short id, where there is one that can be a name."""
+    try:
+        return check_run_short_id(report.attempts[0].run_short_id) if report.attempts else None
+    except ValueError:
+        return None
+
+
+def campaign_name(report: GateReport) -> str:
+    """Name what was tested: the plan's name, else its short id, else the label."""
+    return report.plan_name or report.plan_short_id or report.label or "default test plan"
