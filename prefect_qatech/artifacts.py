@@ -1,0 +1,159 @@
+"""Writing Prefect artifacts in a way that can never change what happens to a run or a gate."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable
+from typing import TypeVar
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from prefect.artifacts import (
+    acreate_image_artifact,
+    acreate_link_artifact,
+    acreate_markdown_artifact,
+    acreate_progress_artifact,
+    acreate_table_artifact,
+    aupdate_progress_artifact,
+)
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.sorting import ArtifactSort
+from prefect.logging import get_logger
+
+from prefect_qatech.campaign import GateReport
+from prefect_qatech.models import QATechRun
+from prefect_qatech.report import (
+    HistoryEntry,
+    attempts_chart,
+    history_line,
+    read_history,
+    render_markdown,
+    render_table,
+)
+from prefect_qatech.report.escape import markdown_text
+from prefect_qatech.verdict import TestVerdict
+
+MOST_PICTURES = 5
+HISTORY_VERSIONS = 20
+
+T = TypeVar("T")
+
+
+def artifact_key(*parts: str | None) -> str:
+    """Give a key that Prefect takes: lower case letters, digits and dashes.
+
+    Args:
+        parts: What the artifact is about; absent parts are left out.
+
+    Returns:
+        The key, `qatech-` in front.
+
+    Example:
+        ```python
+        artifact_key("report", "pln_smoke")  # "qatech-report-pln-smoke"
+        ```
+    """
+    text = "-".join(["qatech", *(part for part in parts if part)]).lower()
+    return re.sub(r"[^a-z0-9]+", "-", text).strip("-")[:200]
+
+
+def is_web_link(url: str | None) -> bool:
+    """Whether an address of the service may become a link: https, or http on this machine."""
+    if not url or re.search(r"[\s<>\"'()\\\x00-\x1f]", url):
+        return False
+    try:
+        parts = urlsplit(url)
+        return parts.scheme == "https" or (
+            parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
+        )
+    except ValueError:
+        return False
+
+
+async def publish_link(url: str | None, text: str, *, key: str, description: str) -> None:
+    """Publish the link to a run."""
+    if url is not None and is_web_link(url):
+        await _safely(acreate_link_artifact(link=url, link_text=text, key=key, description=description))
+
+
+async def publish_report(report: GateReport, *, key: str | None = None) -> None:
+    """Publish a gate's report: Markdown with charts, a table of the tests, and pictures of those that failed.
+
+    Args:
+        report: The report.
+        key: Key of the Markdown artifact. By default it is stable per label or plan, so that its versions are the
+            plan's history; the history chart is drawn from them.
+    """
+    subject = report.label or report.plan_short_id
+    key = key or artifact_key("report", subject)
+    description = f"QA.tech gate: {report.verdict.value}"
+    markdown = render_markdown(report, chart=attempts_chart(report), history=await _safely(_history(report, key)) or [])
+    await _safely(acreate_markdown_artifact(markdown=markdown, key=key, description=description))
+    await _safely(
+        acreate_table_artifact(
+            table=render_table(report),
+            key=artifact_key("tests", subject),
+            description="QA.tech gate: each test's outcome by attempt",
+        )
+    )
+    pictured = [test for test in report.tests_with(TestVerdict.FAILED) if is_web_link(test.screenshot_url)]
+    for number, test in enumerate(pictured[:MOST_PICTURES], start=1):
+        await _safely(
+            acreate_image_artifact(
+                image_url=test.screenshot_url or "",
+                key=artifact_key("failure", subject, str(number)),
+                description=f"Last picture of a failed test: {markdown_text(test.name, 200)}",
+            )
+        )
+
+
+async def _history(report: GateReport, key: str) -> list[HistoryEntry]:
+    """Read the plan's last campaigns from the earlier versions of the report's artifact, and add this one."""
+    async with get_client() as client:
+        versions = await client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])),
+            sort=ArtifactSort.CREATED_DESC,
+            limit=HISTORY_VERSIONS,
+        )
+    found = [read_history(version.data) for version in versions if isinstance(version.data, str)]
+    # A retry writes the same campaign again; the newest version of each counts, and this one is the newest of its own.
+    entries: dict[str | None, HistoryEntry] = {}
+    for entry in [read_history(history_line(report)), *found]:
+        if entry is not None:
+            entries.setdefault(entry.run_short_id, entry)
+    return list(reversed(entries.values())) if len(entries) > 1 else []
+
+
+class Progress:
+    """A progress artifact that moves with the test cases of one run.
+
+    Args:
+        run_short_id: The run.
+        key: The artifact's key.
+    """
+
+    def __init__(self, run_short_id: str, key: str) -> None:
+        self._run_short_id = run_short_id
+        self._key = key
+        self._artifact_id: UUID | None = None
+
+    async def show(self, run: QATechRun) -> None:
+        """Move to what a look saw."""
+        total, finished = len(run.test_cases), run.finished_test_count
+        percent = 100.0 if run.is_final else 100.0 * finished / total if total else 0.0
+        if self._artifact_id is not None:
+            await _safely(aupdate_progress_artifact(artifact_id=self._artifact_id, progress=percent))
+            return
+        description = f"QA.tech run {self._run_short_id}: finished test cases"
+        self._artifact_id = await _safely(
+            acreate_progress_artifact(progress=percent, key=self._key, description=description)
+        )
+
+
+async def _safely(write: Awaitable[T]) -> T | None:
+    try:
+        return await write
+    except Exception:  # the run and the verdict count, not the picture of them
+        get_logger("qatech").warning("A Prefect artifact could not be written", exc_info=True)
+        return None

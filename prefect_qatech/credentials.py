@@ -1,0 +1,147 @@
+"""The block that holds the API token and knows how to reach QA.tech."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from prefect.blocks.abstract import CredentialsBlock
+from pydantic import Field, SecretStr, field_validator
+
+from prefect_qatech.client import QATechClient
+from prefect_qatech.models import ProjectShortId
+
+_MASK = "**********"
+
+
+class QATechCredentials(CredentialsBlock):
+    """API token and address of QA.tech.
+
+    Attributes:
+        api_token: API token (QA.tech: Settings -> Integrations -> API).
+        api_url: Root of the service, without `/v1`. Plain `http://` is for loopback addresses only.
+        project_short_id: The project, `proj_...`; needed where the token belongs to an organisation.
+        timeout_seconds: Time limit of a whole request.
+        connect_timeout_seconds: Time limit for making the connection.
+
+    Example:
+        ```python
+        from prefect_qatech import QATechCredentials
+
+        QATechCredentials(api_token="...").save("prod")
+        credentials = QATechCredentials.load("prod")
+        ```
+    """
+
+    _block_type_name = "QA.tech Credentials"
+    _block_type_slug = "qatech-credentials"
+    _logo_url = "https://qa.tech/favicon.ico"  # type: ignore[assignment]
+    _documentation_url = "https://docs.qa.tech"  # type: ignore[assignment]
+    _description = "API token and address of QA.tech, for running end-to-end tests from flows."
+
+    api_token: SecretStr = Field(title="API token", description="QA.tech: Settings -> Integrations -> API.")
+    api_url: str = Field(
+        default="https://api.qa.tech",
+        title="API address",
+        description="Root of the service, without /v1. Plain http:// is for loopback addresses only.",
+    )
+    project_short_id: ProjectShortId | None = Field(
+        default=None, title="Project", description="proj_...; needed where the token belongs to an organisation."
+    )
+    timeout_seconds: float = Field(
+        default=60.0, gt=0, le=600, allow_inf_nan=False, title="Request time limit (seconds)"
+    )
+    connect_timeout_seconds: float = Field(
+        default=10.0, gt=0, le=600, allow_inf_nan=False, title="Connection time limit (seconds)"
+    )
+
+    @field_validator("api_token")
+    @classmethod
+    def _token_fits_a_header(cls, token: SecretStr) -> SecretStr:
+        text = token.get_secret_value().strip()
+        if not text:
+            raise ValueError("the API token is empty")
+        if not text.isascii() or not text.isprintable() or " " in text:
+            raise ValueError("the API token has characters that no token has (blanks, control or non-ASCII characters)")
+        return SecretStr(text)
+
+    @field_validator("api_url")
+    @classmethod
+    def _encrypted_unless_loopback(cls, url: str) -> str:
+        url = url.strip().rstrip("/").removesuffix("/v1")
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("api_url must be an address such as https://api.qa.tech")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("api_url must not hold a user name or password")
+        if parts.scheme == "http" and not _is_loopback(parts.hostname):
+            raise ValueError(
+                f"http://{parts.hostname} would send the API token unencrypted over the network: use https://. "
+                "Plain http:// is for loopback addresses only (127.0.0.1, localhost, [::1])."
+            )
+        return url
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> QATechCredentials:
+        """Read the credentials from the environment, by the names that the vendor's own tools use.
+
+        Args:
+            environ: Another environment than the process's own. `QATECH_API_TOKEN` or `QATECH_API_KEY`,
+                `QATECH_API_URL`, `QATECH_PROJECT_SHORT_ID`.
+
+        Returns:
+            The credentials; they are not saved.
+
+        Raises:
+            ValueError: There is no token.
+
+        Example:
+            ```python
+            credentials = QATechCredentials.from_env()
+            ```
+        """
+        env = os.environ if environ is None else environ
+        token = env.get("QATECH_API_TOKEN") or env.get("QATECH_API_KEY")
+        if not token:
+            raise ValueError(
+                "No API token: set QATECH_API_TOKEN (or QATECH_API_KEY), or save a QATechCredentials block and load it."
+            )
+        optional = {"api_url": env.get("QATECH_API_URL"), "project_short_id": env.get("QATECH_PROJECT_SHORT_ID")}
+        return cls(api_token=SecretStr(token), **{name: value for name, value in optional.items() if value})
+
+    def get_client(self) -> QATechClient:
+        """Give a client of the API; use it as an async context manager.
+
+        Returns:
+            A client that is not connected yet.
+
+        Raises:
+            ValueError: The token is the mask that Prefect puts in place of a secret.
+        """
+        # Prefect masks the secrets of a block that is passed as an object through its API (run_deployment, a retry by
+        # id), and the flow then gets the mask for a token.
+        if re.fullmatch(r"\*+", self.api_token.get_secret_value()):
+            raise ValueError(
+                f"The API token is {_MASK}: the credentials block was passed as an object through Prefect's API, which "
+                'masks secrets. Save the block and pass a reference, {"$ref": {"block_document_slug": '
+                '"qatech-credentials/<name>"}}, or load it in the flow with QATechCredentials.load("<name>").'
+            )
+        return QATechClient(
+            api_token=self.api_token,
+            api_url=self.api_url,
+            project_short_id=self.project_short_id,
+            timeout_seconds=self.timeout_seconds,
+            connect_timeout_seconds=self.connect_timeout_seconds,
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

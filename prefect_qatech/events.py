@@ -1,0 +1,137 @@
+"""The names and payloads of the Prefect events that this package emits.
+
+| event | resource | when |
+|---|---|---|
+| `qatech.run.started` | `qatech.run.<short id>` | a start was accepted |
+| `qatech.rerun.started` | `qatech.run.<short id>` | a rerun was accepted |
+| `qatech.run.finished` | `qatech.run.<short id>` | a wait saw the run's end |
+| `qatech.run.unattended` | `qatech.run.<short id>` | a wait was cancelled or timed out; the run goes on |
+| `qatech.gate.passed`, `.failed`, `.inconclusive` | `qatech.gate.<flow run id>` | a gate gave its verdict |
+
+Prefect adds the flow run, its deployment and so on as related resources by itself. An event is sent and forgotten: it
+never changes what happens to the flow run.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from prefect.events import emit_event
+from prefect.events.worker import EventsWorker
+from prefect.logging import get_logger
+from prefect.logging.handlers import APILogHandler
+
+from prefect_qatech.campaign import GateReport
+from prefect_qatech.ledger import QATechRunRecord
+from prefect_qatech.models import QATechRun
+from prefect_qatech.verdict import TestVerdict, Verdict
+
+RUN_STARTED = "qatech.run.started"
+RERUN_STARTED = "qatech.rerun.started"
+RUN_FINISHED = "qatech.run.finished"
+RUN_UNATTENDED = "qatech.run.unattended"
+GATE_EVENTS = {
+    Verdict.PASS: "qatech.gate.passed",
+    Verdict.FAIL: "qatech.gate.failed",
+    Verdict.INCONCLUSIVE: "qatech.gate.inconclusive",
+}
+
+_MOST_TESTS = 100
+_DELIVERY_SECONDS = 2.0
+
+
+def emit_run_started(record: QATechRunRecord, *, rerun_of: str | None = None) -> None:
+    """Tell that a run was accepted.
+
+    Args:
+        record: The run.
+        rerun_of: Short id of the run that it repeats.
+    """
+    _emit(
+        RUN_STARTED if rerun_of is None else RERUN_STARTED,
+        record.run_short_id,
+        {
+            "run_short_id": record.run_short_id,
+            "run_url": record.run_url,
+            "test_count": record.test_count,
+            "plan_short_id": record.plan_short_id,
+            "rerun_of": rerun_of,
+        },
+    )
+
+
+def emit_run_finished(run: QATechRun, run_url: str | None) -> None:
+    """Tell that a wait saw a run's end.
+
+    Args:
+        run: What it saw.
+        run_url: The run's address.
+    """
+    payload = {"run_short_id": run.short_id, "run_url": run_url, "status": run.status, "result": run.result}
+    _emit(RUN_FINISHED, run.short_id, payload)
+
+
+def emit_run_unattended(run_short_id: str, run_url: str | None, why: str) -> None:
+    """Tell that nobody waits for a run any more, although it goes on.
+
+    Args:
+        run_short_id: The run.
+        run_url: Its address.
+        why: `cancelled` or `timed out`.
+    """
+    _emit(RUN_UNATTENDED, run_short_id, {"run_short_id": run_short_id, "run_url": run_url, "why": why})
+
+
+def emit_gate_verdict(report: GateReport) -> None:
+    """Tell a gate's verdict, for automations to act on.
+
+    Args:
+        report: The gate's report.
+    """
+    failed = report.tests_with(TestVerdict.FAILED)
+    _safely(
+        GATE_EVENTS[report.verdict],
+        {
+            "prefect.resource.id": f"qatech.gate.{report.flow_run_id or report.run_short_id}",
+            "prefect.resource.name": f"QA.tech gate {report.label or report.plan_short_id or report.run_short_id}",
+        },
+        {
+            "verdict": report.verdict.value,
+            "plan_short_id": report.plan_short_id,
+            "label": report.label,
+            "run_short_id": report.run_short_id,
+            "run_short_ids": [attempt.run_short_id for attempt in report.attempts],
+            "run_url": report.run_url,
+            "counts": {verdict.value: report.counts.get(verdict, 0) for verdict in TestVerdict},
+            "reasons": [reason.sentence for reason in report.reasons],
+            "failed_tests": [test.name for test in failed[:_MOST_TESTS]],
+            "flow_run_id": report.flow_run_id,
+        },
+    )
+
+
+async def deliver() -> None:
+    """Hand over to the Prefect server what is queued for it: logs and events.
+
+    Prefect ends a terminated process by the signal itself, and what is queued then is lost.
+    """
+    await APILogHandler.aflush()
+    drained = EventsWorker.drain_all(timeout=_DELIVERY_SECONDS)
+    if inspect.isawaitable(drained):
+        await drained
+
+
+def _emit(event: str, run_short_id: str, payload: dict[str, Any]) -> None:
+    resource = {
+        "prefect.resource.id": f"qatech.run.{run_short_id}",
+        "prefect.resource.name": f"QA.tech run {run_short_id}",
+    }
+    _safely(event, resource, payload)
+
+
+def _safely(event: str, resource: dict[str, str], payload: dict[str, Any]) -> None:
+    try:
+        emit_event(event=event, resource=resource, payload=payload)
+    except Exception:  # an event that cannot be sent must not fail a gate
+        get_logger("qatech").warning("Event %s could not be emitted", event, exc_info=True)

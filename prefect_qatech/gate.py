@@ -1,0 +1,408 @@
+"""The flow `release_gate`: run -> wait -> rerun what failed -> verdict -> report. Its async twin is `arelease_gate`.
+
+What a retry means
+    The gate replays what its ledger holds. A flow retry, "Retry" in the UI and a restart after a crash find the runs
+    that were started and start none of them again; a rerun is spent only where the policy's `max_reruns`, counted over
+    the whole campaign, leaves one.
+
+    - after a crash or a kill: the campaign goes on where it was, under the same deadline;
+    - after a time-out: the run is looked at again, with `deadline_seconds` anew, because somebody asked again;
+    - after a verdict: the same evidence, judged again (with the policy's remaining reruns, if there are any);
+    - for a fresh start: run the deployment (or the flow) again. A new flow run has a new ledger.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+
+import anyio
+from prefect import flow
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
+
+from prefect_qatech import ledger
+from prefect_qatech.artifacts import artifact_key
+from prefect_qatech.campaign import Campaign, GateReport, ObservedAttempt, build_report, recognise
+from prefect_qatech.client import QATechClient
+from prefect_qatech.credentials import QATechCredentials
+from prefect_qatech.exceptions import (
+    GateFailed,
+    GateInconclusive,
+    GateNotPassed,
+    NothingToRerunError,
+    QATechAPIError,
+    StartOutcomeUnknown,
+    UsageLimitError,
+    WaitTimedOut,
+)
+from prefect_qatech.ledger import QATechRunRecord
+from prefect_qatech.models import (
+    FINAL_STATUSES,
+    QATechApplication,
+    QATechGitHubTrigger,
+    QATechNotification,
+    QATechParameters,
+    QATechRun,
+    QATechRunRequest,
+    QATechRunTestCaseDetails,
+    check_run_short_id,
+)
+from prefect_qatech.polling import QATechPolling
+from prefect_qatech.tasks import apublish_gate_report, arerun_test_run, astart_test_run, await_for_test_run
+from prefect_qatech.twins import run_sync
+from prefect_qatech.verdict import (
+    GatePolicy,
+    Incident,
+    Rerun,
+    TestVerdict,
+    Verdict,
+    plan_rerun,
+)
+
+_DETAILS_AT_ONCE = 8
+_DETAILS_SECONDS = 120.0
+_MOST_NAMES = 10
+_DECIDED = (TestVerdict.PASSED, TestVerdict.RECOVERED, TestVerdict.FLAKY, TestVerdict.FAILED)
+
+
+@dataclass
+class _Gate:
+    """One gate at work: what was asked for, and what was observed so far."""
+
+    credentials: QATechCredentials
+    request: QATechRunRequest
+    policy: GatePolicy
+    polling: QATechPolling
+    label: str | None
+    report_directory: str | None
+    attempts: list[ObservedAttempt] = field(default_factory=list)
+    incidents: list[Incident] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def campaign(self) -> Campaign:
+        return recognise(self.attempts)
+
+    async def run(self, run_short_id: str | None) -> GateReport:
+        first = await (self._attach(run_short_id) if run_short_id is not None else self._start())
+        time_left = _time_left(await ledger.window_of(first), self.policy.deadline_seconds)
+        await self._observe(first, time_left())
+        while (rerun := self._next_rerun()) is not None and time_left() > 0:
+            record = await self._rerun(first, rerun)
+            if record is None:
+                break
+            await self._observe(record, time_left(), rerun)
+        report = self.report(first)
+        try:
+            await apublish_gate_report(report, directory=self.report_directory)
+        except Exception as error:  # the verdict counts, not the files that tell it
+            get_run_logger().error("The report could not be published as a whole: %s", error)
+        await ledger.end_of(first, report.verdict.value)
+        return report
+
+    async def _start(self) -> QATechRunRecord:
+        request = self.request
+        return await astart_test_run(
+            self.credentials,
+            request.test_plan_short_id,
+            test_case_ids=request.test_case_ids,
+            applications=request.applications,
+            notifications=request.notifications,
+            github=request.github,
+            parameters=request.parameters,
+            label=self.label,
+        )
+
+    async def _attach(self, run_short_id: str) -> QATechRunRecord:
+        """Take up a run that was started elsewhere; recorded like a start, so that a restart keeps its deadline."""
+
+        async def send() -> QATechRunRecord:
+            return QATechRunRecord(kind="attached", run_short_id=run_short_id, started_at=datetime.now(timezone.utc))
+
+        fingerprint = ledger.fingerprint(self.credentials.api_url, "attach", run_short_id)
+        return await ledger.once("start", f"run {run_short_id}", fingerprint, self.label, send, busy_seconds=0)
+
+    def _next_rerun(self) -> Rerun | None:
+        campaign = self.campaign
+        decision = plan_rerun(
+            campaign.expected,
+            campaign.attempts,
+            self.policy,
+            expected_count=campaign.expected_count,
+            incidents=self.incidents,
+            today=datetime.now(timezone.utc).date(),
+        )
+        if isinstance(decision, Rerun):
+            return decision
+        if decision.reason not in ("nothing_open", "gate_passes"):
+            get_run_logger().info("No rerun: %s", decision.sentence)
+        return None
+
+    async def _rerun(self, first: QATechRunRecord, rerun: Rerun) -> QATechRunRecord | None:
+        logger = get_run_logger()
+        ids = self.campaign.project_test_case_ids(rerun.test_ids) if rerun.kind == "test_cases" else None
+        if ids is not None and len(ids) < len(rerun.test_ids):
+            logger.warning("No rerun: QA.tech has not told the ids of all tests that are open.")
+            return None
+        number = len(self.attempts)
+        try:
+            return await arerun_test_run(
+                self.credentials,
+                self.attempts[rerun.base].run.short_id,
+                failed_only=rerun.kind == "failed_only",
+                test_case_ids=ids,
+                # The slot is the campaign's n-th rerun, whatever it repeats: on a retry the answers may differ.
+                label=f"{first.slot}/rerun-{number}",
+                artifact_key=artifact_key("rerun", self.label or first.plan_short_id or first.run_short_id),
+            )
+        except UsageLimitError as error:
+            self._stopped_by(Incident.USAGE_LIMIT, error)
+        except NothingToRerunError as error:
+            self._stopped_by(Incident.NOTHING_TO_RERUN, error)
+        except StartOutcomeUnknown as error:
+            self._stopped_by(Incident.OUTCOME_UNKNOWN, error)
+        return None
+
+    def _stopped_by(self, incident: Incident, error: Exception) -> None:
+        get_run_logger().error("Rerun stopped: %s", error)
+        self.incidents.append(incident)
+        self.notes.append(str(error))
+
+    async def _observe(self, record: QATechRunRecord, timeout_seconds: float, rerun: Rerun | None = None) -> None:
+        subject = self.label or record.plan_short_id or self.request.test_plan_short_id or record.run_short_id
+        watched_since = time.monotonic()
+        finished_at: datetime | None = None
+        try:
+            run = await await_for_test_run(
+                self.credentials,
+                record.run_short_id,
+                max(0.0, timeout_seconds),
+                polling=self.polling,
+                run_url=record.run_url,
+                artifact_key=artifact_key("progress", subject),
+            )
+        except WaitTimedOut as error:
+            self.incidents.append(Incident.DEADLINE_PASSED)
+            self.notes.append(str(error))
+            run = error.run or QATechRun(short_id=record.run_short_id)
+        else:
+            # A run that is taken up after its end ended nobody knows when.
+            if not record.found or time.monotonic() - watched_since > self.polling.first_seconds:
+                finished_at = datetime.now(timezone.utc)
+        async with self.credentials.get_client() as client:
+            details = await _details_of(client, run)
+        self.attempts.append(
+            ObservedAttempt(
+                kind=record.kind,
+                run=run,
+                run_url=record.run_url or run.url,
+                test_count=record.test_count,
+                started_at=record.started_at,
+                finished_at=finished_at,
+                details=details,
+                rerun_of=self.attempts[rerun.base].run.short_id if rerun else None,
+                filter=rerun.kind if rerun else None,
+            )
+        )
+
+    def report(self, first: QATechRunRecord) -> GateReport:
+        context = FlowRunContext.get()
+        return build_report(
+            self.campaign,
+            self.policy,
+            ended_at=datetime.now(timezone.utc),
+            incidents=self.incidents,
+            plan_short_id=first.plan_short_id or self.request.test_plan_short_id,
+            plan_name=first.plan_name,
+            label=self.label,
+            flow_run_id=str(context.flow_run.id) if context is not None and context.flow_run is not None else None,
+        )
+
+
+def _time_left(began: datetime, deadline_seconds: float) -> Callable[[], float]:
+    """Give a function that tells the seconds until a deadline, by a monotonic clock from now on."""
+    passed = max(0.0, (datetime.now(timezone.utc) - began).total_seconds())
+    deadline = time.monotonic() + deadline_seconds - passed
+    return lambda: deadline - time.monotonic()
+
+
+async def _details_of(client: QATechClient, run: QATechRun) -> dict[str, QATechRunTestCaseDetails]:
+    """Look at each test case that ended without a pass, for its error code; where a look fails, it stays without."""
+    wanted = [
+        case.short_id
+        for case in run.test_cases
+        if case.short_id and case.status in FINAL_STATUSES and (case.status, case.result) != ("COMPLETED", "PASSED")
+    ]
+    found: dict[str, QATechRunTestCaseDetails] = {}
+    limit = anyio.CapacityLimiter(_DETAILS_AT_ONCE)
+
+    async def look(short_id: str) -> None:
+        async with limit:
+            try:
+                found[short_id] = await client.get_run_test_case(short_id)
+            except (QATechAPIError, ValueError) as error:
+                get_run_logger().warning("Test case %s could not be looked at: %s", short_id, error)
+
+    with anyio.move_on_after(_DETAILS_SECONDS):
+        async with anyio.create_task_group() as group:
+            for short_id in wanted:
+                group.start_soon(look, short_id)
+    return found
+
+
+def _not_passed(report: GateReport, notes: Iterable[str]) -> GateNotPassed:
+    """Put what a release manager needs into the message that the UI shows for the flow run."""
+    kind = GateFailed if report.verdict is Verdict.FAIL else GateInconclusive
+    blocking = [reason.sentence for reason in report.reasons if reason.verdict is not Verdict.PASS]
+    names = [test.name for test in report.tests_with(TestVerdict.FAILED)] or [
+        test.name for test in report.tests if test.verdict not in _DECIDED
+    ]
+    shown = ", ".join(_one_line(name) for name in names[:_MOST_NAMES])
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    parts = [
+        f"The gate {'failed' if kind is GateFailed else 'is inconclusive'}: the release may not go out.",
+        *blocking,
+        f"{'Failed' if kind is GateFailed else 'Undecided'}: {shown}{more}." if names else "",
+        *notes,
+        f"Run: {report.run_url or report.run_short_id or 'none'}.",
+        "A retry takes up this campaign; for a fresh start run the flow anew.",
+    ]
+    return kind(" ".join(part for part in parts if part), report=report)
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:120]
+
+
+async def _gate(
+    credentials: QATechCredentials,
+    request: QATechRunRequest,
+    policy: GatePolicy,
+    run_short_id: str | None,
+    label: str | None,
+    polling: QATechPolling | None,
+    report_directory: str | None,
+    raise_unless_passed: bool,
+) -> GateReport:
+    if run_short_id is not None:
+        check_run_short_id(run_short_id)
+        if request != QATechRunRequest():
+            raise ValueError(
+                "run_short_id takes up a run as it is: a plan, test cases, applications and so on cannot go with it."
+            )
+    gate = _Gate(credentials, request, policy, polling or QATechPolling(), label, report_directory)
+    report = await gate.run(run_short_id)
+    logger = get_run_logger()
+    for reason in report.reasons:
+        logger.info("%s: %s", reason.rule, reason.sentence)
+    if report.passed:
+        logger.info("The gate passed: %s", report.run_url or report.run_short_id)
+        return report
+    error = _not_passed(report, gate.notes)
+    if raise_unless_passed:
+        raise error
+    logger.warning("%s", error)
+    return report
+
+
+@flow(name="release-gate")
+async def arelease_gate(
+    credentials: QATechCredentials,
+    test_plan_short_id: str | None = None,
+    *,
+    test_case_ids: list[str] | None = None,
+    applications: list[QATechApplication] | None = None,
+    notifications: list[QATechNotification] | None = None,
+    github: QATechGitHubTrigger | None = None,
+    parameters: QATechParameters | None = None,
+    policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen, and the UI's form shows it
+    run_short_id: str | None = None,
+    label: str | None = None,
+    polling: QATechPolling | None = None,
+    report_directory: str | None = None,
+    raise_unless_passed: bool = True,
+) -> GateReport:
+    """Test a release with QA.tech, rerun only what failed, and decide whether it may go out.
+
+    - Starts exactly one run per gate, and reruns within the policy's budget; see the module for what a retry means.
+    - Only evidence of a pass is a pass: an empty, skipped, cancelled, unfinished or unknown outcome never is.
+    - One deadline, `policy.deadline_seconds`, for the campaign; on a time-out the run goes on at QA.tech.
+
+    Args:
+        credentials: How to reach QA.tech.
+        test_plan_short_id: The plan to run, `pln_...`. Without plan and test cases: the project's default plan.
+        test_case_ids: UUIDs of the test cases to run; not together with a plan.
+        applications: Applications to test elsewhere than their plan says: a preview deployment, say.
+        notifications: Slack channels that QA.tech tells.
+        github: The GitHub event behind the release.
+        parameters: Values for the project's configs.
+        policy: What is tolerated, how often is rerun, how long is waited.
+        run_short_id: Take up this run, started elsewhere or before, instead of starting one.
+        label: Names this gate within its flow run; needed where gates with equal inputs run side by side.
+        polling: How often to look at a run.
+        report_directory: Where to write `verdict.json`, `junit.xml`, `ctrf.json` and `summary.md`.
+        raise_unless_passed: Whether a verdict that is not a pass raises, so that the flow run fails.
+
+    Returns:
+        The report.
+
+    Raises:
+        GateFailed: Tests of the product failed.
+        GateInconclusive: The evidence is not enough.
+        StartOutcomeUnknown: The run may or may not have been started; nothing retries this.
+        QATechAPIError: The gate could not be evaluated: bad ids, no access, no such plan, a service that is down.
+        ValueError: Something that was passed in makes no sense; nothing was sent.
+
+    Example:
+        ```python
+        @flow
+        async def release():
+            report = await arelease_gate(await QATechCredentials.aload("prod"), "pln_smoke")
+            print(report.verdict)
+        ```
+    """
+    request = QATechRunRequest(
+        test_plan_short_id=test_plan_short_id,
+        test_case_ids=test_case_ids,
+        applications=applications,
+        notifications=notifications,
+        github=github,
+        parameters=parameters,
+    )
+    return await _gate(
+        credentials, request, policy, run_short_id, label, polling, report_directory, raise_unless_passed
+    )
+
+
+@flow(name="release-gate")
+def release_gate(
+    credentials: QATechCredentials,
+    test_plan_short_id: str | None = None,
+    *,
+    test_case_ids: list[str] | None = None,
+    applications: list[QATechApplication] | None = None,
+    notifications: list[QATechNotification] | None = None,
+    github: QATechGitHubTrigger | None = None,
+    parameters: QATechParameters | None = None,
+    policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen, and the UI's form shows it
+    run_short_id: str | None = None,
+    label: str | None = None,
+    polling: QATechPolling | None = None,
+    report_directory: str | None = None,
+    raise_unless_passed: bool = True,
+) -> GateReport:
+    """Sync twin of `arelease_gate`."""
+    request = QATechRunRequest(
+        test_plan_short_id=test_plan_short_id,
+        test_case_ids=test_case_ids,
+        applications=applications,
+        notifications=notifications,
+        github=github,
+        parameters=parameters,
+    )
+    return run_sync(
+        lambda: _gate(credentials, request, policy, run_short_id, label, polling, report_directory, raise_unless_passed)
+    )

@@ -1,0 +1,664 @@
+"""The record of what a flow run has started, kept on the Prefect server, so that nothing is started twice.
+
+A start cannot be taken back and QA.tech has no idempotency key, so the record must survive whatever a flow run can go
+through: retries, a killed process, another machine, caching that is switched off. Prefect's caching alone does not
+(another storage path, `PREFECT_TASKS_DISABLE_CACHING`, a sub-flow under a retried parent, a kill during the POST). The
+inputs of a flow run do: rows on the server, unique per flow run and key; a second insert is refused with 409.
+
+- The ledger is that of the *root* flow run: a sub-flow gets a new id when its parent is retried.
+- A *slot* is one intended POST. Its rows: `intent` (written before the POST, deleted when QA.tech surely refused it)
+  and `done` (the run, written as soon as the answer is there). An intent without `done` is a POST of unknown outcome.
+- Which slot a call means is settled by the user's label; without one, by what is asked for (a fingerprint of the
+  request) and the place of the call: the sub-flows it stands in and its number among equal calls. Prefect's own dynamic
+  keys of task runs are random since 3.0 and tell nothing; those of sub-flow runs are numbers in the order of calls.
+- A call that finds no slot at its place, while an earlier attempt of the flow run has left one for the same request at
+  another place that nobody has taken up, cannot be told apart from it: `LedgerConflict`, nothing is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, Literal
+from uuid import UUID, uuid4
+
+import anyio
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from prefect_qatech.exceptions import LedgerConflict, QATechAPIError, StartOutcomeUnknown
+from prefect_qatech.models import check_run_short_id
+from prefect_qatech.twins import run_sync
+
+Kind = Literal["start", "rerun"]
+Chain = tuple[tuple[str, int], ...]
+"""Flow run ids with their run counts, the root first: which attempt of which flow runs a call stands in."""
+
+_PREFIX = "qatech-"
+_LABELLED = "label"
+_PAGE = 200
+_RECORD_SECONDS = 60.0
+_CANCEL_GRACE_SECONDS = 3.0
+
+
+class QATechRunRecord(BaseModel):
+    """A run that was started, rerun or attached.
+
+    Attributes:
+        kind: How it came to be.
+        run_short_id: Its short id.
+        run_url: Its address on QA.tech.
+        test_count: How many test cases the answer to its POST promised.
+        plan_short_id: The plan it belongs to.
+        plan_name: The plan's name.
+        started_at: When the POST was sent, or the run was attached.
+        slot: The slot of the ledger that holds it; None outside a flow run.
+        flow_run_id: The root flow run whose ledger that is.
+        found: Whether it was found in the ledger instead of being started by this call.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    kind: Literal["start", "rerun", "attached"]
+    run_short_id: str
+    run_url: str | None = None
+    test_count: int | None = None
+    plan_short_id: str | None = None
+    plan_name: str | None = None
+    started_at: datetime
+    slot: str | None = None
+    flow_run_id: str | None = None
+    found: bool = False
+
+
+class QATechLedgerEntry(BaseModel):
+    """One slot of a flow run's ledger.
+
+    Attributes:
+        slot: Its name, for `attach_run` and `clear_intent`.
+        kind: `start` or `rerun`.
+        what: What was asked for, for people.
+        label: The user's label.
+        fingerprint: Of the request.
+        place: Where the call stood.
+        place_is_stable: Whether that is the same on a retry.
+        chain: The attempt that wrote the intent.
+        seen_in: Later attempts that took it up.
+        sent_at: When the POST was about to be sent.
+        nonce: Tells the writer that the row is its own.
+        run: The run, once it is known.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    slot: str
+    kind: Kind
+    what: str
+    label: str | None = None
+    fingerprint: str
+    place: str
+    place_is_stable: bool = True
+    chain: Chain
+    seen_in: list[Chain] = []
+    sent_at: datetime
+    nonce: str = ""
+    run: QATechRunRecord | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the outcome of the POST is not known."""
+        return self.run is None
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that wants to start or rerun, and where it stands.
+
+    Attributes:
+        kind: `start` or `rerun`.
+        what: What is asked for, for people.
+        label: The user's label.
+        fingerprint: Of the request.
+        place: Where the call stands: the sub-flows, and its number among equal calls.
+        place_is_stable: Whether that is the same on a retry.
+        chain: The attempt it stands in.
+    """
+
+    kind: Kind
+    what: str
+    fingerprint: str
+    chain: Chain
+    place: str = "0"
+    place_is_stable: bool = True
+    label: str | None = None
+
+    @property
+    def family(self) -> str:
+        """What all slots that this call could mean have in common."""
+        meaning = f"label:{self.label}" if self.label is not None else f"request:{self.fingerprint}"
+        return _hash(f"{self.kind}:{meaning}")
+
+    @property
+    def slot(self) -> str:
+        """The name of its slot."""
+        return f"{self.family}-{_LABELLED if self.label is not None else _hash(self.place)}"
+
+
+def fingerprint(*parts: Any) -> str:
+    """Give a short text that is the same for equal requests and tells nothing of their contents."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def resolve(call: Call, entries: Sequence[QATechLedgerEntry]) -> QATechLedgerEntry | None:
+    """Pure: say which recorded slot a call means.
+
+    Args:
+        call: The call.
+        entries: The slots of its family.
+
+    Returns:
+        The slot; None when the call is a new one.
+
+    Raises:
+        LedgerConflict: It could mean a slot that an earlier attempt left at another place.
+    """
+    for entry in entries:
+        if entry.slot == call.slot:
+            return entry
+    if call.label is not None:
+        return None
+    left = [entry for entry in entries if not any(_same_attempt(chain, call.chain) for chain in _chains(entry))]
+    if not left:
+        return None
+    if len(entries) == 1 and not (call.place_is_stable and left[0].place_is_stable):
+        return left[0]
+    run = left[0].run
+    raise LedgerConflict(
+        f"This flow run has recorded {call.what} before ({run.run_short_id if run else 'outcome unknown'}), at another "
+        "place of the flow, so it cannot be told whether this call means that one. Nothing was sent. Give each of the "
+        "calls a label of its own, which settles it in any order.",
+        slot=left[0].slot,
+        run_short_id=run.run_short_id if run else None,
+        run_url=run.run_url if run else None,
+    )
+
+
+def _chains(entry: QATechLedgerEntry) -> Iterable[Chain]:
+    return (entry.chain, *entry.seen_in)
+
+
+def _same_attempt(one: Chain, other: Chain) -> bool:
+    counts = dict(one)
+    return all(counts[flow_run_id] == count for flow_run_id, count in other if flow_run_id in counts)
+
+
+_ordinals: dict[tuple[str, int, str], list[str]] = {}
+_ordinals_lock = threading.Lock()
+
+
+def _ordinal(flow_run_id: str, run_count: int, family: str, caller: str) -> int:
+    """Number the equal calls of one attempt of a flow run; a retried task run keeps its number."""
+    with _ordinals_lock:
+        for key in [key for key in _ordinals if key[0] == flow_run_id and key[1] < run_count]:
+            del _ordinals[key]
+        callers = _ordinals.setdefault((flow_run_id, run_count, family), [])
+        if caller not in callers:
+            callers.append(caller)
+        return callers.index(caller)
+
+
+@dataclass
+class Ledger:
+    """The ledger of a root flow run.
+
+    Attributes:
+        client: A client of the Prefect API.
+        flow_run_id: The root flow run.
+    """
+
+    client: PrefectClient
+    flow_run_id: UUID
+
+    async def entries(self, family: str = "") -> list[QATechLedgerEntry]:
+        """Read the slots, in the order in which they were written."""
+        return _entries_of(await self.rows(family))
+
+    async def rows(self, prefix: str) -> dict[str, str]:
+        """Read the rows whose keys begin so."""
+        rows: dict[str, str] = {}
+        while True:
+            page = await self.client.filter_flow_run_input(
+                flow_run_id=self.flow_run_id,
+                key_prefix=f"{_PREFIX}{prefix}",
+                limit=_PAGE,
+                exclude_keys=set(rows),
+            )
+            rows.update({row.key: row.value for row in page})
+            if len(page) < _PAGE:
+                return rows
+
+    async def once(
+        self, call: Call, send: Callable[[], Awaitable[QATechRunRecord]], *, busy_seconds: float
+    ) -> QATechRunRecord:
+        """Find the run that a call has started before, or start it.
+
+        Args:
+            call: What is asked for, and where.
+            send: Sends the POST, once.
+            busy_seconds: How long a POST can take: for that long an open intent may be somebody else's at work.
+
+        Returns:
+            The run.
+
+        Raises:
+            StartOutcomeUnknown: A POST was sent, by this call or before, and its outcome is not known.
+            LedgerConflict: It cannot be told whether the call means a recorded run, or the label stands for another.
+            QATechAPIError: QA.tech surely did not accept it; there is no trace of it in the ledger.
+        """
+        found = resolve(call, await self.entries(call.family))
+        if found is not None:
+            return await self._take_up(call, found, busy_seconds)
+        now = datetime.now(timezone.utc)
+        intent = QATechLedgerEntry(
+            slot=call.slot,
+            kind=call.kind,
+            what=call.what,
+            label=call.label,
+            fingerprint=call.fingerprint,
+            place=call.place,
+            place_is_stable=call.place_is_stable,
+            chain=call.chain,
+            sent_at=now,
+            nonce=uuid4().hex,
+        )
+        if not await self.insert(f"{call.slot}-intent", intent.model_dump_json(), nonce=intent.nonce):
+            other = next((entry for entry in await self.entries(call.family) if entry.slot == call.slot), intent)
+            return await self._take_up(call, other, busy_seconds)
+        return await _finish_despite_cancellation(self._send_and_record(intent, send))
+
+    async def _send_and_record(
+        self, intent: QATechLedgerEntry, send: Callable[[], Awaitable[QATechRunRecord]]
+    ) -> QATechRunRecord:
+        try:
+            record = await send()
+        except StartOutcomeUnknown as error:
+            raise self._unknown(intent, str(error)) from None
+        except QATechAPIError:
+            await self.client.delete_flow_run_input(flow_run_id=self.flow_run_id, key=f"{_PREFIX}{intent.slot}-intent")
+            raise
+        record = record.model_copy(update=self._where(intent.slot) | {"started_at": intent.sent_at})
+        await self._record(intent, record)
+        return record
+
+    async def _record(self, intent: QATechLedgerEntry, record: QATechRunRecord) -> None:
+        give_up_at = anyio.current_time() + _RECORD_SECONDS
+        pause = 0.5
+        while True:
+            try:
+                await self.insert(f"{intent.slot}-done", record.model_dump_json())
+                return
+            except Exception as error:
+                if anyio.current_time() + pause > give_up_at:
+                    unknown = self._unknown(
+                        intent,
+                        f"QA.tech started run {record.run_short_id} ({record.run_url}), but the Prefect server did not "
+                        f"take the record of it ({type(error).__name__}).",
+                    )
+                    unknown.run_short_id, unknown.run_url = record.run_short_id, record.run_url
+                    break
+            await anyio.sleep(pause)
+            pause *= 2
+        raise unknown
+
+    async def _take_up(self, call: Call, entry: QATechLedgerEntry, busy_seconds: float) -> QATechRunRecord:
+        if call.label is not None and call.kind == "start" and entry.fingerprint != call.fingerprint:
+            raise LedgerConflict(
+                f'The label "{call.label}" stands for {entry.what} in this flow run, recorded at '
+                f"{entry.sent_at:%Y-%m-%d %H:%M:%S} UTC, and this call asks for something else. Nothing was sent. Give "
+                "it another label, or run the flow anew.",
+                slot=entry.slot,
+                flow_run_id=str(self.flow_run_id),
+                run_short_id=entry.run.run_short_id if entry.run else None,
+                run_url=entry.run.run_url if entry.run else None,
+            )
+        # The intent may be that of another process that is at work on the same flow run just now.
+        while entry.is_open and (datetime.now(timezone.utc) - entry.sent_at).total_seconds() < busy_seconds:
+            await anyio.sleep(1)
+            entries = await self.entries(call.family)
+            entry = next((found for found in entries if found.slot == entry.slot), entry)
+        if entry.run is None:
+            raise self._unknown(
+                entry,
+                f"{entry.what} was sent at {entry.sent_at:%Y-%m-%d %H:%M:%S} UTC by this flow run, and whether it "
+                "started a run is not known: the process ended, or the answer was lost, before the run was recorded.",
+            )
+        if call.label is None and not any(_same_attempt(chain, call.chain) for chain in _chains(entry)):
+            await self.insert(f"{entry.slot}-seen-{_hash(str(call.chain))}", json.dumps(call.chain))
+        return entry.run.model_copy(update=self._where(entry.slot) | {"found": True})
+
+    def _where(self, slot: str) -> dict[str, object]:
+        return {"slot": slot, "flow_run_id": str(self.flow_run_id)}
+
+    def _unknown(self, entry: QATechLedgerEntry, what: str) -> StartOutcomeUnknown:
+        # The client's sentence and ours end differently; the commands stand once, at the end.
+        return StartOutcomeUnknown(
+            f"{what} It is not sent again. Look in QA.tech for a run started at that time. If there is one: "
+            f"`prefect-qatech ledger attach {self.flow_run_id} {entry.slot} <run>`; if there is none: "
+            f"`prefect-qatech ledger clear {self.flow_run_id} {entry.slot}`; then retry the flow run.",
+            request=entry.what,
+            sent_at=entry.sent_at.isoformat(timespec="seconds"),
+            slot=entry.slot,
+            flow_run_id=str(self.flow_run_id),
+        )
+
+    async def insert(self, key: str, value: str, *, nonce: str | None = None) -> bool:
+        """Write a row; False when somebody else has written it before."""
+        try:
+            await self.client.create_flow_run_input(flow_run_id=self.flow_run_id, key=f"{_PREFIX}{key}", value=value)
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code != 409:
+                raise
+        else:
+            return True
+        # Prefect's client sends again when an answer was lost, and then meets its own row.
+        try:
+            row = await self.client.read_flow_run_input(flow_run_id=self.flow_run_id, key=f"{_PREFIX}{key}")
+        except PrefectHTTPStatusError:
+            return False
+        return nonce is not None and json.loads(row).get("nonce") == nonce
+
+    async def attach(self, slot: str, record: QATechRunRecord) -> QATechRunRecord:
+        """Write the run of an open slot that a person has found."""
+        entry = await self._open_entry(slot)
+        if not await self.insert(f"{entry.slot}-done", record.model_copy(update=self._where(slot)).model_dump_json()):
+            raise ValueError(f"slot {slot} has got a run in the meantime")
+        return record
+
+    async def clear(self, slot: str) -> None:
+        """Delete the open intent of a slot, so that the next retry starts anew."""
+        entry = await self._open_entry(slot)
+        await self.client.delete_flow_run_input(flow_run_id=self.flow_run_id, key=f"{_PREFIX}{entry.slot}-intent")
+
+    async def _open_entry(self, slot: str) -> QATechLedgerEntry:
+        entries = {entry.slot: entry for entry in await self.entries()}
+        if slot not in entries:
+            known = ", ".join(found.slot for found in entries.values() if found.is_open) or "none"
+            raise ValueError(f"flow run {self.flow_run_id} has no slot {slot!r} in its ledger (open ones: {known})")
+        run = entries[slot].run
+        if run is not None:
+            raise ValueError(f"slot {slot} is not open: it holds run {run.run_short_id} ({run.run_url})")
+        return entries[slot]
+
+
+def _entries_of(rows: dict[str, str]) -> list[QATechLedgerEntry]:
+    entries: dict[str, QATechLedgerEntry] = {}
+    for key, value in rows.items():
+        if key.endswith("-intent"):
+            try:
+                entry = QATechLedgerEntry.model_validate_json(value)
+            except ValidationError as error:
+                raise LedgerConflict(
+                    f"The ledger's row {key} cannot be read ({error.error_count()} errors); was it written by another "
+                    "version of prefect-qatech? Nothing was sent. Run the flow anew."
+                ) from None
+            entries[entry.slot] = entry
+    for entry in entries.values():
+        if (done := rows.get(f"{_PREFIX}{entry.slot}-done")) is not None:
+            entry.run = QATechRunRecord.model_validate_json(done)
+        seen = (value for key, value in rows.items() if key.startswith(f"{_PREFIX}{entry.slot}-seen-"))
+        entry.seen_in = [tuple((str(flow), int(count)) for flow, count in json.loads(value)) for value in seen]
+    return sorted(entries.values(), key=lambda entry: entry.sent_at)
+
+
+async def _finish_despite_cancellation(work: Awaitable[QATechRunRecord]) -> QATechRunRecord:
+    """Give a POST that is under way a moment to be answered and recorded when the flow run is cancelled."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        with anyio.move_on_after(_CANCEL_GRACE_SECONDS, shield=True):
+            await asyncio.wait([task])
+        if not task.cancel() and not task.cancelled():
+            task.exception()
+        raise
+
+
+async def locate(
+    client: PrefectClient, kind: Kind, what: str, request_fingerprint: str, label: str | None
+) -> tuple[UUID, Call] | None:
+    """Find out which flow run's ledger a call belongs to, and where in it the call stands.
+
+    Args:
+        client: A client of the Prefect API.
+        kind: `start` or `rerun`.
+        what: What is asked for, for people.
+        request_fingerprint: Of the request.
+        label: The user's label.
+
+    Returns:
+        The root flow run's id and the call; None outside a flow run.
+    """
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return None
+    flow_run = context.flow_run
+    chain = [(str(flow_run.id), flow_run.run_count)]
+    places: list[str] = []
+    stable = True
+    parent_task_run_id = flow_run.parent_task_run_id
+    while parent_task_run_id is not None:
+        task_run = await client.read_task_run(parent_task_run_id)
+        if task_run.flow_run_id is None:
+            break
+        # A task key is the function's name and a hash that differs between processes; the task run's name is that of
+        # the sub-flow and its number among the calls of the same function.
+        places.insert(0, f"{task_run.task_key.rpartition('-')[0]}:{task_run.name}")
+        # A sub-flow that is called in a task gets a random key.
+        stable = stable and task_run.dynamic_key.isdigit()
+        parent = await client.read_flow_run(task_run.flow_run_id)
+        chain.insert(0, (str(parent.id), parent.run_count))
+        parent_task_run_id = parent.parent_task_run_id
+    call = Call(kind=kind, what=what, fingerprint=request_fingerprint, chain=tuple(chain), label=label)
+    # On a distributed task runner nobody can number equal calls, so they share one run.
+    number = 0 if context.detached else _ordinal(str(flow_run.id), flow_run.run_count, call.family, _caller())
+    place = "/".join([*places, str(number)])
+    located = Call(
+        kind=kind,
+        what=what,
+        fingerprint=request_fingerprint,
+        chain=call.chain,
+        place=place,
+        place_is_stable=stable,
+        label=label,
+    )
+    return UUID(chain[0][0]), located
+
+
+def _caller() -> str:
+    context = TaskRunContext.get()
+    return str(context.task_run.id) if context is not None else "the flow itself"
+
+
+async def once(
+    kind: Kind,
+    what: str,
+    request_fingerprint: str,
+    label: str | None,
+    send: Callable[[], Awaitable[QATechRunRecord]],
+    *,
+    busy_seconds: float,
+) -> QATechRunRecord:
+    """Start or rerun once per slot of the current flow run; outside a flow run, just send.
+
+    Args:
+        kind: `start` or `rerun`.
+        what: What is asked for, for people.
+        request_fingerprint: Of the request.
+        label: The user's label.
+        send: Sends the POST, once.
+        busy_seconds: How long a POST can take.
+
+    Returns:
+        The run, started now or before.
+    """
+    async with get_client() as client:
+        located = await locate(client, kind, what, request_fingerprint, label)
+        if located is None:
+            return await send()
+        flow_run_id, call = located
+        ledger = Ledger(client, flow_run_id)
+        return await ledger.once(call, send, busy_seconds=busy_seconds)
+
+
+async def window_of(record: QATechRunRecord) -> datetime:
+    """Say when the time that a gate has for its campaign began.
+
+    A crash or a restart does not give it more time. A retry of a gate that had ended does: somebody asked again.
+
+    Args:
+        record: The first run of the campaign.
+
+    Returns:
+        The beginning of the time that counts.
+    """
+    if not record.found or record.slot is None or record.flow_run_id is None:
+        return record.started_at
+    async with get_client() as client:
+        ledger = Ledger(client, UUID(record.flow_run_id))
+        rows = await ledger.rows(record.slot)
+        ended = sum("-ended-" in key for key in rows)
+        if ended == 0:
+            return record.started_at
+        key = f"{record.slot}-window-{ended}"
+        opened = json.dumps(datetime.now(timezone.utc).isoformat())
+        if f"{_PREFIX}{key}" not in rows and await ledger.insert(key, opened):
+            return datetime.fromisoformat(json.loads(opened))
+        rows = await ledger.rows(key)
+        return datetime.fromisoformat(json.loads(rows[f"{_PREFIX}{key}"]))
+
+
+async def end_of(record: QATechRunRecord, verdict: str) -> None:
+    """Record that a gate has ended with a verdict.
+
+    Args:
+        record: The first run of its campaign.
+        verdict: The verdict.
+    """
+    if record.slot is None or record.flow_run_id is None:
+        return
+    async with get_client() as client:
+        await Ledger(client, UUID(record.flow_run_id)).insert(
+            f"{record.slot}-ended-{uuid4().hex[:12]}", json.dumps(verdict)
+        )
+
+
+async def _root_of(client: PrefectClient, flow_run_id: UUID | str) -> UUID:
+    try:
+        flow_run = await client.read_flow_run(UUID(str(flow_run_id)))
+        while flow_run.parent_task_run_id is not None:
+            task_run = await client.read_task_run(flow_run.parent_task_run_id)
+            if task_run.flow_run_id is None:
+                break
+            flow_run = await client.read_flow_run(task_run.flow_run_id)
+    except ObjectNotFound:
+        raise ValueError(f"the Prefect server knows no flow run {flow_run_id}") from None
+    return flow_run.id
+
+
+async def aread_ledger(flow_run_id: UUID | str) -> list[QATechLedgerEntry]:
+    """Read what a flow run has started, open intents included.
+
+    Args:
+        flow_run_id: The flow run, or a sub-flow run of it.
+
+    Returns:
+        Its slots, in the order in which they were written.
+
+    Raises:
+        ValueError: There is no such flow run.
+
+    Example:
+        ```python
+        open_slots = [entry.slot for entry in await aread_ledger(flow_run_id) if entry.is_open]
+        ```
+    """
+    async with get_client() as client:
+        return await Ledger(client, await _root_of(client, flow_run_id)).entries()
+
+
+async def aattach_run(
+    flow_run_id: UUID | str, slot: str, run_short_id: str, *, run_url: str | None = None
+) -> QATechRunRecord:
+    """Record the run that an open intent has started, after a person has found it in QA.tech.
+
+    Args:
+        flow_run_id: The flow run, or a sub-flow run of it.
+        slot: The open slot, as the error and `read_ledger` name it.
+        run_short_id: The run that was found.
+        run_url: Its address.
+
+    Returns:
+        The record.
+
+    Raises:
+        ValueError: There is no such flow run or slot, the slot is not open, or the id is not a run's.
+
+    Example:
+        ```python
+        await aattach_run(flow_run_id, "0a1b2c3d4e5f6071-label", "abc123")
+        ```
+    """
+    async with get_client() as client:
+        ledger = Ledger(client, await _root_of(client, flow_run_id))
+        record = QATechRunRecord(
+            kind="attached",
+            run_short_id=check_run_short_id(run_short_id),
+            run_url=run_url,
+            started_at=datetime.now(timezone.utc),
+        )
+        return await ledger.attach(slot, record)
+
+
+async def aclear_intent(flow_run_id: UUID | str, slot: str) -> None:
+    """Delete an open intent, after a person has made sure that it has started nothing.
+
+    Args:
+        flow_run_id: The flow run, or a sub-flow run of it.
+        slot: The open slot, as the error and `read_ledger` name it.
+
+    Raises:
+        ValueError: There is no such flow run or slot, or the slot is not open.
+
+    Example:
+        ```python
+        await aclear_intent(flow_run_id, "0a1b2c3d4e5f6071-label")
+        ```
+    """
+    async with get_client() as client:
+        await Ledger(client, await _root_of(client, flow_run_id)).clear(slot)
+
+
+def read_ledger(flow_run_id: UUID | str) -> list[QATechLedgerEntry]:
+    """Sync twin of `aread_ledger`."""
+    return run_sync(lambda: aread_ledger(flow_run_id))
+
+
+def attach_run(flow_run_id: UUID | str, slot: str, run_short_id: str, *, run_url: str | None = None) -> QATechRunRecord:
+    """Sync twin of `aattach_run`."""
+    return run_sync(lambda: aattach_run(flow_run_id, slot, run_short_id, run_url=run_url))
+
+
+def clear_intent(flow_run_id: UUID | str, slot: str) -> None:
+    """Sync twin of `aclear_intent`."""
+    return run_sync(lambda: aclear_intent(flow_run_id, slot))

@@ -1,0 +1,531 @@
+"""Prefect tasks: start, look at, wait for and rerun QA.tech runs, and publish a gate's report; sync and async twins.
+
+What the tasks keep to, in any combination of sync and async flows, called, `.submit`ted and `.map`ped:
+
+- A start or a rerun is sent once. Within a flow run the ledger (`prefect_qatech.ledger`) finds, on any retry or
+  restart, the run that was started; Prefect retries a POST only where QA.tech surely did not accept it. Outside a flow
+  run there is no ledger, and nothing is known of what was started before.
+- A run's link is logged, and published as an artifact, right after its POST.
+- A wait is one task run. It lives through failing looks, ends at its deadline, and ends within seconds when the flow
+  run is cancelled; log, event and artifact then say that the run goes on at QA.tech, which has no call to cancel it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime, timezone
+from typing import Any, Literal, TypedDict
+
+import anyio
+from prefect import task
+from prefect.cache_policies import NO_CACHE, CachePolicy
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import TerminationSignal
+from prefect.logging import get_run_logger
+from prefect.tasks import Task
+
+from prefect_qatech import artifacts, events, ledger
+from prefect_qatech.campaign import GateReport
+from prefect_qatech.credentials import QATechCredentials
+from prefect_qatech.exceptions import QATechAPIError, QATechError, WaitTimedOut
+from prefect_qatech.ledger import QATechRunRecord
+from prefect_qatech.models import (
+    QATechApplication,
+    QATechGitHubTrigger,
+    QATechNotification,
+    QATechParameters,
+    QATechRerunRequest,
+    QATechRun,
+    QATechRunRequest,
+    QATechStartedRun,
+    check_run_short_id,
+)
+from prefect_qatech.polling import QATechPolling
+from prefect_qatech.report import append_job_summary, write_report_files
+from prefect_qatech.twins import run_sync, sleep_unless_stopped
+from prefect_qatech.waiting import Surroundings, goes_on, wait_for_run
+
+RETRY_DELAY_SECONDS = [2.0, 10.0, 30.0]
+LONGEST_RETRY_AFTER_SECONDS = 120.0
+_CLEAN_UP_SECONDS = 3.0
+
+
+class _RetryOptions(TypedDict):
+    retries: int
+    retry_delay_seconds: list[float]
+    retry_condition_fn: Callable[[Task[Any, Any], TaskRun, State[Any]], Awaitable[bool]]
+    cache_policy: CachePolicy
+
+
+async def retry_if_safe(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
+    """Prefect's `retry_condition_fn` of the tasks: our own errors know whether they may be retried.
+
+    Where the service asked for more time than the task's next delay (Retry-After), the rest is slept here; Prefect
+    takes the delays from the decoration only. More than `LONGEST_RETRY_AFTER_SECONDS` is not slept: the task fails.
+    """
+    error = await state.aresult(raise_on_failure=False)
+    if not isinstance(error, QATechError) or not error.retryable:
+        return False
+    wanted = error.retry_after_seconds or 0.0
+    if wanted > LONGEST_RETRY_AFTER_SECONDS:
+        return False
+    delay = RETRY_DELAY_SECONDS[min(task_run.run_count, len(RETRY_DELAY_SECONDS)) - 1]
+    await sleep_unless_stopped(max(0.0, wanted - delay))
+    return True
+
+
+_RETRIED: _RetryOptions = {
+    # Stated on purpose: the setting PREFECT_TASKS_DEFAULT_RETRIES must not decide whether a POST is sent again.
+    "retries": 3,
+    "retry_delay_seconds": RETRY_DELAY_SECONDS,
+    "retry_condition_fn": retry_if_safe,
+    # The ledger finds an earlier start, and survives what a cache does not; a look must never come from a cache.
+    "cache_policy": NO_CACHE,
+}
+
+
+async def _start(credentials: QATechCredentials, request: QATechRunRequest, label: str | None) -> QATechRunRecord:
+    plan = request.test_plan_short_id
+    what = f"POST /v1/run ({plan or 'test cases' if plan or request.test_case_ids else 'the default plan'})"
+    body = request.to_json()
+    meaning = {name: value for name, value in body.items() if name != "notifications"}
+    # Made before the ledger knows of anything: unusable credentials leave no trace.
+    client = credentials.get_client()
+
+    async def send() -> QATechRunRecord:
+        async with client:
+            return _accepted("start", await client.start_run(request), plan)
+
+    record = await ledger.once(
+        "start",
+        what,
+        ledger.fingerprint(credentials.api_url, credentials.project_short_id, meaning),
+        label,
+        send,
+        busy_seconds=credentials.timeout_seconds,
+    )
+    await _announce(record, artifacts.artifact_key("run", record.plan_short_id or plan))
+    return record
+
+
+async def _rerun(
+    credentials: QATechCredentials,
+    run_short_id: str,
+    request: QATechRerunRequest,
+    label: str | None,
+    key: str | None,
+) -> QATechRunRecord:
+    what = f"POST /v1/run/{run_short_id} ({_filter_of(request)})"
+    client = credentials.get_client()
+
+    async def send() -> QATechRunRecord:
+        async with client:
+            return _accepted("rerun", await client.rerun(run_short_id, request), None)
+
+    record = await ledger.once(
+        "rerun",
+        what,
+        ledger.fingerprint(credentials.api_url, credentials.project_short_id, run_short_id, request.to_json()),
+        label,
+        send,
+        busy_seconds=credentials.timeout_seconds,
+    )
+    await _announce(record, key or artifacts.artifact_key("rerun", run_short_id), rerun_of=run_short_id)
+    return record
+
+
+def _filter_of(request: QATechRerunRequest) -> str:
+    if request.failed_only:
+        return "failed only"
+    return f"{len(request.test_case_ids)} test cases" if request.test_case_ids else "everything"
+
+
+def _accepted(kind: Literal["start", "rerun"], started: QATechStartedRun, plan_short_id: str | None) -> QATechRunRecord:
+    """Name an accepted run in the log, before anything else can fail, and make a record of it."""
+    get_run_logger().info(
+        "QA.tech run %s %s (%s test cases): %s",
+        started.short_id,
+        "started" if kind == "start" else "started as a rerun",
+        "unknown number of" if started.test_count is None else started.test_count,
+        started.url or "no address given",
+    )
+    plan = started.test_plan
+    return QATechRunRecord(
+        kind=kind,
+        run_short_id=started.short_id,
+        run_url=started.url,
+        test_count=started.test_count,
+        plan_short_id=(plan.short_id if plan else None) or plan_short_id,
+        plan_name=plan.name if plan else None,
+        started_at=datetime.now(timezone.utc),
+    )
+
+
+async def _announce(record: QATechRunRecord, key: str, *, rerun_of: str | None = None) -> None:
+    if record.found:
+        sentence = "Taking up QA.tech run %s, which this flow run has on record: %s"
+        get_run_logger().info(sentence, record.run_short_id, record.run_url or "no address given")
+        return
+    description = "QA.tech run" if rerun_of is None else f"QA.tech rerun of {rerun_of}"
+    await artifacts.publish_link(
+        record.run_url, f"Run {record.run_short_id} on QA.tech", key=key, description=description
+    )
+    events.emit_run_started(record, rerun_of=rerun_of)
+
+
+async def _get(
+    credentials: QATechCredentials, run_short_id: str, test_cases: Literal["failed", "all"] | None
+) -> QATechRun:
+    async with credentials.get_client() as client:
+        return await client.get_run(run_short_id, test_cases=test_cases)
+
+
+async def _wait(
+    credentials: QATechCredentials,
+    run_short_id: str,
+    timeout_seconds: float,
+    polling: QATechPolling | None,
+    run_url: str | None,
+    key: str | None,
+) -> QATechRun:
+    check_run_short_id(run_short_id)
+    if not 0 <= timeout_seconds < float("inf"):
+        raise ValueError("timeout_seconds must be a number of seconds, not negative and not infinite")
+    logger = get_run_logger()
+    progress = artifacts.Progress(run_short_id, key or artifacts.artifact_key("progress", run_short_id))
+
+    async def on_change(run: QATechRun) -> None:
+        logger.info(
+            "Run %s: %s%s, %d of %d test cases finished",
+            run_short_id,
+            run.status or "no status",
+            f" ({run.result})" if run.result else "",
+            run.finished_test_count,
+            len(run.test_cases),
+        )
+        await progress.show(run)
+
+    def on_error(error: QATechAPIError) -> None:
+        logger.warning("A look at run %s failed and will be repeated: %s", run_short_id, error)
+
+    async with (
+        _telling_that_it_goes_on(run_short_id, run_url, logger),
+        credentials.get_client() as client,
+    ):
+        run = await wait_for_run(
+            client,
+            run_short_id,
+            timeout_seconds=timeout_seconds,
+            polling=polling or QATechPolling(),
+            surroundings=Surroundings(sleep=sleep_unless_stopped),
+            on_change=on_change,
+            on_error=on_error,
+            run_url=run_url,
+        )
+    events.emit_run_finished(run, run_url)
+    return run
+
+
+@asynccontextmanager
+async def _telling_that_it_goes_on(run_short_id: str, run_url: str | None, logger: Any) -> AsyncIterator[None]:
+    """Say in log, event and artifact that the run goes on, when a wait is ended from outside or by its deadline."""
+    try:
+        yield
+    except WaitTimedOut:
+        events.emit_run_unattended(run_short_id, run_url, "timed out")
+        raise
+    except (asyncio.CancelledError, TerminationSignal, KeyboardInterrupt):
+        sentence = f"The wait was cancelled. {goes_on(run_short_id, run_url)}"
+        logger.warning(sentence)
+        events.emit_run_unattended(run_short_id, run_url, "cancelled")
+        with anyio.move_on_after(_CLEAN_UP_SECONDS, shield=True):
+            await artifacts.publish_link(
+                run_url,
+                f"Run {run_short_id} goes on at QA.tech",
+                key=artifacts.artifact_key("unattended", run_short_id),
+                description=f"The wait for run {run_short_id} was cancelled; the run was not.",
+            )
+            await events.deliver()
+        raise
+
+
+@task(name="start_test_run", description="Start a QA.tech run, once per flow run.", **_RETRIED)
+async def astart_test_run(
+    credentials: QATechCredentials,
+    test_plan_short_id: str | None = None,
+    *,
+    test_case_ids: list[str] | None = None,
+    applications: list[QATechApplication] | None = None,
+    notifications: list[QATechNotification] | None = None,
+    github: QATechGitHubTrigger | None = None,
+    parameters: QATechParameters | None = None,
+    label: str | None = None,
+) -> QATechRunRecord:
+    """Start a QA.tech run (`POST /run`); on a retry of the flow run, find the run that was started before.
+
+    - Sent again by Prefect only where QA.tech surely did not accept it: no connection, 429, 503 with Retry-After.
+    - Two calls with equal inputs in one flow run are two runs, in the order of the calls; on a distributed task runner
+      (Dask, Ray), where nobody knows the order, they share one run. A label settles what order cannot: in one flow run,
+      one label is one run.
+    - Outside a flow run nothing is recorded: each call starts a run.
+
+    Args:
+        credentials: How to reach QA.tech.
+        test_plan_short_id: The plan to run, `pln_...`. Without plan and test cases: the project's default plan.
+        test_case_ids: UUIDs of the test cases to run; not together with a plan.
+        applications: Applications to test elsewhere than their plan says.
+        notifications: Slack channels that QA.tech tells.
+        github: The GitHub event behind the run.
+        parameters: Values for the project's configs.
+        label: Names this start within the flow run.
+
+    Returns:
+        The run: short id, address, number of test cases.
+
+    Raises:
+        ValueError: Something that was passed in is not what the API takes; nothing was sent.
+        StartOutcomeUnknown: A run may or may not have been started; nothing retries this.
+        LedgerConflict: It cannot be told whether this call means a run that was recorded before; nothing was sent.
+        QATechAPIError: QA.tech did not accept it.
+
+    Example:
+        ```python
+        @flow
+        async def nightly():
+            credentials = await QATechCredentials.aload("prod")
+            run = await astart_test_run(credentials, "pln_smoke")
+            await await_for_test_run(credentials, run.run_short_id)
+        ```
+    """
+    request = QATechRunRequest(
+        test_plan_short_id=test_plan_short_id,
+        test_case_ids=test_case_ids,
+        applications=applications,
+        notifications=notifications,
+        github=github,
+        parameters=parameters,
+    )
+    return await _start(credentials, request, label)
+
+
+@task(name="start_test_run", description="Start a QA.tech run, once per flow run.", **_RETRIED)
+def start_test_run(
+    credentials: QATechCredentials,
+    test_plan_short_id: str | None = None,
+    *,
+    test_case_ids: list[str] | None = None,
+    applications: list[QATechApplication] | None = None,
+    notifications: list[QATechNotification] | None = None,
+    github: QATechGitHubTrigger | None = None,
+    parameters: QATechParameters | None = None,
+    label: str | None = None,
+) -> QATechRunRecord:
+    """Sync twin of `astart_test_run`."""
+    request = QATechRunRequest(
+        test_plan_short_id=test_plan_short_id,
+        test_case_ids=test_case_ids,
+        applications=applications,
+        notifications=notifications,
+        github=github,
+        parameters=parameters,
+    )
+    return run_sync(lambda: _start(credentials, request, label))
+
+
+@task(name="rerun_test_run", description="Rerun a QA.tech run: everything, failed only, or a list.", **_RETRIED)
+async def arerun_test_run(
+    credentials: QATechCredentials,
+    run_short_id: str,
+    failed_only: bool = False,
+    test_case_ids: list[str] | None = None,
+    *,
+    label: str | None = None,
+    artifact_key: str | None = None,
+) -> QATechRunRecord:
+    """Run a run's test cases again (`POST /run/{shortId}`): everything, failed only, or a list of test cases.
+
+    It gives a new run with a short id of its own, to be waited for or rerun in turn. What `astart_test_run` says of
+    retries, equal calls and labels holds here as well.
+
+    Args:
+        credentials: How to reach QA.tech.
+        run_short_id: The run to repeat.
+        failed_only: Only its failed, skipped and errored test cases; not together with `test_case_ids`.
+        test_case_ids: UUIDs of the test cases to repeat. With neither: everything.
+        label: Names this rerun within the flow run.
+        artifact_key: Key of the link artifact, instead of one made of the run's id.
+
+    Returns:
+        The new run.
+
+    Raises:
+        ValueError: Something that was passed in is not what the API takes; nothing was sent.
+        StartOutcomeUnknown: The rerun may or may not have been started; nothing retries this.
+        LedgerConflict: It cannot be told whether this call means a rerun that was recorded before; nothing was sent.
+        NothingToRerunError: QA.tech says that no test case is left to rerun.
+        QATechAPIError: QA.tech did not accept it.
+
+    Example:
+        ```python
+        rerun = await arerun_test_run(credentials, "abc123", failed_only=True)
+        ```
+    """
+    check_run_short_id(run_short_id)
+    request = QATechRerunRequest(failed_only=failed_only, test_case_ids=test_case_ids)
+    return await _rerun(credentials, run_short_id, request, label, artifact_key)
+
+
+@task(name="rerun_test_run", description="Rerun a QA.tech run: everything, failed only, or a list.", **_RETRIED)
+def rerun_test_run(
+    credentials: QATechCredentials,
+    run_short_id: str,
+    failed_only: bool = False,
+    test_case_ids: list[str] | None = None,
+    *,
+    label: str | None = None,
+    artifact_key: str | None = None,
+) -> QATechRunRecord:
+    """Sync twin of `arerun_test_run`."""
+    check_run_short_id(run_short_id)
+    request = QATechRerunRequest(failed_only=failed_only, test_case_ids=test_case_ids)
+    return run_sync(lambda: _rerun(credentials, run_short_id, request, label, artifact_key))
+
+
+@task(name="get_test_run", description="Look at a QA.tech run once.", **_RETRIED)
+async def aget_test_run(
+    credentials: QATechCredentials, run_short_id: str, test_cases: Literal["failed", "all"] | None = None
+) -> QATechRun:
+    """Look at a run once (`GET /run/{shortId}`); Prefect retries a look that failed and may not fail again.
+
+    Args:
+        credentials: How to reach QA.tech.
+        run_short_id: The run.
+        test_cases: Which of its test cases to list: `failed` (failed, skipped and errored ones), `all`, or none.
+
+    Returns:
+        Its status and results.
+
+    Raises:
+        ValueError: That is not a run's short id; nothing was sent.
+        QATechAPIError: The look failed.
+
+    Example:
+        ```python
+        run = await aget_test_run(credentials, "abc123", test_cases="failed")
+        ```
+    """
+    return await _get(credentials, run_short_id, test_cases)
+
+
+@task(name="get_test_run", description="Look at a QA.tech run once.", **_RETRIED)
+def get_test_run(
+    credentials: QATechCredentials, run_short_id: str, test_cases: Literal["failed", "all"] | None = None
+) -> QATechRun:
+    """Sync twin of `aget_test_run`."""
+    return run_sync(lambda: _get(credentials, run_short_id, test_cases))
+
+
+@task(name="wait_for_test_run", description="Wait until a QA.tech run has ended.", retries=0, cache_policy=NO_CACHE)
+async def await_for_test_run(
+    credentials: QATechCredentials,
+    run_short_id: str,
+    timeout_seconds: float = 3600.0,
+    *,
+    polling: QATechPolling | None = None,
+    run_url: str | None = None,
+    artifact_key: str | None = None,
+) -> QATechRun:
+    """Wait until a run has ended, whoever started it; one task run, however many looks.
+
+    - Looks that fail (no connection, 5xx, 429, broken answers, 404 in the first minute) are repeated within a budget;
+      401 and 403 are final at once.
+    - A COMPLETED run whose result is not written yet is waited for, for a minute.
+    - The last look is at the deadline; a single request may last up to the credentials' time limit beyond it.
+    - A progress artifact moves with the test cases; the log says only what changed.
+
+    Args:
+        credentials: How to reach QA.tech.
+        run_short_id: The run.
+        timeout_seconds: How long to wait.
+        polling: How often to look.
+        run_url: The run's address, for errors and artifacts.
+        artifact_key: Key of the progress artifact, instead of one made of the run's id.
+
+    Returns:
+        The run with all its test cases.
+
+    Raises:
+        ValueError: That is not a run's short id, or not a time; nothing was sent.
+        WaitTimedOut: It has not ended in time; it goes on.
+        QATechAPIError: Looking makes no sense any more; the run may go on.
+
+    Example:
+        ```python
+        run = await await_for_test_run(credentials, "abc123", timeout_seconds=1800)
+        ```
+    """
+    return await _wait(credentials, run_short_id, timeout_seconds, polling, run_url, artifact_key)
+
+
+@task(name="wait_for_test_run", description="Wait until a QA.tech run has ended.", retries=0, cache_policy=NO_CACHE)
+def wait_for_test_run(
+    credentials: QATechCredentials,
+    run_short_id: str,
+    timeout_seconds: float = 3600.0,
+    *,
+    polling: QATechPolling | None = None,
+    run_url: str | None = None,
+    artifact_key: str | None = None,
+) -> QATechRun:
+    """Sync twin of `await_for_test_run`."""
+    return run_sync(lambda: _wait(credentials, run_short_id, timeout_seconds, polling, run_url, artifact_key))
+
+
+async def _publish(report: GateReport, key: str | None, directory: str | None) -> None:
+    await artifacts.publish_report(report, key=key)
+    events.emit_gate_verdict(report)
+    logger = get_run_logger()
+    if directory is not None:
+        paths = write_report_files(report, directory)
+        logger.info("Report files: %s", ", ".join(str(path) for path in paths.values()))
+    if (summary := append_job_summary(report)) is not None:
+        logger.info("Job summary: %s", summary)
+
+
+@task(name="publish_gate_report", description="Publish the report of a QA.tech gate.", retries=0, cache_policy=NO_CACHE)
+async def apublish_gate_report(
+    report: GateReport, *, artifact_key: str | None = None, directory: str | None = None
+) -> None:
+    """Publish a gate's report: artifacts in the Prefect UI, the event of its verdict, and files where asked for.
+
+    `release_gate` does this by itself; it is for those who build their own flow.
+
+    - A Markdown artifact (its versions are the plan's history), a table of the tests, pictures of failed tests. An
+      artifact that cannot be written is logged, and changes nothing.
+    - The event `qatech.gate.passed`, `.failed` or `.inconclusive`.
+    - In GitHub Actions (`GITHUB_STEP_SUMMARY` is set): the summary of the job's step.
+
+    Args:
+        report: The report.
+        artifact_key: Key of the Markdown artifact, instead of one made of the gate's label or plan.
+        directory: Where to write `verdict.json`, `junit.xml`, `ctrf.json` and `summary.md`; files of another campaign
+            are not overwritten, these then go into a directory below. JUnit needs the extra `junit`.
+
+    Raises:
+        OSError: A file could not be written; artifacts and event are out by then.
+        ImportError: The extra `junit` is not installed; the other files are written.
+
+    Example:
+        ```python
+        await apublish_gate_report(report, directory="qatech-report")
+        ```
+    """
+    await _publish(report, artifact_key, directory)
+
+
+@task(name="publish_gate_report", description="Publish the report of a QA.tech gate.", retries=0, cache_policy=NO_CACHE)
+def publish_gate_report(report: GateReport, *, artifact_key: str | None = None, directory: str | None = None) -> None:
+    """Sync twin of `apublish_gate_report`."""
+    run_sync(lambda: _publish(report, artifact_key, directory))

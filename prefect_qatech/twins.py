@@ -1,0 +1,88 @@
+"""How the sync twins run the async core, and how a wait notices that its process is asked to stop.
+
+The work is written once, async. A sync twin runs it in an event loop of its own in another thread, so that it works the
+same in sync and async flows, called, submitted and mapped, and so that the calling thread stays open to signals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import anyio
+from anyio.from_thread import start_blocking_portal
+from prefect.exceptions import TerminationSignal
+
+T = TypeVar("T")
+
+WATCH_SECONDS = 0.5
+"""How often a wait off the main thread looks whether the main thread is being stopped."""
+
+
+def run_sync(core: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run the async core of a task or flow to its end and return what it returns.
+
+    - The core sees the caller's context variables, Prefect's run contexts among them.
+    - A signal that interrupts the calling thread (cancellation of the flow run, Ctrl-C, a time-out of Prefect's)
+      cancels the core, which gets the time to say what goes on at the service; then the interruption goes its way.
+
+    Args:
+        core: A function without arguments that gives the coroutine.
+
+    Returns:
+        What the coroutine returns.
+    """
+    with start_blocking_portal() as portal:
+        future = portal.start_task_soon(core)
+        try:
+            result: T = future.result()
+        except BaseException:
+            future.cancel()
+            raise
+        return result
+
+
+async def sleep_unless_stopped(seconds: float) -> None:
+    """Sleep, and raise `TerminationSignal` where the process is being stopped and nobody else would tell.
+
+    Signals reach the main thread only. A task that was submitted to a thread sees nothing of them, and Prefect then
+    waits for the thread. So off the main thread the sleep is cut into slices, each with a look at what the main thread
+    is handling.
+
+    Args:
+        seconds: How long to sleep.
+
+    Raises:
+        TerminationSignal: The main thread is handling a termination or an interrupt.
+    """
+    if threading.current_thread() is threading.main_thread():
+        await anyio.sleep(seconds)
+        return
+    deadline = anyio.current_time() + seconds
+    seen_before: BaseException | None = None
+    while True:
+        seen = _exception_of_main_thread()
+        # A cancellation that is over soon is none of our business (a time-out in the user's flow); one that the main
+        # thread stays in is Prefect waiting for the threads of its task runner.
+        if isinstance(seen, (TerminationSignal, KeyboardInterrupt)) or (
+            isinstance(seen, asyncio.CancelledError) and seen is seen_before
+        ):
+            raise TerminationSignal(signal.SIGTERM)
+        seen_before = seen
+        remaining = deadline - anyio.current_time()
+        if remaining <= 0:
+            return
+        await anyio.sleep(min(WATCH_SECONDS, remaining))
+
+
+def _exception_of_main_thread() -> BaseException | None:
+    """Give the exception that the main thread is handling just now."""
+    main = threading.main_thread().ident
+    handled: Any = sys._current_exceptions().get(main) if main is not None else None
+    # Until Python 3.12 the values are what sys.exc_info() gives.
+    exception: BaseException | None = handled[1] if isinstance(handled, tuple) else handled
+    return exception
