@@ -1,0 +1,42 @@
+"""What all tests share: one Prefect server for the session, one sandbox per test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.testing.utilities import prefect_test_harness
+
+from prefect_qatech import QATechCredentials, QATechPolling
+from prefect_qatech.sandbox import Sandbox
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """A real Prefect server on a fresh database."""
+    # Prefect joins its heartbeat thread at the end of each sync flow run, which takes a second.
+    with (
+        prefect_test_harness(server_startup_timeout=120),
+        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
+    ):
+        yield
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """A sandbox in which an hour takes about two seconds."""
+    with Sandbox(speed=2000) as running:
+        yield running
+
+
+@pytest.fixture
+def credentials(sandbox: Sandbox) -> QATechCredentials:
+    """Credentials of the sandbox."""
+    return QATechCredentials(api_token=sandbox.token, api_url=sandbox.url)
+
+
+@pytest.fixture
+def polling() -> QATechPolling:
+    """Looks as often as a fast sandbox needs."""
+    return QATechPolling(first_seconds=0.05, max_seconds=0.2)

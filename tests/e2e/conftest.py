@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from uuid import UUID
+
+import pytest
+
+from prefect_qatech.sandbox import Sandbox
+from tests.e2e.world import POOL, World
+
+FLOWS = (
+    "sync_gate",
+    "async_gate",
+    "two_equal_gates",
+    "sync_wait",
+    "submitted_wait",
+    "async_wait",
+    "async_submitted_wait",
+)
+
+
+class Deployed:
+    """A world with a worker, a sandbox, and the flows of tests/e2e/flows.py deployed to test it."""
+
+    def __init__(self, world: World, sandbox: Sandbox) -> None:
+        self.world = world
+        self.sandbox = sandbox
+        env = {"QATECH_API_TOKEN": sandbox.token, "QATECH_API_URL": sandbox.url, "PYTHONPATH": world.environment()["PYTHONPATH"]}
+        self._ids: dict[str, UUID] = {
+            name: world.deploy(f"tests/e2e/flows.py:{name}", env) for name in FLOWS
+        }
+
+    def run(self, flow: str, plan: str, **parameters: object) -> UUID:
+        return self.world.run(self._ids[flow], plan=plan, **parameters)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    created = World(tmp_path_factory.mktemp("world"))
+    try:
+        created.start_server()
+        created.post("/work_pools/", {"name": POOL, "type": "process", "base_job_template": {}})
+        created.start_worker()
+        yield created
+    finally:
+        created.stop_everything()
+        assert created.flow_run_pids() == []
+
+
+@pytest.fixture(scope="session")
+def deployed(world: World) -> Iterator[Deployed]:
+    with Sandbox(speed=60) as sandbox:
+        yield Deployed(world, sandbox)
+
+
+@pytest.fixture
+def sandbox(deployed: Deployed) -> Iterator[Sandbox]:
+    """The deployed flows' sandbox, as new."""
+    deployed.sandbox.reset()
+    deployed.sandbox.clear_faults()
+    yield deployed.sandbox
+    deployed.sandbox.clear_faults()

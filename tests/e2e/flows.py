@@ -1,0 +1,98 @@
+"""Flows that the worker of the end-to-end tests runs; credentials come from the environment."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from prefect import flow
+
+from prefect_qatech import (
+    GatePolicy,
+    GateReport,
+    QATechCredentials,
+    QATechPolling,
+    arelease_gate,
+    astart_test_run,
+    await_for_test_run,
+    release_gate,
+    start_test_run,
+    wait_for_test_run,
+)
+
+POLLING = QATechPolling(first_seconds=0.2, max_seconds=0.5)
+
+
+def credentials() -> QATechCredentials:
+    """How to reach the sandbox; a short time limit, as an open intent may be somebody else's at work for that long."""
+    return QATechCredentials.from_env().model_copy(update={"timeout_seconds": 10.0})
+
+
+@flow
+def sync_gate(plan: str, deadline_seconds: float = 120, label: str | None = None) -> dict[str, Any]:
+    """A gate as a sub-flow of a user's flow."""
+    return _slim(
+        release_gate(
+            credentials(),
+            plan,
+            policy=GatePolicy(deadline_seconds=deadline_seconds),
+            polling=POLLING,
+            label=label,
+        )
+    )
+
+
+@flow
+async def async_gate(plan: str, deadline_seconds: float = 120) -> dict[str, Any]:
+    """The same, async."""
+    policy = GatePolicy(deadline_seconds=deadline_seconds)
+    return _slim(await arelease_gate(credentials(), plan, policy=policy, polling=POLLING))
+
+
+@flow
+async def two_equal_gates(plan: str) -> list[str | None]:
+    """Two gates with equal inputs, one after the other, beside a third in parallel."""
+    reach = credentials()
+    first = await arelease_gate(reach, plan, polling=POLLING)
+    second, third = await asyncio.gather(
+        arelease_gate(reach, plan, polling=POLLING),
+        arelease_gate(reach, plan, polling=POLLING, label="third"),
+    )
+    return [report.run_short_id for report in (first, second, third)]
+
+
+@flow
+def sync_wait(plan: str) -> None:
+    """The sync task, called."""
+    reach = credentials()
+    run = start_test_run(reach, plan)
+    wait_for_test_run(reach, run.run_short_id, 600, polling=POLLING, run_url=run.run_url)
+
+
+@flow
+def submitted_wait(plan: str) -> None:
+    """The sync task, submitted to a thread."""
+    reach = credentials()
+    run = start_test_run.submit(reach, plan).result()
+    wait_for_test_run.submit(reach, run.run_short_id, 600, polling=POLLING, run_url=run.run_url).result()
+
+
+@flow
+async def async_wait(plan: str) -> None:
+    """The async task, awaited."""
+    reach = credentials()
+    run = await astart_test_run(reach, plan)
+    await await_for_test_run(reach, run.run_short_id, 600, polling=POLLING, run_url=run.run_url)
+
+
+@flow
+async def async_submitted_wait(plan: str) -> None:
+    """The async task, submitted to a thread of an async flow."""
+    reach = credentials()
+    run = await astart_test_run(reach, plan)
+    future = await_for_test_run.submit(reach, run.run_short_id, 600, polling=POLLING, run_url=run.run_url)
+    future.result()
+
+
+def _slim(report: GateReport) -> dict[str, Any]:
+    return {"verdict": report.verdict.value, "runs": [attempt.run_short_id for attempt in report.attempts]}

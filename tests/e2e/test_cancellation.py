@@ -1,0 +1,79 @@
+"""A wait that is cancelled ends within seconds, in each colour, and says that the run goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from uuid import UUID
+
+import pytest
+
+from prefect_qatech.sandbox import Sandbox
+from tests.e2e.conftest import Deployed
+from tests.e2e.world import ROOT, World, eventually
+
+WAITS = ("sync_wait", "submitted_wait", "async_wait", "async_submitted_wait", "sync_gate")
+
+
+def waiting(deployed: Deployed, sandbox: Sandbox) -> dict[str, UUID]:
+    """One flow run of each colour, each at its wait."""
+    flow_runs = {flow: deployed.run(flow, "pln_never") for flow in WAITS}
+    for flow, flow_run_id in flow_runs.items():
+        eventually(
+            lambda flow_run_id=flow_run_id: logged(deployed.world, flow_run_id, "RUNNING"), f"the wait of {flow}", 120
+        )
+    assert sandbox.counts()["starts"] == len(WAITS)
+    return flow_runs
+
+
+def logged(world: World, flow_run_id: UUID, text: str) -> list[str]:
+    """Log lines of a flow run, and of its sub-flow runs, that hold a text."""
+    children = world.post("/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [str(flow_run_id)]}}})
+    ids = [str(flow_run_id), *(child["id"] for child in children)]
+    lines = world.post("/logs/filter", {"logs": {"flow_run_id": {"any_": ids}}, "limit": 200})
+    return [line["message"] for line in lines if text in line["message"]]
+
+
+@pytest.mark.parametrize("how", ["cancelled in the UI", "terminated"])
+def test_a_cancelled_wait_ends_and_says_that_the_run_goes_on(deployed: Deployed, sandbox: Sandbox, how: str) -> None:
+    world = deployed.world
+    flow_runs = waiting(deployed, sandbox)
+    for flow_run_id in flow_runs.values():
+        if how == "terminated":
+            for pid in world.flow_run_pids(flow_run_id):
+                os.kill(pid, signal.SIGTERM)
+        else:
+            world.post(f"/flow_runs/{flow_run_id}/set_state", {"state": {"type": "CANCELLING"}})
+    for flow, flow_run_id in flow_runs.items():
+        # Prefect's own grace, after which it kills, is 30 s.
+        eventually(lambda id=flow_run_id: not world.flow_run_pids(id), f"the end of {flow}", 20)
+        state = world.wait_for_state(flow_run_id, "CRASHED" if how == "terminated" else "CANCELLED")
+        assert state["type"] in ("CRASHED", "CANCELLED")
+        said = eventually(lambda id=flow_run_id: logged(world, id, "goes on at QA.tech"), f"the log of {flow}", 15)
+        assert sandbox.url in said[0]
+    runs = {request["run_short_id"] for request in sandbox.requests() if request["method"] == "POST"}
+
+    def unattended() -> set[str]:
+        body = {"filter": {"event": {"name": ["qatech.run.unattended"]}}}
+        return {event["payload"]["run_short_id"] for event in world.post("/events/filter", body)["events"]}
+
+    eventually(lambda: runs <= unattended(), "the events")
+    keys = {artifact["key"] for artifact in world.post("/artifacts/filter", {"limit": 200})}
+    assert {f"qatech-unattended-{run}" for run in runs} <= keys
+
+
+@pytest.mark.parametrize("flow", ["sync_wait", "submitted_wait", "async_wait"])
+def test_ctrl_c_ends_a_local_flow_run(world: World, sandbox: Sandbox, flow: str) -> None:
+    call = f"asyncio.run(flows.{flow}('pln_never'))" if flow.startswith("async") else f"flows.{flow}('pln_never')"
+    name = f"ctrl-c-{flow}"
+    process = world.spawn(
+        name,
+        *(sys.executable, "-c", f"import asyncio; from tests.e2e import flows; {call}"),
+        env={"QATECH_API_TOKEN": sandbox.token, "QATECH_API_URL": sandbox.url, "PYTHONPATH": str(ROOT)},
+    )
+    eventually(lambda: "RUNNING" in world.log(name), "the wait")
+    process.send_signal(signal.SIGINT)
+    eventually(lambda: process.poll() is not None, "the end of the process", 15)
+    assert process.returncode != 0
+    assert "goes on at QA.tech" in world.log(name)

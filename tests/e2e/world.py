@@ -1,0 +1,214 @@
+"""A real Prefect server and a real worker, as processes that a test can kill and restart."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+import httpx
+
+ROOT = Path(__file__).parents[2]
+POOL = "e2e"
+T = TypeVar("T")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def eventually(look: Callable[[], T], what: str, seconds: float = 60.0) -> T:
+    """Look until something true is seen."""
+    deadline = time.monotonic() + seconds
+    while True:
+        seen = look()
+        if seen is not None and seen is not False and seen != []:
+            return seen
+        assert time.monotonic() < deadline, f"not seen within {seconds} s: {what}"
+        time.sleep(0.1)
+
+
+class World:
+    """One Prefect server (SQLite) and one process worker on free ports and a folder of their own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.port = free_port()
+        self.api_url = f"http://127.0.0.1:{self.port}/api"
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.http = httpx.Client(base_url=self.api_url, timeout=30)
+
+    def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The environment of everything in this world."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "QATECH"))}
+        return {
+            **inherited,
+            "PREFECT_HOME": str(self.home),
+            "PREFECT_API_URL": self.api_url,
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_CLI_COLORS": "false",
+            "PYTHONPATH": str(ROOT),
+            **(more or {}),
+        }
+
+    def spawn(self, name: str, *command: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """Start a process with SIGINT as a terminal would leave it."""
+        log = (self.home / f"{name}.log").open("ab")
+        process = subprocess.Popen(
+            command,
+            env=self.environment(env),
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            # A shell that starts a process in the background makes it ignore SIGINT, and Prefect's worker needs it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        self._processes[name] = process
+        return process
+
+    def log(self, name: str) -> str:
+        return (self.home / f"{name}.log").read_text(errors="replace")
+
+    def start_server(self) -> None:
+        self.spawn(
+            "server", sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)
+        )
+
+        def healthy() -> bool:
+            try:
+                return self.http.get("/health").status_code == 200
+            except httpx.HTTPError:
+                return False
+
+        eventually(healthy, "the Prefect server's health", 120)
+
+    def stop(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
+        process = self._processes.pop(name, None)
+        if process is None:
+            return
+        if process.poll() is None:
+            process.send_signal(how)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)
+
+    def start_worker(self) -> subprocess.Popen[bytes]:
+        return self.spawn("worker", sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process")
+
+    def stop_everything(self) -> None:
+        for name in [name for name in self._processes if name != "server"]:
+            self.stop(name)
+        for pid in self.flow_run_pids():
+            os.kill(pid, signal.SIGKILL)
+        self.stop("server")
+        self.http.close()
+
+    def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command of Prefect's or ours: `prefect ...` or `prefect-qatech ...`."""
+        module = {"prefect": "prefect", "prefect-qatech": "prefect_qatech.cli"}[arguments[0]]
+        done = subprocess.run(
+            [sys.executable, "-m", module, *arguments[1:]],
+            env=self.environment(),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def post(self, path: str, body: Any) -> Any:
+        # SQLite is locked now and then, and Prefect's own client repeats a 503 as well.
+        answer = eventually(
+            lambda: found if (found := self.http.post(path, json=body)).status_code != 503 else None, f"no 503 of {path}"
+        )
+        assert answer.is_success, f"{path}: {answer.status_code} {answer.text}"
+        return answer.json()
+
+    def get(self, path: str) -> Any:
+        answer = self.http.get(path)
+        assert answer.is_success, f"{path}: {answer.status_code} {answer.text}"
+        return answer.json()
+
+    def deploy(self, entrypoint: str, env: Mapping[str, str]) -> UUID:
+        """Create a deployment of a flow in tests/e2e/flows.py for the process worker."""
+        name = entrypoint.split(":")[1]
+        flow = self.post("/flows/", {"name": name.replace("_", "-")})
+        deployment = self.post(
+            "/deployments/",
+            {
+                "name": "e2e",
+                "flow_id": flow["id"],
+                "entrypoint": entrypoint,
+                "path": str(ROOT),
+                "work_pool_name": POOL,
+                "job_variables": {"env": dict(env)},
+                "enforce_parameter_schema": False,
+            },
+        )
+        return UUID(deployment["id"])
+
+    def run(self, deployment_id: UUID, **parameters: Any) -> UUID:
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        return UUID(self.post(f"/deployments/{deployment_id}/create_flow_run", body)["id"])
+
+    def state(self, flow_run_id: UUID) -> dict[str, Any]:
+        state: dict[str, Any] = self.get(f"/flow_runs/{flow_run_id}")["state"]
+        return state
+
+    def wait_for_state(self, flow_run_id: UUID, *types: str, seconds: float = 90) -> dict[str, Any]:
+        def look() -> dict[str, Any] | None:
+            state = self.state(flow_run_id)
+            return state if state["type"] in types else None
+
+        return eventually(look, f"flow run {flow_run_id} in {types}, is {self.state(flow_run_id)}", seconds)
+
+    def retry(self, flow_run_id: UUID) -> None:
+        """What the UI's "Retry" sends."""
+        # The runner and the worker each report a crash, up to 1.5 s apart; the second would overwrite the retry.
+        time.sleep(2)
+        body = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}, "force": True}
+        self.post(f"/flow_runs/{flow_run_id}/set_state", body)
+
+    def flow_run_pids(self, flow_run_id: UUID | None = None) -> list[int]:
+        """Processes of this world that execute a flow run."""
+        return [pid for pid, found in self._flow_run_processes() if flow_run_id is None or found == str(flow_run_id)]
+
+    def _flow_run_processes(self) -> Iterator[tuple[int, str]]:
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                raw = (entry / "environ").read_bytes().split(b"\0")
+                is_zombie = b") Z " in (entry / "stat").read_bytes()
+            except OSError:
+                continue
+            env = dict(item.split(b"=", 1) for item in raw if b"=" in item)
+            found = env.get(b"PREFECT__FLOW_RUN_ID")
+            if found and not is_zombie and env.get(b"PREFECT_API_URL", b"").decode() == self.api_url:
+                yield int(entry.name), found.decode()
+
+    def kill(self, flow_run_id: UUID) -> None:
+        """SIGKILL the processes that execute a flow run."""
+        pids = self.flow_run_pids(flow_run_id)
+        assert pids, "no process executes the flow run"
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        eventually(lambda: not self.flow_run_pids(flow_run_id), "the end of the flow run's processes")
