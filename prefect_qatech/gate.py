@@ -325,6 +325,37 @@ async def arelease_gate(
     report_directory: str | None = None,
     raise_unless_passed: bool = True,
 ) -> GateReport:
+    """Async twin of `release_gate`: the same arguments, result and errors."""
+    request = QATechRunRequest(
+        test_plan_short_id=test_plan_short_id,
+        test_case_ids=test_case_ids,
+        applications=applications,
+        notifications=notifications,
+        github=github,
+        parameters=parameters,
+    )
+    return await _gate(
+        credentials, request, policy, run_short_id, label, polling, report_directory, raise_unless_passed
+    )
+
+
+@flow(name="release-gate")
+def release_gate(
+    credentials: QATechCredentials,
+    test_plan_short_id: str | None = None,
+    *,
+    test_case_ids: list[str] | None = None,
+    applications: list[QATechApplication] | None = None,
+    notifications: list[QATechNotification] | None = None,
+    github: QATechGitHubTrigger | None = None,
+    parameters: QATechParameters | None = None,
+    policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen, and the UI's form shows it
+    run_short_id: str | None = None,
+    label: str | None = None,
+    polling: QATechPolling | None = None,
+    report_directory: str | None = None,
+    raise_unless_passed: bool = True,
+) -> GateReport:
     """Test a release with QA.tech, rerun only what failed, and decide whether it may go out.
 
     - Starts exactly one run per gate, and reruns within the policy's budget; see the module for what a retry means.
@@ -359,42 +390,11 @@ async def arelease_gate(
     Example:
         ```python
         @flow
-        async def release():
-            report = await arelease_gate(await QATechCredentials.aload("prod"), "pln_smoke")
+        def release():
+            report = release_gate(QATechCredentials.load("prod"), "pln_smoke")
             print(report.verdict)
         ```
     """
-    request = QATechRunRequest(
-        test_plan_short_id=test_plan_short_id,
-        test_case_ids=test_case_ids,
-        applications=applications,
-        notifications=notifications,
-        github=github,
-        parameters=parameters,
-    )
-    return await _gate(
-        credentials, request, policy, run_short_id, label, polling, report_directory, raise_unless_passed
-    )
-
-
-@flow(name="release-gate")
-def release_gate(
-    credentials: QATechCredentials,
-    test_plan_short_id: str | None = None,
-    *,
-    test_case_ids: list[str] | None = None,
-    applications: list[QATechApplication] | None = None,
-    notifications: list[QATechNotification] | None = None,
-    github: QATechGitHubTrigger | None = None,
-    parameters: QATechParameters | None = None,
-    policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen, and the UI's form shows it
-    run_short_id: str | None = None,
-    label: str | None = None,
-    polling: QATechPolling | None = None,
-    report_directory: str | None = None,
-    raise_unless_passed: bool = True,
-) -> GateReport:
-    """Sync twin of `arelease_gate`."""
     request = QATechRunRequest(
         test_plan_short_id=test_plan_short_id,
         test_case_ids=test_case_ids,

@@ -263,6 +263,30 @@ async def astart_test_run(
     parameters: QATechParameters | None = None,
     label: str | None = None,
 ) -> QATechRunRecord:
+    """Async twin of `start_test_run`: the same arguments, result and errors."""
+    request = QATechRunRequest(
+        test_plan_short_id=test_plan_short_id,
+        test_case_ids=test_case_ids,
+        applications=applications,
+        notifications=notifications,
+        github=github,
+        parameters=parameters,
+    )
+    return await _start(credentials, request, label)
+
+
+@task(name="start_test_run", description="Start a QA.tech run, once per flow run.", **_RETRIED)
+def start_test_run(
+    credentials: QATechCredentials,
+    test_plan_short_id: str | None = None,
+    *,
+    test_case_ids: list[str] | None = None,
+    applications: list[QATechApplication] | None = None,
+    notifications: list[QATechNotification] | None = None,
+    github: QATechGitHubTrigger | None = None,
+    parameters: QATechParameters | None = None,
+    label: str | None = None,
+) -> QATechRunRecord:
     """Start a QA.tech run (`POST /run`); on a retry of the flow run, find the run that was started before.
 
     - Sent again by Prefect only where QA.tech surely did not accept it: no connection, 429, 503 with Retry-After.
@@ -293,36 +317,12 @@ async def astart_test_run(
     Example:
         ```python
         @flow
-        async def nightly():
-            credentials = await QATechCredentials.aload("prod")
-            run = await astart_test_run(credentials, "pln_smoke")
-            await await_for_test_run(credentials, run.run_short_id)
+        def nightly():
+            credentials = QATechCredentials.load("prod")
+            run = start_test_run(credentials, "pln_smoke")
+            wait_for_test_run(credentials, run.run_short_id)
         ```
     """
-    request = QATechRunRequest(
-        test_plan_short_id=test_plan_short_id,
-        test_case_ids=test_case_ids,
-        applications=applications,
-        notifications=notifications,
-        github=github,
-        parameters=parameters,
-    )
-    return await _start(credentials, request, label)
-
-
-@task(name="start_test_run", description="Start a QA.tech run, once per flow run.", **_RETRIED)
-def start_test_run(
-    credentials: QATechCredentials,
-    test_plan_short_id: str | None = None,
-    *,
-    test_case_ids: list[str] | None = None,
-    applications: list[QATechApplication] | None = None,
-    notifications: list[QATechNotification] | None = None,
-    github: QATechGitHubTrigger | None = None,
-    parameters: QATechParameters | None = None,
-    label: str | None = None,
-) -> QATechRunRecord:
-    """Sync twin of `astart_test_run`."""
     request = QATechRunRequest(
         test_plan_short_id=test_plan_short_id,
         test_case_ids=test_case_ids,
@@ -344,9 +344,25 @@ async def arerun_test_run(
     label: str | None = None,
     artifact_key: str | None = None,
 ) -> QATechRunRecord:
+    """Async twin of `rerun_test_run`: the same arguments, result and errors."""
+    check_run_short_id(run_short_id)
+    request = QATechRerunRequest(failed_only=failed_only, test_case_ids=test_case_ids)
+    return await _rerun(credentials, run_short_id, request, label, artifact_key)
+
+
+@task(name="rerun_test_run", description="Rerun a QA.tech run: everything, failed only, or a list.", **_RETRIED)
+def rerun_test_run(
+    credentials: QATechCredentials,
+    run_short_id: str,
+    failed_only: bool = False,
+    test_case_ids: list[str] | None = None,
+    *,
+    label: str | None = None,
+    artifact_key: str | None = None,
+) -> QATechRunRecord:
     """Run a run's test cases again (`POST /run/{shortId}`): everything, failed only, or a list of test cases.
 
-    It gives a new run with a short id of its own, to be waited for or rerun in turn. What `astart_test_run` says of
+    It gives a new run with a short id of its own, to be waited for or rerun in turn. What `start_test_run` says of
     retries, equal calls and labels holds here as well.
 
     Args:
@@ -369,25 +385,9 @@ async def arerun_test_run(
 
     Example:
         ```python
-        rerun = await arerun_test_run(credentials, "abc123", failed_only=True)
+        rerun = rerun_test_run(credentials, "abc123", failed_only=True)
         ```
     """
-    check_run_short_id(run_short_id)
-    request = QATechRerunRequest(failed_only=failed_only, test_case_ids=test_case_ids)
-    return await _rerun(credentials, run_short_id, request, label, artifact_key)
-
-
-@task(name="rerun_test_run", description="Rerun a QA.tech run: everything, failed only, or a list.", **_RETRIED)
-def rerun_test_run(
-    credentials: QATechCredentials,
-    run_short_id: str,
-    failed_only: bool = False,
-    test_case_ids: list[str] | None = None,
-    *,
-    label: str | None = None,
-    artifact_key: str | None = None,
-) -> QATechRunRecord:
-    """Sync twin of `arerun_test_run`."""
     check_run_short_id(run_short_id)
     request = QATechRerunRequest(failed_only=failed_only, test_case_ids=test_case_ids)
     return run_sync(lambda: _rerun(credentials, run_short_id, request, label, artifact_key))
@@ -395,6 +395,14 @@ def rerun_test_run(
 
 @task(name="get_test_run", description="Look at a QA.tech run once.", **_RETRIED)
 async def aget_test_run(
+    credentials: QATechCredentials, run_short_id: str, test_cases: Literal["failed", "all"] | None = None
+) -> QATechRun:
+    """Async twin of `get_test_run`: the same arguments, result and errors."""
+    return await _get(credentials, run_short_id, test_cases)
+
+
+@task(name="get_test_run", description="Look at a QA.tech run once.", **_RETRIED)
+def get_test_run(
     credentials: QATechCredentials, run_short_id: str, test_cases: Literal["failed", "all"] | None = None
 ) -> QATechRun:
     """Look at a run once (`GET /run/{shortId}`); Prefect retries a look that failed and may not fail again.
@@ -413,22 +421,28 @@ async def aget_test_run(
 
     Example:
         ```python
-        run = await aget_test_run(credentials, "abc123", test_cases="failed")
+        run = get_test_run(credentials, "abc123", test_cases="failed")
         ```
     """
-    return await _get(credentials, run_short_id, test_cases)
-
-
-@task(name="get_test_run", description="Look at a QA.tech run once.", **_RETRIED)
-def get_test_run(
-    credentials: QATechCredentials, run_short_id: str, test_cases: Literal["failed", "all"] | None = None
-) -> QATechRun:
-    """Sync twin of `aget_test_run`."""
     return run_sync(lambda: _get(credentials, run_short_id, test_cases))
 
 
 @task(name="wait_for_test_run", description="Wait until a QA.tech run has ended.", retries=0, cache_policy=NO_CACHE)
 async def await_for_test_run(
+    credentials: QATechCredentials,
+    run_short_id: str,
+    timeout_seconds: float = 3600.0,
+    *,
+    polling: QATechPolling | None = None,
+    run_url: str | None = None,
+    artifact_key: str | None = None,
+) -> QATechRun:
+    """Async twin of `wait_for_test_run`: the same arguments, result and errors."""
+    return await _wait(credentials, run_short_id, timeout_seconds, polling, run_url, artifact_key)
+
+
+@task(name="wait_for_test_run", description="Wait until a QA.tech run has ended.", retries=0, cache_policy=NO_CACHE)
+def wait_for_test_run(
     credentials: QATechCredentials,
     run_short_id: str,
     timeout_seconds: float = 3600.0,
@@ -463,23 +477,9 @@ async def await_for_test_run(
 
     Example:
         ```python
-        run = await await_for_test_run(credentials, "abc123", timeout_seconds=1800)
+        run = wait_for_test_run(credentials, "abc123", timeout_seconds=1800)
         ```
     """
-    return await _wait(credentials, run_short_id, timeout_seconds, polling, run_url, artifact_key)
-
-
-@task(name="wait_for_test_run", description="Wait until a QA.tech run has ended.", retries=0, cache_policy=NO_CACHE)
-def wait_for_test_run(
-    credentials: QATechCredentials,
-    run_short_id: str,
-    timeout_seconds: float = 3600.0,
-    *,
-    polling: QATechPolling | None = None,
-    run_url: str | None = None,
-    artifact_key: str | None = None,
-) -> QATechRun:
-    """Sync twin of `await_for_test_run`."""
     return run_sync(lambda: _wait(credentials, run_short_id, timeout_seconds, polling, run_url, artifact_key))
 
 
@@ -498,6 +498,12 @@ async def _publish(report: GateReport, key: str | None, directory: str | None) -
 async def apublish_gate_report(
     report: GateReport, *, artifact_key: str | None = None, directory: str | None = None
 ) -> None:
+    """Async twin of `publish_gate_report`: the same arguments, result and errors."""
+    await _publish(report, artifact_key, directory)
+
+
+@task(name="publish_gate_report", description="Publish the report of a QA.tech gate.", retries=0, cache_policy=NO_CACHE)
+def publish_gate_report(report: GateReport, *, artifact_key: str | None = None, directory: str | None = None) -> None:
     """Publish a gate's report: artifacts in the Prefect UI, the event of its verdict, and files where asked for.
 
     `release_gate` does this by itself; it is for those who build their own flow.
@@ -519,13 +525,7 @@ async def apublish_gate_report(
 
     Example:
         ```python
-        await apublish_gate_report(report, directory="qatech-report")
+        publish_gate_report(report, directory="qatech-report")
         ```
     """
-    await _publish(report, artifact_key, directory)
-
-
-@task(name="publish_gate_report", description="Publish the report of a QA.tech gate.", retries=0, cache_policy=NO_CACHE)
-def publish_gate_report(report: GateReport, *, artifact_key: str | None = None, directory: str | None = None) -> None:
-    """Sync twin of `apublish_gate_report`."""
     run_sync(lambda: _publish(report, artifact_key, directory))
