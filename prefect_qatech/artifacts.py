@@ -60,15 +60,15 @@ def artifact_key(*parts: str | None) -> str:
 
 def is_web_link(url: str | None) -> bool:
     """Whether an address of the service may become a link: https, or http on this machine."""
-    if not url or re.search(r"[\s<>\"'()\\\x00-\x1f]", url):
+    if not url or not re.fullmatch(r"https?://[!#-&*-;=?-\[\]-~]+", url, re.IGNORECASE):
         return False
     try:
         parts = urlsplit(url)
-        return parts.scheme == "https" or (
-            parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
-        )
     except ValueError:
         return False
+    if not parts.hostname or parts.username is not None:
+        return False
+    return parts.scheme == "https" or parts.hostname in ("127.0.0.1", "localhost", "::1")
 
 
 async def publish_link(url: str | None, text: str, *, key: str, description: str) -> None:
@@ -88,15 +88,18 @@ async def publish_report(report: GateReport, *, key: str | None = None) -> None:
     subject = report.label or report.plan_short_id
     key = key or artifact_key("report", subject)
     description = f"QA.tech gate: {report.verdict.value}"
-    markdown = render_markdown(report, chart=attempts_chart(report), history=await _safely(_history(report, key)) or [])
-    await _safely(acreate_markdown_artifact(markdown=markdown, key=key, description=description))
-    await _safely(
-        acreate_table_artifact(
-            table=render_table(report),
-            key=artifact_key("tests", subject),
-            description="QA.tech gate: each test's outcome by attempt",
-        )
-    )
+
+    async def text() -> None:
+        history = await _safely(_history(report, key)) or []
+        markdown = render_markdown(report, chart=attempts_chart(report), history=history)
+        await acreate_markdown_artifact(markdown=markdown, key=key, description=description)
+
+    async def table() -> None:
+        title = "QA.tech gate: each test's outcome by attempt"
+        await acreate_table_artifact(table=render_table(report), key=artifact_key("tests", subject), description=title)
+
+    await _safely(text())
+    await _safely(table())
     pictured = [test for test in report.tests_with(TestVerdict.FAILED) if is_web_link(test.screenshot_url)]
     for number, test in enumerate(pictured[:MOST_PICTURES], start=1):
         await _safely(

@@ -7,6 +7,7 @@ result of a flow run (texts are cut to a stated length), and complete enough to 
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ SCHEMA_VERSION = 1
 NAME_LENGTH = 300
 TITLE_LENGTH = 500
 EXPLANATION_LENGTH = 1_000
+EXPLANATIONS_BYTES = 192 * 1024
+"""What the explanations of a report may take together, so that a report stays a result that Prefect keeps well."""
 URL_LENGTH = 1_000
 
 AttemptKind = Literal["start", "rerun", "attached"]
@@ -133,19 +136,28 @@ def recognise(observed: Sequence[ObservedAttempt]) -> Campaign:
     for number, attempt in enumerate(observed):
         cases = [_Observed(case, attempt.details.get(case.short_id or "")) for case in attempt.run.test_cases]
         names = Counter(item.case.name for item in cases)
-        taken: set[str] = set()
         known_names = Counter(test.name for test in tests.values())
-        for item in cases:
-            test, weak = _find(item, tests, taken, names, known_names)
-            if test is None:
+        known = list(tests.values())
+        found: dict[int, _Test] = {}
+        # The stronger identity goes first for the whole list: a name must not take what an id names.
+        for is_same in (_same_project_id, _same_id, _same_name):
+            for index, item in enumerate(cases):
+                by_name = is_same is _same_name
+                if index in found or (by_name and (names[item.case.name] > 1 or known_names[item.case.name] > 1)):
+                    continue
+                test = next((test for test in known if number not in test.seen and is_same(item, test)), None)
+                if test is not None:
+                    found[index] = test
+                    test.seen[number] = item
+                    test.identity_is_weak = test.identity_is_weak or by_name
+        for index, item in enumerate(cases):
+            if (test := found.get(index)) is None:
                 test = _new_test(item, tests)
                 tests[test.test_id] = test
-            test.identity_is_weak = test.identity_is_weak or weak
+                test.seen[number] = item
             test.project_test_case_id = test.project_test_case_id or item.project_test_case_id
             if item.case.id:
                 test.ids.add(item.case.id)
-            test.seen[number] = item
-            taken.add(test.test_id)
     expected = tuple(test_id for test_id, test in tests.items() if 0 in test.seen)
     attempts = tuple(
         Attempt(
@@ -158,28 +170,24 @@ def recognise(observed: Sequence[ObservedAttempt]) -> Campaign:
     return Campaign(tuple(observed), tests, expected, observed[0].test_count if observed else None, attempts)
 
 
-def _find(
-    item: _Observed, tests: Mapping[str, _Test], taken: set[str], names: Counter[str], known_names: Counter[str]
-) -> tuple[_Test | None, bool]:
-    free = [test for test in tests.values() if test.test_id not in taken]
-    project_id = item.project_test_case_id
-    if project_id is not None:
-        for test in free:
-            if project_id == test.project_test_case_id:
-                return test, False
-    if item.case.id:
-        for test in free:
-            contradiction = project_id and test.project_test_case_id and project_id != test.project_test_case_id
-            if item.case.id in test.ids and not contradiction:
-                return test, False
-            if project_id is not None and project_id in test.ids:
-                return test, False
-    if item.case.name and names[item.case.name] == 1 and known_names[item.case.name] == 1:
-        for test in free:
-            contradiction = project_id and test.project_test_case_id and project_id != test.project_test_case_id
-            if test.name == item.case.name and not contradiction:
-                return test, True
-    return None, False
+def _same_project_id(item: _Observed, test: _Test) -> bool:
+    ours, theirs = item.project_test_case_id, test.project_test_case_id
+    # The vendor's examples show a run test case's id equal to the test case's own; a pass has no details that tell it.
+    return ours is not None and (ours == theirs or (theirs is None and ours in test.ids))
+
+
+def _same_id(item: _Observed, test: _Test) -> bool:
+    known = test.ids | ({test.project_test_case_id} if item.project_test_case_id is None else set())
+    return bool(item.case.id) and item.case.id in known and not _contradict(item, test)
+
+
+def _same_name(item: _Observed, test: _Test) -> bool:
+    return bool(item.case.name) and item.case.name == test.name and not _contradict(item, test)
+
+
+def _contradict(item: _Observed, test: _Test) -> bool:
+    ours, theirs = item.project_test_case_id, test.project_test_case_id
+    return ours is not None and theirs is not None and ours != theirs
 
 
 def _new_test(item: _Observed, tests: Mapping[str, _Test]) -> _Test:
@@ -409,6 +417,8 @@ def build_report(
         incidents=incidents,
         today=today,
     )
+    explained = sum(_shown(test)[1] for test in campaign.tests.values())
+    explanation_bytes = EXPLANATIONS_BYTES // max(1, explained)
     without_reruns = judge(
         campaign.expected, campaign.attempts[:1], policy, expected_count=campaign.expected_count, today=today
     )
@@ -421,7 +431,7 @@ def build_report(
         ),
         attempts=tuple(_report_attempt(number, campaign) for number in range(len(campaign.observed))),
         tests=tuple(
-            _report_test(test, verdict.tests[test_id], campaign, policy, today)
+            _report_test(test, verdict.tests[test_id], campaign, policy, today, explanation_bytes)
             for test_id, test in campaign.tests.items()
         ),
         expected_count=campaign.expected_count,
@@ -456,13 +466,12 @@ def _report_attempt(number: int, campaign: Campaign) -> ReportedAttempt:
 
 
 def _report_test(
-    test: _Test, verdict: TestVerdict, campaign: Campaign, policy: GatePolicy, today: date
+    test: _Test, verdict: TestVerdict, campaign: Campaign, policy: GatePolicy, today: date, explanation_bytes: int
 ) -> ReportedTest:
     outcomes = tuple(
         test.seen[number].outcome if number in test.seen else Outcome.ABSENT for number in range(len(campaign.observed))
     )
-    not_passed = [number for number in test.seen if test.seen[number].outcome is not Outcome.PASSED]
-    shown = test.seen[max(not_passed)] if not_passed else test.seen[max(test.seen)]
+    shown, not_passed = _shown(test)
     details = shown.details
     entry = policy.quarantine.get(test.test_id)
     return ReportedTest(
@@ -474,13 +483,28 @@ def _report_test(
         identity_is_weak=test.identity_is_weak,
         quarantined=entry is not None and today <= entry.expires,
         reason=_cut(shown.case.result_title, TITLE_LENGTH) if not_passed else None,
-        explanation=_cut(shown.case.evaluation_thought, EXPLANATION_LENGTH) if not_passed else None,
+        explanation=_cut_to_bytes(shown.case.evaluation_thought, explanation_bytes) if not_passed else None,
         error_code=_cut(details.error_code, NAME_LENGTH) if details else None,
         duration_seconds=details.duration_ms / 1000 if details and details.duration_ms is not None else None,
         url=_cut(details.url, URL_LENGTH) if details else None,
         screenshot_url=_cut(details.screenshot_url, URL_LENGTH) if details else None,
         recording_url=_cut(details.recording_url, URL_LENGTH) if details else None,
     )
+
+
+def _shown(test: _Test) -> tuple[_Observed, bool]:
+    """Give the execution that a report tells of: the last that was not a pass, else the last; and which it is."""
+    not_passed = [number for number in test.seen if test.seen[number].outcome is not Outcome.PASSED]
+    return test.seen[max(not_passed or test.seen)], bool(not_passed)
+
+
+def _cut_to_bytes(text: str | None, size: int) -> str | None:
+    cut = _cut(text, EXPLANATION_LENGTH)
+    while cut and len(json.dumps(cut, ensure_ascii=False).encode()) > size:
+        cut = _cut(cut, max(1, len(cut) * 2 // 3))
+        if cut == "…":
+            break
+    return cut
 
 
 def _cut(text: str | None, length: int) -> str | None:

@@ -47,6 +47,7 @@ MAX_RESPONSE_BYTES = 32 * 1024 * 1024
 """More than the results of some thousand test cases with long reasoning; a longer answer is an error."""
 
 _MESSAGE_LENGTH = 500
+_LOCATION = "prefect_qatech.location"
 _NOTHING_TO_RERUN = re.compile(r"\b(no|nothing)\b.{0,60}\b(re-?run|tests?|test cases?)\b", re.IGNORECASE | re.DOTALL)
 _HINTS: dict[int, tuple[type[QATechAPIError], str]] = {
     400: (BadRequestError, "Check what was asked for: the ids, the combination of fields, the Slack set-up."),
@@ -108,6 +109,7 @@ class QATechClient:
                 timeout_seconds, connect=connect_timeout_seconds, pool=max(connect_timeout_seconds, timeout_seconds / 2)
             ),
             follow_redirects=False,
+            event_hooks={"response": [_keep_location]},
             transport=transport,
         )
 
@@ -277,11 +279,8 @@ class QATechClient:
         if status >= 500:
             hint = "The service, or a gateway before it, failed: try again later."
         elif response.is_redirect:
-            target = urlsplit(self._clean(response.headers.get("location", "")))
-            kind, hint = (
-                InvalidResponseError,
-                f"Redirects are not followed (to {target.netloc or 'nowhere'}): check api_url.",
-            )
+            target = _host_of(self._clean(response.extensions.get(_LOCATION, "")))
+            kind, hint = InvalidResponseError, f"Redirects are not followed (to {target}): check api_url."
         elif status == 400 and exchange.is_rerun and _NOTHING_TO_RERUN.search(words):
             kind, hint = NothingToRerunError, "No test case of this run is left to rerun."
         return kind(
@@ -309,7 +308,9 @@ class QATechClient:
 
     def _clean(self, text: str) -> str:
         """Make a text of the service fit for a log line: one line, short, without the token."""
-        text = text.replace(self._token.get_secret_value(), "**********")
+        token = self._token.get_secret_value()
+        for form in (token, json.dumps(token)[1:-1]):
+            text = text.replace(form, "**********")
         text = " ".join("".join(char if char.isprintable() else " " for char in text[: 4 * _MESSAGE_LENGTH]).split())
         return text if len(text) <= _MESSAGE_LENGTH else text[: _MESSAGE_LENGTH - 1] + "…"
 
@@ -372,6 +373,22 @@ class _Exchange:
         )
 
 
+async def _keep_location(response: httpx.Response) -> None:
+    """Take the Location header out of httpx's sight, which parses it even where redirects are not followed.
+
+    A POST that was answered with nonsense there would look like one that was never sent.
+    """
+    if "location" in response.headers:
+        response.extensions[_LOCATION] = response.headers.pop("location")
+
+
+def _host_of(location: str) -> str:
+    try:
+        return urlsplit(location).hostname or "nowhere"
+    except ValueError:
+        return "nowhere"
+
+
 def _message_of(content: bytes) -> str:
     """Give the service's own words from an error's body: `message`, or `statusText` of the older API."""
     try:
@@ -381,4 +398,4 @@ def _message_of(content: bytes) -> str:
     if not isinstance(body, dict):
         return ""
     words = body.get("message") or body.get("statusText") or ""
-    return words if isinstance(words, str) else json.dumps(words)[:_MESSAGE_LENGTH]
+    return words if isinstance(words, str) else json.dumps(words)

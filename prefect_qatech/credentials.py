@@ -6,10 +6,10 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from prefect.blocks.abstract import CredentialsBlock
-from pydantic import Field, SecretStr, field_validator
+from pydantic import ConfigDict, Field, SecretStr, field_validator
 
 from prefect_qatech.client import QATechClient
 from prefect_qatech.models import ProjectShortId
@@ -42,6 +42,9 @@ class QATechCredentials(CredentialsBlock):
     _documentation_url = "https://docs.qa.tech"  # type: ignore[assignment]
     _description = "API token and address of QA.tech, for running end-to-end tests from flows."
 
+    # A refused token, or an address with a password in it, must not be repeated by the error.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     api_token: SecretStr = Field(title="API token", description="QA.tech: Settings -> Integrations -> API.")
     api_url: str = Field(
         default="https://api.qa.tech",
@@ -72,8 +75,8 @@ class QATechCredentials(CredentialsBlock):
     @classmethod
     def _encrypted_unless_loopback(cls, url: str) -> str:
         url = url.strip().rstrip("/").removesuffix("/v1")
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        parts = _parts_of(url)
+        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("api_url must be an address such as https://api.qa.tech")
         if parts.username is not None or parts.password is not None:
             raise ValueError("api_url must not hold a user name or password")
@@ -136,6 +139,17 @@ class QATechCredentials(CredentialsBlock):
             timeout_seconds=self.timeout_seconds,
             connect_timeout_seconds=self.connect_timeout_seconds,
         )
+
+
+def _parts_of(url: str) -> SplitResult | None:
+    if not url.isascii() or re.search(r"[\x00-\x20\x7f?#\\]", url):
+        return None
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
 
 
 def _is_loopback(host: str) -> bool:

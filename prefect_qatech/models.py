@@ -10,12 +10,15 @@ Field names are those of Python; the API's names (camelCase) are their aliases. 
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
+from typing_extensions import Self
 
 __all__ = [
     "FINAL_STATUSES",
@@ -39,6 +42,7 @@ FINAL_STATUSES = frozenset({"COMPLETED", "ERROR", "CANCELLED"})
 
 _PREFIXES = ("pln", "app", "env", "cfg", "preset", "scenario", "proj", "bld")
 _RUN_SHORT_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,62}[A-Za-z0-9])?")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[0-9a-fA-F]{32}")
 _PREFIXED = re.compile(rf"(?:{'|'.join(_PREFIXES)})(?:-[A-Za-z0-9_.-]*)?_[A-Za-z0-9_-]+")
 
 
@@ -76,9 +80,9 @@ def _shown(value: object) -> str:
 
 
 def _prefixed(prefix: str, what: str) -> AfterValidator:
-    # The documented pattern is ^pln(-.+_.+|_.+)$ and so on. Blanks, slashes and control characters match its dots but
-    # stand in no id that the service ever gave, so they are refused here as well.
-    pattern = re.compile(rf"{prefix}(?:-[^\s/\\?#%\x00-\x1f]+)?_[^\s/\\?#%\x00-\x1f]+")
+    # The documented pattern is ^pln(-.+_.+|_.+)$ and so on. Other characters than letters, digits, dots, dashes and
+    # underscores match its dots as well, but stand in no id that the service ever gave, so they are refused.
+    pattern = re.compile(rf"{prefix}(?:-[A-Za-z0-9_.-]{{1,200}})?_[A-Za-z0-9_.-]{{1,200}}")
 
     def check(value: str) -> str:
         if not pattern.fullmatch(value):
@@ -94,13 +98,15 @@ def _uuid_text(value: object) -> object:
     return str(value) if isinstance(value, UUID) else value
 
 
-def _check_uuid(value: str) -> str:
-    try:
+def _uuid(what: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not _UUID.fullmatch(value):
+            raise ValueError(
+                f"{_shown(value)} is not {what}: a UUID such as 'a1b2c3d4-e5f6-4789-a012-3456789abcde' is needed"
+            )
         return str(UUID(value))
-    except ValueError:
-        raise ValueError(
-            f"{_shown(value)} is not a test case's id: a UUID such as 'a1b2c3d4-e5f6-4789-a012-3456789abcde' is needed"
-        ) from None
+
+    return AfterValidator(check)
 
 
 TestPlanShortId = Annotated[str, _prefixed("pln", "a test plan's short id")]
@@ -110,7 +116,8 @@ DevicePresetShortId = Annotated[str, _prefixed("preset", "a device preset's shor
 ProjectShortId = Annotated[str, _prefixed("proj", "a project's short id")]
 BuildShortId = Annotated[str, _prefixed("bld", "an application build's short id")]
 ConfigShortId = Annotated[str, _prefixed("cfg", "a config's short id")]
-TestCaseId = Annotated[str, BeforeValidator(_uuid_text), AfterValidator(_check_uuid)]
+TestCaseId = Annotated[str, BeforeValidator(_uuid_text), _uuid("a test case's id")]
+EnvironmentId = Annotated[str, BeforeValidator(_uuid_text), _uuid("an environment's id")]
 RunShortId = Annotated[str, AfterValidator(check_run_short_id)]
 
 
@@ -120,6 +127,14 @@ class _Request(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, alias_generator=to_camel, validate_by_name=True, validate_by_alias=True
     )
+
+    @model_validator(mode="after")
+    def _json_can_carry_it(self) -> Self:
+        try:
+            json.dumps(self.model_dump(), allow_nan=False, ensure_ascii=False).encode()
+        except (ValueError, TypeError):
+            raise ValueError("it holds something that JSON cannot carry (NaN, an object, half a character)") from None
+        return self
 
     def to_json(self) -> dict[str, Any]:
         """Give the body that goes over the wire: the API's names, nothing that was not set."""
@@ -149,7 +164,7 @@ class QATechEnvironment(_Request):
     @field_validator("url")
     @classmethod
     def _web_address(cls, url: str | None) -> str | None:
-        if url is not None and not re.fullmatch(r"https?://[^\s/?#@]+(?:[/?#]\S*)?", url):
+        if url is not None and not re.fullmatch(r"https?://[^\s/?#@\x00-\x1f\x7f]+(?:[/?#][^\s\x00-\x1f\x7f]*)?", url):
             raise ValueError(f"{_shown(url)} is not a web address (http:// or https://, no user name in it)")
         return url
 
@@ -223,7 +238,7 @@ class QATechParameters(_Request):
     """
 
     configs: dict[ConfigShortId, Any] | None = None
-    configs_by_environment: dict[TestCaseId, dict[ConfigShortId, Any]] | None = None
+    configs_by_environment: dict[EnvironmentId, dict[ConfigShortId, Any]] | None = None
 
 
 class QATechRunRequest(_Request):
@@ -293,7 +308,17 @@ class QATechRerunRequest(_Request):
 
 
 def _text_or_none(value: object) -> object:
-    return value if value is None or isinstance(value, str) else str(value)
+    # JSON can carry half of a UTF-16 pair, which nothing behind it can.
+    return None if value is None else str(value).encode(errors="replace").decode()
+
+
+def _count_or_none(value: object) -> object:
+    is_count = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 10**9
+    return int(value) if is_count and value == int(value) else None  # type: ignore[call-overload]
+
+
+def _object_or_none(value: object) -> object:
+    return value if isinstance(value, (Mapping, BaseModel)) else None
 
 
 def _number_or_none(value: object) -> object:
@@ -301,7 +326,7 @@ def _number_or_none(value: object) -> object:
 
 
 OptionalText = Annotated[str | None, BeforeValidator(_text_or_none)]
-Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else str(value))]
+Text = Annotated[str, BeforeValidator(lambda value: _text_or_none(value) or "")]
 OptionalNumber = Annotated[float | None, BeforeValidator(_number_or_none)]
 
 
@@ -334,8 +359,8 @@ class QATechStartedRun(_Response):
     short_id: RunShortId
     id: OptionalText = None
     url: OptionalText = None
-    test_count: Annotated[int | None, BeforeValidator(_number_or_none)] = None
-    test_plan: QATechTestPlanReference | None = None
+    test_count: Annotated[int | None, BeforeValidator(_count_or_none)] = None
+    test_plan: Annotated[QATechTestPlanReference | None, BeforeValidator(_object_or_none)] = None
 
 
 class QATechRunTestCase(_Response):

@@ -130,7 +130,13 @@ def _given_up(
     error: QATechAPIError, errors: int, seconds: float, run_short_id: str, run_url: str | None
 ) -> QATechAPIError:
     tried = f" {errors} looks in a row failed, over {seconds:.0f} s." if errors > 1 else ""
-    error.message = f"{error.message}{tried} {goes_on(run_short_id, run_url)}"
+    # Of a run that is not found nobody can say that it goes on.
+    ending = (
+        f" Its address: {run_url or 'unknown'}."
+        if isinstance(error, NotFoundError)
+        else f" {goes_on(run_short_id, run_url)}"
+    )
+    error.message = f"{error.message}{tried}{ending}"
     error.args = (error.message,)
     error.run_short_id, error.run_url = run_short_id, run_url
     return error

@@ -34,6 +34,8 @@ _SPECIAL = re.compile(
 # safe in both: the full-width form, which reads alike and means nothing.
 _CELL = re.compile(r"[&<>`*_\[\]|\\~@]|/(?=/)|(?<=www)\.", re.IGNORECASE)
 
+_WEB_ADDRESS = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:[/?#]\S*)?")
+
 
 def plain_text(text: str, max_length: int) -> str:
     """Give a text as one line that shows what it holds: for terminals, attributes and JSON.
@@ -148,24 +150,22 @@ def safe_url(url: str | None) -> str | None:
         ('https://app.qa.tech/a%28b%29', None)
     """
     # A cut address ends in "…" and leads nowhere.
-    if not url or len(url) > MAX_URL_LENGTH or url.endswith("…") or re.search(r"[\x00-\x20\x7f-\xa0\\]", url):
+    if not url or len(url) > MAX_URL_LENGTH or url.endswith("…") or re.search(r"[\x00-\x20\x7f-\xa0]", url):
         return None
     try:
         parts = urlsplit(url)
-        host, _port = parts.hostname or "", parts.port
-        if not _is_trusted(parts.scheme, host) or "@" in parts.netloc or not parts.netloc.isascii():
+        if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
             return None
         encoded = parts._replace(
             path=_quoted(parts.path), query=_quoted(parts.query), fragment=_quoted(parts.fragment)
         ).geturl()
-    except (ValueError, UnicodeEncodeError):  # a port or host that is none, or half of a surrogate pair
+    except (ValueError, UnicodeEncodeError):  # a host that is none, or half of a surrogate pair
         return None
-    return encoded if re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+(?:[/?#]\S*)?", encoded) else None
+    # No user name before the host, and no letters that look like others.
+    return encoded if _WEB_ADDRESS.fullmatch(encoded) else None
 
 
-def _is_trusted(scheme: str, host: str) -> bool:
-    if scheme != "http":
-        return scheme == "https" and bool(host)
+def _is_loopback(host: str) -> bool:
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:

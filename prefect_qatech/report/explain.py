@@ -25,7 +25,6 @@ from prefect_qatech.verdict import GatePolicy, GateVerdict, Reason, Verdict
 
 EXIT_CODES = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 3}
 UNREADABLE = 2
-_MAX_POLICY_BYTES = 1_000_000
 _MAX_NAMES, _NAME, _SENTENCE = 50, 200, 500
 
 
@@ -148,10 +147,7 @@ def load_policy(path: Path) -> GatePolicy:
         OSError: It cannot be read.
         ValueError: It holds something else; the sentence says what.
     """
-    with path.open("rb") as file:
-        content = file.read(_MAX_POLICY_BYTES + 1)
-    if len(content) > _MAX_POLICY_BYTES:
-        raise ValueError(f"{path} is not a policy: it is far too large")
+    content = path.read_bytes()
     try:
         return GatePolicy.model_validate(yaml.safe_load(content) or {})
     except (yaml.YAMLError, RecursionError):

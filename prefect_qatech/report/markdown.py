@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from prefect_qatech.campaign import GateReport, ReportedAttempt, ReportedReason, ReportedTest
 from prefect_qatech.report.chart import HistoryEntry, history_chart, history_line
-from prefect_qatech.report.escape import link, markdown_text
+from prefect_qatech.report.escape import link, markdown_text, safe_url
 from prefect_qatech.report.words import (
     ADVICE,
     HEADLINES,
@@ -123,8 +123,7 @@ def _head(report: GateReport) -> list[str]:
         about.insert(1, markdown_text(report.label, _NAME))
     if report.ended_at:
         about.append(time_text(report.ended_at))
-    if report.run_url:
-        about.append(link("open the last run", report.run_url))
+    about += _links(("open the last run", report.run_url))
     without = report.verdict_without_reruns
     same = "the same" if without is report.verdict else f"{SYMBOLS[without]} {without.value.upper()}"
     return [
@@ -170,19 +169,19 @@ def _name(test: ReportedTest) -> str:
     return f"**{markdown_text(test.name, _NAME) or '(no name)'}**"
 
 
+def _links(*links: tuple[str, str | None]) -> list[str]:
+    return [link(text, url) for text, url in links if safe_url(url)]
+
+
 def _test(test: ReportedTest, report: GateReport) -> str:
     told = shown_attempt(test)
     attempt = report.attempts[told] if told is not None and told < len(report.attempts) else None
-    links = [
-        link(text, url)
-        for text, url in (
-            ("test", test.url),
-            ("screenshot", test.screenshot_url),
-            ("recording", test.recording_url),
-            (f"run of attempt {attempt.number + 1}", attempt.run_url) if attempt else ("", None),
-        )
-        if url and link(text, url) != text
-    ]
+    links = _links(
+        ("test", test.url),
+        ("screenshot", test.screenshot_url),
+        ("recording", test.recording_url),
+        (f"run of attempt {attempt.number + 1}", attempt.run_url) if attempt else ("", None),
+    )
     parts = [f"- {_name(test)}: {story(test, lambda words: markdown_text(words, _REASON))}", *links]
     entry = report.policy.quarantine.get(test.test_id)
     if test.quarantined and entry:
@@ -193,9 +192,9 @@ def _test(test: ReportedTest, report: GateReport) -> str:
     if not test.expected:
         parts.append("appeared in a rerun only")
     text = " · ".join(parts)
-    if not test.explanation:
+    explanation = markdown_text(test.explanation or "", _EXPLANATION)
+    if not explanation:
         return text
-    explanation = markdown_text(test.explanation, _EXPLANATION)
     return f"{text}\n\n  <details><summary>The agent's explanation</summary>{explanation}</details>\n"
 
 

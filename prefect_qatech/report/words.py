@@ -97,8 +97,8 @@ def story(test: ReportedTest, escape: Callable[[str], str] = str) -> str:
         numbers = [str(index + 1) for index in indexes]
         attempts = f"attempts {', '.join(numbers[:-1])} and {numbers[-1]}" if numbers[1:] else f"attempt {numbers[0]}"
         code = f"({test.error_code})" if test.error_code and test.error_code != "TEST_FAILED" else None
-        words = " ".join(filter(None, [test.reason, code])) if told in indexes else ""
-        parts.append(f"{outcome} on {attempts}" + (f": {escape(words)}" if words else ""))
+        words = escape(" ".join(filter(None, [test.reason, code]))) if told in indexes else ""
+        parts.append(f"{outcome} on {attempts}" + (f": {words}" if words else ""))
     return "; ".join(parts) or "in no list of any attempt"
 
 
@@ -163,7 +163,7 @@ def duration_text(seconds: float | None) -> str:
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return " ".join(filter(None, [f"{minutes} min" if minutes else "", f"{rest} s" if rest or not minutes else ""]))
 
 
 def in_utc(moment: datetime) -> datetime:

@@ -56,6 +56,8 @@ class World:
             "PREFECT_HOME": str(self.home),
             "PREFECT_API_URL": self.api_url,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            # Else the pages of the server would ask the server on the default port.
+            "PREFECT_SERVER_UI_API_URL": self.api_url,
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "PREFECT_CLI_COLORS": "false",
             "PYTHONPATH": str(ROOT),

@@ -1,0 +1,1 @@
+"""Example flows to copy, and the demo that runs them."""

@@ -1,0 +1,141 @@
+"""The task that runs a command: its output, its end, and what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from prefect.exceptions import TerminationSignal
+
+from flows import commands
+from flows.commands import CommandFailed, run_command, words_of
+
+pytestmark = [
+    pytest.mark.usefixtures("prefect_server"),
+    # Called outside of a flow, for brevity.
+    pytest.mark.filterwarnings("ignore:Logger .* attempted to send logs to the API without a flow run id"),
+]
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # Nobody may be there to reap an orphan; a zombie does nothing any more.
+    stat = Path(f"/proc/{pid}/stat")
+    return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+def wait_for_end(pid: int) -> None:
+    deadline = time.monotonic() + 10
+    while is_alive(pid):
+        assert time.monotonic() < deadline, f"process {pid} is still there"
+        time.sleep(0.05)
+
+
+def test_each_line_of_the_output_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    code = "import sys; print('one'); print('two', file=sys.stderr, flush=True); sys.stdout.buffer.write(b'\\xff\\n')"
+    run_command("deploy", [sys.executable, "-u", "-c", code])
+    messages = [record.getMessage() for record in caplog.records if record.name == "prefect.task_runs"]
+    assert [line for line in messages if line in ("one", "two", "\N{REPLACEMENT CHARACTER}")] == [
+        "one",
+        "two",
+        "\N{REPLACEMENT CHARACTER}",
+    ]
+
+
+def test_a_failing_command_is_named_with_its_exit_code_and_last_lines() -> None:
+    with pytest.raises(CommandFailed) as caught:
+        run_command("deploy", python("[print(f'line {n}') for n in range(9)]; raise SystemExit(3)"))
+    message = str(caught.value)
+    assert message.startswith("deploy: the command ")
+    assert "ended with exit code 3. Its last lines:\nline 4\nline 5\nline 6\nline 7\nline 8" in message
+    assert "line 3" not in message
+
+
+def test_a_command_that_says_nothing() -> None:
+    with pytest.raises(CommandFailed, match=r"ended with exit code 1\. Its last lines:\n\(no output\)"):
+        run_command("deploy", "false")
+
+
+def test_a_command_that_is_killed() -> None:
+    with pytest.raises(CommandFailed, match="was ended by signal 9"):
+        run_command("deploy", python("import os; os.kill(os.getpid(), 9)"))
+
+
+@pytest.mark.parametrize("command", [["/does/not/exist"], "no-such-program --flag", "/"])
+def test_a_command_that_cannot_be_started(command: str | list[str]) -> None:
+    with pytest.raises(CommandFailed, match=r"deploy: the command .* could not be started"):
+        run_command("deploy", command)
+
+
+def test_no_shell_reads_the_command(tmp_path: Path) -> None:
+    run_command("deploy", f"{sys.executable} -c pass ; touch {tmp_path}/touched $HOME `id`")
+    assert list(tmp_path.iterdir()) == []
+    assert words_of("a 'b c' $D") == ["a", "b c", "$D"]
+
+
+@pytest.mark.parametrize("command", ["", [], "  "])
+def test_an_empty_command_is_refused(command: str | list[str]) -> None:
+    with pytest.raises(ValueError, match="the command is empty"):
+        words_of(command)
+
+
+def test_it_is_stopped_with_all_its_children_when_it_takes_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "_GRACE_SECONDS", 0.5)
+    pids = tmp_path / "pids"
+    # Neither the command nor its child listens to SIGTERM.
+    code = (
+        "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); child = os.fork();"
+        f"open({str(pids)!r}, 'a').write(f'{{os.getpid()}}\\n'); print('working', flush=True); time.sleep(60)"
+    )
+    began = time.monotonic()
+    with pytest.raises(CommandFailed, match=r"did not end within 3 s and was stopped\. Its last lines:\nworking"):
+        run_command("deploy", python(code), 3)
+    assert time.monotonic() - began < 30
+    for pid in pids.read_text().split():
+        wait_for_end(int(pid))
+
+
+def test_what_a_command_leaves_running_on_purpose_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "_GRACE_SECONDS", 0.5)
+    began = time.monotonic()
+    # The background process holds the output open.
+    run_command("deploy", ["sh", "-c", f"sleep 30 & echo $! > {tmp_path}/pid; echo started"])
+    assert time.monotonic() - began < 25
+    pid = int((tmp_path / "pid").read_text())
+    assert is_alive(pid)
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_an_interruption_stops_the_command(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+
+    def interrupt(*_: object) -> None:
+        raise TerminationSignal(signal.SIGTERM)
+
+    def interrupt_once_it_runs() -> None:
+        while not pid.exists() or not pid.read_text():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGALRM)
+
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        threading.Thread(target=interrupt_once_it_runs, daemon=True).start()
+        with pytest.raises(TerminationSignal):
+            run_command("deploy", ["sh", "-c", f"echo $$ > {pid}; sleep 60"])
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+    wait_for_end(int(pid.read_text()))

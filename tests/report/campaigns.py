@@ -1,0 +1,175 @@
+"""Campaigns to be reported: built with the same functions as the gate builds them."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta, timezone
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+from prefect_qatech.campaign import GateReport, ObservedAttempt, build_report, recognise
+from prefect_qatech.models import QATechRun, QATechRunTestCaseDetails
+from prefect_qatech.verdict import GatePolicy, Incident, QuarantineEntry
+
+BEGAN = datetime(2026, 11, 23, 21, 30, tzinfo=timezone.utc)
+_SERVICE = {
+    "P": ("COMPLETED", "PASSED", None),
+    "F": ("COMPLETED", "FAILED", "TEST_FAILED"),
+    "M": ("ERROR", None, "PLATFORM_BROWSER_CRASHED"),
+    "S": ("COMPLETED", "SKIPPED", None),
+    "C": ("CANCELLED", None, None),
+    "U": ("RUNNING", None, None),
+}
+
+
+def project_id(name: str) -> str:
+    return str(uuid5(NAMESPACE_URL, name))
+
+
+def attempt(
+    number: int,
+    outcomes: dict[str, str],
+    *,
+    run: str | None = None,
+    status: str = "COMPLETED",
+    weak: tuple[str, ...] = (),
+    test_count: int | None = None,
+    texts: dict[str, str] | None = None,
+) -> ObservedAttempt:
+    """One attempt: test name to one of P, F, M, S, C, U."""
+    run = run or f"run{number + 1}"
+    cases: list[dict[str, Any]] = []
+    details: dict[str, QATechRunTestCaseDetails] = {}
+    texts = texts or {}
+    for place, (name, letter) in enumerate(outcomes.items()):
+        case_status, result, error_code = _SERVICE[letter]
+        short_id = f"{run}-{place}"
+        case = {
+            "id": None if name in weak else project_id(name),
+            "shortId": short_id,
+            "name": texts.get("name", "") + name,
+            "status": case_status,
+            "result": result,
+            "resultTitle": texts.get("title", f"{name}: the button is missing") if letter != "P" else "All well",
+            "evaluationThought": texts.get("thought", f"On attempt {number + 1} I looked for the button of {name}."),
+        }
+        cases.append(case)
+        if letter != "P":
+            details[short_id] = QATechRunTestCaseDetails.model_validate(
+                {
+                    **case,
+                    "errorCode": texts.get("code", error_code) if letter == "M" else error_code,
+                    "durationMs": 1500 + place,
+                    "url": texts.get("url", f"https://app.qa.tech/results/{run}/{short_id}"),
+                    "screenshotUrl": texts.get("url", f"https://cdn.qa.tech/{short_id}.png?a=1&copy=2"),
+                    "recordingUrl": texts.get("url", f"https://cdn.qa.tech/{short_id}.webm"),
+                }
+            )
+    results = {"F", "M", "S"} & set(outcomes.values())
+    return ObservedAttempt(
+        kind="rerun" if number else "start",
+        run=QATechRun.model_validate(
+            {
+                "shortId": run,
+                "status": status,
+                "result": ("FAILED" if results else "PASSED") if status == "COMPLETED" else None,
+                "runTestCases": cases,
+            }
+        ),
+        run_url=texts.get("url", f"https://app.qa.tech/results/{run}"),
+        test_count=len(outcomes) if test_count is None else test_count,
+        started_at=BEGAN + timedelta(minutes=10 * number),
+        finished_at=BEGAN + timedelta(minutes=10 * number + 8, seconds=30),
+        details=details,
+        rerun_of=f"run{number}" if number else None,
+        filter="test_cases" if number else None,
+    )
+
+
+def report_of(*attempts: ObservedAttempt, policy: GatePolicy | None = None, **more: Any) -> GateReport:
+    settings: dict[str, Any] = {"plan_short_id": "pln_smoke", "plan_name": "Smoke tests", "flow_run_id": "flow-1"}
+    return build_report(
+        recognise(attempts),
+        policy or GatePolicy(),
+        ended_at=BEGAN + timedelta(minutes=31),
+        **{**settings, **more},
+    )
+
+
+def everything() -> GateReport:
+    """A gate that failed, with every outcome and every verdict of a test that `build_report` can give."""
+    first = {
+        "Browse": "P",
+        "Login": "F",
+        "Search": "M",
+        "Checkout": "F",
+        "Invoice": "M",
+        "Refund": "S",
+        "Newsletter": "C",
+        "Export": "U",
+        "Wishlist": "F",
+        "Beta banner": "F",
+        "Old banner": "F",
+        "Unnamed case": "F",
+        "Slow login": "F",
+    }
+    second = dict.fromkeys(("Checkout", "Beta banner", "Old banner"), "F") | {
+        "Login": "P",
+        "Search": "P",
+        "Invoice": "M",
+        "Refund": "S",
+        "Newsletter": "C",
+        "Export": "U",
+        "Unnamed case": "P",
+        "Slow login": "M",
+        "Setup of checkout": "F",
+        "Cleanup": "P",
+    }
+    third = {"Checkout": "F", "Invoice": "M", "Slow login": "P", "Old banner": "F", "Setup of checkout": "F"}
+    weak = ("Unnamed case",)
+    return report_of(
+        attempt(0, first, weak=weak, test_count=14),
+        attempt(1, second, weak=weak),
+        attempt(2, third),
+        policy=GatePolicy(
+            quarantine={
+                project_id("Beta banner"): QuarantineEntry(
+                    reason="Redesign is under way", owner="web team", expires=date(2026, 12, 1)
+                ),
+                project_id("Old banner"): QuarantineEntry(reason="Known", owner="web team", expires=date(2026, 11, 1)),
+            }
+        ),
+        label="release 4.2",
+        incidents=[Incident.DEADLINE_PASSED],
+    )
+
+
+def passing() -> GateReport:
+    return report_of(attempt(0, {"Login": "P", "Browse": "P"}))
+
+
+def flaky_pass() -> GateReport:
+    return report_of(attempt(0, {"Login": "F", "Browse": "P"}), attempt(1, {"Login": "P"}))
+
+
+def inconclusive() -> GateReport:
+    return report_of(attempt(0, {"Login": "S", "Browse": "P"}))
+
+
+def no_run() -> GateReport:
+    return report_of(incidents=[Incident.OUTCOME_UNKNOWN])
+
+
+def hostile(text: str, url: str = "javascript:alert(1)") -> GateReport:
+    """Every text of the service is the same one, and that of the people who wrote the policy."""
+    written = text.encode(errors="replace").decode() or "x"
+    entry = QuarantineEntry(reason=written, owner=written, expires=date(2026, 12, 1))
+    texts = {"name": text, "title": text, "thought": text, "url": url, "code": text}
+    first = {"": "F", " flaky": "F", " missed": "M", " skipped": "S", " weak": "F", " quarantined": "F"}
+    return report_of(
+        attempt(0, first, texts=texts, weak=(" weak",), test_count=9),
+        attempt(1, {"": "F", " flaky": "P", " missed": "M", " weak": "F"}, texts=texts, weak=(" weak",), status=text),
+        policy=GatePolicy(quarantine={project_id(" quarantined"): entry}),
+        plan_name=text,
+        plan_short_id=text,
+        label=text + " label",
+    )

@@ -1,0 +1,343 @@
+"""The soak itself: a Prefect server, a worker, a sandbox with faults, and a loop that kills and retries."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from uuid import UUID
+
+import httpx
+
+from prefect_qatech.sandbox import Sandbox
+from tests.e2e.world import POOL, World
+from tests.soak.books import Books, Gate, gate_of, reckon
+from tests.soak.scenario import KINDS, SPEED, faults, scenario
+
+GATES_PER_FLOW_RUN = 10
+FLOW_RUNS_AT_ONCE = 6
+TICK_SECONDS = 0.2
+LOOK_SECONDS = 1.0
+# The runner and the worker each report a crash, up to 1.5 s apart, and the second would overwrite a retry; more here,
+# as the machine is busy.
+SETTLED_SECONDS = 3.0
+# A flow run that should have a process and has had none for so long is one that Prefect lost.
+LOST_SECONDS = 45.0
+WAIT_FOR_A_POST_SECONDS = 20.0
+MOST_RETRIES_FOR_PREFECT = 8
+TERMINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+
+@dataclass(frozen=True)
+class Kill:
+    """When a process is to be killed: so long after it appeared, or as soon as one of its POSTs is under way."""
+
+    how: Literal["at a moment", "in a POST"]
+    seconds: float
+
+
+@dataclass
+class FlowRun:
+    """A flow run of the soak."""
+
+    tag: str
+    id: UUID
+    gates: list[Gate]
+    kills: deque[Kill]
+    answer: Path
+    state: str = "SCHEDULED"
+    state_id: str = ""
+    since: float = 0.0
+    pids: list[int] = field(default_factory=list)
+    process_since: float | None = None
+    killed: bool = False
+    retries_for_prefect: int = 0
+    ended: bool = False
+
+
+@dataclass
+class Tally:
+    """What the soak did and what was done to it."""
+
+    kills: int = 0
+    kills_in_a_post: int = 0
+    retries: int = 0
+    retries_for_prefect: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    requests: int = 0
+    processes_left: int = 0
+    seconds: float = 0.0
+    timed_out: bool = False
+
+
+def choose_gates(count: int, rng: random.Random) -> list[Gate]:
+    """Choose what each gate is to meet; of few gates as of many, each kind has its share."""
+    weights = [kind.weight for kind in KINDS]
+    kinds = [*KINDS, *rng.choices(KINDS, weights, k=max(0, count - len(KINDS)))][:count]
+    rng.shuffle(kinds)
+    return [
+        Gate(f"f{number // GATES_PER_FLOW_RUN:02}", f"gate-{number}", kind, rng.choice(kind.deadlines))
+        for number, kind in enumerate(kinds)
+    ]
+
+
+def choose_kills(rng: random.Random) -> deque[Kill]:
+    """Choose how often, when and how the processes of a flow run are killed."""
+    return deque(
+        Kill("in a POST", 0.0) if rng.random() < 0.4 else Kill("at a moment", rng.uniform(1.0, 30.0))
+        for _ in range(rng.choice((0, 1, 1, 2, 2)))
+    )
+
+
+class Soak:
+    """One soak.
+
+    Args:
+        gates: How many gates.
+        seed: Of everything that is chosen.
+        minutes: The time limit for all of it.
+        home: A folder of its own.
+        say: Told how it goes.
+    """
+
+    def __init__(self, gates: int, seed: int, minutes: float, home: Path, say: Callable[[str], None]) -> None:
+        self._rng = random.Random(seed)
+        self.gates = choose_gates(gates, self._rng)
+        self.tally = Tally()
+        self._say = say
+        self._began = time.monotonic()
+        self._deadline = self._began + 60 * minutes
+        self._home = home
+        self._world = World(home)
+        self._sandbox = Sandbox(scenario(), speed=SPEED, seed=seed)
+        self._flow_runs: list[FlowRun] = []
+        self._deployment_id = UUID(int=0)
+        self._log: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self._gate_of_run: dict[str, str] = {}
+        self._looked = self._spoke = 0.0
+
+    def run(self) -> Books:
+        """Do it all, and leave nothing behind."""
+        world = self._world
+        try:
+            with self._sandbox:
+                self._set_up()
+                while not all(flow_run.ended for flow_run in self._flow_runs):
+                    if time.monotonic() > self._deadline:
+                        self.tally.timed_out = True
+                        break
+                    self._tick()
+                    time.sleep(TICK_SECONDS)
+                self._read_log()
+                books = self._settle_accounts()
+                self.tally.processes_left = self._flow_run_processes_left()
+        finally:
+            world.stop_everything()
+        self.tally.processes_left += len(list(_processes_of(world.api_url)))
+        self.tally.seconds = time.monotonic() - self._began
+        return books
+
+    def _set_up(self) -> None:
+        world, sandbox = self._world, self._sandbox
+        world.start_server()
+        world.post(
+            "/work_pools/",
+            {"name": POOL, "type": "process", "base_job_template": {}, "concurrency_limit": FLOW_RUNS_AT_ONCE},
+        )
+        env = {
+            "QATECH_API_TOKEN": sandbox.token,
+            "QATECH_API_URL": sandbox.url,
+            "PYTHONPATH": world.environment()["PYTHONPATH"],
+        }
+        self._deployment_id = world.deploy("tests/soak/flows.py:gates_side_by_side", env)
+        sandbox.set_faults(faults(self._rng))
+        for tag in dict.fromkeys(gate.tag for gate in self.gates):
+            gates = [gate for gate in self.gates if gate.tag == tag]
+            answer = self._home / f"{tag}.json"
+            wanted = {g.label: {"plan": g.kind.plan, "deadline_seconds": g.deadline_seconds} for g in gates}
+            flow_run_id = world.run(self._deployment_id, tag=tag, gates=wanted, answer=str(answer))
+            self._flow_runs.append(FlowRun(tag, flow_run_id, gates, choose_kills(self._rng), answer))
+        world.start_worker()
+        self._say(f"{len(self.gates)} gates in {len(self._flow_runs)} flow runs; Prefect at {world.api_url}")
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self._read_log()
+        self._see_processes(now)
+        for flow_run in self._flow_runs:
+            if flow_run.pids and flow_run.kills and self._is_due(flow_run, now):
+                self._kill(flow_run)
+        if now - self._looked >= LOOK_SECONDS:
+            self._looked = now
+            self._see_states(now)
+            for flow_run in self._flow_runs:
+                self._take_care_of(flow_run, now)
+        if now - self._spoke >= 15:
+            self._spoke = now
+            states = Counter("ended" if one.ended else one.state.lower() for one in self._flow_runs)
+            shown = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+            self._say(f"{now - self._began:4.0f} s: {shown}; {self.tally.kills} kills, {self.tally.retries} retries")
+
+    # --- the sandbox's log
+
+    def _read_log(self) -> None:
+        # It keeps the last 1000 requests only; the moment is a microsecond of one thread, so no two are alike.
+        for entry in self._sandbox.requests():
+            self._log[entry["at"], entry["method"], entry["path"]] = entry
+            if entry["method"] == "POST" and entry["run_short_id"]:
+                self._gate_of_run.setdefault(entry["run_short_id"], self._gate_of_post(entry))
+
+    def _gate_of_post(self, entry: dict[str, Any]) -> str:
+        if isinstance(entry["body"], dict) and "applications" in entry["body"]:
+            return gate_of(entry["body"]["applications"])
+        repeated = re.fullmatch(r"/v1/run/(\w+)", entry["path"])
+        return self._gate_of_run.get(repeated.group(1), "") if repeated else ""
+
+    def _post_under_way(self, tag: str) -> bool:
+        """Whether a POST of a flow run has been received by the sandbox, and its answer is still to come."""
+        return any(
+            self._gate_of_post(entry).startswith(f"{tag}-")
+            for entry in self._sandbox.requests()[-200:]
+            if entry["method"] == "POST" and entry["status"] is None and entry["fault"] == "latency"
+        )
+
+    # --- killing
+
+    def _see_processes(self, now: float) -> None:
+        seen: dict[str, list[int]] = {}
+        for pid, flow_run_id in self._world._flow_run_processes():
+            seen.setdefault(flow_run_id, []).append(pid)
+        for flow_run in self._flow_runs:
+            pids = seen.get(str(flow_run.id), [])
+            if bool(pids) != bool(flow_run.pids):
+                flow_run.process_since, flow_run.since = (now if pids else None), now
+            flow_run.pids = pids
+
+    def _is_due(self, flow_run: FlowRun, now: float) -> bool:
+        if flow_run.killed or flow_run.process_since is None:
+            return False
+        age, kill = now - flow_run.process_since, flow_run.kills[0]
+        if kill.how == "at a moment":
+            return age >= kill.seconds
+        return age >= WAIT_FOR_A_POST_SECONDS or self._post_under_way(flow_run.tag)
+
+    def _kill(self, flow_run: FlowRun) -> None:
+        flow_run.kills.popleft()
+        in_a_post = self._post_under_way(flow_run.tag)
+        for pid in flow_run.pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+            flow_run.killed = True
+        self.tally.kills += flow_run.killed
+        self.tally.kills_in_a_post += flow_run.killed and in_a_post
+
+    # --- retrying
+
+    def _see_states(self, now: float) -> None:
+        asked = {"deployments": {"id": {"any_": [str(self._deployment_id)]}}, "limit": 200}
+        try:
+            answer = self._world.http.post("/flow_runs/filter", json=asked)
+        except httpx.HTTPError:
+            return  # it is busy; the next look will do
+        if not answer.is_success:
+            return
+        states = {found["id"]: found["state"] for found in answer.json()}
+        for flow_run in self._flow_runs:
+            state = states.get(str(flow_run.id))
+            if state is not None and (state["type"], state["id"]) != (flow_run.state, flow_run.state_id):
+                flow_run.state, flow_run.state_id, flow_run.since = state["type"], state["id"], now
+
+    def _take_care_of(self, flow_run: FlowRun, now: float) -> None:
+        if flow_run.ended or flow_run.pids or now - flow_run.since < SETTLED_SECONDS:
+            return
+        if flow_run.state == "COMPLETED":
+            lost = self._lost_by_prefect(flow_run)
+            if lost and flow_run.retries_for_prefect < MOST_RETRIES_FOR_PREFECT:
+                self._retry(flow_run, now, lost)
+            else:
+                flow_run.ended = True
+        elif flow_run.killed and flow_run.state == "CRASHED":
+            self._retry(flow_run, now, None)
+        elif flow_run.state in TERMINAL:
+            self._retry(flow_run, now, f"{flow_run.state} by itself")
+        elif flow_run.state in {"PENDING", "RUNNING"} and now - flow_run.since > LOST_SECONDS:
+            self._retry(flow_run, now, f"{flow_run.state} without a process")
+
+    def _lost_by_prefect(self, flow_run: FlowRun) -> str | None:
+        """Name the error, not one of this package's, with which a gate of an ended flow run ended."""
+        if not flow_run.answer.exists():
+            return "COMPLETED without an answer"
+        found = json.loads(flow_run.answer.read_text())
+        return next((one["error"] for one in found.values() if "error" in one and not one["is_ours"]), None)
+
+    def _retry(self, flow_run: FlowRun, now: float, for_prefect: str | None) -> None:
+        """Send what the UI's "Retry" sends."""
+        body = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}, "force": True}
+        try:
+            if not self._world.http.post(f"/flow_runs/{flow_run.id}/set_state", json=body).is_success:
+                return
+        except httpx.HTTPError:
+            return
+        if for_prefect is None:
+            self.tally.retries += 1
+        else:
+            self.tally.retries_for_prefect[for_prefect] += 1
+            flow_run.retries_for_prefect += 1
+        flow_run.state, flow_run.since, flow_run.killed = "SCHEDULED", now, False
+
+    # --- the end
+
+    def _settle_accounts(self) -> Books:
+        tally = self.tally
+        tally.requests = sum(self._sandbox.counts()["requests"].values())
+        tally.faults = Counter(_kind_of_fault(entry) for entry in self._log.values() if entry["fault"])
+        answers = {}
+        for flow_run in self._flow_runs:
+            if flow_run.ended and flow_run.answer.exists():
+                for label, answer in json.loads(flow_run.answer.read_text()).items():
+                    answers[f"{flow_run.tag}-{label}"] = answer
+        ledgers = {flow_run.tag: self._ledger(flow_run.id) for flow_run in self._flow_runs}
+        return reckon(self.gates, answers, self._sandbox.runs(), ledgers)
+
+    def _ledger(self, flow_run_id: UUID) -> dict[str, str]:
+        rows: dict[str, str] = {}
+        while True:
+            asked = {"prefix": "qatech-", "limit": 200, "exclude_keys": sorted(rows)}
+            page = self._world.post(f"/flow_runs/{flow_run_id}/input/filter", asked)
+            rows |= {row["key"]: row["value"] for row in page}
+            if len(page) < 200:
+                return rows
+
+    def _flow_run_processes_left(self) -> int:
+        give_up_at = time.monotonic() + 10
+        while (left := len(self._world.flow_run_pids())) and time.monotonic() < give_up_at:
+            time.sleep(TICK_SECONDS)
+        return left
+
+
+def _kind_of_fault(entry: dict[str, Any]) -> str:
+    return str(entry["status"] if entry["fault"] == "status" else entry["fault"])
+
+
+def _processes_of(api_url: str) -> Iterator[int]:
+    """Whatever still runs with this world's Prefect: server, worker, flow runs and their children."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            environment = (entry / "environ").read_bytes().split(b"\0")
+            is_zombie = b") Z " in (entry / "stat").read_bytes()
+        except OSError:
+            continue
+        if f"PREFECT_API_URL={api_url}".encode() in environment and not is_zombie:
+            yield int(entry.name)

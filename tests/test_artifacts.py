@@ -1,0 +1,272 @@
+"""Artifacts are a picture of what happens and can never change it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timezone
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prefect.exceptions import TerminationSignal
+
+from prefect_qatech import artifacts
+from prefect_qatech.artifacts import (
+    Progress,
+    artifact_key,
+    is_web_link,
+    publish_link,
+    publish_report,
+)
+from prefect_qatech.campaign import GateReport, ObservedAttempt, build_report, recognise
+from prefect_qatech.models import QATechRun, QATechRunTestCaseDetails
+from prefect_qatech.verdict import GatePolicy
+
+ARTIFACT = UUID("5e4d3c2b-0000-4000-8000-000000000001")
+WRITERS = [
+    "acreate_image_artifact",
+    "acreate_link_artifact",
+    "acreate_markdown_artifact",
+    "acreate_progress_artifact",
+    "acreate_table_artifact",
+    "aupdate_progress_artifact",
+]
+
+
+@given(st.lists(st.none() | st.text(max_size=300), max_size=4))
+def test_a_key_is_one_that_prefect_takes(parts: list[str | None]) -> None:
+    key = artifact_key(*parts)
+    assert re.fullmatch("qatech[a-z0-9-]*", key)
+    assert len(key) <= 200
+
+
+@pytest.mark.parametrize(
+    ("parts", "key"),
+    [
+        (("report", "pln_smoke"), "qatech-report-pln-smoke"),
+        (("run", None, "", "abc123"), "qatech-run-abc123"),
+        (("Smoke Tests / 2",), "qatech-smoke-tests-2"),
+        (("../../etc",), "qatech-etc"),
+        (("ÄÖÜ", "١"), "qatech"),
+        (("a" * 300,), "qatech-" + "a" * 193),
+        ((), "qatech"),
+    ],
+)
+def test_a_key(parts: tuple[str | None, ...], key: str) -> None:
+    assert artifact_key(*parts) == key
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://app.qa.tech/p/shop/results/abc123",
+        "https://app.qa.tech:8443/x?y=1&z=%20#top",
+        "HTTPS://app.qa.tech",
+        "http://127.0.0.1:8400/p/x",
+        "http://localhost:8400",
+        "http://[::1]:8400/",
+    ],
+)
+def test_a_web_link(url: str) -> None:
+    assert is_web_link(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        None,
+        "",
+        "javascript:alert(1)",
+        "JaVaScRiPt:alert%281%29",
+        "data:text/html,x",
+        "vbscript:x",
+        "file:///etc/passwd",
+        "ftp://app.qa.tech",
+        "//app.qa.tech",
+        "/results/abc123",
+        "app.qa.tech",
+        "http://app.qa.tech",
+        "http://localhost.evil.example",
+        "http://localhost@evil.example",
+        "http://127.0.0.1.evil.example",
+        "https://app.qa.tech/\nx",
+        "https://app.qa.tech/\tx",
+        "\nhttps://app.qa.tech",
+        " https://app.qa.tech",
+        "https://app.qa.tech/a b",
+        'https://app.qa.tech/"onclick="x',
+        "https://app.qa.tech/'x",
+        "https://app.qa.tech/<script>",
+        "https://app.qa.tech/)[x](javascript:x",
+        "https://app.qa.tech\\x",
+        "https://app.qa.tech/\x00",
+        "https://app.qa.tech/\x7f",
+        "https://app.qa.tech/\u202e",  # turns the rest around
+        "https://[::1",
+        "https:",
+        "https:app.qa.tech",
+        "https:///x",
+        "https://app.qa.tech@evil.example",  # shows one host, leads to another
+    ],
+    ids=ascii,
+)
+def test_what_may_not_become_a_link(url: str | None) -> None:
+    assert not is_web_link(url)
+
+
+class Written:
+    """Stands in for Prefect's functions, and keeps what they were asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: BaseException | None = None) -> None:
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.error = error
+        for name in WRITERS:
+            monkeypatch.setattr(artifacts, name, self._function(name))
+        monkeypatch.setattr(artifacts, "get_client", self._client)
+
+    @property
+    def names(self) -> list[str]:
+        """Which functions were called."""
+        return [name for name, _ in self.calls]
+
+    @asynccontextmanager
+    async def _client(self) -> AsyncIterator[Any]:
+        if self.error is not None:
+            raise self.error
+        yield SimpleNamespace(read_artifacts=self._read_nothing)
+
+    async def _read_nothing(self, **_: Any) -> list[Any]:
+        return []
+
+    def _function(self, name: str) -> Any:
+        async def write(**fields: Any) -> UUID:
+            self.calls.append((name, fields))
+            if self.error is not None:
+                raise self.error
+            return ARTIFACT
+
+        return write
+
+
+def run(status: str = "RUNNING", *statuses: str) -> QATechRun:
+    cases = [{"status": status} for status in statuses]
+    return QATechRun.model_validate({"shortId": "abc123", "status": status, "runTestCases": cases})
+
+
+def report() -> GateReport:
+    case = {"id": "1", "name": "Pay", "shortId": "t1", "status": "COMPLETED", "result": "FAILED"}
+    body = {"shortId": "abc123", "status": "COMPLETED", "result": "FAILED", "runTestCases": [case]}
+    details = QATechRunTestCaseDetails.model_validate({"screenshotUrl": "https://cdn.qa.tech/1.png"})
+    attempt = ObservedAttempt("start", QATechRun.model_validate(body), details={"t1": details})
+    now = datetime(2026, 9, 1, tzinfo=timezone.utc)
+    return build_report(recognise([attempt]), GatePolicy(), ended_at=now, plan_short_id="pln_smoke")
+
+
+async def write_all() -> None:
+    await publish_link("https://app.qa.tech/x", "The run", key="qatech-x", description="A run")
+    await publish_report(report())
+    progress = Progress("abc123", "qatech-x")
+    await progress.show(run("RUNNING", "RUNNING"))
+    await progress.show(run("COMPLETED", "COMPLETED"))
+
+
+async def test_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = Written(monkeypatch)
+    await write_all()
+    assert written.names == [
+        "acreate_link_artifact",
+        "acreate_markdown_artifact",
+        "acreate_table_artifact",
+        "acreate_image_artifact",
+        "acreate_progress_artifact",
+        "aupdate_progress_artifact",
+    ]
+    assert written.calls[0][1] == {
+        "link": "https://app.qa.tech/x",
+        "link_text": "The run",
+        "key": "qatech-x",
+        "description": "A run",
+    }
+    assert [written.calls[i][1]["key"] for i in (1, 2, 3)] == [
+        "qatech-report-pln-smoke",
+        "qatech-tests-pln-smoke",
+        "qatech-failure-pln-smoke-1",
+    ]
+    assert written.calls[5][1] == {"artifact_id": ARTIFACT, "progress": 100}
+
+
+@pytest.mark.parametrize("error", [RuntimeError("server down"), ValueError("bad key"), TimeoutError()], ids=repr)
+async def test_a_write_that_fails_changes_nothing(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    written = Written(monkeypatch, error)
+    monkeypatch.setattr(logging.getLogger("prefect"), "propagate", True)
+    with caplog.at_level(logging.WARNING, "prefect.qatech"):
+        await write_all()
+    assert len(written.calls) == 6, "each was tried"
+    told = [record for record in caplog.records if "could not be written" in record.getMessage()]
+    assert len(told) == 7, "the six and the history"
+
+
+@pytest.mark.parametrize("name", ["render_markdown", "render_table", "attempts_chart", "history_line"])
+async def test_a_report_that_cannot_be_drawn_changes_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError("what a name")
+
+    Written(monkeypatch)
+    monkeypatch.setattr(artifacts, name, fail)
+    await publish_report(report())
+
+
+async def test_a_progress_that_could_not_be_created_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = Written(monkeypatch, RuntimeError("server down"))
+    progress = Progress("abc123", "qatech-x")
+    await progress.show(run())
+    written.error = None
+    await progress.show(run())
+    await progress.show(run())
+    assert written.names == ["acreate_progress_artifact", "acreate_progress_artifact", "aupdate_progress_artifact"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), TerminationSignal(signal.SIGTERM)], ids=repr)
+async def test_a_stop_is_no_failed_write(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    Written(monkeypatch, error)
+    with pytest.raises(type(error)):
+        await Progress("abc123", "qatech-x").show(run())
+
+
+@pytest.mark.parametrize("url", [None, "", "javascript:alert(1)", "http://app.qa.tech/x"])
+async def test_no_link_is_better_than_a_bad_one(url: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = Written(monkeypatch)
+    await publish_link(url, "The run", key="qatech-x", description="A run")
+    assert written.calls == []
+
+
+@pytest.mark.parametrize(
+    ("seen", "percent"),
+    [
+        (run("INITIATED"), 0),
+        (run("RUNNING"), 0),
+        (run("RUNNING", "RUNNING", "INITIATED"), 0),
+        (run("RUNNING", "COMPLETED", "RUNNING"), 50),
+        (run("RUNNING", "COMPLETED", "ERROR", "CANCELLED", "RUNNING"), 75),
+        (run("RUNNING", "COMPLETED"), 100),
+        (run("COMPLETED"), 100),
+        (run("ERROR", "RUNNING"), 100),
+        (run("CANCELLED", "INITIATED"), 100),
+    ],
+)
+async def test_progress_moves_with_the_test_cases(
+    seen: QATechRun, percent: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = Written(monkeypatch)
+    await Progress("abc123", "qatech-x").show(seen)
+    assert written.calls[0][1]["progress"] == percent
+    assert written.calls[0][1]["key"] == "qatech-x"

@@ -1,0 +1,444 @@
+"""The tests of a campaign are recognised across its attempts, and the report is what the judge saw."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime, timedelta, timezone
+from itertools import permutations
+from typing import Any
+
+import pytest
+
+from prefect_qatech.campaign import (
+    EXPLANATION_LENGTH,
+    NAME_LENGTH,
+    SCHEMA_VERSION,
+    TITLE_LENGTH,
+    Campaign,
+    GateReport,
+    ObservedAttempt,
+    build_report,
+    recognise,
+)
+from prefect_qatech.models import QATechRun, QATechRunTestCaseDetails
+from prefect_qatech.verdict import GatePolicy, Incident, Outcome, QuarantineEntry, TestVerdict, Verdict
+
+NOW = datetime(2026, 9, 1, 12, tzinfo=timezone.utc)
+PASSED, FAILED = {"result": "PASSED"}, {"result": "FAILED"}
+
+
+def case(name: str = "", **fields: Any) -> dict[str, Any]:
+    return {"name": name, "status": "COMPLETED", "result": "PASSED", **fields}
+
+
+def attempt(
+    *cases: Mapping[str, Any],
+    status: str = "COMPLETED",
+    result: str | None = None,
+    details: Mapping[str, Mapping[str, Any]] | None = None,
+    **fields: Any,
+) -> ObservedAttempt:
+    body = {"shortId": "abc123", "status": status, "result": result, "runTestCases": list(cases)}
+    read = {key: QATechRunTestCaseDetails.model_validate(value) for key, value in (details or {}).items()}
+    return ObservedAttempt(
+        fields.pop("kind", "start"),
+        QATechRun.model_validate(body),
+        details=read,
+        **{"run_url": "https://q/abc", **fields},
+    )
+
+
+def outcomes(*attempts: ObservedAttempt) -> dict[str, str]:
+    """Test id to the first letters of its outcomes, `w` behind those whose identity is weak."""
+    campaign = recognise(attempts)
+    found = {}
+    for test_id, test in campaign.tests.items():
+        words = (item.outcomes.get(test_id, Outcome.ABSENT).value[0] for item in campaign.attempts)
+        found[test_id] = "".join(words) + ("w" if test.identity_is_weak else "")
+    return found
+
+
+# --- A test's identity
+
+
+def test_by_project_test_case_id() -> None:
+    found = outcomes(
+        attempt(case("Pay", id="r1", projectTestCaseId="P", **FAILED)),
+        attempt(case("Pay by card", id="r2", projectTestCaseId="P")),
+    )
+    assert found == {"P": "fp"}
+
+
+def test_by_the_project_test_case_id_that_only_the_details_know() -> None:
+    found = outcomes(
+        attempt(
+            case("Pay", shortId="t1", **FAILED), details={"t1": {"projectTestCaseId": "P", "errorCode": "TEST_FAILED"}}
+        ),
+        attempt(
+            case("Buy", shortId="t2", **FAILED), details={"t2": {"projectTestCaseId": "P", "errorCode": "TEST_FAILED"}}
+        ),
+    )
+    assert found == {"P": "ff"}
+
+
+def test_by_id_where_there_is_no_other() -> None:
+    found = outcomes(attempt(case("Pay", id="1", **FAILED)), attempt(case("Pay by card", id="1")))
+    assert found == {"1": "fp"}
+
+
+def test_by_an_id_that_turns_out_to_be_the_project_test_case_id() -> None:
+    # The examples of the vendor's command line show the two as one; a pass has no details.
+    found = outcomes(
+        attempt(case("Pay", id="P")),
+        attempt(case("Buy", id="r9", shortId="t2", **FAILED), details={"t2": {"projectTestCaseId": "P"}}),
+    )
+    assert found == {"P": "pf"}
+
+
+def test_the_same_without_an_id_of_its_own() -> None:
+    found = outcomes(
+        attempt(case("Pay", id="P")),
+        attempt(case("Buy", shortId="t2", **FAILED), details={"t2": {"projectTestCaseId": "P"}}),
+    )
+    assert found == {"P": "pf"}
+
+
+def test_by_a_name_that_is_unique_and_then_weakly() -> None:
+    found = outcomes(attempt(case("Pay", id="1", **FAILED)), attempt(case("Pay", id="2")))
+    assert found == {"1": "fpw"}
+
+
+def test_without_any_id_by_name() -> None:
+    found = outcomes(attempt(case("Pay", **FAILED), case("Search")), attempt(case("Pay")))
+    assert found == {"name:Pay": "fpw", "name:Search": "pa"}
+
+
+def test_a_strong_identity_stays_strong() -> None:
+    assert outcomes(attempt(case("Pay", id="1")), attempt(case("Pay", id="1"))) == {"1": "pp"}
+
+
+def test_a_name_that_stands_twice_in_the_later_attempt_identifies_nothing() -> None:
+    found = outcomes(attempt(case("Pay", id="1", **FAILED)), attempt(case("Pay", id="2"), case("Pay", id="3")))
+    assert found == {"1": "fa", "2": "ap", "3": "ap"}
+
+
+def test_a_name_that_stood_twice_in_the_earlier_attempt_identifies_nothing() -> None:
+    found = outcomes(attempt(case("Pay", id="1", **FAILED), case("Pay", id="2")), attempt(case("Pay", id="3")))
+    assert found == {"1": "fa", "2": "pa", "3": "ap"}
+
+
+def test_no_name_identifies_nothing() -> None:
+    found = outcomes(attempt(case("", id="1", **FAILED)), attempt(case("", id="2")))
+    assert found == {"1": "fa", "2": "ap"}
+
+
+def test_short_ids_identify_nothing() -> None:
+    found = outcomes(attempt(case("Pay", shortId="t1", **FAILED)), attempt(case("Buy", shortId="t1")))
+    assert found == {"name:Pay": "fa", "name:Buy": "ap"}
+
+
+def test_names_do_not_overrule_project_test_case_ids() -> None:
+    found = outcomes(attempt(case("Pay", projectTestCaseId="P", **FAILED)), attempt(case("Pay", projectTestCaseId="Q")))
+    assert found == {"P": "fa", "Q": "ap"}
+
+
+def test_ids_do_not_overrule_project_test_case_ids() -> None:
+    found = outcomes(
+        attempt(case("Pay", id="1", projectTestCaseId="P", **FAILED)),
+        attempt(case("Pay", id="1", projectTestCaseId="Q")),
+    )
+    assert found == {"P": "fa", "Q": "ap"}
+
+
+def test_an_id_that_is_the_project_test_case_id_of_another_test_does_not_overrule_them_either() -> None:
+    found = outcomes(
+        attempt(case("Pay", id="A", projectTestCaseId="B", **FAILED)),
+        attempt(case("Search", id="C", projectTestCaseId="A")),
+    )
+    assert found == {"B": "fa", "A": "ap"}
+
+
+def test_names_do_not_overrule_ids_whatever_the_order() -> None:
+    # "Pay" was renamed, and another test has its name now.
+    first = attempt(case("Pay", id="1", **FAILED))
+    renamed, namesake = case("Pay by card", id="1", **FAILED), case("Pay", id="9")
+    for cases in permutations((renamed, namesake)):
+        assert outcomes(first, attempt(*cases)) == {"1": "ff", "9": "ap"}
+
+
+def test_ids_do_not_overrule_project_test_case_ids_whatever_the_order() -> None:
+    first = attempt(case("Pay", id="1", projectTestCaseId="P", **FAILED))
+    same, other = case("Pay", id="2", projectTestCaseId="P", **FAILED), case("Search", id="1")
+    for cases in permutations((same, other)):
+        assert outcomes(first, attempt(*cases)) == {"P": "ff", "1": "ap"}
+
+
+def test_a_stranger_with_the_name_of_a_failed_test_does_not_pass_for_it() -> None:
+    first = attempt(case("Pay", id="1", **FAILED), result="FAILED")
+    skipped, stranger = case("Pay by card", id="1", result="SKIPPED"), case("Pay", id="9")
+    for cases in permutations((skipped, stranger)):
+        campaign = recognise([first, attempt(*cases, kind="rerun")])
+        assert build_report(campaign, GatePolicy(), ended_at=NOW).verdict is Verdict.FAIL
+
+
+def test_the_order_of_a_list_changes_nothing() -> None:
+    first = [case("a", id="1", **FAILED), case("b", id="2"), case("c"), case("d", projectTestCaseId="D", **FAILED)]
+    second = [case("a", id="1"), case("b", id="7"), case("c", **FAILED), case("x", projectTestCaseId="D", id="1")]
+    found = {json.dumps(outcomes(attempt(*first), attempt(*cases)), sort_keys=True) for cases in permutations(second)}
+    assert len(found) == 1
+
+
+def test_two_entries_with_one_id_are_two_tests() -> None:
+    found = outcomes(attempt(case("Pay", id="1", **FAILED), case("Pay", id="1")), attempt(case("Pay", id="1")))
+    assert found == {"1": "fp", "1#2": "pa"}
+
+
+def test_two_entries_without_anything_are_two_tests() -> None:
+    found = outcomes(attempt(case("", **FAILED), case("", **FAILED)))
+    assert found == {"name:": "f", "name:#2": "f"}
+
+
+def test_names_that_differ_only_behind_the_cut_are_two_tests() -> None:
+    found = outcomes(attempt(case("x" * 400 + "a", **FAILED), case("x" * 400 + "b")))
+    assert sorted(found.values()) == ["f", "p"]
+    assert all(len(test_id) <= NAME_LENGTH + len("name:#2") for test_id in found)
+
+
+def test_expected_is_what_attempt_0_listed() -> None:
+    campaign = recognise([attempt(case("a", id="1"), case("b", id="2"), test_count=3), attempt(case("c", id="3"))])
+    assert campaign.expected == ("1", "2")
+    assert campaign.expected_count == 3
+    assert list(campaign.tests) == ["1", "2", "3"]
+
+
+def test_the_ids_of_a_rerun() -> None:
+    first = attempt(
+        case("a", id="r1", projectTestCaseId="P"),
+        case("b", id="2"),
+        case("c"),
+        case("d", id="r4", shortId="t4"),
+    )
+    second = attempt(case("d", id="r4", shortId="t9", **FAILED), details={"t9": {"projectTestCaseId": "Q"}})
+    campaign = recognise([first, second])
+    assert campaign.project_test_case_ids(["P", "2", "name:c", "r4", "gone"]) == ["P", "2", "Q"]
+
+
+def test_no_attempt() -> None:
+    campaign = recognise([])
+    assert campaign == Campaign((), {}, (), None, ())
+    report = build_report(campaign, GatePolicy(), ended_at=NOW)
+    assert report.verdict is Verdict.INCONCLUSIVE
+    assert (report.run_short_id, report.run_url, report.started_at) == (None, None, None)
+    assert report.judge_again(GatePolicy()).verdict is Verdict.INCONCLUSIVE
+
+
+# --- The report
+
+POLICIES = [
+    GatePolicy(),
+    GatePolicy(max_failed=1),
+    GatePolicy(max_flaky=0),
+    GatePolicy(max_undecided=3, max_failed=3),
+    GatePolicy(min_decided=9),
+    GatePolicy(passes_required=2),
+    GatePolicy(fuse_failures=0.25),
+    GatePolicy(quarantine={"2": QuarantineEntry(reason="known", owner="ana", expires=date(2026, 9, 1))}),
+    GatePolicy(quarantine={"2": QuarantineEntry(reason="known", owner="ana", expires=date(2026, 8, 31))}),
+]
+
+
+def campaigns() -> dict[str, Sequence[ObservedAttempt]]:
+    green = attempt(case("a", id="1"), case("b", id="2"), result="PASSED", test_count=2)
+    red = attempt(case("a", id="1"), case("b", id="2", **FAILED), result="FAILED", test_count=2)
+    return {
+        "green": [green],
+        "too few": [attempt(case("a", id="1"), result="PASSED", test_count=2)],
+        "failed": [red],
+        "flaky": [red, attempt(case("b", id="2"), result="PASSED", kind="rerun")],
+        "stays failed": [red, attempt(case("b", id="2", **FAILED), result="FAILED", kind="rerun")],
+        "vanished": [red, attempt(case("c", id="3"), result="PASSED", kind="rerun")],
+        "appeared": [green, attempt(case("c", id="3", **FAILED), result="FAILED", kind="rerun")],
+        "error": [attempt(case("a", id="1"), status="ERROR")],
+        "goes on": [attempt(case("a", id="1"), case("b", id="2", status="RUNNING"), status="RUNNING")],
+        "contradiction": [attempt(case("a", id="1"), result="FAILED")],
+        "unknown words": [attempt(case("a", id="1", status="NEW"), status="NEWER", result="NEWEST")],
+        "empty": [attempt(result="PASSED")],
+    }
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: str(policy.model_dump(exclude_defaults=True))[:40])
+@pytest.mark.parametrize("name", campaigns())
+def test_judging_again_gives_the_same(name: str, policy: GatePolicy) -> None:
+    for incidents in ((), (Incident.DEADLINE_PASSED,)):
+        report = build_report(recognise(campaigns()[name]), policy, ended_at=NOW, incidents=incidents)
+        for kept in (report, GateReport.model_validate_json(report.model_dump_json())):
+            again = kept.judge_again(policy)
+            assert again.verdict is report.verdict
+            assert dict(again.tests) == {test.test_id: test.verdict for test in report.tests}
+            assert [(r.rule, r.verdict, r.sentence, r.test_ids) for r in again.reasons] == [
+                (r.rule, r.verdict, r.sentence, r.test_ids) for r in report.reasons
+            ]
+
+
+def test_judging_again_under_another_policy() -> None:
+    report = build_report(recognise(campaigns()["flaky"]), GatePolicy(), ended_at=NOW)
+    assert (report.verdict, report.verdict_without_reruns) == (Verdict.PASS, Verdict.FAIL)
+    assert report.judge_again(GatePolicy(max_flaky=0)).verdict is Verdict.FAIL
+
+
+def test_judging_again_on_another_day() -> None:
+    entry = QuarantineEntry(reason="known", owner="ana", expires=date(2026, 9, 1))
+    policy = GatePolicy(quarantine={"2": entry})
+    report = build_report(recognise(campaigns()["failed"]), policy, ended_at=NOW)
+    assert report.judged_on == date(2026, 9, 1)
+    assert report.tests[1].quarantined
+    assert report.verdict is report.judge_again(policy).verdict is Verdict.PASS
+    assert report.judge_again(policy, today=date(2026, 9, 2)).verdict is Verdict.FAIL
+    late = build_report(recognise(campaigns()["failed"]), policy, ended_at=NOW + timedelta(days=1))
+    assert not late.tests[1].quarantined
+    assert late.verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("promised", "verdict"), [(None, Verdict.PASS), (2, Verdict.PASS), (3, Verdict.INCONCLUSIVE), (1, Verdict.PASS)]
+)
+def test_tests_that_were_promised_and_never_listed(promised: int | None, verdict: Verdict) -> None:
+    observed = attempt(case("a", id="1"), case("b", id="2"), result="PASSED", test_count=promised)
+    report = build_report(recognise([observed]), GatePolicy(), ended_at=NOW)
+    assert report.verdict is verdict
+    assert report.expected_count == promised
+    assert GateReport.model_validate_json(report.model_dump_json()).judge_again(GatePolicy()).verdict is verdict
+
+
+def test_what_a_rerun_promises_is_not_expected() -> None:
+    observed = [*campaigns()["flaky"]]
+    observed[1] = attempt(case("b", id="2"), result="PASSED", kind="rerun", test_count=9)
+    report = build_report(recognise(observed), GatePolicy(), ended_at=NOW)
+    assert report.verdict is Verdict.PASS
+    assert report.attempts[1].test_count == 9
+
+
+def test_what_a_test_shows_is_its_last_execution_that_was_no_pass() -> None:
+    def failing(number: int) -> ObservedAttempt:
+        details = {"errorCode": f"E{number}", "url": f"https://q/t{number}", "durationMs": number * 1500}
+        texts = {"resultTitle": f"title {number}", "evaluationThought": f"thought {number}"}
+        return attempt(case("a", id="1", shortId=f"t{number}", **FAILED, **texts), details={f"t{number}": details})
+
+    passing = attempt(case("a", id="1", shortId="t3", resultTitle="fine"), result="PASSED", kind="rerun")
+    report = build_report(recognise([failing(1), failing(2), passing]), GatePolicy(), ended_at=NOW)
+    test = report.tests[0]
+    assert (test.reason, test.explanation, test.error_code) == ("title 2", "thought 2", "E2")
+    assert (test.url, test.duration_seconds) == ("https://q/t2", 3.0)
+    assert test.outcomes == (Outcome.MISSED, Outcome.MISSED, Outcome.PASSED)
+    assert test.verdict is TestVerdict.RECOVERED
+
+
+def test_a_test_that_passed_shows_no_reason() -> None:
+    observed = attempt(case("a", id="1", resultTitle="all good", evaluationThought="long"), result="PASSED")
+    test = build_report(recognise([observed]), GatePolicy(), ended_at=NOW).tests[0]
+    assert (test.reason, test.explanation) == (None, None)
+
+
+def test_texts_are_cut() -> None:
+    long = "x" * 100_000
+    texts = {"resultTitle": long, "evaluationThought": long, "shortId": "t1"}
+    details = {"errorCode": long, "url": long, "screenshotUrl": long, "recordingUrl": long}
+    observed = attempt(case(long, **texts, **FAILED), status=long, result=long, details={"t1": details}, run_url=long)
+    report = build_report(recognise([observed]), GatePolicy(), ended_at=NOW, plan_name=long)
+    test = report.tests[0]
+    assert len(test.reason or "") == TITLE_LENGTH
+    assert len(test.explanation or "") == EXPLANATION_LENGTH
+    assert (test.reason or "").endswith("…")
+    assert len(test.name) == len(report.plan_name or "") == NAME_LENGTH
+    assert len(report.model_dump_json()) < 12_000
+
+
+SIZES = {"words": "I looked for the button. ", "umlauts": "ä", "emoji": "🙂", "quotes": '"', "nulls": "\x00"}
+
+
+@pytest.mark.parametrize("sort", SIZES)
+def test_a_report_of_500_failures_with_long_thoughts_is_small(sort: str) -> None:
+    text = SIZES[sort] * (100_000 // len(SIZES[sort]))
+    cases = [
+        case(f"Test {i}", id=f"5e4d3c2b-0000-4000-8000-{i:012}", resultTitle="Failed", evaluationThought=text, **FAILED)
+        for i in range(500)
+    ]
+    report = build_report(recognise([attempt(*cases, result="FAILED", test_count=500)]), GatePolicy(), ended_at=NOW)
+    assert len(report.tests) == 500
+    assert all(test.explanation for test in report.tests[:10])
+    assert len(report.model_dump_json().encode()) < 512 * 1024
+
+
+def full_report() -> GateReport:
+    entry = QuarantineEntry(reason="known", owner="ana", expires=date(2026, 9, 30))
+    policy = GatePolicy(quarantine={"2": entry}, fuse_failures=0.25, deadline_seconds=90.5, max_flaky=3)
+    observed = [
+        attempt(
+            case("a", id="1", shortId="t1", **FAILED),
+            case("b\x00\x1b[31m\u202e<script>", id="2", **FAILED),
+            result="FAILED",
+            test_count=2,
+            started_at=NOW,
+            finished_at=NOW + timedelta(seconds=90.25),
+            details={"t1": {"errorCode": "TEST_FAILED", "durationMs": 0.5, "url": "https://q/1"}},
+        ),
+        attempt(case("a", id="1"), result="PASSED", kind="rerun", rerun_of="abc123", filter="failed_only"),
+    ]
+    return build_report(
+        recognise(observed),
+        policy,
+        ended_at=NOW + timedelta(minutes=5),
+        incidents=[Incident.USAGE_LIMIT],
+        plan_short_id="pln_smoke",
+        plan_name="Smoke",
+        label="before the release",
+        flow_run_id="5e4d3c2b-0000-4000-8000-000000000001",
+    )
+
+
+def test_a_report_survives_json_and_pickle() -> None:
+    report = full_report()
+    assert GateReport.model_validate_json(report.model_dump_json()) == report
+    assert GateReport.model_validate(report.model_dump(mode="json")) == report
+    assert GateReport.model_validate(report.model_dump()) == report
+    assert pickle.loads(pickle.dumps(report)) == report
+    assert GateReport.model_validate_json(report.model_dump_json()).policy.fuse_failures == 0.25
+
+
+@pytest.mark.parametrize("fuse", [0, 3, 0.5, None])
+def test_a_fuse_keeps_its_kind(fuse: float | None) -> None:
+    report = build_report(recognise(campaigns()["green"]), GatePolicy(fuse_failures=fuse), ended_at=NOW)
+    kept = GateReport.model_validate_json(report.model_dump_json()).policy.fuse_failures
+    assert (kept, type(kept)) == (fuse, type(fuse))
+
+
+def test_a_text_that_utf8_cannot_carry_does_not_break_the_report() -> None:
+    # JavaScript cuts texts between the halves of a smiley, and JSON carries the half as \ud83d.
+    body = '{"shortId": "abc123", "status": "COMPLETED", "result": "FAILED", "runTestCases": [{"id": "1\\ud83d",'
+    body += '"name": "Pay \\ud83d", "status": "COMPLETED", "result": "FAILED", "resultTitle": "No \\ud83d"}]}'
+    run = QATechRun.model_validate(json.loads(body))
+    report = build_report(recognise([ObservedAttempt("start", run)]), GatePolicy(), ended_at=NOW)
+    assert report.tests[0].name.startswith("Pay")
+    assert GateReport.model_validate_json(report.model_dump_json()) == report
+
+
+def test_a_newer_report_can_be_read() -> None:
+    newer = json.loads(full_report().model_dump_json())
+    newer["tests"][0]["mood"] = newer["mood"] = newer["attempts"][0]["mood"] = "good"
+    assert GateReport.model_validate(newer) == full_report()
+
+
+def test_what_readers_ask_of_a_report() -> None:
+    report = full_report()
+    assert report.schema_version == SCHEMA_VERSION == 1
+    assert not report.passed
+    assert (report.run_short_id, report.run_url) == ("abc123", "https://q/abc")
+    assert report.counts == {TestVerdict.FLAKY: 1, TestVerdict.FAILED: 1}
+    assert [test.test_id for test in report.tests_with(TestVerdict.FAILED)] == ["2"]
+    assert report.attempts[0].duration_seconds == 90.25
+    assert report.attempts[1].duration_seconds is None
+    assert report.attempts[0].counts == {Outcome.FAILED: 2}
+    assert (report.attempts[1].kind, report.attempts[1].filter) == ("rerun", "failed_only")
+    assert (report.started_at, report.label) == (NOW, "before the release")

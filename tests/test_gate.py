@@ -1,0 +1,847 @@
+"""The gate against the sandbox, which counts what it was asked, on a real Prefect server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect import flow, task
+
+from prefect_qatech import (
+    GateFailed,
+    GateInconclusive,
+    GateNotPassed,
+    GatePolicy,
+    GateReport,
+    LedgerConflict,
+    NotFoundError,
+    QATechCredentials,
+    QATechError,
+    QATechPolling,
+    StartOutcomeUnknown,
+    TestVerdict,
+    UnauthorizedError,
+    UsageLimitError,
+    Verdict,
+    aread_ledger,
+    arelease_gate,
+    artifacts,
+    astart_test_run,
+    gate,
+    release_gate,
+    start_test_run,
+    tasks,
+    waiting,
+)
+from prefect_qatech.sandbox import Sandbox
+from prefect_qatech.verdict import Incident
+from tests.support import (
+    Failing,
+    artifacts_of,
+    cases,
+    counted,
+    credentials_for,
+    fault,
+    flow_run_id,
+    looks,
+    one_plan,
+    posts,
+    rewrite,
+    rows_of,
+)
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+POLLING = QATechPolling(first_seconds=0.05, max_seconds=0.2)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gate's tasks do not sleep between attempts."""
+
+    async def sleep(seconds: float) -> None:
+        """Nothing."""
+
+    monkeypatch.setattr(gate, "astart_test_run", gate.astart_test_run.with_options(retry_delay_seconds=0))
+    monkeypatch.setattr(gate, "arerun_test_run", gate.arerun_test_run.with_options(retry_delay_seconds=0))
+
+
+@contextmanager
+def sandbox_of(scenario: Mapping[str, Any], speed: float = 2000) -> Iterator[Sandbox]:
+    with Sandbox(scenario, speed=speed) as sandbox:
+        yield sandbox
+
+
+async def look_at(sandbox: Sandbox, plan: str | None = "pln_one", **arguments: Any) -> GateReport:
+    """A gate that returns its report whatever it says."""
+    arguments = {"polling": POLLING, "raise_unless_passed": False, **arguments}
+    return await arelease_gate(credentials_for(sandbox), plan, **arguments)
+
+
+def kinds(sandbox: Sandbox) -> list[Any]:
+    """The bodies of the reruns that arrived."""
+    return [request["body"] for request in posts(sandbox) if request["path"] != "/v1/run"]
+
+
+# --- what is asked of the service
+
+
+@pytest.mark.parametrize("twin", ["sync", "async"])
+async def test_a_green_gate_is_one_start_and_no_rerun(
+    sandbox: Sandbox, credentials: QATechCredentials, twin: str
+) -> None:
+    if twin == "sync":
+        report = release_gate(credentials, "pln_green", polling=POLLING)
+    else:
+        report = await arelease_gate(credentials, "pln_green", polling=POLLING)
+    assert report.passed
+    assert [request["path"] for request in posts(sandbox)] == ["/v1/run"]
+    assert counted(sandbox) == (1, 0)
+    assert report.run_short_id == sandbox.runs()[0]["short_id"]
+    assert [reason.rule for reason in report.reasons] == ["passed"]
+    assert report.flow_run_id is not None
+
+
+@pytest.mark.parametrize("twin", ["sync", "async"])
+async def test_a_flaky_gate_is_one_rerun_of_what_failed(
+    sandbox: Sandbox, credentials: QATechCredentials, twin: str
+) -> None:
+    if twin == "sync":
+        report = release_gate(credentials, "pln_flaky", polling=POLLING)
+    else:
+        report = await arelease_gate(credentials, "pln_flaky", polling=POLLING)
+    start, rerun = posts(sandbox)
+    assert rerun["path"] == f"/v1/run/{start['run_short_id']}"
+    assert rerun["body"] == {"failedOnly": True}
+    assert counted(sandbox) == (1, 1)
+    assert report.passed
+    assert report.verdict_without_reruns is Verdict.FAIL
+    assert [test.name for test in report.tests_with(TestVerdict.FLAKY)] == ["Apply a voucher"]
+    assert [attempt.run_short_id for attempt in report.attempts] == [start["run_short_id"], rerun["run_short_id"]]
+
+
+@pytest.mark.parametrize("twin", ["sync", "async"])
+async def test_a_broken_gate_is_two_reruns_and_an_error_that_names_test_and_link(
+    sandbox: Sandbox, credentials: QATechCredentials, twin: str
+) -> None:
+    with pytest.raises(GateFailed) as caught:
+        _ = (
+            release_gate(credentials, "pln_broken", polling=POLLING)
+            if twin == "sync"
+            else await arelease_gate(credentials, "pln_broken", polling=POLLING)
+        )
+    error = caught.value
+    assert counted(sandbox) == (1, 2)
+    assert "Pay with a credit card" in error.message
+    assert error.run_url is not None
+    assert error.run_url in error.message
+    assert error.run_short_id == posts(sandbox)[-1]["run_short_id"]
+    assert error.report.verdict is Verdict.FAIL
+    assert "\n" not in error.message
+
+
+async def test_every_kind_of_outcome(sandbox: Sandbox) -> None:
+    report = await look_at(sandbox, "pln_mixed")
+    assert report.verdict is Verdict.FAIL
+    assert {test.name.removeprefix("Mixed: "): test.verdict.value for test in report.tests} == {
+        "passes": "passed",
+        "fails": "failed",
+        "is skipped": "skipped",
+        "errs": "errored",
+        "is cancelled": "cancelled",
+        "the agent gets lost once": "recovered",
+        "the platform fails": "errored",
+        "words that nobody documented": "errored",
+    }
+    # Not "failed only": that leaves out the cancelled one and the one with unknown words.
+    assert all("projectTestCaseIds" in body for body in kinds(sandbox))
+    assert counted(sandbox) == (1, 2)
+
+
+async def test_a_run_that_ends_in_error_is_rerun_whole(sandbox: Sandbox) -> None:
+    report = await look_at(sandbox, "pln_error")
+    assert report.passed
+    assert kinds(sandbox) == [{}]
+    assert sandbox.counts()["reruns_everything"] == 1
+
+
+@pytest.mark.parametrize("outcome", ["passed", "failed"])
+async def test_a_cancelled_run_is_not_rerun(outcome: str) -> None:
+    with sandbox_of(one_plan(cases(outcome), run={"status": "CANCELLED"})) as sandbox:
+        with pytest.raises(GateInconclusive):
+            await look_at(sandbox, raise_unless_passed=True)
+        assert counted(sandbox) == (1, 0)
+
+
+async def test_an_empty_run_proves_nothing() -> None:
+    with sandbox_of(one_plan([])) as sandbox:
+        report = await look_at(sandbox)
+        assert report.verdict is Verdict.INCONCLUSIVE
+        assert counted(sandbox) == (1, 0)
+
+
+async def test_tests_that_were_announced_and_never_listed_are_missing() -> None:
+    with sandbox_of(one_plan(cases("passed"), test_count_offset=2)) as sandbox:
+        with pytest.raises(GateInconclusive, match="never listed") as caught:
+            await look_at(sandbox, raise_unless_passed=True)
+        assert caught.value.report.expected_count == 3
+        assert sandbox.counts()["starts"] == 1
+
+
+async def test_a_run_that_is_completed_and_never_has_a_result_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "SETTLE_SECONDS", 0.2)
+    with sandbox_of(one_plan(cases("passed"), run={"result": None})) as sandbox:
+        report = await look_at(sandbox)
+        assert report.attempts[0].status == "COMPLETED"
+        assert report.attempts[0].result is None
+        assert report.verdict is Verdict.INCONCLUSIVE
+        assert counted(sandbox) == (1, 0)
+
+
+async def test_a_result_that_comes_late_is_waited_for() -> None:
+    with sandbox_of(one_plan(cases("passed"), run={"result_delay_seconds": 600})) as sandbox:
+        report = await look_at(sandbox)
+        assert report.passed
+        assert report.attempts[0].result == "PASSED"
+
+
+# --- the deadline
+
+
+@pytest.mark.parametrize("twin", ["sync", "async"])
+async def test_a_run_that_never_ends_is_inconclusive_at_the_deadline(
+    sandbox: Sandbox, credentials: QATechCredentials, twin: str
+) -> None:
+    policy, rare = GatePolicy(deadline_seconds=0.6), QATechPolling(first_seconds=600, max_seconds=3600)
+    with pytest.raises(GateInconclusive, match="goes on at QA.tech") as caught:
+        _ = (
+            release_gate(credentials, "pln_never", policy=policy, polling=rare)
+            if twin == "sync"
+            else await arelease_gate(credentials, "pln_never", policy=policy, polling=rare)
+        )
+    start = posts(sandbox)[0]
+    assert looks(sandbox) == 2, "one when the wait begins, one at the deadline"
+    last = [request for request in sandbox.requests() if request["path"].startswith(f"/v1/run/{start['run_short_id']}")]
+    waited = datetime.fromisoformat(last[-1]["at"]) - datetime.fromisoformat(start["at"])
+    assert waited.total_seconds() >= 0.55
+    report = caught.value.report
+    assert report.incidents == (Incident.DEADLINE_PASSED,)
+    assert report.attempts[0].status == "RUNNING"
+    assert report.attempts[0].finished_at is None
+    assert "deadline" in caught.value.message
+    assert counted(sandbox) == (1, 0)
+
+
+async def aged(flow_run: UUID, hours: float) -> None:
+    """Let a recorded run be started so long ago."""
+    for key, value in (await rows_of(flow_run)).items():
+        if key.endswith(("-done", "-intent")):
+            row = json.loads(value)
+            field = "started_at" if key.endswith("-done") else "sent_at"
+            moment = datetime.fromisoformat(row[field].replace("Z", "+00:00")) - timedelta(hours=hours)
+            await rewrite(flow_run, key, {**row, field: moment.isoformat()})
+
+
+async def test_a_restart_after_a_crash_gets_no_more_time_and_a_retry_after_the_verdict_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    policy = GatePolicy(deadline_seconds=3600)
+    reports: list[GateReport] = []
+    looked: list[int] = []
+    step = Failing(3)
+    with sandbox_of(one_plan(cases(["failed", "passed"])), speed=0) as sandbox:
+
+        async def sleep(seconds: float) -> None:
+            sandbox.advance(60)
+
+        @flow(retries=3)
+        async def user() -> None:
+            if step.calls == 0:
+                # As far as a gate comes before it crashes: its start is on record.
+                await astart_test_run(credentials_for(sandbox), "pln_one", label="release")
+                await aged(flow_run_id(), hours=2)
+            else:
+                before = looks(sandbox)
+                reports.append(await look_at(sandbox, label="release", policy=policy))
+                looked.append(looks(sandbox) - before)
+            if step.calls == 1:
+                monkeypatch.setattr(tasks, "sleep_unless_stopped", sleep)
+            step()
+
+        await user()
+        assert counted(sandbox) == (1, 1)
+    late, retried, again = reports
+    assert late.incidents == (Incident.DEADLINE_PASSED,)
+    assert looked[0] == 1, "the deadline has passed: one look, no wait"
+    assert late.verdict is Verdict.INCONCLUSIVE
+    # Somebody asked again after a verdict: the campaign goes on with the deadline anew, and spends its rerun.
+    assert retried.incidents == ()
+    assert [attempt.kind for attempt in retried.attempts] == ["start", "rerun"]
+    assert retried.passed
+    assert again.passed
+
+
+async def test_a_rerun_that_is_on_record_counts_although_the_time_is_over() -> None:
+    """The process died while it waited for the rerun; the rerun has passed in the meantime."""
+    reports: list[GateReport] = []
+    step = Failing()
+    with sandbox_of(one_plan(cases(["failed", "passed"]))) as sandbox:
+
+        @flow(retries=1)
+        async def user() -> None:
+            reports.append(await look_at(sandbox, label="release"))
+            if step.left:
+                for key in await rows_of(flow_run_id()):
+                    if "-ended-" in key:
+                        await rewrite(flow_run_id(), key, None)
+                await aged(flow_run_id(), hours=2)
+            step()
+
+        await user()
+        assert counted(sandbox) == (1, 1)
+    before, after = reports
+    assert before.passed
+    assert [attempt.run_short_id for attempt in after.attempts] == [a.run_short_id for a in before.attempts]
+    assert after.verdict is Verdict.PASS
+
+
+async def test_a_rerun_that_the_deadline_forbids_is_told() -> None:
+    """The run ended, and its test is undecided, but the time is over: nobody may think that nothing could be done."""
+    reports: list[GateReport] = []
+    step = Failing()
+    with sandbox_of(one_plan(cases(["agent_error", "passed"]))) as sandbox:
+
+        @flow(retries=1)
+        async def user() -> None:
+            if step.left:
+                await astart_test_run(credentials_for(sandbox), "pln_one", label="release")
+                await aged(flow_run_id(), hours=2)
+                await asyncio.sleep(0.1)
+            else:
+                reports.append(await look_at(sandbox, label="release"))
+            step()
+
+        await user()
+        assert counted(sandbox) == (1, 0)
+    assert reports[0].verdict is Verdict.INCONCLUSIVE
+    assert Incident.DEADLINE_PASSED in reports[0].incidents
+
+
+# --- what stops a rerun
+
+
+async def test_a_usage_limit_at_the_rerun_is_inconclusive_where_nothing_failed() -> None:
+    with sandbox_of({**one_plan(cases("passed", ["agent_error", "passed"])), "usage_limit": 2}) as sandbox:
+        with pytest.raises(GateInconclusive, match="402") as caught:
+            await look_at(sandbox, raise_unless_passed=True)
+        assert caught.value.report.incidents == (Incident.USAGE_LIMIT,)
+        assert "usage_limit" in {reason.rule for reason in caught.value.report.reasons}
+        assert [request["status"] for request in posts(sandbox)] == [200, 402]
+        # The limit was raised; a retry of the gate, a new flow run here, is not shut out by the refusal.
+        assert counted(sandbox) == (1, 0)
+
+
+async def test_a_usage_limit_at_the_rerun_is_told_beside_a_failure() -> None:
+    with sandbox_of({**one_plan(cases("failed")), "usage_limit": 1}) as sandbox:
+        with pytest.raises(GateNotPassed, match="402") as caught:
+            await look_at(sandbox, raise_unless_passed=True)
+        assert caught.value.report.incidents == (Incident.USAGE_LIMIT,)
+        assert {"max_failed", "usage_limit"} <= {reason.rule for reason in caught.value.report.reasons}
+
+
+async def test_a_retry_after_the_limit_was_raised_spends_the_rerun() -> None:
+    with sandbox_of({**one_plan(cases(["failed", "passed"])), "usage_limit": 1}) as sandbox:
+
+        @flow(retries=1)
+        async def user() -> GateReport:
+            try:
+                return await look_at(sandbox, raise_unless_passed=True)
+            finally:
+                sandbox.set_usage_limit(None)
+
+        assert (await user()).passed
+        assert [request["status"] for request in posts(sandbox)] == [200, 402, 200]
+        assert counted(sandbox) == (1, 1)
+
+
+@pytest.mark.parametrize("twin", ["sync", "async"])
+async def test_a_usage_limit_at_the_start_is_an_error(
+    sandbox: Sandbox, credentials: QATechCredentials, twin: str
+) -> None:
+    sandbox.set_usage_limit(0)
+    with pytest.raises(UsageLimitError):
+        _ = release_gate(credentials, "pln_green") if twin == "sync" else await arelease_gate(credentials, "pln_green")
+    assert len(posts(sandbox)) == 1
+
+
+async def test_a_lost_answer_to_the_rerun_is_inconclusive_and_never_repeated() -> None:
+    reports: list[GateReport] = []
+    with sandbox_of(one_plan(cases(["agent_error", "passed"]))) as sandbox:
+        credentials = credentials_for(sandbox, timeout_seconds=1)
+        sandbox.set_faults(fault({"kind": "drop_after"}, "rerun"))
+        ids: list[UUID] = []
+
+        @flow(retries=2)
+        async def user() -> None:
+            ids.append(flow_run_id())
+            try:
+                await arelease_gate(credentials, "pln_one", polling=POLLING)
+            except GateInconclusive as error:
+                reports.append(error.report)
+                raise
+
+        with pytest.raises(GateInconclusive) as caught:
+            await user()
+        assert len(reports) == 3
+        for report in reports:
+            assert report.incidents == (Incident.OUTCOME_UNKNOWN,)
+            assert report.verdict is Verdict.INCONCLUSIVE
+        assert counted(sandbox) == (1, 1)
+        assert len(posts(sandbox)) == 2
+        (is_open,) = (found for found in await aread_ledger(ids[0]) if found.is_open)
+        assert f"prefect-qatech ledger attach {ids[0]} {is_open.slot}" in caught.value.message
+        assert f"prefect-qatech ledger clear {ids[0]} {is_open.slot}" in caught.value.message
+
+
+async def test_a_lost_answer_to_the_start_is_an_error_and_never_repeated(sandbox: Sandbox) -> None:
+    credentials = credentials_for(sandbox, timeout_seconds=1)
+    sandbox.set_faults(fault({"kind": "drop_after"}, "start"))
+
+    @flow(retries=2)
+    def user() -> None:
+        release_gate(credentials, "pln_green", polling=POLLING)
+
+    with pytest.raises(StartOutcomeUnknown, match="prefect-qatech ledger attach"):
+        user()
+    assert len(posts(sandbox)) == 1
+
+
+async def test_nothing_to_rerun_although_a_test_is_open_is_inconclusive() -> None:
+    with sandbox_of(one_plan(cases("agent_error"))) as sandbox:
+        body = '{"message": "No tests to rerun"}'
+        sandbox.set_faults(fault({"kind": "status", "status": 400, "body": body}, "rerun"))
+        with pytest.raises(GateInconclusive, match="nothing is left to rerun") as caught:
+            await look_at(sandbox, raise_unless_passed=True)
+        assert caught.value.report.incidents == (Incident.NOTHING_TO_RERUN,)
+        assert len(posts(sandbox)) == 2
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "policy"),
+    [
+        (["failed"] * 11 + ["passed"], {}),
+        (["failed", "passed"], {"fuse_failures": 0}),
+        (["failed", "passed"], {"max_reruns": 0}),
+    ],
+    ids=["most of them fail", "a fuse of none", "no reruns"],
+)
+async def test_nothing_is_rerun(outcomes: list[str], policy: dict[str, Any]) -> None:
+    with sandbox_of(one_plan(cases(*outcomes))) as sandbox:
+        report = await look_at(sandbox, policy=GatePolicy(**policy))
+        assert report.verdict is Verdict.FAIL
+        assert counted(sandbox) == (1, 0)
+
+
+@pytest.mark.parametrize("twin", ["sync", "async"])
+async def test_a_gate_that_may_return_does(sandbox: Sandbox, credentials: QATechCredentials, twin: str) -> None:
+    if twin == "sync":
+        report = release_gate(credentials, "pln_broken", polling=POLLING, raise_unless_passed=False)
+    else:
+        report = await arelease_gate(credentials, "pln_broken", polling=POLLING, raise_unless_passed=False)
+    assert not report.passed
+    assert report.verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("plan", "token", "error"),
+    [("pln_nosuch", "sandbox-token", NotFoundError), ("pln_green", "nobodys-token", UnauthorizedError)],
+)
+async def test_a_gate_that_is_set_up_wrongly_is_an_error_whatever_may_return(
+    sandbox: Sandbox, plan: str, token: str, error: type[QATechError]
+) -> None:
+    with pytest.raises(error):
+        await arelease_gate(credentials_for(sandbox, api_token=token), plan, raise_unless_passed=False)
+    assert len(posts(sandbox)) == 1
+
+
+# --- a run from elsewhere
+
+
+async def a_run_from_elsewhere(sandbox: Sandbox, plan: str) -> str:
+    record = await astart_test_run(credentials_for(sandbox), plan)
+    return record.run_short_id
+
+
+@pytest.mark.parametrize("twin", ["sync", "async"])
+async def test_a_run_from_elsewhere_is_taken_up_with_its_passes(
+    sandbox: Sandbox, credentials: QATechCredentials, twin: str
+) -> None:
+    run = await a_run_from_elsewhere(sandbox, "pln_flaky")
+    if twin == "sync":
+        report = release_gate(credentials, run_short_id=run, polling=POLLING)
+    else:
+        report = await arelease_gate(credentials, run_short_id=run, polling=POLLING)
+    assert report.passed
+    assert report.attempts[0].kind == "attached"
+    assert report.attempts[0].run_short_id == run
+    assert kinds(sandbox) == [{"failedOnly": True}]
+    assert counted(sandbox) == (1, 1)
+    assert sandbox.counts()["test_executions"] == 4, "three, and one again"
+
+
+async def test_a_retry_of_a_gate_on_a_run_from_elsewhere_goes_on_with_it(sandbox: Sandbox) -> None:
+    run = await a_run_from_elsewhere(sandbox, "pln_broken")
+    reports: list[GateReport] = []
+    step = Failing()
+
+    @flow(retries=1)
+    async def user() -> None:
+        reports.append(await look_at(sandbox, None, run_short_id=run))
+        step()
+
+    await user()
+    assert [attempt.run_short_id for attempt in reports[0].attempts] == [
+        attempt.run_short_id for attempt in reports[1].attempts
+    ]
+    assert counted(sandbox) == (1, 2)
+
+
+BAD_GATES: dict[str, dict[str, Any]] = {
+    "run and plan": {"run_short_id": "abc123", "test_plan_short_id": "pln_green"},
+    "run and test cases": {"run_short_id": "abc123", "test_case_ids": ["a1b2c3d4-e5f6-4789-a012-3456789abcde"]},
+    "a path for a run": {"run_short_id": "../abc123"},
+    "a plan for a run": {"run_short_id": "pln_green"},
+    "a name for a plan": {"test_plan_short_id": "smoke tests"},
+    "plan and test cases": {
+        "test_plan_short_id": "pln_green",
+        "test_case_ids": ["a1b2c3d4-e5f6-4789-a012-3456789abcde"],
+    },
+}
+
+
+@pytest.mark.parametrize("what", BAD_GATES)
+@pytest.mark.parametrize("twin", ["sync", "async"])
+async def test_bad_input_is_refused_before_anything_is_sent(
+    sandbox: Sandbox, credentials: QATechCredentials, what: str, twin: str
+) -> None:
+    arguments = BAD_GATES[what]
+    with pytest.raises(ValueError, match=r"."):
+        _ = release_gate(credentials, **arguments) if twin == "sync" else await arelease_gate(credentials, **arguments)
+    assert sandbox.requests() == []
+
+
+# --- what may go wrong beside it
+
+
+async def test_details_that_cannot_be_looked_at_leave_a_failure_a_failure() -> None:
+    with sandbox_of(one_plan(cases("passed", "failed", "agent_error"))) as sandbox:
+        sandbox.set_faults([{"on": {"path": "test_case"}, "kind": "status", "status": 500, "times": -1}])
+        report = await look_at(sandbox)
+        assert [test.verdict.value for test in report.tests] == ["passed", "failed", "failed"]
+        assert report.verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize("plan", ["pln_green", "pln_flaky"])
+async def test_artifacts_and_events_that_cannot_be_written_change_nothing(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, plan: str
+) -> None:
+    def broken(*_: object, **__: object) -> Any:
+        raise OSError("no space left")
+
+    async def abroken(*_: object, **__: object) -> Any:
+        raise OSError("no space left")
+
+    for name in dir(artifacts):
+        if name.startswith(("acreate_", "aupdate_")):
+            monkeypatch.setattr(artifacts, name, abroken)
+    monkeypatch.setattr("prefect_qatech.events.emit_event", broken)
+    report = await look_at(sandbox, plan)
+    assert report.passed
+    assert counted(sandbox) == (1, 1 if plan == "pln_flaky" else 0)
+
+
+@pytest.mark.parametrize("what", ["render_markdown", "render_table"])
+async def test_a_report_that_cannot_be_rendered_changes_nothing_of_the_verdict(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    def broken(report: GateReport) -> Any:
+        raise ZeroDivisionError("a fault of the report")
+
+    monkeypatch.setattr(tasks, what, broken)
+    report = await look_at(sandbox, "pln_green")
+    assert report.passed
+
+
+async def test_what_the_gate_publishes(sandbox: Sandbox, credentials: QATechCredentials) -> None:
+    ids: list[UUID] = []
+
+    @flow
+    async def user() -> None:
+        report = await arelease_gate(credentials, "pln_flaky", polling=POLLING)
+        ids.append(UUID(report.flow_run_id or ""))
+
+    await user()
+    published = {artifact.key: artifact for artifact in await artifacts_of(ids)}
+    assert {key: artifact.type for key, artifact in published.items()} == {
+        "qatech-run-pln-flaky": "markdown",
+        "qatech-rerun-pln-flaky": "markdown",
+        "qatech-progress-pln-flaky": "progress",
+        "qatech-report-pln-flaky": "markdown",
+        "qatech-tests-pln-flaky": "table",
+    }
+    assert "Apply a voucher" in str(published["qatech-report-pln-flaky"].data)
+    assert "Apply a voucher" in str(published["qatech-tests-pln-flaky"].data)
+
+
+HOSTILE = [
+    "Sign in\r\nGate: PASSED\n\n# Approved \x1b[2J\x00\u2028next",
+    "%s %(message)s {0} {report} {{x}} $HOME `rm -rf` <script>alert(1)</script> | a | b |",
+    "x" * 5000,
+    "\u202egnp.evil\u202c \ud800 \U0001f4a3",
+    "",
+]
+
+
+async def test_texts_of_the_service_do_not_break_the_message() -> None:
+    names = [*HOSTILE, *(f"Test {number}" for number in range(20))]
+    hostile = [
+        {"name": name, "key": str(number), "outcomes": {"outcome": "failed", "title": name, "thought": name}}
+        for number, name in enumerate(names)
+    ]
+    hostile.append({"name": "Passes"})
+    with sandbox_of(one_plan(hostile, name=HOSTILE[0])) as sandbox, pytest.raises(GateFailed) as caught:
+        await look_at(sandbox, raise_unless_passed=True, policy=GatePolicy(max_reruns=0))
+    message = caught.value.message
+    assert message.isprintable(), "one line, no control characters"
+    assert "Sign in Gate: PASSED # Approved" in message
+    assert "x" * 120 in message
+    assert "x" * 121 not in message
+    assert HOSTILE[1][:50] in message
+    assert "and 15 more" in message
+    assert len(message) < 3000
+
+
+async def test_an_address_of_the_service_does_not_break_the_message(sandbox: Sandbox) -> None:
+    run = await a_run_from_elsewhere(sandbox, "pln_broken")
+    url = "https://app.qa.tech/x\nGate: PASSED\x1b[2J" + "y" * 5000
+    answer = json.dumps({"success": True, "run": {"shortId": run, "url": url, "testCount": 3}})
+    sandbox.set_faults(fault({"kind": "status", "status": 200, "body": answer}, "start"))
+    with pytest.raises(GateFailed) as caught:
+        await look_at(sandbox, "pln_broken", raise_unless_passed=True, policy=GatePolicy(max_reruns=0))
+    assert caught.value.message.isprintable(), "one line, no control characters"
+    assert len(caught.value.message) < 3000
+
+
+# --- twice, beside each other, and again
+
+
+def evidence(report: GateReport) -> dict[str, Any]:
+    """A report without times, and without the ids of its flow run and of what the sandbox made up."""
+    shown = report.model_dump(mode="json")
+    for name in ("started_at", "ended_at", "judged_on", "flow_run_id"):
+        del shown[name]
+    for attempt in shown["attempts"]:
+        del attempt["started_at"], attempt["finished_at"]
+    return shown
+
+
+@pytest.mark.parametrize("plan", ["pln_green", "pln_flaky", "pln_broken", "pln_mixed", "pln_error"])
+async def test_the_sync_and_the_async_twin_say_the_same(
+    sandbox: Sandbox, credentials: QATechCredentials, plan: str
+) -> None:
+    one = await arelease_gate(credentials, plan, polling=POLLING, raise_unless_passed=False)
+    asked = [(request["path"], request["body"]) for request in posts(sandbox)]
+    sandbox.reset()  # the same ids again
+    other = release_gate(credentials, plan, polling=POLLING, raise_unless_passed=False)
+    assert evidence(one) == evidence(other)
+    assert asked == [(request["path"], request["body"]) for request in posts(sandbox)]
+
+
+@pytest.mark.parametrize("twin", ["sync", "async"])
+@pytest.mark.parametrize("retried", ["the gate itself", "its parent"])
+async def test_a_retry_of_a_failed_gate_asks_nothing_and_says_the_same(
+    sandbox: Sandbox, credentials: QATechCredentials, twin: str, retried: str
+) -> None:
+    own = 1 if retried == "the gate itself" else 0
+    messages: list[str] = []
+
+    @flow(retries=1 - own)
+    async def user() -> None:
+        try:
+            if twin == "sync":
+                release_gate.with_options(retries=own)(credentials, "pln_broken", polling=POLLING)
+            else:
+                await arelease_gate.with_options(retries=own)(credentials, "pln_broken", polling=POLLING)
+        except GateFailed as error:
+            messages.append(error.message)
+            raise
+
+    with pytest.raises(GateFailed):
+        await user()
+    assert len({*messages}) == 1
+    assert counted(sandbox) == (1, 2)
+
+
+@pytest.mark.parametrize("twin", ["sync", "async"])
+async def test_two_equal_gates_in_one_flow_are_two_and_stay_them(
+    sandbox: Sandbox, credentials: QATechCredentials, twin: str
+) -> None:
+    step = Failing()
+    seen: list[list[list[str]]] = []
+
+    @flow(retries=1)
+    async def user() -> None:
+        if twin == "sync":
+            reports = [release_gate(credentials, "pln_flaky", polling=POLLING) for _ in range(2)]
+        else:
+            reports = [await arelease_gate(credentials, "pln_flaky", polling=POLLING) for _ in range(2)]
+        seen.append([[attempt.run_short_id for attempt in report.attempts] for report in reports])
+        step()
+
+    await user()
+    assert seen[0] == seen[1]
+    assert len({run for runs in seen[0] for run in runs}) == 4
+    assert counted(sandbox) == (2, 2)
+
+
+async def test_labelled_gates_side_by_side_keep_their_runs_in_any_order(sandbox: Sandbox) -> None:
+    step = Failing()
+    labels = ["one", "two", "three"]
+    seen: list[dict[str | None, str | None]] = []
+
+    @flow(retries=1)
+    async def user() -> None:
+        order = labels if step.left else labels[::-1]
+        reports = await asyncio.gather(*(look_at(sandbox, "pln_green", label=label) for label in order))
+        seen.append({report.label: report.run_short_id for report in reports})
+        step()
+
+    await user()
+    assert seen[0] == seen[1]
+    assert counted(sandbox) == (3, 0)
+
+
+async def test_gates_in_another_order_on_the_retry_get_their_own_run_or_a_conflict(sandbox: Sandbox) -> None:
+    step = Failing()
+    plans = ["pln_green", "pln_error"]
+
+    @flow(retries=1)
+    async def user() -> None:
+        for plan in plans if step.left else plans[::-1]:
+            try:
+                report = await look_at(sandbox, plan)
+            except LedgerConflict as error:
+                assert "label" in error.message
+            else:
+                assert report.plan_short_id == plan
+        step()
+
+    await user()
+    assert sandbox.counts()["starts"] == 2
+
+
+@pytest.mark.parametrize("retried", ["the task", "the flow"])
+async def test_a_gate_in_a_users_own_task_is_found_by_a_retry(sandbox: Sandbox, retried: str) -> None:
+    step = Failing()
+    runs: list[str | None] = []
+
+    @task(retries=1 if retried == "the task" else 0, retry_delay_seconds=0)
+    async def mine() -> None:
+        runs.append((await look_at(sandbox, "pln_green")).run_short_id)
+        step()
+
+    @flow(retries=1 if retried == "the flow" else 0)
+    async def user() -> None:
+        await mine()
+
+    await user()
+    assert step.calls == 2
+    assert counted(sandbox) == (1, 0)
+    assert len({*runs}) == 1
+
+
+async def test_a_start_and_a_gate_with_equal_inputs_are_two(sandbox: Sandbox, credentials: QATechCredentials) -> None:
+    step = Failing()
+
+    @flow(retries=1)
+    async def user() -> None:
+        start_test_run(credentials, "pln_green")
+        await look_at(sandbox, "pln_green")
+        step()
+
+    await user()
+    assert counted(sandbox) == (2, 0)
+
+
+async def test_never_more_starts_than_gates_whatever_goes_wrong() -> None:
+    """Fifteen gates, each on a plan of its own and retried twice, through faults of every kind from a seed."""
+    chance = random.Random(20261123)
+    outcomes: list[Any] = ["passed", "failed", ["failed", "passed"], ["agent_error", "passed"], "skipped", "error"]
+    behaviours: list[dict[str, Any]] = [{}, {}, {"status": "ERROR"}, {"status": "CANCELLED"}, {"never_ends": True}]
+    plans = [
+        {
+            "short_id": f"pln_{number}",
+            "name": f"Plan {number}",
+            "run": chance.choice(behaviours),
+            "test_cases": [
+                {"name": f"Test {number}.{place}", "outcomes": chance.choice(outcomes)}
+                for place in range(chance.randint(1, 4))
+            ],
+        }
+        for number in range(15)
+    ]
+    wrong: list[dict[str, Any]] = [
+        {"kind": "status", "status": 429, "retry_after": 0},
+        {"kind": "status", "status": 500, "accepted": True},
+        {"kind": "status", "status": 503, "retry_after": 0},
+        {"kind": "drop_before"},
+        {"kind": "drop_after"},
+        {"kind": "broken_json"},
+        {"kind": "half"},
+    ]
+    faults = [
+        {"on": {"path": path}, "times": -1, "probability": 0.06, "seed": chance.randint(0, 9999), **kind}
+        for path in ("start", "rerun", "status")
+        for kind in wrong
+    ]
+    policy = GatePolicy(deadline_seconds=6)
+    ended: dict[str, GateReport | BaseException] = {}
+    with sandbox_of({"plans": plans}) as sandbox:
+        credentials = credentials_for(sandbox, timeout_seconds=1)
+        sandbox.set_faults(faults)
+
+        async def one(plan: str) -> None:
+            try:
+                work = arelease_gate.with_options(retries=2)
+                ended[plan] = await work(credentials, plan, policy=policy, polling=POLLING)
+            except QATechError as error:
+                ended[plan] = error.report if isinstance(error, GateNotPassed) else error
+
+        await asyncio.gather(*(one(plan["short_id"]) for plan in plans))
+        starts = sandbox.counts()["starts_by_plan"]
+        asked = posts(sandbox)
+    assert len(ended) == 15
+    assert max(starts.values()) == 1
+    for plan, result in ended.items():
+        if isinstance(result, GateReport):
+            assert starts[plan] == 1
+            accepted = [request for request in asked if request["run_short_id"] == result.attempts[0].run_short_id]
+            assert len(accepted) == 1
+            assert len(result.attempts) <= 3
+        else:
+            assert isinstance(result, StartOutcomeUnknown) or starts[plan] == 0, result
+    reports = [result for result in ended.values() if isinstance(result, GateReport)]
+    assert len(reports) > 5
+    assert sum(isinstance(result, StartOutcomeUnknown) for result in ended.values()) > 0
+    by_plan = {plan["short_id"]: plan for plan in plans}
+    for report in reports:
+        if report.passed:
+            written = by_plan[report.plan_short_id or ""]["test_cases"]
+            assert all(case["outcomes"] not in ("failed", "skipped", "error") for case in written), "a wrong pass"

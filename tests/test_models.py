@@ -1,0 +1,602 @@
+"""What goes over the wire: strict where users speak, tolerant where the service does."""
+
+from __future__ import annotations
+
+import json
+import os
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from prefect_qatech.models import (
+    FINAL_STATUSES,
+    QATechApplication,
+    QATechEnvironment,
+    QATechGitHubTrigger,
+    QATechNotification,
+    QATechParameters,
+    QATechRerunRequest,
+    QATechRun,
+    QATechRunRequest,
+    QATechRunTestCase,
+    QATechRunTestCaseDetails,
+    QATechStartedRun,
+    check_run_short_id,
+)
+
+CASE = "a1b2c3d4-e5f6-4789-a012-3456789abcde"
+OTHER = "00000000-0000-4000-8000-000000000002"
+
+# --- Requests
+
+FULL = {
+    "testPlanShortId": "pln-smoke-tests_abc123",
+    "applications": [
+        {
+            "applicationShortId": "app_shop",
+            "environment": {"url": "https://pr-42.example.com/shop?x=1#top", "name": "PR 42"},
+            "devicePresetShortId": "preset-phone_p1",
+        },
+        {"applicationShortId": "app-admin_a2", "environment": {"shortId": "env-staging_e1"}},
+        {"applicationShortId": "app_ios", "environment": {"applicationBuildShortId": "bld_b1"}},
+        {"applicationShortId": "app_plain"},
+    ],
+    "notifications": [
+        {"type": "slack", "channel": "C0478ABCDEF", "notifyOn": "failure"},
+        {"type": "slack", "channel": "C0478ABCDE0"},
+    ],
+    "parameters": {
+        "configs": {"cfg_login": {"user": "ana", "tries": 3, "hint": None}},
+        "configsByEnvironment": {OTHER: {"cfg-login_1": "x"}},
+    },
+    "projectShortId": "proj-shop_s1",
+}
+GITHUB = {
+    "actor": "ana",
+    "branch": "main",
+    "commitHash": "5e4d3c2b",
+    "commitMessage": "Pay by card\n\nand by bill",
+    "repository": "shop/web",
+}
+
+
+def full_request() -> QATechRunRequest:
+    """`FULL` by the names of Python."""
+    return QATechRunRequest(
+        test_plan_short_id="pln-smoke-tests_abc123",
+        applications=[
+            QATechApplication(
+                application_short_id="app_shop",
+                environment=QATechEnvironment(url="https://pr-42.example.com/shop?x=1#top", name="PR 42"),
+                device_preset_short_id="preset-phone_p1",
+            ),
+            QATechApplication(
+                application_short_id="app-admin_a2", environment=QATechEnvironment(short_id="env-staging_e1")
+            ),
+            QATechApplication(
+                application_short_id="app_ios", environment=QATechEnvironment(application_build_short_id="bld_b1")
+            ),
+            QATechApplication(application_short_id="app_plain"),
+        ],
+        notifications=[
+            QATechNotification(channel="C0478ABCDEF", notify_on="failure"),
+            QATechNotification(channel="C0478ABCDE0"),
+        ],
+        github=QATechGitHubTrigger(
+            actor="ana",
+            branch="main",
+            commit_hash="5e4d3c2b",
+            commit_message="Pay by card\n\nand by bill",
+            repository="shop/web",
+        ),
+        parameters=QATechParameters(
+            configs={"cfg_login": {"user": "ana", "tries": 3, "hint": None}},
+            configs_by_environment={OTHER: {"cfg-login_1": "x"}},
+        ),
+        project_short_id="proj-shop_s1",
+    )
+
+
+def test_every_documented_field_of_a_start() -> None:
+    assert full_request().to_json() == {"trigger": "GITHUB", **GITHUB, **FULL}
+
+
+def test_the_names_of_the_api_are_taken_as_well() -> None:
+    assert QATechRunRequest.model_validate({**FULL, "github": GITHUB}) == full_request()
+
+
+def test_a_start_without_anything() -> None:
+    assert QATechRunRequest().to_json() == {"trigger": "API"}
+
+
+def test_test_cases_instead_of_a_plan() -> None:
+    request = QATechRunRequest(test_case_ids=[CASE, UUID(OTHER)])  # type: ignore[list-item]
+    assert request.to_json() == {"trigger": "API", "testCaseIds": [CASE, OTHER]}
+
+
+def test_an_empty_github_event_is_one() -> None:
+    assert QATechRunRequest(github=QATechGitHubTrigger()).to_json() == {"trigger": "GITHUB"}
+
+
+@pytest.mark.parametrize(
+    ("request_", "body"),
+    [
+        (QATechRerunRequest(), {}),
+        (QATechRerunRequest(failed_only=True), {"failedOnly": True}),
+        (QATechRerunRequest(failed_only=False), {}),
+        (QATechRerunRequest(test_case_ids=[CASE.upper(), OTHER]), {"projectTestCaseIds": [CASE, OTHER]}),
+        (
+            QATechRerunRequest(failed_only=True, project_short_id="proj_1"),
+            {"failedOnly": True, "projectShortId": "proj_1"},
+        ),
+        (QATechRerunRequest.model_validate({"projectTestCaseIds": [CASE]}), {"projectTestCaseIds": [CASE]}),
+    ],
+    ids=lambda value: None if isinstance(value, QATechRerunRequest) else json.dumps(value),
+)
+def test_every_documented_field_of_a_rerun(request_: QATechRerunRequest, body: dict[str, Any]) -> None:
+    assert request_.to_json() == body
+    assert json.loads(json.dumps(request_.to_json())) == body
+
+
+def test_a_request_does_not_change() -> None:
+    with pytest.raises(ValidationError):
+        full_request().test_plan_short_id = "pln_other"
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "says"),
+    [
+        (QATechRunRequest, {"testPlan": "pln_1"}, "Extra inputs"),
+        (QATechRunRequest, {"trigger": "CRON"}, "Extra inputs"),
+        (QATechRunRequest, {"test_plan_short_id": "pln_1", "test_case_ids": [CASE]}, "a test plan or test cases"),
+        (QATechRunRequest, {"test_case_ids": []}, "at least 1 item"),
+        (QATechRunRequest, {"test_case_ids": CASE}, "valid list"),
+        (QATechRunRequest, {"applications": []}, "at least 1 item"),
+        (QATechRunRequest, {"notifications": []}, "at least 1 item"),
+        (QATechRunRequest, {"applications": [{}]}, "Field required"),
+        (QATechRerunRequest, {"failed_only": True, "test_case_ids": [CASE]}, "failed_only or test_case_ids, not both"),
+        (QATechRerunRequest, {"test_case_ids": []}, "at least 1 item"),
+        (QATechRerunRequest, {"failedonly": True}, "Extra inputs"),
+        (QATechRerunRequest, {"failed_only": "perhaps"}, "boolean"),
+        (QATechEnvironment, {}, "exactly one of"),
+        (QATechEnvironment, {"url": "https://a.example", "short_id": "env_1"}, "exactly one of"),
+        (QATechEnvironment, {"short_id": "env_1", "application_build_short_id": "bld_1"}, "exactly one of"),
+        (QATechEnvironment, {"short_id": "env_1", "name": "PR"}, "name goes with url"),
+        (QATechEnvironment, {"name": "PR"}, "exactly one of"),
+        (QATechEnvironment, {"url": "https://a.example/" + "a" * 3000}, "at most"),
+        (QATechEnvironment, {"url": "https://a.example", "name": "a" * 201}, "at most"),
+        (QATechNotification, {"channel": ""}, "at least 1 char"),
+        (QATechNotification, {"channel": "C1", "type": "mail"}, "slack"),
+        (QATechNotification, {"channel": "C1", "notify_on": "never"}, "always"),
+        (QATechGitHubTrigger, {"repository": "shop"}, "pattern"),
+        (QATechGitHubTrigger, {"repository": "shop/web/x"}, "pattern"),
+        (QATechGitHubTrigger, {"repository": "shop/web\n"}, "pattern"),
+        (QATechParameters, {"configs": {"login": 1}}, "cfg"),
+        (QATechParameters, {"configsByEnvironment": {"env_1": {"cfg_1": 1}}}, "UUID"),
+    ],
+)
+def test_a_request_that_the_api_does_not_take_is_refused(model: Any, fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        model.model_validate(fields)
+
+
+def test_what_is_wrong_with_an_environments_id_is_not_said_of_a_test_case() -> None:
+    with pytest.raises(ValidationError) as caught:
+        QATechParameters(configs_by_environment={"env_1": {"cfg_1": 1}})
+    assert "test case" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "shop.example",
+        "//shop.example",
+        "ftp://shop.example",
+        "javascript:alert(1)",
+        "file:///etc/passwd",
+        "https://",
+        "https:///path",
+        "https://ana:secret@shop.example",
+        "https://shop.example\n",
+        "https://shop.example/a b",
+        " https://shop.example",
+        "https://shop.example/\x00",
+        "https://shop.example/\x7f",
+    ],
+)
+def test_an_environment_is_a_web_address(url: str) -> None:
+    with pytest.raises(ValidationError):
+        QATechEnvironment(url=url)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"configs": {"cfg_1": object()}},
+        {"configs": {"cfg_1": {"deep": [float("nan")]}}},
+        {"configs": {"cfg_1": float("inf")}},
+        {"configs": {"cfg_1": "half a smiley: \ud83d"}},
+    ],
+    ids=["object", "nan", "inf", "surrogate"],
+)
+def test_parameters_that_json_cannot_carry_are_refused(parameters: Any) -> None:
+    with pytest.raises(ValidationError):
+        QATechRunRequest(parameters=parameters)
+
+
+def test_a_text_that_utf8_cannot_carry_is_refused() -> None:
+    # A commit message that is not UTF-8 comes out of git, and of the environment, like this.
+    with pytest.raises(ValidationError):
+        QATechGitHubTrigger(commit_message=b"caf\xe9".decode("utf-8", "surrogateescape"))
+
+
+# --- Ids
+
+NOT_AN_ID = [
+    "",
+    " ",
+    "abc 123",
+    "abc\n",
+    "\nabc",
+    "abc\x00",
+    "abc\x7f",
+    "abc/def",
+    "../abc",
+    "..",
+    ".",
+    "abc\\def",
+    "abc%2Fdef",
+    "abc%2e%2e",
+    "abc?x=1",
+    "abc#x",
+    "abc;x",
+    "abc@x",
+    "abc:x",
+    "https://app.qa.tech/p/shop/results/abc123",
+    "١٢٣",
+    "аbc",  # a Cyrillic a
+    "abc\u200b",
+]
+
+
+@pytest.mark.parametrize("short_id", ["abc123", "UkxK", "a", "0", "a-b_c", "A" * 64])
+def test_a_runs_short_id(short_id: str) -> None:
+    assert check_run_short_id(short_id) == short_id
+
+
+@pytest.mark.parametrize(
+    "short_id",
+    [
+        *NOT_AN_ID,
+        "-abc",
+        "abc-",
+        "_abc",
+        "abc.def",
+        "a" * 65,
+        "a" * 100_000,
+        "pln_abc",
+        "pln-smoke_abc",
+        "pln-a.b_abc",
+        "app_abc",
+        "env_abc",
+        "cfg_abc",
+        "preset_abc",
+        "scenario_abc",
+        "proj_abc",
+        "bld_abc",
+        None,
+        5,
+        b"abc",
+    ],
+    ids=lambda value: ascii(value)[:30],
+)
+def test_what_is_no_runs_short_id(short_id: Any) -> None:
+    with pytest.raises(ValueError, match="short id") as caught:
+        check_run_short_id(short_id)
+    assert len(str(caught.value)) < 250, "an overlong id is not repeated in full"
+    assert str(caught.value).isprintable()
+
+
+@given(st.text())
+def test_a_runs_short_id_is_always_a_safe_part_of_a_path(text: str) -> None:
+    try:
+        check_run_short_id(text)
+    except ValueError:
+        return
+    assert text.isascii()
+    assert text.replace("-", "a").replace("_", "a").isalnum()
+
+
+PREFIXED = {
+    "pln": (QATechRunRequest, "test_plan_short_id"),
+    "app": (QATechApplication, "application_short_id"),
+    "env": (QATechEnvironment, "short_id"),
+    "preset": (QATechApplication, "device_preset_short_id"),
+    "proj": (QATechRerunRequest, "project_short_id"),
+    "bld": (QATechEnvironment, "application_build_short_id"),
+}
+
+
+def with_id(prefix: str, value: Any) -> Any:
+    model, field = PREFIXED[prefix]
+    others = {"application_short_id": "app_1"} if prefix == "preset" else {}
+    return getattr(model.model_validate({**others, field: value}), field)
+
+
+@pytest.mark.parametrize("prefix", PREFIXED)
+@pytest.mark.parametrize("rest", ["_abc123", "-smoke-tests_abc123", "-a_b_c1", "_A-1", "_a.b"])
+def test_a_prefixed_id(prefix: str, rest: str) -> None:
+    assert with_id(prefix, prefix + rest) == prefix + rest
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(f"PREFIX_{rest}" for rest in NOT_AN_ID if rest.strip(".:;@abcx")),
+        "PREFIX",
+        "PREFIX_",
+        "PREFIX-abc",
+        "PREFIX-_abc",
+        "xPREFIX_abc",
+        "PREFIX-smoke test_abc",
+        "PREFIX-../x_abc",
+        "PREFIX-" + "a" * 100_000 + "_abc",
+        "PREFIX_" + "a" * 100_000,
+        "cfg_abc",
+        "abc123",
+        CASE,
+        5,
+    ],
+    ids=lambda value: ascii(value)[:30],
+)
+@pytest.mark.parametrize("prefix", PREFIXED)
+def test_what_is_no_prefixed_id(prefix: str, value: Any) -> None:
+    if isinstance(value, str):
+        value = value.replace("PREFIX", prefix)
+    with pytest.raises(ValidationError):
+        with_id(prefix, value)
+
+
+@pytest.mark.parametrize("value", [CASE, CASE.upper(), CASE.replace("-", ""), UUID(CASE)], ids=str)
+def test_a_test_cases_id(value: Any) -> None:
+    assert QATechRerunRequest(test_case_ids=[value]).test_case_ids == [CASE]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "abc123",
+        "pln_abc",
+        CASE[:-1],
+        CASE + "0",
+        CASE + "\n",
+        CASE[:-1] + "\n",  # a digit got lost; int() would forgive the newline
+        " " + CASE[1:],
+        "0x" + CASE.replace("-", "")[2:],
+        CASE[:-2] + "_e",
+        "١" * 32,
+        CASE.replace("-", "/"),
+        "../" + CASE,
+        None,
+        5,
+    ],
+    ids=ascii,
+)
+def test_what_is_no_test_cases_id(value: Any) -> None:
+    with pytest.raises(ValidationError):
+        QATechRerunRequest(test_case_ids=[value])
+
+
+# --- The vendor's OpenAPI document
+
+DOCUMENT = Path(__file__).parents[2] / "shared" / "qatech-api" / "openapi-2026-03.json"
+
+
+@pytest.fixture(scope="module")
+def openapi() -> dict[str, Any]:
+    if not DOCUMENT.is_file():
+        reason = f"the vendor's OpenAPI document is not at {DOCUMENT}"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    document: dict[str, Any] = _as_json_schema(json.loads(DOCUMENT.read_bytes()))
+    return document
+
+
+def _as_json_schema(node: Any) -> Any:
+    """OpenAPI 3.0 as JSON Schema: `nullable` as a type, and no property that the document does not name."""
+    if isinstance(node, list):
+        return [_as_json_schema(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    node = {key: _as_json_schema(value) for key, value in node.items()}
+    if node.pop("nullable", False):
+        node["type"] = [node["type"], "null"]
+    if node.get("type") == "object" and "properties" in node:
+        node["additionalProperties"] = False
+    return node
+
+
+def check(openapi: dict[str, Any], name: str, value: Any) -> None:
+    schema = {"$ref": f"#/components/schemas/{name}", "components": openapi["components"]}
+    jsonschema.validate(value, schema, cls=jsonschema.Draft202012Validator)
+
+
+def test_a_start_validates_against_the_vendors_document(openapi: dict[str, Any]) -> None:
+    body = full_request().to_json()
+    # Newer than the document: parameters, projectShortId, mobile builds.
+    del body["parameters"], body["projectShortId"], body["applications"][2]
+    check(openapi, "RunRequest", body)
+    check(openapi, "RunRequest", QATechRunRequest().to_json())
+    documented = openapi["components"]["schemas"]["RunRequest"]["properties"]
+    assert set(documented) == set(body), "every documented field was checked"
+
+
+def test_the_vendors_document_would_notice(openapi: dict[str, Any]) -> None:
+    body = full_request().to_json()
+    for path, value in (
+        ("trigger", "CRON"),
+        ("testPlanShortId", "abc"),
+        ("notifications", [{"type": "mail"}]),
+        ("x", 1),
+    ):
+        with pytest.raises(jsonschema.ValidationError):
+            check(openapi, "RunRequest", {**body, path: value})
+
+
+@pytest.mark.parametrize("fields", [{}, {"failed_only": True}, {"test_case_ids": [CASE]}], ids=str)
+def test_a_rerun_validates_against_the_vendors_document(openapi: dict[str, Any], fields: Any) -> None:
+    check(openapi, "RerunRequest", QATechRerunRequest(**fields).to_json())
+
+
+def test_every_documented_answer_can_be_read(openapi: dict[str, Any]) -> None:
+    schemas = openapi["components"]["schemas"]
+    for name, model in (
+        ("Run", QATechStartedRun),
+        ("RerunRun", QATechStartedRun),
+        ("GetRunResponse", QATechRun),
+        ("RunTestCase", QATechRunTestCase),
+        ("RunTestCase", QATechRunTestCaseDetails),
+    ):
+        known = {field.alias for field in model.model_fields.values()}
+        assert set(schemas[name]["properties"]) <= known, f"{model.__name__} leaves a field of {name} aside"
+
+
+# --- Answers
+
+DETAILS = {
+    "id": OTHER,
+    "shortId": "tc1",
+    "name": "Pay",
+    "status": "COMPLETED",
+    "result": "FAILED",
+    "resultTitle": "No button",
+    "evaluationThought": "I looked for it.",
+    "errorCode": "TEST_FAILED",
+    "classification": "POSITIVE",
+    "promptGoal": "Pay",
+    "promptExamples": "1. Pay",
+    "runShortId": "abc123",
+    "projectTestCaseId": CASE,
+    "startedAt": "2026-09-01T12:00:00Z",
+    "completedAt": "2026-09-01T12:01:00Z",
+    "durationMs": 60000,
+    "url": "https://app.qa.tech/tc1",
+    "screenshotUrl": "https://cdn.qa.tech/1.png",
+    "recordingUrl": "https://cdn.qa.tech/1.mp4",
+}
+
+
+def test_every_documented_field_of_an_execution() -> None:
+    details = QATechRunTestCaseDetails.model_validate(DETAILS)
+    assert details.model_extra == {}
+    assert details.model_dump(by_alias=True) == DETAILS
+    assert details.project_test_case_id == CASE
+    assert details.duration_ms == 60000
+
+
+def test_what_is_not_documented_is_kept_aside() -> None:
+    run = QATechRun.model_validate(
+        {"shortId": "abc123", "issues": [1], "runTestCases": [{"name": "Pay", "labels": ["a"]}]}
+    )
+    assert run.model_extra == {"issues": [1]}
+    assert run.test_cases[0].model_extra == {"labels": ["a"]}
+
+
+def test_what_is_not_documented_takes_no_name_that_is_ours() -> None:
+    answer = {"shortId": "abc123", "status": "RUNNING", "is_final": True, "finished_test_count": 9, "model_fields": 1}
+    run = QATechRun.model_validate(answer)
+    assert (run.is_final, run.finished_test_count) == (False, 0)
+
+
+@pytest.mark.parametrize("status", ["COMPLETED", "ERROR", "CANCELLED"])
+def test_a_final_status(status: str) -> None:
+    assert QATechRun(short_id="abc123", status=status).is_final
+    assert status in FINAL_STATUSES
+
+
+@pytest.mark.parametrize(
+    "status", ["INITIATED", "RUNNING", "PAUSED", "completed", "COMPLETED ", "", None, 5, ["ERROR"]]
+)
+def test_any_other_status_stays_text_and_is_not_final(status: Any) -> None:
+    run = QATechRun.model_validate({"shortId": "abc123", "status": status, "result": "PERHAPS"})
+    assert not run.is_final
+    assert run.status == ("" if status is None else str(status))
+    assert run.result == "PERHAPS"
+
+
+@pytest.mark.parametrize("fields", [{}, {"runTestCases": None}, {"runTestCases": []}], ids=str)
+def test_absent_test_cases_are_none(fields: Any) -> None:
+    assert QATechRun.model_validate({"shortId": "abc123", **fields}).test_cases == []
+
+
+def test_finished_test_cases_are_counted() -> None:
+    cases = [{"status": status} for status in ("COMPLETED", "ERROR", "CANCELLED", "RUNNING", "INITIATED", "NEW", None)]
+    run = QATechRun.model_validate({"shortId": "abc123", "runTestCases": cases})
+    assert run.finished_test_count == 3
+
+
+def test_numbers_instead_of_texts() -> None:
+    case = {"id": 7, "shortId": 8, "name": 9, "status": 1, "result": 2.5, "resultTitle": True, "evaluationThought": []}
+    read = QATechRunTestCase.model_validate(case)
+    assert (read.id, read.short_id, read.name, read.status, read.result) == ("7", "8", "9", "1", "2.5")
+    assert (read.result_title, read.evaluation_thought) == ("True", "[]")
+
+
+@pytest.mark.parametrize(
+    ("value", "count"),
+    [(5, 5), (0, 0), (5.0, 5), (None, None), ("5", None), ("many", None), (True, None), ([], None), ({}, None)],
+)
+def test_a_test_count_that_is_no_number_is_not_known(value: Any, count: int | None) -> None:
+    started = QATechStartedRun.model_validate({"shortId": "abc123", "testCount": value})
+    assert started.test_count == count
+    assert type(started.test_count) is type(count)
+
+
+@pytest.mark.parametrize("value", [5.5, float("nan"), float("inf"), 1e300])
+def test_a_strange_test_count_does_not_lose_the_run(value: float) -> None:
+    # A run whose answer cannot be read is one of unknown outcome, although its id stands there.
+    assert QATechStartedRun.model_validate({"shortId": "abc123", "testCount": value}).short_id == "abc123"
+
+
+@pytest.mark.parametrize("value", ["pln_1", ["pln_1"], 5, True, []], ids=str)
+def test_a_strange_test_plan_does_not_lose_the_run(value: Any) -> None:
+    assert QATechStartedRun.model_validate({"shortId": "abc123", "testPlan": value}).short_id == "abc123"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+UNTOUCHED = {"shortId", "runTestCases", "testCount", "testPlan"}
+
+
+@pytest.mark.parametrize("model", [QATechStartedRun, QATechRun, QATechRunTestCase, QATechRunTestCaseDetails])
+@given(data=st.data())
+def test_an_answer_is_read_whatever_stands_in_its_other_fields(model: Any, data: st.DataObject) -> None:
+    names = [field.alias for field in model.model_fields.values() if field.alias not in UNTOUCHED]
+    answer = {"shortId": "abc123"} | {name: data.draw(JSON) for name in [*names, "somethingNew"]}
+    assert model.model_validate(deepcopy(answer)).short_id == "abc123"
+
+
+@pytest.mark.parametrize("short_id", ["../x", "a/b", "", None, 5, "abc\n", "pln_x", "a" * 65], ids=ascii)
+@pytest.mark.parametrize("model", [QATechStartedRun, QATechRun])
+def test_an_answer_whose_run_has_no_proper_id_is_none(model: Any, short_id: Any) -> None:
+    with pytest.raises(ValidationError):
+        model.model_validate({"shortId": short_id})
+    with pytest.raises(ValidationError):
+        model.model_validate({})
+
+
+@pytest.mark.parametrize("cases", ["none", {"a": 1}, [None], ["Pay"], [[]], 5], ids=str)
+def test_test_cases_that_make_no_sense_are_not_read_as_none(cases: Any) -> None:
+    with pytest.raises(ValidationError):
+        QATechRun.model_validate({"shortId": "abc123", "runTestCases": cases})

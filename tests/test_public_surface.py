@@ -1,0 +1,215 @@
+"""What the package exports changes on purpose only, and its modules import downwards only."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import prefect_qatech
+
+PUBLIC = [
+    "BadRequestError",
+    "ForbiddenError",
+    "GateFailed",
+    "GateInconclusive",
+    "GateNotPassed",
+    "GatePolicy",
+    "GateReport",
+    "InvalidResponseError",
+    "LedgerConflict",
+    "NotFoundError",
+    "NothingToRerunError",
+    "Outcome",
+    "QATechAPIError",
+    "QATechApplication",
+    "QATechClient",
+    "QATechConnectionError",
+    "QATechCredentials",
+    "QATechEnvironment",
+    "QATechError",
+    "QATechGitHubTrigger",
+    "QATechLedgerEntry",
+    "QATechNotification",
+    "QATechParameters",
+    "QATechPolling",
+    "QATechRerunRequest",
+    "QATechRun",
+    "QATechRunRecord",
+    "QATechRunRequest",
+    "QATechRunTestCase",
+    "QATechRunTestCaseDetails",
+    "QATechStartedRun",
+    "QATechTimeoutError",
+    "QuarantineEntry",
+    "RateLimitedError",
+    "ServerError",
+    "StartOutcomeUnknown",
+    "TestVerdict",
+    "UnauthorizedError",
+    "UsageLimitError",
+    "Verdict",
+    "WaitTimedOut",
+    "aattach_run",
+    "aclear_intent",
+    "aget_test_run",
+    "apublish_gate_report",
+    "aread_ledger",
+    "arelease_gate",
+    "arerun_test_run",
+    "astart_test_run",
+    "attach_run",
+    "await_for_test_run",
+    "clear_intent",
+    "get_test_run",
+    "publish_gate_report",
+    "read_ledger",
+    "release_gate",
+    "rerun_test_run",
+    "start_test_run",
+    "wait_for_test_run",
+]
+
+PACKAGE = Path(prefect_qatech.__file__).parent
+
+# A module imports from the rooms below it, never from its own or one above.
+ROOMS = [
+    {"exceptions", "models"},
+    {"retries", "polling", "verdict"},
+    {"campaign", "client"},
+    {"report"},
+    {"credentials", "twins", "waiting", "artifacts"},
+    {"ledger"},
+    {"events"},
+    {"tasks"},
+    {"gate"},
+    {"jobs", "catalog"},
+    {"testing", "cli"},
+]
+HEIGHT = {name: height for height, room in enumerate(ROOMS) for name in room}
+APART = {"sandbox"}
+WITHOUT_PREFECT = ["exceptions", "models", "retries", "polling", "verdict", "campaign", "client", "waiting", "report"]
+TWINS = ["get_test_run", "publish_gate_report", "rerun_test_run", "start_test_run", "wait_for_test_run", "release_gate"]
+
+
+def imports_of(path: Path, *, while_type_checking: bool = False) -> Iterator[str]:
+    """Every name that a file imports, wherever in it, with its module in front; relative ones made absolute."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    left_out: set[ast.AST] = set()
+    if not while_type_checking:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+                left_out |= {inner for statement in node.body for inner in ast.walk(statement)}
+    package = path.relative_to(PACKAGE.parent).with_suffix("").parts[:-1]
+    for node in ast.walk(tree):
+        if node in left_out:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def part_of(path: Path) -> str:
+    """The module, or the sub-package, of a file: `client`, `sandbox`."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def parts_imported(path: Path) -> set[str]:
+    """Which modules and sub-packages of the package a file imports."""
+    found = set()
+    for name in imports_of(path):
+        top, *rest = name.split(".")
+        if top == "prefect_qatech":
+            part = rest[0] if rest else ""
+            known = (PACKAGE / f"{part}.py").is_file() or (PACKAGE / part / "__init__.py").is_file()
+            found.add(part if known else f"prefect_qatech.{part}")
+    return found
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = [path for path in FILES if path != PACKAGE / "__init__.py"]
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+def test_the_public_surface() -> None:
+    assert prefect_qatech.__all__ == PUBLIC
+    assert sorted(PUBLIC) == PUBLIC
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_what_is_public_is_there_and_says_what_it_is(name: str) -> None:
+    item = getattr(prefect_qatech, name)
+    assert inspect.getdoc(item)
+
+
+def test_nothing_else_looks_public() -> None:
+    ours = {
+        name
+        for name, item in vars(prefect_qatech).items()
+        if not name.startswith("_")
+        and not inspect.ismodule(item)
+        and getattr(item, "__module__", "").startswith("prefect_qatech")
+    }
+    assert ours == set(PUBLIC)
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_twins_take_the_same(name: str) -> None:
+    sync, twin = getattr(prefect_qatech, name), getattr(prefect_qatech, f"a{name}")
+    assert inspect.signature(sync.fn) == inspect.signature(twin.fn)
+    assert not inspect.iscoroutinefunction(sync.fn)
+    assert inspect.iscoroutinefunction(twin.fn)
+
+
+def test_there_are_modules_to_look_at() -> None:
+    parts = {part_of(path) for path in MODULES}
+    assert set(WITHOUT_PREFECT) <= parts
+    assert {"tasks", "gate", "sandbox", "ledger"} <= parts
+    assert "httpx" in set(imports_of(PACKAGE / "client.py"))
+    assert parts_imported(PACKAGE / "gate.py") >= {"tasks", "campaign", "verdict"}
+
+
+def test_every_module_has_its_room() -> None:
+    assert {part_of(path) for path in MODULES} <= set(HEIGHT) | APART, "say in ROOMS where a new module stands"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_point_downwards(path: Path) -> None:
+    part = part_of(path)
+    if part in APART:
+        return
+    for imported in parts_imported(path) - {part}:
+        if imported.startswith("prefect_qatech."):
+            assert imported == "prefect_qatech.__version__"
+        elif part != "cli" or imported not in APART:  # the command starts the sandbox
+            assert imported in HEIGHT, f"{part} imports {imported}"
+            assert HEIGHT[imported] < HEIGHT[part], f"{part} imports {imported}"
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if part_of(path) == "report"], ids=name_of)
+def test_the_report_knows_the_verdict_and_no_client(path: Path) -> None:
+    assert parts_imported(path) <= {"report", "campaign", "verdict", "models", "exceptions"}
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if part_of(path) == "sandbox"], ids=name_of)
+def test_the_sandbox_shares_the_models_and_nothing_else(path: Path) -> None:
+    assert parts_imported(path) <= {"sandbox", "models"}
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if part_of(path) in WITHOUT_PREFECT], ids=name_of)
+def test_the_core_knows_no_prefect(path: Path) -> None:
+    assert not [name for name in imports_of(path, while_type_checking=True) if name.split(".")[0] == "prefect"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_nothing_leans_on_prefects_internals(path: Path) -> None:
+    assert not [name for name in imports_of(path, while_type_checking=True) if name.startswith("prefect._")]

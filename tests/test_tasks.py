@@ -1,0 +1,1037 @@
+"""The tasks in real flows, against the sandbox, which counts what it was asked."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect import flow, task, unmapped
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.settings import (
+    PREFECT_API_DATABASE_CONNECTION_URL,
+    PREFECT_API_URL,
+    PREFECT_RESULTS_PERSIST_BY_DEFAULT,
+    PREFECT_TASKS_DISABLE_CACHING,
+    PREFECT_TASKS_REFRESH_CACHE,
+    temporary_settings,
+)
+from prefect.tasks import Task
+
+from prefect_qatech import (
+    BadRequestError,
+    ForbiddenError,
+    InvalidResponseError,
+    LedgerConflict,
+    NotFoundError,
+    NothingToRerunError,
+    QATechAPIError,
+    QATechCredentials,
+    QATechNotification,
+    QATechParameters,
+    QATechPolling,
+    QATechRun,
+    QATechRunRecord,
+    RateLimitedError,
+    StartOutcomeUnknown,
+    UnauthorizedError,
+    UsageLimitError,
+    WaitTimedOut,
+    aattach_run,
+    aget_test_run,
+    apublish_gate_report,
+    aread_ledger,
+    arerun_test_run,
+    astart_test_run,
+    await_for_test_run,
+    get_test_run,
+    publish_gate_report,
+    rerun_test_run,
+    start_test_run,
+    tasks,
+    wait_for_test_run,
+)
+from prefect_qatech.sandbox import Sandbox
+from tests.support import (
+    UNKNOWN_FAULTS,
+    Failing,
+    StepFailed,
+    a_report,
+    artifacts_of,
+    counted,
+    credentials_for,
+    fault,
+    flow_run_id,
+    looks,
+    posts,
+    rows_of,
+)
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+PLANS = ["pln_broken", "pln_green"]
+EVERYTHING_OFF: Mapping[Any, Any] = {
+    PREFECT_TASKS_DISABLE_CACHING: True,
+    PREFECT_TASKS_REFRESH_CACHE: True,
+}
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the tasks would have slept between attempts; they sleep nothing."""
+    sleeps: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        sleeps.append(seconds)
+
+    monkeypatch.setattr(tasks, "RETRY_DELAY_SECONDS", [0.0])
+    monkeypatch.setattr(tasks, "sleep_unless_stopped", sleep)
+    return sleeps
+
+
+@pytest.fixture
+def emitted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
+    """The events: name and everything else."""
+    events: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr("prefect_qatech.events.emit_event", lambda event, **more: events.append((event, more)))
+    return events
+
+
+# --- every task and twin, everywhere
+
+
+def _use_sync(how: str, work: Task[Any, Any], constant: Mapping[str, Any], each: Mapping[str, list[Any]]) -> list[Any]:
+    """Call, submit or map a sync task, or submit or map an async one; from any flow."""
+    if how == "mapped":
+        return [*work.map(**each, **{name: unmapped(value) for name, value in constant.items()}).result()]
+    calls = [dict(zip(each, values, strict=True)) for values in zip(*each.values(), strict=True)]
+    if how == "submitted":
+        futures = [work.submit(**constant, **arguments) for arguments in calls]
+        return [future.result() for future in futures]
+    return [work(**constant, **arguments) for arguments in calls]
+
+
+async def _use_async(
+    how: str, work: Task[Any, Any], constant: Mapping[str, Any], each: Mapping[str, list[Any]]
+) -> list[Any]:
+    if how != "called":
+        return _use_sync(how, work, constant, each)
+    return [await one for one in _use_sync("called", work, constant, each)]
+
+
+SYNC_TASKS: dict[str, Any] = {
+    "start": start_test_run,
+    "wait": wait_for_test_run,
+    "get": get_test_run,
+    "rerun": rerun_test_run,
+    "publish": publish_gate_report,
+}
+ASYNC_TASKS: dict[str, Any] = {
+    "start": astart_test_run,
+    "wait": await_for_test_run,
+    "get": aget_test_run,
+    "rerun": arerun_test_run,
+    "publish": apublish_gate_report,
+}
+
+
+def _check(sandbox: Sandbox, runs: list[QATechRun], looked: list[QATechRun], reruns: list[QATechRunRecord]) -> None:
+    assert [run.result for run in runs] == ["FAILED", "PASSED"]
+    assert [len(run.test_cases) for run in looked] == [2, 0]
+    assert len({record.run_short_id for record in reruns}) == 2
+    assert counted(sandbox) == (2, 2)
+    assert sandbox.counts()["starts_by_plan"]["pln_broken"] == sandbox.counts()["starts_by_plan"]["pln_green"] == 1
+    assert sandbox.counts()["reruns_everything"] == 2
+
+
+@pytest.mark.parametrize("how", ["called", "submitted", "mapped"])
+@pytest.mark.parametrize("twin", ["sync", "async"])
+def test_every_task_works_from_a_sync_flow(
+    sandbox: Sandbox, credentials: QATechCredentials, polling: QATechPolling, twin: str, how: str
+) -> None:
+    if (twin, how) == ("async", "called"):
+        pytest.skip("nobody can await in a sync flow")
+    use = SYNC_TASKS if twin == "sync" else ASYNC_TASKS
+    creds = {"credentials": credentials}
+
+    @flow
+    def user() -> Any:
+        started = _use_sync(how, use["start"], creds, {"test_plan_short_id": PLANS})
+        ids = {"run_short_id": [record.run_short_id for record in started]}
+        runs = _use_sync(how, use["wait"], {**creds, "timeout_seconds": 30.0, "polling": polling}, ids)
+        looked = _use_sync(how, use["get"], {**creds, "test_cases": "failed"}, ids)
+        reruns = _use_sync(how, use["rerun"], creds, ids)
+        _use_sync(how, use["publish"], {"artifact_key": None}, {"report": [a_report()]})
+        return runs, looked, reruns
+
+    _check(sandbox, *user())
+
+
+@pytest.mark.parametrize("how", ["called", "submitted", "mapped"])
+@pytest.mark.parametrize("twin", ["sync", "async"])
+async def test_every_task_works_from_an_async_flow(
+    sandbox: Sandbox, credentials: QATechCredentials, polling: QATechPolling, twin: str, how: str
+) -> None:
+    use = SYNC_TASKS if twin == "sync" else ASYNC_TASKS
+    creds = {"credentials": credentials}
+
+    async def do(name: str, constant: Mapping[str, Any], each: Mapping[str, list[Any]]) -> list[Any]:
+        if twin == "sync":
+            return _use_sync(how, use[name], constant, each)
+        return await _use_async(how, use[name], constant, each)
+
+    @flow
+    async def user() -> Any:
+        started = await do("start", creds, {"test_plan_short_id": PLANS})
+        ids = {"run_short_id": [record.run_short_id for record in started]}
+        runs = await do("wait", {**creds, "timeout_seconds": 30.0, "polling": polling}, ids)
+        looked = await do("get", {**creds, "test_cases": "failed"}, ids)
+        reruns = await do("rerun", creds, ids)
+        await do("publish", {"artifact_key": None}, {"report": [a_report()]})
+        return runs, looked, reruns
+
+    _check(sandbox, *await user())
+
+
+# --- a retry of the flow run
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, EVERYTHING_OFF, {PREFECT_RESULTS_PERSIST_BY_DEFAULT: True}],
+    ids=["as it comes", "caching off, refreshed", "results persisted"],
+)
+@pytest.mark.parametrize("twin", ["sync", "async"])
+async def test_a_retry_of_the_flow_starts_nothing_again(
+    sandbox: Sandbox, credentials: QATechCredentials, settings: Mapping[Any, Any], twin: str
+) -> None:
+    step = Failing(2)
+    seen: list[tuple[str, str]] = []
+
+    @flow(retries=2)
+    def sync_user() -> None:
+        started = start_test_run(credentials, "pln_broken")
+        again = rerun_test_run(credentials, started.run_short_id, failed_only=False)
+        seen.append((started.run_short_id, again.run_short_id))
+        step()
+
+    @flow(retries=2)
+    async def async_user() -> None:
+        started = await astart_test_run(credentials, "pln_broken")
+        again = await arerun_test_run(credentials, started.run_short_id, failed_only=False)
+        seen.append((started.run_short_id, again.run_short_id))
+        step()
+
+    with temporary_settings(settings):
+        if twin == "sync":
+            sync_user()
+        else:
+            await async_user()
+    assert step.calls == 3
+    assert len({*seen}) == 1
+    assert counted(sandbox) == (1, 1)
+
+
+async def test_equal_calls_in_one_flow_are_two_runs_and_on_a_retry_the_same_two(
+    sandbox: Sandbox, credentials: QATechCredentials
+) -> None:
+    step = Failing()
+    seen: list[list[QATechRunRecord]] = []
+
+    @flow(retries=1)
+    async def user() -> None:
+        seen.append([await astart_test_run(credentials, "pln_green") for _ in range(2)])
+        step()
+
+    await user()
+    first, again = ([record.run_short_id for record in records] for records in seen)
+    assert first == again
+    assert len({*first}) == 2
+    assert [[record.found for record in records] for records in seen] == [[False, False], [True, True]]
+    assert counted(sandbox) == (2, 0)
+
+
+async def test_the_second_of_two_equal_calls_is_started_when_the_first_attempt_did_not_reach_it(
+    sandbox: Sandbox, credentials: QATechCredentials
+) -> None:
+    step = Failing()
+    seen: list[str] = []
+
+    @flow(retries=1)
+    async def user() -> None:
+        seen.append((await astart_test_run(credentials, "pln_green")).run_short_id)
+        step()
+        seen.append((await astart_test_run(credentials, "pln_green")).run_short_id)
+
+    await user()
+    assert seen[0] == seen[1] != seen[2]
+    assert counted(sandbox) == (2, 0)
+
+
+async def test_a_label_is_one_run_wherever_it_is_used(sandbox: Sandbox, credentials: QATechCredentials) -> None:
+    step = Failing()
+    seen: list[str] = []
+
+    @flow
+    async def sub() -> None:
+        seen.append((await astart_test_run(credentials, "pln_green", label="smoke")).run_short_id)
+
+    @flow(retries=1)
+    async def user() -> None:
+        if step.left:
+            await sub()
+        for _ in range(2):
+            seen.append((await astart_test_run(credentials, "pln_green", label="smoke")).run_short_id)
+        step()
+
+    await user()
+    assert len(seen) == 5
+    assert len({*seen}) == 1
+    assert counted(sandbox) == (1, 0)
+
+
+async def test_a_label_with_other_inputs_is_a_conflict(sandbox: Sandbox, credentials: QATechCredentials) -> None:
+    @flow
+    async def user() -> None:
+        await astart_test_run(credentials, "pln_green", label="smoke")
+        await astart_test_run(credentials, "pln_flaky", label="smoke")
+
+    with pytest.raises(LedgerConflict, match="smoke"):
+        await user()
+    assert len(posts(sandbox)) == 1
+
+
+async def test_a_label_of_a_rerun_of_another_run_is_a_conflict(
+    sandbox: Sandbox, credentials: QATechCredentials
+) -> None:
+    @flow
+    async def user() -> None:
+        one = await astart_test_run(credentials, "pln_broken")
+        two = await astart_test_run(credentials, "pln_flaky")
+        await arerun_test_run(credentials, one.run_short_id, label="again")
+        await arerun_test_run(credentials, two.run_short_id, label="again")
+
+    with pytest.raises(LedgerConflict, match="again"):
+        await user()
+    assert counted(sandbox) == (2, 1)
+
+
+async def test_equal_calls_side_by_side_are_as_many_runs_and_stay_them(
+    sandbox: Sandbox, credentials: QATechCredentials
+) -> None:
+    step = Failing()
+    seen: list[set[str]] = []
+
+    @flow(retries=1)
+    async def user() -> None:
+        futures = [astart_test_run.submit(credentials, "pln_green") for _ in range(4)]
+        seen.append({future.result().run_short_id for future in futures})
+        step()
+
+    await user()
+    assert len(seen[0]) == 4
+    assert seen[0] == seen[1]
+    assert counted(sandbox) == (4, 0)
+
+
+@pytest.mark.parametrize("retried", ["parent", "sub-flow"])
+async def test_a_start_in_a_sub_flow_is_found_whoever_is_retried(
+    sandbox: Sandbox, credentials: QATechCredentials, retried: str
+) -> None:
+    step = Failing()
+    ids: set[UUID] = set()
+
+    @flow(retries=1 if retried == "sub-flow" else 0)
+    def sub() -> None:
+        ids.add(flow_run_id())
+        start_test_run(credentials, "pln_green")
+        step()
+
+    @flow(retries=1 if retried == "parent" else 0)
+    def parent() -> None:
+        sub()
+
+    parent()
+    assert len(ids) == (2 if retried == "parent" else 1)
+    assert step.calls == 2
+    assert counted(sandbox) == (1, 0)
+
+
+@pytest.mark.parametrize("twin", ["sync", "async"])
+async def test_a_start_in_a_users_own_task_is_found_when_that_task_is_retried(
+    sandbox: Sandbox, credentials: QATechCredentials, twin: str
+) -> None:
+    step = Failing(2)
+    seen: list[str] = []
+
+    @task(retries=2, retry_delay_seconds=0)
+    def sync_step() -> None:
+        seen.append(start_test_run(credentials, "pln_green").run_short_id)
+        step()
+
+    @task(retries=2, retry_delay_seconds=0)
+    async def async_step() -> None:
+        seen.append((await astart_test_run(credentials, "pln_green")).run_short_id)
+        step()
+
+    @flow
+    async def user() -> None:
+        if twin == "sync":
+            sync_step()
+        else:
+            await async_step()
+
+    await user()
+    assert step.calls == 3
+    assert counted(sandbox) == (1, 0), "one call of the user's, one start"
+    assert len({*seen}) == 1
+
+
+async def test_two_tasks_of_the_users_that_are_retried_keep_a_run_each(
+    sandbox: Sandbox, credentials: QATechCredentials
+) -> None:
+    steps = {"one": Failing(), "two": Failing()}
+    seen: dict[str, list[str]] = {"one": [], "two": []}
+
+    @task(retries=1, retry_delay_seconds=0)
+    async def mine(name: str) -> None:
+        for _ in range(2):
+            seen[name].append((await astart_test_run(credentials, "pln_green")).run_short_id)
+        steps[name]()
+
+    @flow
+    async def user() -> None:
+        await mine("one")
+        await mine("two")
+
+    await user()
+    assert counted(sandbox) == (4, 0), "two calls in each of two tasks, four starts"
+    assert [runs[:2] for runs in seen.values()] == [runs[2:] for runs in seen.values()]
+
+
+async def test_a_start_in_a_users_own_task_is_found_when_the_flow_is_retried(
+    sandbox: Sandbox, credentials: QATechCredentials
+) -> None:
+    step = Failing()
+    seen: list[str] = []
+
+    @task
+    async def mine() -> None:
+        seen.append((await astart_test_run(credentials, "pln_green")).run_short_id)
+        step()
+
+    @flow(retries=1)
+    async def user() -> None:
+        await mine()
+
+    await user()
+    assert len({*seen}) == 1
+    assert counted(sandbox) == (1, 0)
+
+
+async def test_a_channel_to_notify_does_not_make_it_another_start(
+    sandbox: Sandbox, credentials: QATechCredentials
+) -> None:
+    step = Failing()
+    channels = iter(["C1", "C2"])
+
+    @flow(retries=1)
+    async def user() -> None:
+        tell = [QATechNotification(channel=next(channels))]
+        await astart_test_run(credentials, "pln_green", notifications=tell, label="smoke")
+        step()
+
+    await user()
+    assert counted(sandbox) == (1, 0)
+
+
+def test_outside_a_flow_run_each_call_starts_a_run(sandbox: Sandbox, credentials: QATechCredentials) -> None:
+    records = [start_test_run(credentials, "pln_green", label="smoke") for _ in range(2)]
+    assert len({record.run_short_id for record in records}) == 2
+    assert [(record.slot, record.flow_run_id, record.found) for record in records] == [(None, None, False)] * 2
+    assert counted(sandbox) == (2, 0)
+
+
+# --- what may be sent again, and what never
+
+
+def _impatient(work: Task[Any, Any]) -> Task[Any, Any]:
+    return work.with_options(retry_delay_seconds=0)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("twin", ["sync", "async"])
+async def test_a_service_that_asks_to_come_back_gets_one_start(
+    sandbox: Sandbox, credentials: QATechCredentials, slept: list[float], status: int, twin: str
+) -> None:
+    sandbox.set_faults(fault({"kind": "status", "status": status}, "start", retry_after=7, times=2))
+
+    @flow
+    async def user() -> QATechRunRecord:
+        if twin == "sync":
+            return _impatient(start_test_run)(credentials, "pln_green")  # type: ignore[no-any-return]
+        return await _impatient(astart_test_run)(credentials, "pln_green")  # type: ignore[no-any-return]
+
+    record = await user()
+    assert not record.found
+    assert [request["status"] for request in posts(sandbox)] == [status, status, 200]
+    assert counted(sandbox) == (1, 0)
+    assert slept == [7, 7], "Retry-After is a floor"
+
+
+async def test_what_prefects_delay_covers_of_a_retry_after_is_not_slept_twice(
+    sandbox: Sandbox, credentials: QATechCredentials, slept: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "RETRY_DELAY_SECONDS", [2.0, 10.0])
+    sandbox.set_faults(fault({"kind": "status", "status": 429}, "start", retry_after=7, times=2))
+    await _in_a_flow(lambda: _impatient(astart_test_run)(credentials, "pln_green"))
+    assert slept == [5, 0]
+
+
+async def test_a_retry_after_of_ten_minutes_fails_at_once(
+    sandbox: Sandbox, credentials: QATechCredentials, slept: list[float]
+) -> None:
+    sandbox.set_faults(fault({"kind": "status", "status": 429}, "start", retry_after=600, times=-1))
+    error = await _failing(RateLimitedError, lambda: _impatient(astart_test_run)(credentials, "pln_green"))
+    assert error.retry_after_seconds == 600
+    assert slept == []
+    assert len(posts(sandbox)) == 1
+
+
+async def test_a_service_that_never_takes_it_is_asked_four_times_and_leaves_no_trace(
+    sandbox: Sandbox, credentials: QATechCredentials, slept: list[float]
+) -> None:
+    sandbox.set_faults(fault({"kind": "status", "status": 429}, "start", times=-1))
+    await _failing(RateLimitedError, lambda: _impatient(astart_test_run)(credentials, "pln_green"))
+    assert len(posts(sandbox)) == 4
+    assert counted(sandbox) == (0, 0)
+
+
+async def test_a_refused_connection_is_tried_again(monkeypatch: pytest.MonkeyPatch, slept: list[float]) -> None:
+    with Sandbox(speed=2000) as before:
+        port = int(before.url.rpartition(":")[2])
+        credentials = credentials_for(before)
+    running: list[Sandbox] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 2:
+            running.append(Sandbox(speed=2000, port=port).__enter__())
+
+    monkeypatch.setattr(tasks, "sleep_unless_stopped", sleep)
+    try:
+        await _in_a_flow(lambda: _impatient(astart_test_run)(credentials, "pln_green"))
+        assert counted(running[0]) == (1, 0)
+    finally:
+        for sandbox in running:
+            sandbox.__exit__(None, None, None)
+    assert len(slept) == 2
+
+
+async def test_a_look_that_fails_is_tried_again(
+    sandbox: Sandbox, credentials: QATechCredentials, slept: list[float]
+) -> None:
+    on = {"method": "GET", "path": "status"}
+    kinds: list[dict[str, Any]] = [{"kind": "status", "status": 500}, {"kind": "drop_after"}, {"kind": "html"}]
+    sandbox.set_faults([{"on": on, **kind} for kind in kinds])
+
+    async def look() -> QATechRun:
+        record = await astart_test_run(credentials, "pln_green")
+        run: QATechRun = await _impatient(aget_test_run)(credentials, record.run_short_id)
+        return run
+
+    await _in_a_flow(look)
+    assert looks(sandbox) == 4
+
+
+@pytest.mark.parametrize("path", ["start", "rerun"])
+async def test_a_post_of_unknown_outcome_is_sent_once_whatever_is_retried(sandbox: Sandbox, path: str) -> None:
+    """One flow with a call for each way to lose an answer, each with a label; then all of it twice more."""
+    patient, impatient = credentials_for(sandbox), credentials_for(sandbox, timeout_seconds=1)
+    sent: dict[str, int] = {}
+    errors: dict[str, list[StartOutcomeUnknown]] = {name: [] for name in UNKNOWN_FAULTS}
+    ids: list[UUID] = []
+    step = Failing(2)
+
+    async def ask(base: str, label: str) -> None:
+        if path == "start":
+            await astart_test_run(impatient, "pln_green", label=label)
+        else:
+            await arerun_test_run(impatient, base, label=label)
+
+    @flow(retries=2)
+    async def user() -> None:
+        ids.append(flow_run_id())
+        base = await astart_test_run(patient, "pln_broken", label="base")
+        for name, kind in UNKNOWN_FAULTS.items():
+            before = len(posts(sandbox))
+            sandbox.set_faults(fault(kind, path))
+            with pytest.raises(StartOutcomeUnknown) as caught:
+                await ask(base.run_short_id, name)
+            errors[name].append(caught.value)
+            sent[name] = sent.get(name, 0) + len(posts(sandbox)) - before
+        sandbox.clear_faults()
+        step()
+
+    await user()
+    assert step.calls == 3
+    assert sent == dict.fromkeys(UNKNOWN_FAULTS, 1)
+    accepted = len(UNKNOWN_FAULTS)
+    assert counted(sandbox) == ((1 + accepted, 0) if path == "start" else (1, accepted))
+    for name, of_each_attempt in errors.items():
+        for error in of_each_attempt:
+            assert f"ledger attach {ids[0]} {error.slot}" in error.message, name
+            assert f"ledger clear {ids[0]} {error.slot}" in error.message, name
+    entries = await aread_ledger(ids[0])
+    assert {found.label for found in entries if found.is_open} == {*UNKNOWN_FAULTS}
+
+
+@pytest.mark.parametrize("twin", ["sync", "async"])
+async def test_a_lost_answer_fails_the_flow_and_each_retry_of_it(sandbox: Sandbox, twin: str) -> None:
+    credentials = credentials_for(sandbox, timeout_seconds=1)
+    sandbox.set_faults(fault({"kind": "drop_after"}, "start"))
+    calls = 0
+
+    @flow(retries=2)
+    async def user() -> None:
+        nonlocal calls
+        calls += 1
+        if twin == "sync":
+            start_test_run(credentials, "pln_green")
+        else:
+            await astart_test_run(credentials, "pln_green")
+
+    with pytest.raises(StartOutcomeUnknown):
+        await user()
+    assert calls == 3
+    assert len(posts(sandbox)) == 1
+
+
+async def test_a_run_that_was_found_and_attached_is_taken_up_by_the_retry(sandbox: Sandbox) -> None:
+    credentials = credentials_for(sandbox, timeout_seconds=1)
+    sandbox.set_faults(fault({"kind": "drop_after"}, "start"))
+    ids: list[UUID] = []
+
+    @flow(retries=1)
+    async def user() -> QATechRunRecord:
+        if ids:
+            (found,) = sandbox.runs()
+            (is_open,) = await aread_ledger(ids[0])
+            await aattach_run(ids[0], is_open.slot, found["short_id"])
+        ids.append(flow_run_id())
+        return await astart_test_run(credentials, "pln_green")
+
+    record = await user()
+    assert (record.kind, record.found) == ("attached", True)
+    assert record.run_short_id == sandbox.runs()[0]["short_id"]
+    assert len(posts(sandbox)) == 1
+
+
+def test_a_default_of_prefects_retries_does_not_decide_about_a_post(sandbox: Sandbox) -> None:
+    """The setting is read when a task is made, so this needs a process of its own."""
+    sandbox.set_faults(fault({"kind": "drop_after"}, "start"))
+    script = """
+        from prefect import flow
+        from prefect_qatech import *
+        from prefect_qatech import tasks
+
+        @flow(retries=1)
+        def user():
+            start_test_run(QATechCredentials.from_env().model_copy(update={"timeout_seconds": 1}), "pln_green")
+
+        assert wait_for_test_run.retries == await_for_test_run.retries == 0
+        try:
+            user()
+        except StartOutcomeUnknown:
+            print("unknown", start_test_run.retries, arerun_test_run.retries)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env={
+            **os.environ,
+            "PREFECT_API_URL": PREFECT_API_URL.value() or "",
+            "PREFECT_TASKS_DEFAULT_RETRIES": "5",
+            "PREFECT_TASKS_DEFAULT_RETRY_DELAY_SECONDS": "0",
+            "QATECH_API_TOKEN": sandbox.token,
+            "QATECH_API_URL": sandbox.url,
+        },
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.splitlines()[-1:] == ["unknown 3 3"], done.stdout + done.stderr
+    assert len(posts(sandbox)) == 1
+
+
+@contextmanager
+def _refusing(sandbox: Sandbox, why: str) -> Iterator[QATechCredentials]:
+    faults: dict[str, dict[str, Any]] = {
+        "400": {"kind": "status", "status": 400},
+        "301": {"kind": "redirect", "status": 301},
+        "307": {"kind": "redirect", "status": 307},
+        "308": {"kind": "redirect", "status": 308},
+    }
+    if why in faults:
+        sandbox.set_faults(fault(faults[why], "any", times=-1))
+    if why == "402":
+        sandbox.set_usage_limit(0)
+    tokens = {"401": "nobodys-token", "403": "sandbox-read-token", "403 suspended": "sandbox-suspended-token"}
+    yield credentials_for(sandbox, api_token=tokens.get(why, sandbox.token))
+
+
+REFUSALS: dict[str, type[QATechAPIError]] = {
+    "400": BadRequestError,
+    "401": UnauthorizedError,
+    "402": UsageLimitError,
+    "403": ForbiddenError,
+    "403 suspended": ForbiddenError,
+    "404": NotFoundError,
+    "301": InvalidResponseError,
+    "307": InvalidResponseError,
+    "308": InvalidResponseError,
+}
+
+
+@pytest.mark.parametrize("path", ["start", "rerun"])
+@pytest.mark.parametrize("why", REFUSALS)
+async def test_a_refusal_is_an_error_of_its_own_and_leaves_no_trace(sandbox: Sandbox, why: str, path: str) -> None:
+    existing = sandbox_run(sandbox, "pln_broken")
+    sandbox.set_faults([])
+    ids: list[UUID] = []
+    with _refusing(sandbox, why) as credentials:
+        before = len(posts(sandbox))
+
+        @flow
+        async def user() -> None:
+            ids.append(flow_run_id())
+            if path == "start":
+                await astart_test_run(credentials, "pln_unknown" if why == "404" else "pln_green")
+            else:
+                await arerun_test_run(credentials, "nosuchrun" if why == "404" else existing)
+
+        with pytest.raises(REFUSALS[why]) as caught:
+            await user()
+    error = caught.value
+    assert type(error) is REFUSALS[why]
+    assert (str(error.status), error.retryable) == (why[:3], False)
+    assert len(posts(sandbox)) == before + 1
+    assert await rows_of(ids[0]) == {}
+
+
+def sandbox_run(sandbox: Sandbox, plan: str) -> str:
+    """A run that somebody else has started."""
+    return start_test_run(credentials_for(sandbox), plan).run_short_id
+
+
+async def test_a_run_without_failures_has_nothing_to_rerun(
+    sandbox: Sandbox, credentials: QATechCredentials, polling: QATechPolling
+) -> None:
+    async def work() -> None:
+        record = await astart_test_run(credentials, "pln_green")
+        await await_for_test_run(credentials, record.run_short_id, 30, polling=polling)
+        await arerun_test_run(credentials, record.run_short_id, failed_only=True)
+
+    await _failing(NothingToRerunError, work)
+    assert len(posts(sandbox)) == 2
+
+
+BAD_CALLS: dict[str, Callable[[QATechCredentials], Awaitable[Any]]] = {
+    "a plan's name": lambda c: astart_test_run(c, "smoke tests"),
+    "an application for a plan": lambda c: astart_test_run(c, "app_shop"),
+    "plan and test cases": lambda c: astart_test_run(
+        c, "pln_green", test_case_ids=["a1b2c3d4-e5f6-4789-a012-3456789abcde"]
+    ),
+    "no test cases": lambda c: astart_test_run(c, test_case_ids=[]),
+    "test cases that are no UUIDs": lambda c: astart_test_run(c, test_case_ids=["login"]),
+    "no notifications": lambda c: astart_test_run(c, "pln_green", notifications=[]),
+    "a path for a run": lambda c: arerun_test_run(c, "../run"),
+    "a plan for a run": lambda c: arerun_test_run(c, "pln_green"),
+    "both filters": lambda c: arerun_test_run(
+        c, "abc123", failed_only=True, test_case_ids=["a1b2c3d4-e5f6-4789-a012-3456789abcde"]
+    ),
+    "an empty filter": lambda c: arerun_test_run(c, "abc123", test_case_ids=[]),
+    "an address for a run": lambda c: aget_test_run(c, "https://app.qa.tech/abc123"),
+    "encoded characters": lambda c: aget_test_run(c, "abc%2F123"),
+    "a path for a wait": lambda c: await_for_test_run(c, "abc/123"),
+    "no end to a wait": lambda c: await_for_test_run(c, "abc123", float("inf")),
+    "a time before now": lambda c: await_for_test_run(c, "abc123", -1),
+}
+
+
+@pytest.mark.parametrize("what", BAD_CALLS)
+async def test_bad_input_is_refused_before_anything_is_sent(
+    sandbox: Sandbox, credentials: QATechCredentials, what: str
+) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        await BAD_CALLS[what](credentials)
+    assert sandbox.requests() == []
+
+
+def test_the_sync_twins_refuse_bad_input_as_well(sandbox: Sandbox, credentials: QATechCredentials) -> None:
+    for bad in (
+        lambda: start_test_run(credentials, "smoke tests"),
+        lambda: rerun_test_run(credentials, "../run"),
+        lambda: get_test_run(credentials, "../run"),
+        lambda: wait_for_test_run(credentials, "../run"),
+    ):
+        with pytest.raises(ValueError, match=r"."):
+            bad()
+    assert sandbox.requests() == []
+
+
+@pytest.mark.parametrize("name", ["start", "rerun", "get", "wait"])
+async def test_a_masked_token_is_refused_with_the_way_out(sandbox: Sandbox, name: str) -> None:
+    masked = credentials_for(sandbox, api_token="**********")
+    ids: list[UUID] = []
+
+    @flow
+    async def user() -> None:
+        ids.append(flow_run_id())
+        await ASYNC_TASKS[name](masked, *(["pln_green"] if name == "start" else ["abc123"]))
+
+    with pytest.raises(ValueError, match=r"\$ref"):
+        await user()
+    assert sandbox.requests() == []
+    assert await rows_of(ids[0]) == {}
+
+
+# --- what people and machines see of it
+
+
+@pytest.mark.parametrize("twin", ["sync", "async"])
+async def test_link_and_event_of_a_run_are_there_although_the_next_step_fails(
+    sandbox: Sandbox, credentials: QATechCredentials, emitted: list[tuple[str, dict[str, Any]]], twin: str
+) -> None:
+    ids: list[UUID] = []
+    records: list[QATechRunRecord] = []
+
+    @flow
+    async def user() -> None:
+        ids.append(flow_run_id())
+        if twin == "sync":
+            records.append(start_test_run(credentials, "pln_broken"))
+            records.append(rerun_test_run(credentials, records[0].run_short_id))
+        else:
+            records.append(await astart_test_run(credentials, "pln_broken"))
+            records.append(await arerun_test_run(credentials, records[0].run_short_id))
+        raise StepFailed
+
+    with pytest.raises(StepFailed):
+        await user()
+    links = {artifact.key: str(artifact.data) for artifact in await artifacts_of(ids)}
+    started, rerun = records
+    assert links.keys() == {"qatech-run-pln-broken", f"qatech-rerun-{started.run_short_id}"}
+    assert started.run_url is not None
+    assert rerun.run_url is not None
+    assert started.run_url in links["qatech-run-pln-broken"]
+    assert rerun.run_url in links[f"qatech-rerun-{started.run_short_id}"]
+    assert [name for name, _ in emitted] == ["qatech.run.started", "qatech.rerun.started"]
+    assert [more["payload"]["run_url"] for _, more in emitted] == [started.run_url, rerun.run_url]
+    assert emitted[1][1]["payload"]["rerun_of"] == started.run_short_id
+    assert emitted[0][1]["resource"]["prefect.resource.id"] == f"qatech.run.{started.run_short_id}"
+
+
+async def test_a_run_that_is_taken_up_is_announced_once(
+    sandbox: Sandbox, credentials: QATechCredentials, emitted: list[tuple[str, dict[str, Any]]]
+) -> None:
+    step = Failing()
+    ids: list[UUID] = []
+
+    @flow(retries=1)
+    async def user() -> None:
+        ids.append(flow_run_id())
+        await astart_test_run(credentials, "pln_green")
+        step()
+
+    await user()
+    assert [name for name, _ in emitted] == ["qatech.run.started"]
+    assert len(await artifacts_of(ids)) == 1
+
+
+@pytest.mark.parametrize("twin", ["sync", "async"])
+async def test_the_progress_artifact_moves_with_the_test_cases(
+    monkeypatch: pytest.MonkeyPatch, emitted: list[tuple[str, dict[str, Any]]], twin: str
+) -> None:
+    moved: list[float] = []
+    update = tasks.artifacts.aupdate_progress_artifact
+    ids: list[UUID] = []
+
+    async def updated(artifact_id: UUID, progress: float) -> UUID:
+        moved.append(progress)
+        return await update(artifact_id=artifact_id, progress=progress)
+
+    monkeypatch.setattr(tasks.artifacts, "aupdate_progress_artifact", updated)
+    with Sandbox(speed=0) as sandbox:
+        credentials = credentials_for(sandbox)
+
+        async def sleep(seconds: float) -> None:
+            sandbox.advance(10)
+
+        monkeypatch.setattr(tasks, "sleep_unless_stopped", sleep)
+
+        @flow
+        async def user() -> QATechRun:
+            ids.append(flow_run_id())
+            record = await astart_test_run(credentials, "pln_green")
+            if twin == "sync":
+                return wait_for_test_run(credentials, record.run_short_id, run_url=record.run_url)
+            return await await_for_test_run(credentials, record.run_short_id, run_url=record.run_url)
+
+        run = await user()
+    assert (run.status, run.result) == ("COMPLETED", "PASSED")
+    assert moved == sorted(moved)
+    assert len({*moved}) > 3
+    assert moved[-1] == 100
+    (progress,) = (artifact for artifact in await artifacts_of(ids) if artifact.type == "progress")
+    assert progress.data == 100
+    assert [name for name, _ in emitted] == ["qatech.run.started", "qatech.run.finished"]
+
+
+@pytest.mark.parametrize("twin", ["sync", "async"])
+async def test_a_wait_that_times_out_says_that_the_run_goes_on(
+    sandbox: Sandbox,
+    credentials: QATechCredentials,
+    polling: QATechPolling,
+    emitted: list[tuple[str, dict[str, Any]]],
+    twin: str,
+) -> None:
+    async def work() -> None:
+        record = await astart_test_run(credentials, "pln_never")
+        if twin == "sync":
+            wait_for_test_run(credentials, record.run_short_id, 0.3, polling=polling, run_url=record.run_url)
+        else:
+            await await_for_test_run(credentials, record.run_short_id, 0.3, polling=polling, run_url=record.run_url)
+
+    error = await _failing(WaitTimedOut, work)
+    assert "goes on at QA.tech" in error.message
+    assert error.run_url is not None
+    assert error.run_url in error.message
+    assert error.status == "RUNNING"
+    assert emitted[-1][0] == "qatech.run.unattended"
+    assert emitted[-1][1]["payload"]["why"] == "timed out"
+
+
+async def test_a_final_error_of_a_wait_is_told_at_once(sandbox: Sandbox, polling: QATechPolling) -> None:
+    run = sandbox_run(sandbox, "pln_never")
+    stranger = credentials_for(sandbox, api_token="nobodys-token")
+    error = await _failing(UnauthorizedError, lambda: await_for_test_run(stranger, run, 30, polling=polling))
+    assert "goes on at QA.tech" in error.message
+    assert looks(sandbox) == 1
+
+
+SECRET = "tok-7f3a91c2-never-shown"
+
+
+@pytest.fixture
+async def leaky_world(
+    caplog: pytest.LogCaptureFixture, emitted: list[tuple[str, dict[str, Any]]], slept: list[float]
+) -> AsyncIterator[tuple[Sandbox, list[str]]]:
+    """A sandbox whose token must not be seen anywhere, and a list of texts in which it is looked for."""
+    texts: list[str] = []
+    caplog.set_level(logging.DEBUG)
+    closed = [logger for name in logging.root.manager.loggerDict if not (logger := logging.getLogger(name)).propagate]
+    for logger in closed:
+        logger.addHandler(caplog.handler)
+    plans = [
+        {"short_id": "pln_one", "name": "One", "test_cases": [{"name": "Fails", "outcomes": "failed"}]},
+        {"short_id": "pln_never", "name": "Never", "run": {"never_ends": True}, "test_cases": ["Fails"]},
+    ]
+    with Sandbox({"tokens": [SECRET], "plans": plans}, speed=2000) as sandbox:
+        yield sandbox, texts
+    for logger in closed:
+        logger.removeHandler(caplog.handler)
+
+
+async def test_the_token_is_seen_nowhere(
+    leaky_world: tuple[Sandbox, list[str]],
+    caplog: pytest.LogCaptureFixture,
+    emitted: list[tuple[str, dict[str, Any]]],
+    polling: QATechPolling,
+) -> None:
+    sandbox, texts = leaky_world
+    credentials, hasty = credentials_for(sandbox), credentials_for(sandbox, timeout_seconds=0.5)
+    ids: list[UUID] = []
+    echo = {"kind": "status", "body": f'{{"message": "Bearer {SECRET} is not welcome"}}'}
+
+    async def attempt(work: Callable[[], Awaitable[Any]], *faults: Mapping[str, Any]) -> None:
+        sandbox.set_faults(faults)
+        try:
+            texts.append(repr(await work()))
+        except (QATechAPIError, StartOutcomeUnknown, WaitTimedOut, LedgerConflict, ValueError) as error:
+            texts.extend([repr(error), str(error), repr(vars(error)), "".join(traceback.format_exception(error))])
+        sandbox.clear_faults()
+
+    @flow(persist_result=True)
+    async def user(credentials: QATechCredentials) -> list[str]:
+        ids.append(flow_run_id())
+        start = _impatient(astart_test_run)
+        record = await start(credentials, "pln_one", parameters=QATechParameters(configs={"cfg_key": "payload-secret"}))
+        for status in (400, 401, 403, 404, 429, 500, 503, 302):
+            await attempt(lambda: start(credentials, "pln_one"), {**echo, "status": status})
+        for kind in UNKNOWN_FAULTS.values():
+            await attempt(lambda: start(hasty, "pln_one"), kind)
+        echoing_html = {"kind": "html", "body": f"<p>{SECRET}</p>", "content_type": f"text/{SECRET}"}
+        await attempt(lambda: _impatient(aget_test_run)(credentials, record.run_short_id), echoing_html)
+        elsewhere = {"kind": "redirect", "status": 308, "location": f"https://{SECRET}.invalid/"}
+        await attempt(lambda: start(credentials, "pln_one"), elsewhere)
+        await attempt(lambda: await_for_test_run(credentials, record.run_short_id, 5, polling=polling))
+        wrong_id = {"kind": "status", "status": 200, "body": f'{{"run": {{"shortId": "../{SECRET}"}}}}'}
+        await attempt(lambda: start(credentials, "pln_one"), wrong_id)
+        await attempt(lambda: aget_test_run(credentials, f"../{record.run_short_id}"))
+        never = await start(credentials, "pln_never")
+        await attempt(lambda: await_for_test_run(credentials, never.run_short_id, 0.1, polling=polling))
+        await attempt(lambda: arerun_test_run(credentials, record.run_short_id, failed_only=True))
+        return [repr(credentials), str(credentials)]
+
+    texts += await user(credentials)
+    # httpcore tells at DEBUG which headers came; those in which the service repeats the token are the test's own doing.
+    ours = [record for record in caplog.records if not record.name.startswith("httpcore")]
+    assert {record.name for record in ours} > {"prefect.task_runs", "prefect.flow_runs"}
+    texts += [f"{record.getMessage()} {record.exc_text}" for record in ours] + [repr(emitted)]
+    texts += [repr(artifact) for artifact in await artifacts_of(ids)]
+    texts += [repr(await rows_of(ids[0]))]
+    async with get_client() as client:
+        texts.append(repr(await client.read_flow_run(ids[0])))
+        of_the_flow = FlowRunFilter(id=FlowRunFilterId(any_=ids))
+        texts += [repr(run) for run in await client.read_task_runs(flow_run_filter=of_the_flow)]
+    assert len(texts) > 100
+    assert len(await artifacts_of(ids)) > 3
+    assert emitted
+    assert [text for text in texts if SECRET in text] == []
+    assert "payload-secret" not in repr(await rows_of(ids[0]))
+    assert _files_of_the_server_with(SECRET) == []
+
+
+def _files_of_the_server_with(text: str) -> list[str]:
+    database = Path((PREFECT_API_DATABASE_CONNECTION_URL.value() or "").partition(":///")[2])
+    assert database.is_file()
+    return [path.name for path in database.parent.iterdir() if path.is_file() and text.encode() in path.read_bytes()]
+
+
+# ---
+
+
+async def _in_a_flow(work: Callable[[], Awaitable[Any]]) -> Any:
+    @flow
+    async def user() -> Any:
+        return await work()
+
+    return await user()
+
+
+async def _failing(kind: type[Exception], work: Callable[[], Awaitable[Any]]) -> Any:
+    """Run something that fails in a flow, and give its error."""
+    with pytest.raises(kind) as caught:
+        await _in_a_flow(work)
+    return caught.value

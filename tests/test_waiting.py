@@ -1,0 +1,438 @@
+"""A wait sees the end of its run through whatever the network does, on a clock that only sleeps move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from prefect_qatech.exceptions import (
+    BadRequestError,
+    ForbiddenError,
+    InvalidResponseError,
+    NotFoundError,
+    QATechAPIError,
+    QATechConnectionError,
+    QATechError,
+    RateLimitedError,
+    ServerError,
+    UnauthorizedError,
+    UsageLimitError,
+    WaitTimedOut,
+)
+from prefect_qatech.models import QATechRun
+from prefect_qatech.polling import QATechPolling
+from prefect_qatech.waiting import (
+    MAX_CONSECUTIVE_ERRORS,
+    MAX_ERROR_SECONDS,
+    NOT_FOUND_GRACE_SECONDS,
+    SETTLE_SECONDS,
+    wait_for_run,
+)
+from tests.virtual_time import VirtualTime
+from tests.wire import Body, Service, answer, assert_holds_no_secret, chain, seen
+
+URL = "https://app.qa.tech/p/shop/results/abc123"
+GOES_ON = f"Run abc123 goes on at QA.tech, which has no call to cancel it ({URL})"
+
+RUNNING = seen(status="RUNNING")
+PASSED = seen(status="COMPLETED", result="PASSED")
+UNSETTLED = seen(status="COMPLETED", result=None)
+
+
+class Wait:
+    """One wait on a virtual clock, and what it told.
+
+    Args:
+        respond: Seconds since the wait began to what the service does then: a body, a response or an exception.
+    """
+
+    def __init__(self, respond: Callable[[float], Any]) -> None:
+        self.time = VirtualTime()
+        self.looks: list[float] = []
+        self.changes: list[QATechRun] = []
+        self.errors: list[QATechAPIError] = []
+        self._respond = respond
+
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        assert request.url.path == "/v1/run/abc123"
+        assert request.url.params["testCases"] == "all"
+        self.looks.append(self.time.elapsed)
+        response = self._respond(self.time.elapsed)
+        if isinstance(response, Exception):
+            raise response
+        return response if isinstance(response, httpx.Response) else answer(response)
+
+    async def _on_change(self, run: QATechRun) -> None:
+        self.changes.append(run)
+
+    async def end(self, timeout_seconds: float = 3600, polling: QATechPolling | None = None) -> QATechRun:
+        async with Service(self._answer).client(max_response_bytes=10_000) as client:
+            return await wait_for_run(
+                client,
+                "abc123",
+                timeout_seconds=timeout_seconds,
+                polling=polling or QATechPolling(),
+                surroundings=self.time.surroundings,
+                on_change=self._on_change,
+                on_error=self.errors.append,
+                run_url=URL,
+            )
+
+    async def fail(self, timeout_seconds: float = 3600, polling: QATechPolling | None = None) -> QATechError:
+        with pytest.raises(QATechError) as caught:
+            await self.end(timeout_seconds, polling)
+        assert chain(caught.value) == [caught.value]
+        assert_holds_no_secret(caught.value)
+        return caught.value
+
+
+def until(seconds: float, before: Any, after: Any = PASSED) -> Callable[[float], Any]:
+    """Does one thing until a moment, and another from then on."""
+
+    def respond(elapsed: float) -> Any:
+        now = before if elapsed < seconds else after
+        return now() if callable(now) else now
+
+    return respond
+
+
+# --- The end
+
+
+@pytest.mark.parametrize(
+    ("status", "result"),
+    [
+        ("COMPLETED", "PASSED"),
+        ("COMPLETED", "FAILED"),
+        ("COMPLETED", "SKIPPED"),
+        ("COMPLETED", "PERHAPS"),
+        ("ERROR", None),
+        ("ERROR", "FAILED"),
+        ("CANCELLED", None),
+    ],
+)
+async def test_a_wait_ends_with_its_run(status: str, result: str | None) -> None:
+    wait = Wait(until(100, RUNNING, seen(status=status, result=result)))
+    run = await wait.end()
+    assert (run.status, run.result) == (status, result)
+    assert 100 <= wait.time.elapsed <= 112
+
+
+async def test_a_run_that_has_ended_costs_one_look() -> None:
+    wait = Wait(lambda elapsed: PASSED)
+    await wait.end()
+    assert (wait.looks, wait.time.sleeps) == ([0], [])
+
+
+@pytest.mark.parametrize("status", ["PAUSED", "completed", "DONE", "", None])
+async def test_an_unknown_status_keeps_waiting(status: Any) -> None:
+    wait = Wait(until(100, seen(status=status, result="PASSED")))
+    assert (await wait.end()).status == "COMPLETED"
+    assert wait.time.elapsed >= 100
+
+
+async def test_looks_get_rarer() -> None:
+    wait = Wait(until(1000, RUNNING))
+    await wait.end()
+    pauses = wait.time.sleeps
+    assert pauses == sorted(pauses)
+    assert (pauses[0], pauses[-1]) == (3, 30)
+
+
+# --- What is told
+
+
+async def test_only_changes_are_told() -> None:
+    def respond(elapsed: float) -> Any:
+        if elapsed < 50:
+            return seen(status="INITIATED", result=None)
+        cases = [{"name": "a", "status": "COMPLETED" if elapsed >= 200 else "RUNNING"}]
+        if elapsed < 300:
+            return seen(status="RUNNING", runTestCases=cases)
+        return seen(status="COMPLETED", result="FAILED", runTestCases=cases)
+
+    wait = Wait(respond)
+    await wait.end()
+    told = [(run.status, run.result, len(run.test_cases), run.finished_test_count) for run in wait.changes]
+    assert told == [
+        ("INITIATED", None, 0, 0),
+        ("RUNNING", None, 1, 0),
+        ("RUNNING", None, 1, 1),
+        ("COMPLETED", "FAILED", 1, 1),
+    ]
+    assert len(wait.looks) > len(told) + 5
+
+
+async def test_failed_looks_are_told_and_are_no_change() -> None:
+    def respond(elapsed: float) -> Any:
+        return answer(b"", 502) if 50 < elapsed < 70 else PASSED if elapsed > 100 else RUNNING
+
+    wait = Wait(respond)
+    await wait.end()
+    assert [run.status for run in wait.changes] == ["RUNNING", "COMPLETED"]
+    assert len(wait.errors) >= 2
+    assert all(type(error) is ServerError for error in wait.errors)
+
+
+# --- Failed looks
+
+FAILING: dict[str, Any] = {
+    "refused": httpx.ConnectError("refused"),
+    "connect timeout": httpx.ConnectTimeout("slow"),
+    "pool timeout": httpx.PoolTimeout("busy"),
+    "read timeout": httpx.ReadTimeout("slow"),
+    "write error": httpx.WriteError("reset"),
+    "reset": httpx.ReadError("reset"),
+    "half an answer": httpx.RemoteProtocolError("half"),
+    "proxy": httpx.ProxyError("502"),
+    "408": lambda: answer(b"", 408),
+    "425": lambda: answer(b"", 425),
+    "429": lambda: answer({"message": "Too many"}, 429),
+    "500": lambda: answer({"message": "Oh"}, 500),
+    "502": lambda: answer(b"<html>Bad Gateway</html>", 502),
+    "503": lambda: answer(b"", 503),
+    "504": lambda: answer(b"", 504),
+    "html": lambda: answer(b"<html>maintenance</html>"),
+    "empty": lambda: answer(b""),
+    "broken json": lambda: answer(b'{"shortId": "abc1'),
+    "json list": lambda: answer([]),
+    "json null": lambda: answer(None),
+    "deep json": lambda: answer(b"[" * 9_000),
+    "not a run": lambda: answer({"message": "OK"}),
+    "another run": lambda: answer(seen("abc124")),
+    "strange cases": lambda: answer(seen(runTestCases="many")),
+    "too large": lambda: answer(Body(b" " * 5_000, times=100)),
+}
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["later", "at first"])
+@pytest.mark.parametrize("kind", FAILING)
+async def test_failing_looks_are_survived(kind: str, first: bool) -> None:
+    def respond(elapsed: float) -> Any:
+        if elapsed > 200:
+            return PASSED
+        if elapsed > 100 or first:
+            return FAILING[kind]() if callable(FAILING[kind]) else FAILING[kind]
+        return RUNNING
+
+    wait = Wait(respond)
+    assert (await wait.end()).result == "PASSED"
+    assert len(wait.errors) >= 5
+    assert all(error.retryable for error in wait.errors)
+
+
+async def test_a_service_that_is_down_for_ten_minutes() -> None:
+    wait = Wait(lambda elapsed: httpx.ConnectError("refused") if 60 < elapsed < 660 else until(900, RUNNING)(elapsed))
+    assert (await wait.end()).result == "PASSED"
+    assert len(wait.errors) > MAX_CONSECUTIVE_ERRORS, "the count alone does not end a wait"
+
+
+@pytest.mark.parametrize("begin", [0, 100])
+async def test_a_service_that_stays_down_is_given_up_when_both_budgets_are_spent(begin: float) -> None:
+    wait = Wait(lambda elapsed: httpx.ConnectError("refused") if elapsed >= begin else RUNNING)
+    error = await wait.fail(36_000)
+    assert type(error) is QATechConnectionError
+    first = min(look for look in wait.looks if look >= begin)
+    assert MAX_ERROR_SECONDS < wait.time.elapsed - first <= MAX_ERROR_SECONDS + 30
+    assert f"{len(wait.errors) + 1} looks in a row failed, over {wait.time.elapsed - first:.0f} s" in str(error)
+    assert GOES_ON in str(error)
+    assert (error.run_short_id, error.run_url) == ("abc123", URL)
+    assert error.args == (str(error),)
+
+
+async def test_the_time_alone_does_not_end_a_wait() -> None:
+    polling = QATechPolling(first_seconds=600, max_seconds=600, jitter=0)
+    wait = Wait(lambda elapsed: httpx.ReadError("reset"))
+    await wait.fail(1e6, polling)
+    assert len(wait.looks) == MAX_CONSECUTIVE_ERRORS + 1
+    assert wait.time.elapsed == 600 * MAX_CONSECUTIVE_ERRORS
+
+
+async def test_one_good_look_renews_the_budget() -> None:
+    down = httpx.ReadError("reset")
+    wait = Wait(lambda elapsed: RUNNING if 800 <= elapsed < 835 else PASSED if elapsed > 1500 else down)
+    assert (await wait.end()).result == "PASSED"
+    wait = Wait(lambda elapsed: PASSED if elapsed > 1500 else down)
+    assert type(await wait.fail()) is QATechConnectionError
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(401, UnauthorizedError), (403, ForbiddenError), (402, UsageLimitError), (400, BadRequestError)],
+)
+@pytest.mark.parametrize("begin", [0, 100])
+async def test_a_refused_look_is_final_at_once(status: int, kind: type[QATechAPIError], begin: float) -> None:
+    wait = Wait(lambda elapsed: answer({"message": "No"}, status) if elapsed >= begin else RUNNING)
+    error = await wait.fail()
+    assert type(error) is kind
+    assert len([look for look in wait.looks if look >= begin]) == 1
+    assert wait.errors == []
+    assert GOES_ON in str(error)
+    assert (error.run_short_id, error.run_url, error.retryable) == ("abc123", URL, False)
+
+
+async def test_not_found_is_survived_in_the_first_minute() -> None:
+    wait = Wait(lambda elapsed: answer(b"", 404) if elapsed < NOT_FOUND_GRACE_SECONDS - 5 else PASSED)
+    assert (await wait.end()).result == "PASSED"
+    assert all(type(error) is NotFoundError for error in wait.errors)
+    assert len(wait.errors) > 5
+
+
+async def test_not_found_is_final_after_the_first_minute() -> None:
+    wait = Wait(lambda elapsed: answer(b"", 404))
+    error = await wait.fail()
+    assert type(error) is NotFoundError
+    assert NOT_FOUND_GRACE_SECONDS <= wait.time.elapsed <= NOT_FOUND_GRACE_SECONDS + 10
+    assert URL in str(error)
+
+
+async def test_a_run_that_was_there_and_is_not_found_any_more() -> None:
+    wait = Wait(lambda elapsed: answer(b"", 404) if elapsed > 10 else RUNNING)
+    assert type(await wait.fail()) is NotFoundError
+    assert wait.time.elapsed < 20
+
+
+async def test_of_a_run_that_is_not_found_nobody_says_that_it_goes_on() -> None:
+    assert "goes on at QA.tech" not in str(await Wait(lambda elapsed: answer(b"", 404)).fail())
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_retry_after_is_honoured(status: int) -> None:
+    wait = Wait(until(1, lambda: answer(b"", status, {"Retry-After": "120"})))
+    await wait.end()
+    assert wait.looks == [0, 120]
+
+
+async def test_retry_after_counts_for_one_pause() -> None:
+    wait = Wait(
+        lambda elapsed: answer(b"", 429, {"Retry-After": "120"}) if elapsed == 0 else until(300, RUNNING)(elapsed)
+    )
+    await wait.end()
+    assert wait.time.sleeps[0] == 120
+    assert max(wait.time.sleeps[1:]) < 30
+
+
+async def test_retry_after_does_not_move_the_deadline() -> None:
+    wait = Wait(lambda elapsed: answer(b"", 429, {"Retry-After": "3000"}))
+    error = await wait.fail(600)
+    assert isinstance(error, WaitTimedOut)
+    assert wait.looks == [0, 600]
+
+
+# --- A result that comes late
+
+
+async def test_a_result_that_comes_late() -> None:
+    wait = Wait(lambda elapsed: RUNNING if elapsed < 500 else until(530, UNSETTLED)(elapsed))
+    assert (await wait.end()).result == "PASSED"
+    assert 530 <= wait.time.elapsed < 540, "a settling run is watched as closely as a new one"
+    assert [(run.status, run.result) for run in wait.changes] == [
+        ("RUNNING", None),
+        ("COMPLETED", None),
+        ("COMPLETED", "PASSED"),
+    ]
+
+
+async def test_a_result_that_never_comes() -> None:
+    wait = Wait(until(500, RUNNING, UNSETTLED))
+    run = await wait.end()
+    assert (run.status, run.result) == ("COMPLETED", None)
+    settling = wait.time.elapsed - min(look for look in wait.looks if look >= 500)
+    assert SETTLE_SECONDS <= settling <= SETTLE_SECONDS + 10
+
+
+async def test_failed_looks_do_not_begin_the_settle_window_anew() -> None:
+    wait = Wait(lambda elapsed: answer(b"", 502) if 20 < elapsed < 40 else UNSETTLED)
+    assert (await wait.end()).result is None
+    assert SETTLE_SECONDS <= wait.time.elapsed <= SETTLE_SECONDS + 10
+
+
+async def test_a_run_that_goes_on_after_all_begins_it_anew() -> None:
+    wait = Wait(lambda elapsed: RUNNING if 30 < elapsed < 50 else UNSETTLED)
+    assert (await wait.end()).result is None
+    assert wait.time.elapsed >= 50 + SETTLE_SECONDS
+
+
+# --- The deadline
+
+
+async def test_the_last_look_is_at_the_deadline() -> None:
+    wait = Wait(lambda elapsed: RUNNING)
+    error = await wait.fail(600)
+    assert isinstance(error, WaitTimedOut)
+    assert wait.looks[-1] == wait.time.elapsed == 600
+    assert wait.looks.count(600) == 1
+    assert (error.status, error.waited_seconds, error.last_error) == ("RUNNING", 600, None)
+    assert (error.run_short_id, error.run_url, error.retryable) == ("abc123", URL, False)
+    assert error.run is not None
+    assert error.run.short_id == "abc123"
+    assert "after 600 s its last known status is RUNNING" in str(error)
+    assert GOES_ON in str(error)
+
+
+async def test_a_run_that_ends_at_the_deadline_has_ended() -> None:
+    assert (await Wait(until(600, RUNNING)).end(600)).result == "PASSED"
+
+
+@pytest.mark.parametrize("timeout", [0, -5])
+async def test_without_any_time_there_is_one_look(timeout: float) -> None:
+    wait = Wait(lambda elapsed: RUNNING)
+    assert isinstance(await wait.fail(timeout), WaitTimedOut)
+    assert wait.looks == [0]
+    assert (await Wait(lambda elapsed: PASSED).end(timeout)).result == "PASSED"
+
+
+async def test_a_deadline_under_failing_looks() -> None:
+    wait = Wait(lambda elapsed: RUNNING if elapsed < 100 else answer({"message": "Oh"}, 500))
+    error = await wait.fail(200)
+    assert isinstance(error, WaitTimedOut)
+    assert (error.status, error.waited_seconds) == ("RUNNING", 200)
+    assert error.last_error is not None
+    assert "500" in error.last_error
+    assert "The last look failed" in str(error)
+
+
+async def test_a_deadline_without_one_good_look() -> None:
+    error = await Wait(lambda elapsed: httpx.ConnectError("refused")).fail(60)
+    assert isinstance(error, WaitTimedOut)
+    assert (error.status, error.run) == (None, None)
+    assert "could not be looked at" in str(error)
+
+
+async def test_an_old_failure_is_not_the_last_error() -> None:
+    error = await Wait(lambda elapsed: answer(b"", 500) if elapsed < 30 else RUNNING).fail(60)
+    assert isinstance(error, WaitTimedOut)
+    assert error.last_error is None
+
+
+async def test_slow_answers_count_as_time() -> None:
+    wait: Wait
+
+    def respond(elapsed: float) -> Any:
+        wait.time.pass_by(25)
+        return RUNNING
+
+    wait = Wait(respond)
+    error = await wait.fail(100)
+    assert isinstance(error, WaitTimedOut)
+    assert wait.looks[-1] <= 100
+    assert error.waited_seconds is not None
+    assert error.waited_seconds <= 125
+
+
+async def test_the_token_is_in_no_failed_look() -> None:
+    wait = Wait(until(100, lambda: answer({"message": "Bearer qat-5ecret.Tok3n_0123456789abcdef"}, 500)))
+    await wait.end()
+    for error in wait.errors:
+        assert_holds_no_secret(error)
+
+
+@pytest.mark.parametrize("kind", [RateLimitedError, InvalidResponseError])
+async def test_failed_looks_keep_their_kind(kind: type[QATechAPIError]) -> None:
+    broken = {RateLimitedError: lambda: answer(b"", 429), InvalidResponseError: lambda: answer(b"<html>")}[kind]
+    wait = Wait(until(50, broken))
+    await wait.end()
+    assert {type(error) for error in wait.errors} == {kind}

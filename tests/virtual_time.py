@@ -1,0 +1,35 @@
+"""A clock that only moves when somebody sleeps."""
+
+from __future__ import annotations
+
+from prefect_qatech.waiting import Surroundings
+
+
+class VirtualTime:
+    """Time that passes at once; begins at 1000, so that nothing can take it for the time that has passed."""
+
+    began = 1000.0
+
+    def __init__(self) -> None:
+        self.now = self.began
+        self.sleeps: list[float] = []
+
+    @property
+    def elapsed(self) -> float:
+        """How long ago it began."""
+        return self.now - self.began
+
+    def pass_by(self, seconds: float) -> None:
+        """Let time go by without a sleep, as a slow answer does."""
+        self.now += seconds
+
+    async def sleep(self, seconds: float) -> None:
+        assert seconds > 0, "a sleep of nothing is a busy loop"
+        self.sleeps.append(seconds)
+        assert len(self.sleeps) < 10_000, "this goes on for ever"
+        self.now += seconds
+
+    @property
+    def surroundings(self) -> Surroundings:
+        """What a wait is handed, without any chance in it."""
+        return Surroundings(sleep=self.sleep, clock=lambda: self.now, random=lambda: 0.5)
