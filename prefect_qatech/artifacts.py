@@ -60,7 +60,7 @@ def artifact_key(*parts: str | None) -> str:
 
 def is_web_link(url: str | None) -> bool:
     """Whether an address of the service may become a link: https, or http on this machine."""
-    if not url or not re.fullmatch(r"https?://[!#-&*-;=?-\[\]-~]+", url, re.IGNORECASE):
+    if not url or len(url) > 2_000 or not re.fullmatch(r"https?://[!#-&*-;=?-\[\]-~]+", url, re.IGNORECASE):
         return False
     try:
         parts = urlsplit(url)

@@ -160,14 +160,19 @@ def recognise(observed: Sequence[ObservedAttempt]) -> Campaign:
                 test.ids.add(item.case.id)
     expected = tuple(test_id for test_id, test in tests.items() if 0 in test.seen)
     attempts = tuple(
-        Attempt(
-            status=attempt.run.status,
-            outcomes={test_id: test.seen[number].outcome for test_id, test in tests.items() if number in test.seen},
-            result=attempt.run.result,
+        _attempt(
+            attempt.run.status,
+            attempt.run.result,
+            {test_id: test.seen[number].outcome for test_id, test in tests.items() if number in test.seen},
         )
         for number, attempt in enumerate(observed)
     )
     return Campaign(tuple(observed), tests, expected, observed[0].test_count if observed else None, attempts)
+
+
+def _attempt(status: str, result: str | None, outcomes: Mapping[str, Outcome]) -> Attempt:
+    # COMPLETED without a result is unfinished, for a run as for a test.
+    return Attempt("RUNNING" if status == "COMPLETED" and result is None else status, outcomes, result)
 
 
 def _same_project_id(item: _Observed, test: _Test) -> bool:
@@ -361,10 +366,10 @@ class GateReport(_Fact):
             The verdict that it would have been.
         """
         attempts = [
-            Attempt(
-                status=attempt.status,
-                result=attempt.result,
-                outcomes={
+            _attempt(
+                attempt.status,
+                attempt.result,
+                {
                     test.test_id: test.outcomes[attempt.number]
                     for test in self.tests
                     if test.outcomes[attempt.number] is not Outcome.ABSENT

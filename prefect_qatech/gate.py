@@ -24,7 +24,7 @@ from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 
 from prefect_qatech import ledger
-from prefect_qatech.artifacts import artifact_key
+from prefect_qatech.artifacts import artifact_key, is_web_link
 from prefect_qatech.campaign import Campaign, GateReport, ObservedAttempt, build_report, recognise
 from prefect_qatech.client import QATechClient
 from prefect_qatech.credentials import QATechCredentials
@@ -90,8 +90,14 @@ class _Gate:
         first = await (self._attach(run_short_id) if run_short_id is not None else self._start())
         time_left = _time_left(await ledger.window_of(first), self.policy.deadline_seconds)
         await self._observe(first, time_left())
-        while (rerun := self._next_rerun()) is not None and time_left() > 0:
-            record = await self._rerun(first, rerun)
+        while (rerun := self._next_rerun()) is not None:
+            label = f"{first.slot}/rerun-{len(self.attempts)}"
+            # A rerun that was started in time counts, however late it is looked at.
+            if time_left() <= 0 and not await ledger.is_on_record(first, label):
+                get_run_logger().warning("No rerun: the deadline has passed.")
+                self.incidents.append(Incident.DEADLINE_PASSED)
+                break
+            record = await self._rerun(first, rerun, label)
             if record is None:
                 break
             await self._observe(record, time_left(), rerun)
@@ -141,21 +147,19 @@ class _Gate:
             get_run_logger().info("No rerun: %s", decision.sentence)
         return None
 
-    async def _rerun(self, first: QATechRunRecord, rerun: Rerun) -> QATechRunRecord | None:
+    async def _rerun(self, first: QATechRunRecord, rerun: Rerun, label: str) -> QATechRunRecord | None:
         logger = get_run_logger()
         ids = self.campaign.project_test_case_ids(rerun.test_ids) if rerun.kind == "test_cases" else None
         if ids is not None and len(ids) < len(rerun.test_ids):
             logger.warning("No rerun: QA.tech has not told the ids of all tests that are open.")
             return None
-        number = len(self.attempts)
         try:
             return await arerun_test_run(
                 self.credentials,
                 self.attempts[rerun.base].run.short_id,
                 failed_only=rerun.kind == "failed_only",
                 test_case_ids=ids,
-                # The slot is the campaign's n-th rerun, whatever it repeats: on a retry the answers may differ.
-                label=f"{first.slot}/rerun-{number}",
+                label=label,
                 artifact_key=artifact_key("rerun", self.label or first.plan_short_id or first.run_short_id),
             )
         except UsageLimitError as error:
@@ -198,7 +202,7 @@ class _Gate:
             ObservedAttempt(
                 kind=record.kind,
                 run=run,
-                run_url=record.run_url or run.url,
+                run_url=record.run_url or (run.url if is_web_link(run.url) else None),
                 test_count=record.test_count,
                 started_at=record.started_at,
                 finished_at=finished_at,
@@ -266,15 +270,15 @@ def _not_passed(report: GateReport, notes: Iterable[str]) -> GateNotPassed:
         f"The gate {'failed' if kind is GateFailed else 'is inconclusive'}: the release may not go out.",
         *blocking,
         f"{'Failed' if kind is GateFailed else 'Undecided'}: {shown}{more}." if names else "",
-        *notes,
+        *(_one_line(note, 1_500) for note in notes),
         f"Run: {report.run_url or report.run_short_id or 'none'}.",
         "A retry takes up this campaign; for a fresh start run the flow anew.",
     ]
     return kind(" ".join(part for part in parts if part), report=report)
 
 
-def _one_line(text: str) -> str:
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:120]
+def _one_line(text: str, length: int = 120) -> str:
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:length]
 
 
 async def _gate(

@@ -20,15 +20,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from uuid import UUID, uuid4
 
 import anyio
 from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.objects import TaskRun, TaskRunResult
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -41,10 +43,16 @@ Kind = Literal["start", "rerun"]
 Chain = tuple[tuple[str, int], ...]
 """Flow run ids with their run counts, the root first: which attempt of which flow runs a call stands in."""
 
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
 _PREFIX = "qatech-"
 _LABELLED = "label"
+# The n-th rerun of a gate is what it is, even where a retry, which sees other answers, would ask for other tests.
+_OF_A_CAMPAIGN = re.compile(r"[0-9a-f]{16}-(?:label|[0-9a-f]{16})/rerun-[0-9]+")
 _PAGE = 200
 _RECORD_SECONDS = 60.0
+_READS = 10
+_READ_SECONDS = 0.5
 _CANCEL_GRACE_SECONDS = 3.0
 
 
@@ -322,7 +330,11 @@ class Ledger:
         raise unknown
 
     async def _take_up(self, call: Call, entry: QATechLedgerEntry, busy_seconds: float) -> QATechRunRecord:
-        if call.label is not None and call.kind == "start" and entry.fingerprint != call.fingerprint:
+        if (
+            call.label is not None
+            and entry.fingerprint != call.fingerprint
+            and not _OF_A_CAMPAIGN.fullmatch(call.label)
+        ):
             raise LedgerConflict(
                 f'The label "{call.label}" stands for {entry.what} in this flow run, recorded at '
                 f"{entry.sent_at:%Y-%m-%d %H:%M:%S} UTC, and this call asks for something else. Nothing was sent. Give "
@@ -401,21 +413,25 @@ class Ledger:
         return entries[slot]
 
 
+def _read(model: type[ModelT], key: str, row: str) -> ModelT:
+    try:
+        return model.model_validate_json(row)
+    except ValidationError as error:
+        raise LedgerConflict(
+            f"The ledger's row {key} cannot be read ({error.error_count()} errors); was it written by another "
+            "version of prefect-qatech? Nothing was sent. Run the flow anew."
+        ) from None
+
+
 def _entries_of(rows: dict[str, str]) -> list[QATechLedgerEntry]:
     entries: dict[str, QATechLedgerEntry] = {}
     for key, value in rows.items():
         if key.endswith("-intent"):
-            try:
-                entry = QATechLedgerEntry.model_validate_json(value)
-            except ValidationError as error:
-                raise LedgerConflict(
-                    f"The ledger's row {key} cannot be read ({error.error_count()} errors); was it written by another "
-                    "version of prefect-qatech? Nothing was sent. Run the flow anew."
-                ) from None
+            entry = _read(QATechLedgerEntry, key, value)
             entries[entry.slot] = entry
     for entry in entries.values():
         if (done := rows.get(f"{_PREFIX}{entry.slot}-done")) is not None:
-            entry.run = QATechRunRecord.model_validate_json(done)
+            entry.run = _read(QATechRunRecord, f"{entry.slot}-done", done)
         seen = (value for key, value in rows.items() if key.startswith(f"{_PREFIX}{entry.slot}-seen-"))
         entry.seen_in = [tuple((str(flow), int(count)) for flow, count in json.loads(value)) for value in seen]
     return sorted(entries.values(), key=lambda entry: entry.sent_at)
@@ -461,17 +477,25 @@ async def locate(
         task_run = await client.read_task_run(parent_task_run_id)
         if task_run.flow_run_id is None:
             break
-        # A task key is the function's name and a hash that differs between processes; the task run's name is that of
-        # the sub-flow and its number among the calls of the same function.
-        places.insert(0, f"{task_run.task_key.rpartition('-')[0]}:{task_run.name}")
-        # A sub-flow that is called in a task gets a random key.
-        stable = stable and task_run.dynamic_key.isdigit()
         parent = await client.read_flow_run(task_run.flow_run_id)
+        # A task key is the function's name and a hash that differs between processes; the task run's name is that of
+        # the sub-flow and its number among the calls of the same function. In a task that number is random.
+        name = task_run.name
+        if not task_run.dynamic_key.isdigit():
+            outer = await _outermost(client, task_run)
+            name = name.removesuffix(f"-{task_run.dynamic_key}")
+            family = f"{name}:{kind}:{label}:{request_fingerprint}"
+            if outer is None:
+                stable = False
+            else:
+                name = f"{name} in task {_ordinal(str(parent.id), parent.run_count, family, outer)}"
+        places.insert(0, f"{task_run.task_key.rpartition('-')[0]}:{name}")
         chain.insert(0, (str(parent.id), parent.run_count))
         parent_task_run_id = parent.parent_task_run_id
     call = Call(kind=kind, what=what, fingerprint=request_fingerprint, chain=tuple(chain), label=label)
     # On a distributed task runner nobody can number equal calls, so they share one run.
-    number = 0 if context.detached else _ordinal(str(flow_run.id), flow_run.run_count, call.family, _caller())
+    caller = await _caller(client)
+    number = 0 if context.detached else _ordinal(str(flow_run.id), flow_run.run_count, call.family, caller)
     place = "/".join([*places, str(number)])
     located = Call(
         kind=kind,
@@ -485,9 +509,37 @@ async def locate(
     return UUID(chain[0][0]), located
 
 
-def _caller() -> str:
+async def _caller(client: PrefectClient) -> str:
+    """Tell who calls: our task's run, or the user's task run that it stands in, whose retries Prefect does not tell us.
+
+    So equal calls in one task run of the user's share a run, unless a label tells them apart.
+    """
     context = TaskRunContext.get()
-    return str(context.task_run.id) if context is not None else "the flow itself"
+    if context is None:
+        return "the flow itself"
+    return await _outermost(client, context.task_run) or str(context.task_run.id)
+
+
+async def _outermost(client: PrefectClient, task_run: TaskRun) -> str | None:
+    """Give the id of the outermost task run that a task run was called in; None where it was called in none."""
+    outermost: str | None = None
+    while parents := [item for item in task_run.task_inputs.get("__parents__", []) if isinstance(item, TaskRunResult)]:
+        outermost = str(parents[0].id)
+        found = await _read_task_run(client, parents[0].id)
+        if found is None:
+            break
+        task_run = found
+    return outermost
+
+
+async def _read_task_run(client: PrefectClient, task_run_id: UUID) -> TaskRun | None:
+    # Task runs reach the server as events, a moment after they have begun.
+    for _ in range(_READS):
+        try:
+            return await client.read_task_run(task_run_id)
+        except ObjectNotFound:
+            await anyio.sleep(_READ_SECONDS)
+    return None
 
 
 async def once(
@@ -546,6 +598,20 @@ async def window_of(record: QATechRunRecord) -> datetime:
             return datetime.fromisoformat(json.loads(opened))
         rows = await ledger.rows(key)
         return datetime.fromisoformat(json.loads(rows[f"{_PREFIX}{key}"]))
+
+
+async def is_on_record(first: QATechRunRecord, label: str) -> bool:
+    """Whether the ledger that holds a run has a rerun of that label.
+
+    Args:
+        first: The first run of a campaign.
+        label: The label of one of its reruns.
+    """
+    if not first.found or first.flow_run_id is None:
+        return False
+    call = Call(kind="rerun", what="", fingerprint="", chain=(), label=label)
+    async with get_client() as client:
+        return bool(await Ledger(client, UUID(first.flow_run_id)).entries(call.family))
 
 
 async def end_of(record: QATechRunRecord, verdict: str) -> None:

@@ -144,18 +144,19 @@ def _filter_of(request: QATechRerunRequest) -> str:
 
 def _accepted(kind: Literal["start", "rerun"], started: QATechStartedRun, plan_short_id: str | None) -> QATechRunRecord:
     """Name an accepted run in the log, before anything else can fail, and make a record of it."""
+    url = started.url if artifacts.is_web_link(started.url) else None
     get_run_logger().info(
         "QA.tech run %s %s (%s test cases): %s",
         started.short_id,
         "started" if kind == "start" else "started as a rerun",
         "unknown number of" if started.test_count is None else started.test_count,
-        started.url or "no address given",
+        url or "no address given",
     )
     plan = started.test_plan
     return QATechRunRecord(
         kind=kind,
         run_short_id=started.short_id,
-        run_url=started.url,
+        run_url=url,
         test_count=started.test_count,
         plan_short_id=(plan.short_id if plan else None) or plan_short_id,
         plan_name=plan.name if plan else None,
@@ -290,9 +291,9 @@ def start_test_run(
     """Start a QA.tech run (`POST /run`); on a retry of the flow run, find the run that was started before.
 
     - Sent again by Prefect only where QA.tech surely did not accept it: no connection, 429, 503 with Retry-After.
-    - Two calls with equal inputs in one flow run are two runs, in the order of the calls; on a distributed task runner
-      (Dask, Ray), where nobody knows the order, they share one run. A label settles what order cannot: in one flow run,
-      one label is one run.
+    - Two calls with equal inputs in one flow run are two runs, in the order of the calls. Where nobody knows the order,
+      on a distributed task runner (Dask, Ray) and within one task of the user's, they share one run. A label settles
+      what order cannot: in one flow run, one label is one run.
     - Outside a flow run nothing is recorded: each call starts a run.
 
     Args:

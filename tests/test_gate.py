@@ -220,7 +220,7 @@ async def test_a_run_that_never_ends_is_inconclusive_at_the_deadline(
     sandbox: Sandbox, credentials: QATechCredentials, twin: str
 ) -> None:
     policy, rare = GatePolicy(deadline_seconds=0.6), QATechPolling(first_seconds=600, max_seconds=3600)
-    with pytest.raises(GateInconclusive, match="goes on at QA.tech") as caught:
+    with pytest.raises(GateInconclusive, match=r"goes on at QA\.tech") as caught:
         _ = (
             release_gate(credentials, "pln_never", policy=policy, polling=rare)
             if twin == "sync"
@@ -527,13 +527,13 @@ BAD_GATES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("what", BAD_GATES)
-@pytest.mark.parametrize("twin", ["sync", "async"])
 async def test_bad_input_is_refused_before_anything_is_sent(
-    sandbox: Sandbox, credentials: QATechCredentials, what: str, twin: str
+    sandbox: Sandbox, credentials: QATechCredentials, what: str
 ) -> None:
-    arguments = BAD_GATES[what]
     with pytest.raises(ValueError, match=r"."):
-        _ = release_gate(credentials, **arguments) if twin == "sync" else await arelease_gate(credentials, **arguments)
+        await arelease_gate(credentials, **BAD_GATES[what])
+    with pytest.raises(ValueError, match=r"."):
+        release_gate(credentials, **BAD_GATES[what])
     assert sandbox.requests() == []
 
 
@@ -571,10 +571,10 @@ async def test_artifacts_and_events_that_cannot_be_written_change_nothing(
 async def test_a_report_that_cannot_be_rendered_changes_nothing_of_the_verdict(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    def broken(report: GateReport) -> Any:
+    def broken(*_: object, **__: object) -> Any:
         raise ZeroDivisionError("a fault of the report")
 
-    monkeypatch.setattr(tasks, what, broken)
+    monkeypatch.setattr(artifacts, what, broken)
     report = await look_at(sandbox, "pln_green")
     assert report.passed
 
@@ -664,8 +664,7 @@ async def test_the_sync_and_the_async_twin_say_the_same(
     assert asked == [(request["path"], request["body"]) for request in posts(sandbox)]
 
 
-@pytest.mark.parametrize("twin", ["sync", "async"])
-@pytest.mark.parametrize("retried", ["the gate itself", "its parent"])
+@pytest.mark.parametrize(("retried", "twin"), [("the gate itself", "async"), ("its parent", "sync")])
 async def test_a_retry_of_a_failed_gate_asks_nothing_and_says_the_same(
     sandbox: Sandbox, credentials: QATechCredentials, twin: str, retried: str
 ) -> None:
@@ -713,7 +712,7 @@ async def test_two_equal_gates_in_one_flow_are_two_and_stay_them(
 
 async def test_labelled_gates_side_by_side_keep_their_runs_in_any_order(sandbox: Sandbox) -> None:
     step = Failing()
-    labels = ["one", "two", "three"]
+    labels = ["one", "two"]
     seen: list[dict[str | None, str | None]] = []
 
     @flow(retries=1)
@@ -725,7 +724,7 @@ async def test_labelled_gates_side_by_side_keep_their_runs_in_any_order(sandbox:
 
     await user()
     assert seen[0] == seen[1]
-    assert counted(sandbox) == (3, 0)
+    assert counted(sandbox) == (2, 0)
 
 
 async def test_gates_in_another_order_on_the_retry_get_their_own_run_or_a_conflict(sandbox: Sandbox) -> None:
@@ -736,11 +735,9 @@ async def test_gates_in_another_order_on_the_retry_get_their_own_run_or_a_confli
     async def user() -> None:
         for plan in plans if step.left else plans[::-1]:
             try:
-                report = await look_at(sandbox, plan)
-            except LedgerConflict as error:
-                assert "label" in error.message
-            else:
-                assert report.plan_short_id == plan
+                assert (await look_at(sandbox, plan)).plan_short_id == plan
+            except LedgerConflict:
+                assert not step.left, "nothing stands elsewhere in the first attempt"
         step()
 
     await user()
@@ -781,7 +778,7 @@ async def test_a_start_and_a_gate_with_equal_inputs_are_two(sandbox: Sandbox, cr
 
 
 async def test_never_more_starts_than_gates_whatever_goes_wrong() -> None:
-    """Fifteen gates, each on a plan of its own and retried twice, through faults of every kind from a seed."""
+    """Fifteen gates, each on a plan of its own and retried once, through faults of every kind from a seed."""
     chance = random.Random(20261123)
     outcomes: list[Any] = ["passed", "failed", ["failed", "passed"], ["agent_error", "passed"], "skipped", "error"]
     behaviours: list[dict[str, Any]] = [{}, {}, {"status": "ERROR"}, {"status": "CANCELLED"}, {"never_ends": True}]
@@ -811,18 +808,20 @@ async def test_never_more_starts_than_gates_whatever_goes_wrong() -> None:
         for path in ("start", "rerun", "status")
         for kind in wrong
     ]
-    policy = GatePolicy(deadline_seconds=6)
-    ended: dict[str, GateReport | BaseException] = {}
+    policy = GatePolicy(deadline_seconds=1.5)
+    ended: dict[str, GateReport | QATechError] = {}
+    few_at_once = asyncio.Semaphore(3)  # SQLite's locks would make it slow, and tell nothing of ours
     with sandbox_of({"plans": plans}) as sandbox:
         credentials = credentials_for(sandbox, timeout_seconds=1)
         sandbox.set_faults(faults)
 
         async def one(plan: str) -> None:
-            try:
-                work = arelease_gate.with_options(retries=2)
-                ended[plan] = await work(credentials, plan, policy=policy, polling=POLLING)
-            except QATechError as error:
-                ended[plan] = error.report if isinstance(error, GateNotPassed) else error
+            work = arelease_gate.with_options(retries=1)
+            async with few_at_once:
+                try:
+                    ended[plan] = await work(credentials, plan, policy=policy, polling=POLLING)
+                except QATechError as error:
+                    ended[plan] = error.report if isinstance(error, GateNotPassed) else error
 
         await asyncio.gather(*(one(plan["short_id"]) for plan in plans))
         starts = sandbox.counts()["starts_by_plan"]

@@ -21,7 +21,7 @@ from prefect_qatech.report.words import attempt_name, campaign_id, duration_text
 from prefect_qatech.verdict import Outcome, Verdict
 
 MAX_BARS = 20
-_WIDTH, _LEFT, _BAR, _ROW, _TOP = 720, 150, 250, 26, 40
+_WIDTH, _LEFT, _BAR, _ROW, _TOP = 960, 130, 220, 26, 40
 # Okabe and Ito's colours, which people with any kind of colour blindness can tell apart; dark text reads on each.
 _COLOURS = {
     "passed": "#2fbf93",

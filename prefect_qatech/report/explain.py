@@ -77,8 +77,8 @@ def _rules(reasons: Iterable[ReportedReason | Reason], report: GateReport) -> It
         named = () if rule == "passed" else reason.test_ids
         for test_id in named[:_MAX_NAMES]:
             test = tests.get(test_id)
-            words = f"{plain_text(test.name, _NAME)}: {plain_text(story(test), _SENTENCE)}" if test else test_id
-            yield f"{' ' * 36}- {words}"
+            told = f": {plain_text(story(test), _SENTENCE)}" if test else ""
+            yield f"{' ' * 36}- {plain_text(test.name if test else test_id, _NAME)}{told}"
         if len(named) > _MAX_NAMES:
             yield f"{' ' * 36}- … and {len(named) - _MAX_NAMES} more"
     silent = [rule for rule in RULES if rule not in {reason.rule for reason in reasons}]
