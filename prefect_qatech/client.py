@@ -48,7 +48,9 @@ MAX_RESPONSE_BYTES = 32 * 1024 * 1024
 
 _MESSAGE_LENGTH = 500
 _LOCATION = "prefect_qatech.location"
-_NOTHING_TO_RERUN = re.compile(r"\b(no|nothing)\b.{0,60}\b(re-?run|tests?|test cases?)\b", re.IGNORECASE | re.DOTALL)
+_NOTHING_TO_RERUN = re.compile(
+    r"\bnothing\b.{0,40}\bre-?run\b|\bno\b(?! such).{0,40}\b(?:to re-?run|failed|left)\b", re.IGNORECASE | re.DOTALL
+)
 _HINTS: dict[int, tuple[type[QATechAPIError], str]] = {
     400: (BadRequestError, "Check what was asked for: the ids, the combination of fields, the Slack set-up."),
     401: (UnauthorizedError, "Check the API token (QA.tech: Settings -> Integrations -> API)."),
@@ -194,7 +196,15 @@ class QATechClient:
             QATechAPIError: The look failed.
         """
         path = f"run-test-case/{check_run_short_id(run_test_case_short_id)}"
-        return self._parse(QATechRunTestCaseDetails, await self._send("GET", path), f"GET /v1/{path}", None)
+        details = self._parse(QATechRunTestCaseDetails, await self._send("GET", path), f"GET /v1/{path}", None)
+        if details.short_id not in (None, run_test_case_short_id):
+            raise InvalidResponseError(
+                f"QA.tech answered about another execution than {run_test_case_short_id}, which was asked for.",
+                request=f"GET /v1/{path}",
+                status=200,
+                retryable=True,
+            )
+        return details
 
     def _with_project(self, body: dict[str, Any]) -> dict[str, Any]:
         if self._project_short_id is None:

@@ -30,9 +30,9 @@ class QATechPolling(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    first_seconds: float = Field(default=3.0, gt=0, le=600, allow_inf_nan=False, title="First look after (seconds)")
-    growth: float = Field(default=1.0, gt=0, le=100, allow_inf_nan=False, title="Growth of the interval")
-    max_seconds: float = Field(default=30.0, gt=0, le=3600, allow_inf_nan=False, title="Longest interval (seconds)")
+    first_seconds: float = Field(default=3.0, ge=0.01, le=600, allow_inf_nan=False, title="First look after (seconds)")
+    growth: float = Field(default=1.0, ge=0.01, le=100, allow_inf_nan=False, title="Growth of the interval")
+    max_seconds: float = Field(default=30.0, ge=0.01, le=3600, allow_inf_nan=False, title="Longest interval (seconds)")
     jitter: float = Field(default=0.1, ge=0, lt=1, allow_inf_nan=False, title="Jitter (share)")
 
     @model_validator(mode="after")

@@ -7,7 +7,8 @@
 | 429; 503 with Retry-After | again | again: the service says that it did not take it |
 | 408, 409, 425, other 5xx | again (409: no) | **unknown** |
 | 301, 307, 308 | no | no: it was not taken here |
-| 302, 303, other 3xx, 1xx, a 2xx that cannot be read | no | **unknown** |
+| a 2xx that cannot be read | again | **unknown** |
+| 302, 303, other 3xx, 1xx | no | **unknown** |
 | any other 4xx | no | no: it was refused |
 
 *Unknown* means that a run may have been started; such a POST is never sent again.

@@ -1,4 +1,4 @@
-"""What all tests share: one Prefect server for the session, one sandbox per test."""
+"""What all tests share: one Prefect server and one sandbox for the session; each test finds the sandbox new."""
 
 from __future__ import annotations
 
@@ -23,11 +23,18 @@ def prefect_server() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    """A sandbox in which an hour takes about two seconds."""
+@pytest.fixture(scope="session")
+def running_sandbox() -> Iterator[Sandbox]:
+    """A server takes its time to start and to stop."""
     with Sandbox(speed=2000) as running:
         yield running
+
+
+@pytest.fixture
+def sandbox(running_sandbox: Sandbox) -> Sandbox:
+    """A sandbox in which an hour takes about two seconds, and that knows nothing yet."""
+    running_sandbox.reset()
+    return running_sandbox
 
 
 @pytest.fixture

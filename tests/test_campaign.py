@@ -97,6 +97,14 @@ def test_by_an_id_that_turns_out_to_be_the_project_test_case_id() -> None:
     assert found == {"P": "pf"}
 
 
+def test_the_same_the_other_way_round() -> None:
+    found = outcomes(
+        attempt(case("Pay", id="r1", shortId="t1", **FAILED), details={"t1": {"projectTestCaseId": "P"}}),
+        attempt(case("Buy", id="P")),
+    )
+    assert found == {"P": "fp"}
+
+
 def test_the_same_without_an_id_of_its_own() -> None:
     found = outcomes(
         attempt(case("Pay", id="P")),

@@ -96,7 +96,7 @@ def assert_unknown(error: QATechError, call: str) -> None:
     ],
 )
 async def test_each_endpoint(call: Call, method: str, target: str) -> None:
-    service = Service(lambda request: answer({**seen(), **accepted()}))
+    service = Service(lambda request: answer({**seen(request.url.path.split("/")[-1]), **accepted()}))
     async with service.client() as client:
         await call(client)
     request = service.only
@@ -132,7 +132,7 @@ async def test_what_a_post_says(request_: Any, body: Any) -> None:
 
 async def test_the_project_is_named_in_every_call() -> None:
     for name, call in CALLS.items():
-        service = Service(lambda request: answer({**seen(), **accepted()}))
+        service = Service(lambda request: answer({**seen(request.url.path.split("/")[-1]), **accepted()}))
         async with service.client(project_short_id="proj-shop_s1") as client:
             await call(client)
         if name in GETS:
@@ -481,6 +481,16 @@ async def test_no_error_holds_a_part_of_the_token(wrap: Any) -> None:
         assert_holds_no_secret(error, TOKEN[:6])
 
 
+async def test_no_error_holds_the_token_as_json_writes_it() -> None:
+    token = 'qat"5ecret\\Tok3n'
+    service = Service(lambda request: answer({"message": {"why": token}}, 400))
+    async with service.client(api_token=SecretStr(token)) as client:
+        with pytest.raises(BadRequestError) as caught:
+            await POSTS["start"](client)
+    assert caught.value.service_message == '{"why": "**********"}'
+    assert_holds_no_secret(caught.value, "5ecret", "Tok3n")
+
+
 async def test_a_client_does_not_show_the_token() -> None:
     async with Service(seen()).client() as client:
         for text in (repr(client), str(client), repr(vars(client)), repr(client._http.headers)):
@@ -671,3 +681,24 @@ async def test_a_cancelled_call_is_cancelled() -> None:
 def test_the_sentences_of_the_hints_are_whole() -> None:
     for _, hint in module._HINTS.values():
         assert re.fullmatch(r"[A-Z].*\.", hint)
+
+
+async def test_details_of_another_execution_are_not_taken() -> None:
+    async with Service({"shortId": "tc2", "errorCode": "TEST_FAILED"}).client() as client:
+        with pytest.raises(InvalidResponseError, match="another execution"):
+            await client.get_run_test_case("tc1")
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("No tests to rerun", NothingToRerunError),
+        ("Nothing to rerun", NothingToRerunError),
+        ("There are no failed test cases", NothingToRerunError),
+        ("projectTestCaseIds: no such test case", BadRequestError),
+        ("Provide either failedOnly or projectTestCaseIds, not both", BadRequestError),
+    ],
+)
+async def test_only_a_rerun_without_tests_is_nothing_to_rerun(message: str, expected: type[Exception]) -> None:
+    error = await failure(Service(lambda request: answer({"message": message}, 400)).client(), "rerun")
+    assert type(error) is expected

@@ -379,6 +379,9 @@ def test_a_test_cases_id(value: Any) -> None:
         CASE[:-1],
         CASE + "0",
         CASE + "\n",
+        CASE + "}",
+        "{" + CASE + "}",
+        "urn:uuid:" + CASE,
         CASE[:-1] + "\n",  # a digit got lost; int() would forgive the newline
         " " + CASE[1:],
         "0x" + CASE.replace("-", "")[2:],

@@ -416,7 +416,57 @@ async def test_two_tasks_of_the_users_that_are_retried_keep_a_run_each(
 
     await user()
     assert counted(sandbox) == (2, 0), "equal calls in one task of the user's share a run, as its retries do"
-    assert [runs[:2] for runs in seen.values()] == [runs[2:] for runs in seen.values()]
+    assert [len(runs) for runs in seen.values()] == [4, 4]
+    assert [len({*runs}) for runs in seen.values()] == [1, 1]
+    assert seen["one"][0] != seen["two"][0]
+
+
+async def test_mapped_tasks_of_the_users_are_a_run_each_and_stay_them(
+    sandbox: Sandbox, credentials: QATechCredentials
+) -> None:
+    step = Failing()
+    seen: list[list[str]] = []
+
+    @task
+    def mine(number: int) -> str:
+        return start_test_run(credentials, "pln_green").run_short_id
+
+    @flow(retries=1)
+    async def user() -> None:
+        seen.append(mine.map([1, 2, 3]).result())
+        step()
+
+    await user()
+    assert len({*seen[0]}) == 3
+    assert {*seen[0]} == {*seen[1]}
+    assert counted(sandbox) == (3, 0)
+
+
+async def test_a_task_of_the_users_that_comes_from_its_cache_lends_its_run_to_no_other(
+    sandbox: Sandbox, credentials: QATechCredentials
+) -> None:
+    """The second asks for the same as the first: before and after a promotion, say."""
+    step = Failing()
+    seen: dict[str, list[str]] = {"before": [], "after": []}
+
+    @task(persist_result=True)
+    async def before() -> None:
+        seen["before"].append((await astart_test_run(credentials, "pln_green")).run_short_id)
+
+    @task(persist_result=True)
+    async def after() -> None:
+        seen["after"].append((await astart_test_run(credentials, "pln_green")).run_short_id)
+        step()
+
+    @flow(retries=1)
+    async def user() -> None:
+        await before()
+        await after()
+
+    await user()
+    assert len(seen["before"]) == 1, "Prefect has its result"
+    assert {*seen["before"]}.isdisjoint(seen["after"]), "evidence from before the promotion"
+    assert counted(sandbox) == (2, 0)
 
 
 async def test_a_start_in_a_users_own_task_is_found_when_the_flow_is_retried(

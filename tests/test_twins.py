@@ -157,7 +157,7 @@ def run_script(script: str, **words: str) -> subprocess.CompletedProcess[str]:
         cwd=Path(twins.__file__).parents[1],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=120,
     )
 
 

@@ -25,10 +25,12 @@ class Deployed:
     def __init__(self, world: World, sandbox: Sandbox) -> None:
         self.world = world
         self.sandbox = sandbox
-        env = {"QATECH_API_TOKEN": sandbox.token, "QATECH_API_URL": sandbox.url, "PYTHONPATH": world.environment()["PYTHONPATH"]}
-        self._ids: dict[str, UUID] = {
-            name: world.deploy(f"tests/e2e/flows.py:{name}", env) for name in FLOWS
+        env = {
+            "QATECH_API_TOKEN": sandbox.token,
+            "QATECH_API_URL": sandbox.url,
+            "PYTHONPATH": world.environment()["PYTHONPATH"],
         }
+        self._ids: dict[str, UUID] = {name: world.deploy(f"tests/e2e/flows.py:{name}", env) for name in FLOWS}
 
     def run(self, flow: str, plan: str, **parameters: object) -> UUID:
         return self.world.run(self._ids[flow], plan=plan, **parameters)

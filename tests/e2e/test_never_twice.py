@@ -47,9 +47,7 @@ def test_a_killed_gate_is_taken_up(deployed: Deployed, sandbox: Sandbox) -> None
     assert (counts["starts"], counts["reruns"], counts["reruns_failed_only"]) == (1, 1, 1)
 
 
-def test_a_kill_during_the_post_is_never_guessed_and_a_person_settles_it(
-    deployed: Deployed, sandbox: Sandbox
-) -> None:
+def test_a_kill_during_the_post_is_never_guessed_and_a_person_settles_it(deployed: Deployed, sandbox: Sandbox) -> None:
     world = deployed.world
     sandbox.set_faults([SLOW_ANSWER])
     flow_run_id = deployed.run("sync_gate", "pln_green")

@@ -27,7 +27,7 @@ def free_port() -> int:
         return port
 
 
-def eventually(look: Callable[[], T], what: str, seconds: float = 60.0) -> T:
+def eventually(look: Callable[[], T], what: str, seconds: float = 120.0) -> T:
     """Look until something true is seen."""
     deadline = time.monotonic() + seconds
     while True:
@@ -85,7 +85,16 @@ class World:
 
     def start_server(self) -> None:
         self.spawn(
-            "server", sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)
+            "server",
+            sys.executable,
+            "-m",
+            "prefect",
+            "server",
+            "start",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
         )
 
         def healthy() -> bool:
@@ -109,7 +118,9 @@ class World:
             process.wait(10)
 
     def start_worker(self) -> subprocess.Popen[bytes]:
-        return self.spawn("worker", sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process")
+        return self.spawn(
+            "worker", sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"
+        )
 
     def stop_everything(self) -> None:
         for name in [name for name in self._processes if name != "server"]:
@@ -136,7 +147,8 @@ class World:
     def post(self, path: str, body: Any) -> Any:
         # SQLite is locked now and then, and Prefect's own client repeats a 503 as well.
         answer = eventually(
-            lambda: found if (found := self.http.post(path, json=body)).status_code != 503 else None, f"no 503 of {path}"
+            lambda: found if (found := self.http.post(path, json=body)).status_code != 503 else None,
+            f"no 503 of {path}",
         )
         assert answer.is_success, f"{path}: {answer.status_code} {answer.text}"
         return answer.json()
@@ -172,7 +184,7 @@ class World:
         state: dict[str, Any] = self.get(f"/flow_runs/{flow_run_id}")["state"]
         return state
 
-    def wait_for_state(self, flow_run_id: UUID, *types: str, seconds: float = 90) -> dict[str, Any]:
+    def wait_for_state(self, flow_run_id: UUID, *types: str, seconds: float = 120) -> dict[str, Any]:
         def look() -> dict[str, Any] | None:
             state = self.state(flow_run_id)
             return state if state["type"] in types else None
@@ -181,10 +193,19 @@ class World:
 
     def retry(self, flow_run_id: UUID) -> None:
         """What the UI's "Retry" sends."""
-        # The runner and the worker each report a crash, up to 1.5 s apart; the second would overwrite the retry.
-        time.sleep(2)
         body = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}, "force": True}
-        self.post(f"/flow_runs/{flow_run_id}/set_state", body)
+        run_count = self.get(f"/flow_runs/{flow_run_id}")["run_count"]
+
+        # The runner and the worker each report a crash, a second or so apart; the second may overwrite the retry.
+        def taken_up() -> bool:
+            flow_run = self.get(f"/flow_runs/{flow_run_id}")
+            if flow_run["run_count"] > run_count:
+                return True
+            if flow_run["state"]["type"] not in ("SCHEDULED", "PENDING"):
+                self.post(f"/flow_runs/{flow_run_id}/set_state", body)
+            return False
+
+        eventually(taken_up, "the retry", 120)
 
     def flow_run_pids(self, flow_run_id: UUID | None = None) -> list[int]:
         """Processes of this world that execute a flow run."""

@@ -151,3 +151,12 @@ def test_no_text_of_the_service_reaches_the_terminal_raw(kind: str) -> None:
     text = explain(hostile(HOSTILE[kind]), GatePolicy(passes_required=2, quarantine={}))
     assert invisible(text) == []
     assert max(map(len, text.splitlines())) < 1_000
+
+
+def test_a_forged_ledger_does_not_reach_the_terminal_raw() -> None:
+    report = everything()
+    reason = report.reasons[0].model_copy(
+        update={"rule": "\x1b[31m", "sentence": "\x1b[32m", "test_ids": ("\x1b[33m",)}
+    )
+    forged = report.model_copy(update={"reasons": (reason,), "plan_name": "\x1b[34m", "plan_short_id": "\x1b[35m"})
+    assert invisible(explain(forged)) == []

@@ -13,6 +13,8 @@ from tests.soak.books import Books
 from tests.soak.scenario import KINDS
 from tests.soak.soak import Soak, Tally
 
+_MOST_WRONGS = 30
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description="Gates under faults and kills.")
@@ -23,11 +25,13 @@ def main() -> int:
     home = Path(tempfile.mkdtemp(prefix="qatech-soak-"))
     soak = Soak(asked.gates, asked.seed, asked.minutes, home, lambda line: print(line, file=sys.stderr, flush=True))
     books = soak.run()
-    zeros = _zeros(books, soak.tally)
-    _print_table(len(soak.gates), asked.seed, books, soak.tally, zeros)
-    missing = _missing(books, soak.tally)
-    for wrong in (*books.wrongs, *missing):
+    zeros, missing = _zeros(books, soak.tally), _missing(books, soak.tally)
+    wrongs = [*missing, *books.wrongs]
+    for wrong in wrongs[:_MOST_WRONGS]:
         print(f"WRONG: {wrong}")
+    if len(wrongs) > _MOST_WRONGS:
+        print(f"WRONG: and {len(wrongs) - _MOST_WRONGS} more")
+    _print_table(len(soak.gates), asked.seed, books, soak.tally, zeros)
     if any(zeros.values()) or missing:
         print(f"Logs: {home}")
         return 1
