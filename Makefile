@@ -13,7 +13,8 @@ demo: .venv/.installed
 	$(BIN)/python -m flows.demo
 
 test: .venv/.installed
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/e2e
+	$(BIN)/python -m pytest tests/e2e
 
 lint: .venv/.installed
 	$(BIN)/ruff check

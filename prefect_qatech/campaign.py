@@ -33,8 +33,8 @@ SCHEMA_VERSION = 1
 NAME_LENGTH = 300
 TITLE_LENGTH = 500
 EXPLANATION_LENGTH = 1_000
-EXPLANATIONS_BYTES = 192 * 1024
-"""What the explanations of a report may take together, so that a report stays a result that Prefect keeps well."""
+TEXTS_BYTES = 192 * 1024
+"""What the reasons and explanations of a report may take together, so that a report stays a result that Prefect keeps well."""
 URL_LENGTH = 1_000
 
 AttemptKind = Literal["start", "rerun", "attached"]
@@ -423,7 +423,7 @@ def build_report(
         today=today,
     )
     explained = sum(_shown(test)[1] for test in campaign.tests.values())
-    explanation_bytes = EXPLANATIONS_BYTES // max(1, explained)
+    text_bytes = TEXTS_BYTES // max(1, 2 * explained)
     without_reruns = judge(
         campaign.expected, campaign.attempts[:1], policy, expected_count=campaign.expected_count, today=today
     )
@@ -436,7 +436,7 @@ def build_report(
         ),
         attempts=tuple(_report_attempt(number, campaign) for number in range(len(campaign.observed))),
         tests=tuple(
-            _report_test(test, verdict.tests[test_id], campaign, policy, today, explanation_bytes)
+            _report_test(test, verdict.tests[test_id], campaign, policy, today, text_bytes)
             for test_id, test in campaign.tests.items()
         ),
         expected_count=campaign.expected_count,
@@ -471,7 +471,7 @@ def _report_attempt(number: int, campaign: Campaign) -> ReportedAttempt:
 
 
 def _report_test(
-    test: _Test, verdict: TestVerdict, campaign: Campaign, policy: GatePolicy, today: date, explanation_bytes: int
+    test: _Test, verdict: TestVerdict, campaign: Campaign, policy: GatePolicy, today: date, text_bytes: int
 ) -> ReportedTest:
     outcomes = tuple(
         test.seen[number].outcome if number in test.seen else Outcome.ABSENT for number in range(len(campaign.observed))
@@ -487,8 +487,8 @@ def _report_test(
         expected=0 in test.seen,
         identity_is_weak=test.identity_is_weak,
         quarantined=entry is not None and today <= entry.expires,
-        reason=_cut(shown.case.result_title, TITLE_LENGTH) if not_passed else None,
-        explanation=_cut_to_bytes(shown.case.evaluation_thought, explanation_bytes) if not_passed else None,
+        reason=_cut_to_bytes(shown.case.result_title, TITLE_LENGTH, text_bytes) if not_passed else None,
+        explanation=_cut_to_bytes(shown.case.evaluation_thought, EXPLANATION_LENGTH, text_bytes) if not_passed else None,
         error_code=_cut(details.error_code, NAME_LENGTH) if details else None,
         duration_seconds=details.duration_ms / 1000 if details and details.duration_ms is not None else None,
         url=_cut(details.url, URL_LENGTH) if details else None,
@@ -503,8 +503,8 @@ def _shown(test: _Test) -> tuple[_Observed, bool]:
     return test.seen[max(not_passed or test.seen)], bool(not_passed)
 
 
-def _cut_to_bytes(text: str | None, size: int) -> str | None:
-    cut = _cut(text, EXPLANATION_LENGTH)
+def _cut_to_bytes(text: str | None, length: int, size: int) -> str | None:
+    cut = _cut(text, length)
     while cut and len(json.dumps(cut, ensure_ascii=False).encode()) > size:
         cut = _cut(cut, max(1, len(cut) * 2 // 3))
         if cut == "…":

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from unittest.mock import patch
 
 import pytest
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 
 from prefect_qatech import QATechCredentials, QATechPolling
@@ -15,10 +16,12 @@ from prefect_qatech.sandbox import Sandbox
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     """A real Prefect server on a fresh database."""
-    # Prefect joins its heartbeat thread at the end of each sync flow run, which takes a second.
     with (
         prefect_test_harness(server_startup_timeout=120),
-        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
+        # Prefect joins its heartbeat thread at the end of each sync flow run, which takes a second.
+        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_CLIENT_MAX_RETRIES: 8}),
+        # Its client waits 2, 4, 8... seconds when SQLite is locked, as it is now and then for sub-flows: 0.2, 0.4, 0.8...
+        patch("prefect.client.base.clamped_poisson_interval", lambda average, *_: average / 10, create=True),
     ):
         yield
 

@@ -26,7 +26,6 @@ from prefect.settings import (
     PREFECT_TASKS_REFRESH_CACHE,
     temporary_settings,
 )
-from prefect.tasks import Task
 
 from prefect_qatech import (
     BadRequestError,
@@ -52,6 +51,7 @@ from prefect_qatech import (
     apublish_gate_report,
     aread_ledger,
     arerun_test_run,
+    artifacts,
     astart_test_run,
     await_for_test_run,
     get_test_run,
@@ -110,7 +110,7 @@ def emitted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]
 # --- every task and twin, everywhere
 
 
-def _use_sync(how: str, work: Task[Any, Any], constant: Mapping[str, Any], each: Mapping[str, list[Any]]) -> list[Any]:
+def _use_sync(how: str, work: Any, constant: Mapping[str, Any], each: Mapping[str, list[Any]]) -> list[Any]:
     """Call, submit or map a sync task, or submit or map an async one; from any flow."""
     if how == "mapped":
         return [*work.map(**each, **{name: unmapped(value) for name, value in constant.items()}).result()]
@@ -121,9 +121,7 @@ def _use_sync(how: str, work: Task[Any, Any], constant: Mapping[str, Any], each:
     return [work(**constant, **arguments) for arguments in calls]
 
 
-async def _use_async(
-    how: str, work: Task[Any, Any], constant: Mapping[str, Any], each: Mapping[str, list[Any]]
-) -> list[Any]:
+async def _use_async(how: str, work: Any, constant: Mapping[str, Any], each: Mapping[str, list[Any]]) -> list[Any]:
     if how != "called":
         return _use_sync(how, work, constant, each)
     return [await one for one in _use_sync("called", work, constant, each)]
@@ -515,7 +513,7 @@ def test_outside_a_flow_run_each_call_starts_a_run(sandbox: Sandbox, credentials
 # --- what may be sent again, and what never
 
 
-def _impatient(work: Task[Any, Any]) -> Task[Any, Any]:
+def _impatient(work: Any) -> Any:
     return work.with_options(retry_delay_seconds=0)
 
 
@@ -529,8 +527,8 @@ async def test_a_service_that_asks_to_come_back_gets_one_start(
     @flow
     async def user() -> QATechRunRecord:
         if twin == "sync":
-            return _impatient(start_test_run)(credentials, "pln_green")  # type: ignore[no-any-return]
-        return await _impatient(astart_test_run)(credentials, "pln_green")  # type: ignore[no-any-return]
+            return _impatient(start_test_run)(credentials, "pln_green")
+        return await _impatient(astart_test_run)(credentials, "pln_green")
 
     record = await user()
     assert not record.found
@@ -914,14 +912,14 @@ async def test_the_progress_artifact_moves_with_the_test_cases(
     monkeypatch: pytest.MonkeyPatch, emitted: list[tuple[str, dict[str, Any]]], twin: str
 ) -> None:
     moved: list[float] = []
-    update = tasks.artifacts.aupdate_progress_artifact
+    update = artifacts.aupdate_progress_artifact
     ids: list[UUID] = []
 
     async def updated(artifact_id: UUID, progress: float) -> UUID:
         moved.append(progress)
         return await update(artifact_id=artifact_id, progress=progress)
 
-    monkeypatch.setattr(tasks.artifacts, "aupdate_progress_artifact", updated)
+    monkeypatch.setattr(artifacts, "aupdate_progress_artifact", updated)
     with Sandbox(speed=0) as sandbox:
         credentials = credentials_for(sandbox)
 

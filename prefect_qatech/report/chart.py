@@ -1,7 +1,8 @@
 """Small charts as `data:` images, and the line by which later campaigns of a plan read this one's counts.
 
-Every bar has its numbers beside it in words, so that nothing rests on colour. A chart brings its own background, so
-that it reads alike on a dark and on a light page, and it refers to nothing outside of itself.
+Every bar has its numbers below it in words, so that nothing rests on colour. A chart brings its own background, so
+that it reads alike on a dark and on a light page, and it refers to nothing outside of itself. It is no wider than the
+column of an artifact's page, as what is shrunk cannot be read.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from prefect_qatech.report.words import attempt_name, campaign_id, duration_text
 from prefect_qatech.verdict import Outcome, Verdict
 
 MAX_BARS = 20
-_WIDTH, _LEFT, _BAR, _ROW, _TOP = 960, 130, 220, 26, 40
+_WIDTH, _LEFT, _BAR, _ROW, _TOP = 600, 132, 456, 42, 38
 # Okabe and Ito's colours, which people with any kind of colour blindness can tell apart; dark text reads on each.
 _COLOURS = {
     "passed": "#2fbf93",
@@ -158,7 +159,7 @@ def history_chart(entries: Iterable[HistoryEntry]) -> str:
 
 def _draw(title: str, bars: Sequence[_Bar]) -> str:
     most = max((sum(bar.counts.values()) for bar in bars), default=0) or 1
-    height = _TOP + _ROW * max(1, len(bars)) + 8
+    height = _TOP + _ROW * max(1, len(bars)) + 2
     # A font size in an attribute, no style sheet: sanitisers drop those.
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}" '
@@ -168,18 +169,18 @@ def _draw(title: str, bars: Sequence[_Bar]) -> str:
     ]
     for number, bar in enumerate(bars):
         y, x = _TOP + number * _ROW, float(_LEFT)
-        parts.append(f'<text x="12" y="{y + 14}">{escape(bar.label)}</text>')
+        parts.append(f'<text x="12" y="{y + 14}" font-weight="bold">{escape(bar.label)}</text>')
         for word, count in bar.counts.items():
             width = _BAR * count / most
             parts.append(
                 f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="18" fill="{_COLOURS[word]}" stroke="#4a4a4a" '
                 'stroke-width="0.5"/>'
             )
-            if width > 9 * len(str(count)):
+            if width > 10 * len(str(count)):
                 parts.append(f'<text x="{x + width / 2:.1f}" y="{y + 13}" text-anchor="middle">{count}</text>')
             x += width
         words = ", ".join(f"{count} {word}" for word, count in bar.counts.items()) or "no tests"
         note = f"{bar.note}: {words}" if bar.note else words
-        parts.append(f'<text x="{_LEFT + _BAR + 10}" y="{y + 14}" font-size="11">{escape(note)}</text>')
+        parts.append(f'<text x="12" y="{y + 31}" font-size="11" fill="#4a4a4a">{escape(note)}</text>')
     svg = "".join([*parts, "</svg>"])
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()

@@ -6,6 +6,7 @@ everything else. All of the service's words are escaped; the whole stays below `
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from prefect_qatech.campaign import GateReport, ReportedAttempt, ReportedReason, ReportedTest
@@ -42,6 +43,9 @@ _SECTIONS: tuple[tuple[Group, str], ...] = (
     ("quarantined", "In quarantine: reported, not counted"),
     ("recovered", "Recovered: not carried out at first, then passed"),
 )
+# The one UI of Prefect knows these character references alone and shows any other as it is written.
+_KNOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"}
+_REFERENCE = re.compile(r"&#([0-9]+);")
 _PROCEED = (
     "**Retry** of this flow run takes up the recorded campaign: it starts nothing anew beyond the reruns that are left "
     "in the budget. For a fresh start run the deployment again."
@@ -67,12 +71,10 @@ def render_markdown(
         render_markdown(report, chart=attempts_chart(report))
         ```
     """
-    images = [("Outcomes per attempt", chart)] if chart else []
-    if history:
-        images.append(("The plan's last campaigns", history_chart(history)))
-    pictures = [f"![{title}]({image})\n" for title, image in images if len(image) <= _MAX_CHART]
+    attempts = _picture("Outcomes per attempt", chart or "")
+    campaigns = _picture("The plan's last campaigns", history_chart(history) if history else "")
     proceed = "" if report.passed else f"\n### How to proceed\n\n{_PROCEED}\n"
-    return _render(report, max_bytes, pictures, f"{proceed}\n{history_line(report)}\n")
+    return _render(report, max_bytes, attempts, campaigns, f"{proceed}\n{history_line(report)}\n")
 
 
 def render_job_summary(report: GateReport, *, max_bytes: int = MAX_BYTES) -> str:
@@ -85,13 +87,19 @@ def render_job_summary(report: GateReport, *, max_bytes: int = MAX_BYTES) -> str
     Returns:
         Markdown.
     """
-    return _render(report, max_bytes, [], "")
+    return _render(report, max_bytes, [], [], "")
 
 
-def _render(report: GateReport, max_bytes: int, pictures: Iterable[str], ending: str) -> str:
+def _picture(title: str, image: str) -> list[str]:
+    return [f"![{title}]({image})\n"] if 0 < len(image) <= _MAX_CHART else []
+
+
+def _render(
+    report: GateReport, max_bytes: int, attempts: Iterable[str], campaigns: Iterable[str], ending: str
+) -> str:
     budget = max_bytes - len(ending.encode())
     head = _head(report)
-    tail = [*pictures, *_attempts_table(report), *_weak(report)]
+    tail = ["### Attempts\n", *attempts, *_attempts_table(report), _sum(report), "", *campaigns, *_weak(report)]
     left = budget - len("\n".join([*head, *tail]).encode()) - 1_000  # the last for what the lists leave out
     lists: list[str] = []
     for title, items in _lists(report):
@@ -120,12 +128,10 @@ def _cut(markdown: str, max_bytes: int) -> str:
 def _head(report: GateReport) -> list[str]:
     about = [f"**{_plan(report)}**", counts_text(report)]
     if report.label and report.label != report.plan_name:
-        about.insert(1, markdown_text(report.label, _NAME))
+        about.insert(1, _text(report.label, _NAME))
     if report.ended_at:
         about.append(time_text(report.ended_at))
     about += _links(("open the last run", report.run_url))
-    without = report.verdict_without_reruns
-    same = "the same" if without is report.verdict else f"{SYMBOLS[without]} {without.value.upper()}"
     return [
         f"## {SYMBOLS[report.verdict]} {HEADLINES[report.verdict]}",
         "",
@@ -133,14 +139,31 @@ def _head(report: GateReport) -> list[str]:
         "",
         " · ".join(about),
         "",
-        f"Spent: {spent(report)}. Without reruns the verdict would have been {same}.",
-        "",
     ]
 
 
+def _sum(report: GateReport) -> str:
+    without = report.verdict_without_reruns
+    same = "the same" if without is report.verdict else f"{SYMBOLS[without]} {without.value.upper()}"
+    return f"Spent: {spent(report)}. Without reruns the verdict would have been {same}."
+
+
+def _text(text: str, max_length: int) -> str:
+    return _outside_html(markdown_text(text, max_length))
+
+
+def _outside_html(markdown: str) -> str:
+    # Where it is not inside of HTML, a backslash says the same to all, and everything of ours is ASCII punctuation.
+    return _REFERENCE.sub(lambda match: _KNOWN.get(chr(int(match[1])), f"\\{chr(int(match[1]))}"), markdown)
+
+
+def _link(text: str, url: str | None, max_length: int = _NAME) -> str:
+    return _outside_html(link(text, url, max_length))
+
+
 def _plan(report: GateReport) -> str:
-    name = markdown_text(report.plan_name or "", _NAME)
-    short_id = markdown_text(report.plan_short_id or "", _NAME)
+    name = _text(report.plan_name or "", _NAME)
+    short_id = _text(report.plan_short_id or "", _NAME)
     return f"{name} ({short_id})" if name and short_id else name or short_id or "Default test plan"
 
 
@@ -156,21 +179,21 @@ def _lists(report: GateReport) -> Iterable[tuple[str, list[str]]]:
 def _reason(reason: ReportedReason, names: dict[str, str]) -> str:
     # A remark beside a verdict is no pass, and where all passed there is nothing to name.
     is_remark = reason.verdict is Verdict.PASS and reason.rule != "passed"
-    text = f"- {'ℹ️' if is_remark else SYMBOLS[reason.verdict]} {markdown_text(reason.sentence, _SENTENCE)}"
+    text = f"- {'ℹ️' if is_remark else SYMBOLS[reason.verdict]} {_text(reason.sentence, _SENTENCE)}"
     if not reason.test_ids or reason.rule == "passed":
         return text
     ids = reason.test_ids[:_NAMES_PER_REASON]
-    shown = [markdown_text(names.get(test) or test, _WORD) or "(no name)" for test in ids]
+    shown = [_text(names.get(test) or test, _WORD) or "(no name)" for test in ids]
     more = len(reason.test_ids) - len(shown)
     return f"{text} *{', '.join(shown)}{f' and {more} more' if more else ''}*"
 
 
 def _name(test: ReportedTest) -> str:
-    return f"**{markdown_text(test.name, _NAME) or '(no name)'}**"
+    return f"**{_text(test.name, _NAME) or '(no name)'}**"
 
 
 def _links(*links: tuple[str, str | None]) -> list[str]:
-    return [link(text, url) for text, url in links if safe_url(url)]
+    return [_link(text, url) for text, url in links if safe_url(url)]
 
 
 def _test(test: ReportedTest, report: GateReport) -> str:
@@ -182,16 +205,17 @@ def _test(test: ReportedTest, report: GateReport) -> str:
         ("recording", test.recording_url),
         (f"run of attempt {attempt.number + 1}", attempt.run_url) if attempt else ("", None),
     )
-    parts = [f"- {_name(test)}: {story(test, lambda words: markdown_text(words, _REASON))}", *links]
+    parts = [f"- {_name(test)}: {story(test, lambda words: _text(words, _REASON))}", *links]
     entry = report.policy.quarantine.get(test.test_id)
     if test.quarantined and entry:
         parts.append(
-            f"in quarantine until {entry.expires}: {markdown_text(entry.reason, _REASON)} "
-            f"(owner: {markdown_text(entry.owner, _NAME)})"
+            f"in quarantine until {entry.expires}: {_text(entry.reason, _REASON)} "
+            f"(owner: {_text(entry.owner, _NAME)})"
         )
     if not test.expected:
         parts.append("appeared in a rerun only")
     text = " · ".join(parts)
+    # A backslash would show inside of HTML.
     explanation = markdown_text(test.explanation or "", _EXPLANATION)
     if not explanation:
         return text
@@ -200,10 +224,10 @@ def _test(test: ReportedTest, report: GateReport) -> str:
 
 def _attempts_table(report: GateReport) -> list[str]:
     if not report.attempts:
-        return []
+        return ["There was no run.\n"]
+    # The one UI of Prefect breaks no line in a table and hides what is too far to the right.
     lines = [
-        "### Attempts\n",
-        "| Attempt | Run | Asked for | Started | Duration | Status | Outcomes |",
+        "| Attempt | Run | Outcomes | Duration | Status | Asked for | Started |",
         "| --- | --- | --- | --- | --- | --- | --- |",
         *map(_attempt, report.attempts[:_MAX_ATTEMPTS]),
     ]
@@ -214,23 +238,24 @@ def _attempts_table(report: GateReport) -> list[str]:
 def _attempt(attempt: ReportedAttempt) -> str:
     asked = {"start": "the plan", "attached": "a run that was started elsewhere"}.get(attempt.kind)
     if asked is None:
-        asked = _FILTERS.get(attempt.filter or "") or markdown_text(attempt.filter or "unknown", _WORD)
+        asked = _FILTERS.get(attempt.filter or "") or _text(attempt.filter or "unknown", _WORD)
     counts = ", ".join(f"{count} {outcome}" for outcome, count in attempt.counts.items())
-    status = " ".join(markdown_text(word, _WORD) for word in (attempt.status, attempt.result) if word)
+    ended = attempt.status == "COMPLETED" and attempt.result
+    words = (attempt.result,) if ended else (attempt.status, attempt.result)
     cells = (
         f"{attempt.number + 1} ({attempt_name(attempt.number)})",
-        link(attempt.run_short_id, attempt.run_url, _WORD),
+        _link(attempt.run_short_id, attempt.run_url, _WORD),
+        counts or "no tests",
+        duration_text(attempt.duration_seconds),
+        " ".join(_text(word, _WORD) for word in words if word) or "unknown",
         asked,
         time_text(attempt.started_at),
-        duration_text(attempt.duration_seconds),
-        status or "unknown",
-        counts or "no tests",
     )
     return f"| {' | '.join(cells)} |"
 
 
 def _weak(report: GateReport) -> list[str]:
-    weak = [markdown_text(test.name, _WORD) for test in report.tests if test.identity_is_weak]
+    weak = [_text(test.name, _WORD) for test in report.tests if test.identity_is_weak]
     if not weak:
         return []
     names = ", ".join(weak[:20]) + (f" and {len(weak) - 20} more" if len(weak) > 20 else "")
