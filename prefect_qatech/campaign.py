@@ -34,7 +34,7 @@ NAME_LENGTH = 300
 TITLE_LENGTH = 500
 EXPLANATION_LENGTH = 1_000
 TEXTS_BYTES = 192 * 1024
-"""What the reasons and explanations of a report may take together, so that a report stays a result that Prefect keeps well."""
+"""What the reasons and explanations of a report may take together: Prefect stores it as a result."""
 URL_LENGTH = 1_000
 
 AttemptKind = Literal["start", "rerun", "attached"]
@@ -488,7 +488,9 @@ def _report_test(
         identity_is_weak=test.identity_is_weak,
         quarantined=entry is not None and today <= entry.expires,
         reason=_cut_to_bytes(shown.case.result_title, TITLE_LENGTH, text_bytes) if not_passed else None,
-        explanation=_cut_to_bytes(shown.case.evaluation_thought, EXPLANATION_LENGTH, text_bytes) if not_passed else None,
+        explanation=_cut_to_bytes(shown.case.evaluation_thought, EXPLANATION_LENGTH, text_bytes)
+        if not_passed
+        else None,
         error_code=_cut(details.error_code, NAME_LENGTH) if details else None,
         duration_seconds=details.duration_ms / 1000 if details and details.duration_ms is not None else None,
         url=_cut(details.url, URL_LENGTH) if details else None,

@@ -20,7 +20,7 @@ def prefect_server() -> Iterator[None]:
         prefect_test_harness(server_startup_timeout=120),
         # Prefect joins its heartbeat thread at the end of each sync flow run, which takes a second.
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_CLIENT_MAX_RETRIES: 8}),
-        # Its client waits 2, 4, 8... seconds when SQLite is locked, as it is now and then for sub-flows: 0.2, 0.4, 0.8...
+        # Its client waits 2, 4, 8... seconds when SQLite is locked, as it is now and then: here 0.2, 0.4, 0.8...
         patch("prefect.client.base.clamped_poisson_interval", lambda average, *_: average / 10, create=True),
     ):
         yield

@@ -94,9 +94,7 @@ def _picture(title: str, image: str) -> list[str]:
     return [f"![{title}]({image})\n"] if 0 < len(image) <= _MAX_CHART else []
 
 
-def _render(
-    report: GateReport, max_bytes: int, attempts: Iterable[str], campaigns: Iterable[str], ending: str
-) -> str:
+def _render(report: GateReport, max_bytes: int, attempts: Iterable[str], campaigns: Iterable[str], ending: str) -> str:
     budget = max_bytes - len(ending.encode())
     head = _head(report)
     tail = ["### Attempts\n", *attempts, *_attempts_table(report), _sum(report), "", *campaigns, *_weak(report)]
@@ -209,8 +207,7 @@ def _test(test: ReportedTest, report: GateReport) -> str:
     entry = report.policy.quarantine.get(test.test_id)
     if test.quarantined and entry:
         parts.append(
-            f"in quarantine until {entry.expires}: {_text(entry.reason, _REASON)} "
-            f"(owner: {_text(entry.owner, _NAME)})"
+            f"in quarantine until {entry.expires}: {_text(entry.reason, _REASON)} (owner: {_text(entry.owner, _NAME)})"
         )
     if not test.expected:
         parts.append("appeared in a rerun only")
