@@ -440,6 +440,9 @@ async def test_mapped_tasks_of_the_users_are_a_run_each_and_stay_them(
     assert counted(sandbox) == (3, 0)
 
 
+@pytest.mark.xfail(
+    strict=True, reason="known: equal unlabelled starts in two tasks, the first from its cache on the retry"
+)
 async def test_a_task_of_the_users_that_comes_from_its_cache_lends_its_run_to_no_other(
     sandbox: Sandbox, credentials: QATechCredentials
 ) -> None:
