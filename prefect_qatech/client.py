@@ -251,19 +251,23 @@ class QATechClient:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             failure = exchange.without_answer(error, f"{type(error).__name__}: {self._clean(str(error))}".rstrip(": "))
         else:
-            if content is None:
-                limit = f"an answer of more than {self._max_response_bytes:,} bytes"
-                failure = exchange.unreadable(response, limit)
-            elif not response.is_success:
+            if not response.is_success:
+                # Of a refusal that is too long to be read, the status and the headers still count.
                 failure = self._refusal(exchange, response, content)
+            elif content is None:
+                failure = exchange.unreadable(response, self._too_long)
             else:
                 try:
-                    return json.loads(content)
+                    return _without_lone_surrogates(json.loads(content))
                 except (ValueError, RecursionError):
                     kind = response.headers.get("content-type", "no content type")
                     failure = exchange.unreadable(response, f"an answer that is not JSON ({self._clean(kind)})")
         # Raised outside of the except blocks: httpx's errors hold the request, and with it the token.
         raise failure
+
+    @property
+    def _too_long(self) -> str:
+        return f"an answer of more than {self._max_response_bytes:,} bytes"
 
     async def _read(self, response: httpx.Response) -> bytes | None:
         chunks, size = [], 0
@@ -275,14 +279,14 @@ class QATechClient:
         return b"".join(chunks)
 
     def _refusal(
-        self, exchange: _Exchange, response: httpx.Response, content: bytes
+        self, exchange: _Exchange, response: httpx.Response, content: bytes | None
     ) -> QATechAPIError | StartOutcomeUnknown:
         status = response.status_code
-        words = self._clean(_message_of(content))
+        words = "" if content is None else self._clean(_message_of(content))
         assessment = assess_status(
             exchange.method, status, response.headers.get("retry-after"), now=datetime.now(timezone.utc)
         )
-        said = f' and says: "{words}"' if words else ""
+        said = f' and says: "{words}"' if words else f" with {self._too_long}" if content is None else ""
         if assessment.outcome_unknown:
             return exchange.outcome_unknown(f"QA.tech answered {status}{said}")
         kind, hint = _HINTS.get(status, (ServerError if status >= 500 else QATechAPIError, ""))
@@ -390,6 +394,16 @@ async def _keep_location(response: httpx.Response) -> None:
     """
     if "location" in response.headers:
         response.extensions[_LOCATION] = response.headers.pop("location")
+
+
+def _without_lone_surrogates(body: Any) -> Any:
+    """JSON can spell halves of characters, which no encoding takes: such a result could not be stored."""
+    text = json.dumps(body, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.loads(text.encode(errors="replace"))
+    return body
 
 
 def _host_of(location: str) -> str:

@@ -9,10 +9,13 @@ inputs of a flow run do: rows on the server, unique per flow run and key; a seco
 - A *slot* is one intended POST. Its rows: `intent` (written before the POST, deleted when QA.tech surely refused it)
   and `done` (the run, written as soon as the answer is there). An intent without `done` is a POST of unknown outcome.
 - Which slot a call means is settled by the user's label; without one, by what is asked for (a fingerprint of the
-  request) and the place of the call: the sub-flows it stands in and its number among equal calls. Prefect's own dynamic
-  keys of task runs are random since 3.0 and tell nothing; those of sub-flow runs are numbers in the order of calls.
+  request) and the place of the call: the sub-flows and the task of the user's that it stands in, and its number among
+  equal calls there. Prefect's own dynamic keys of task runs are random since 3.0 and tell nothing; those of sub-flow
+  runs are numbers in the order of calls.
 - A call that finds no slot at its place, while an earlier attempt of the flow run has left one for the same request at
   another place that nobody has taken up, cannot be told apart from it: `LedgerConflict`, nothing is sent.
+- A task of the user's whose result Prefect has kept comes from the cache on a retry, without a call; the call that then
+  comes first at its place need not be its own. It is not given its run: `LedgerConflict` as well.
 """
 
 from __future__ import annotations
@@ -22,8 +25,8 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Sequence, Set
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any, Literal, TypeVar
 from uuid import UUID, uuid4
@@ -99,6 +102,7 @@ class QATechLedgerEntry(BaseModel):
         place_is_stable: Whether that is the same on a retry.
         chain: The attempt that wrote the intent.
         seen_in: Later attempts that took it up.
+        callers: The task runs of the user's, in any attempt, in which the call stood.
         sent_at: When the POST was about to be sent.
         nonce: Tells the writer that the row is its own.
         run: The run, once it is known.
@@ -115,6 +119,7 @@ class QATechLedgerEntry(BaseModel):
     place_is_stable: bool = True
     chain: Chain
     seen_in: list[Chain] = []
+    callers: list[str] = []
     sent_at: datetime
     nonce: str = ""
     run: QATechRunRecord | None = None
@@ -134,7 +139,8 @@ class Call:
         what: What is asked for, for people.
         label: The user's label.
         fingerprint: Of the request.
-        place: Where the call stands: the sub-flows, and its number among equal calls.
+        place: Where the call stands: the sub-flows, the task of the user's, and its number among equal calls there.
+        callers: The task runs of the user's in which it stands.
         place_is_stable: Whether that is the same on a retry.
         chain: The attempt it stands in.
     """
@@ -144,6 +150,7 @@ class Call:
     fingerprint: str
     chain: Chain
     place: str = "0"
+    callers: tuple[str, ...] = ()
     place_is_stable: bool = True
     label: str | None = None
 
@@ -168,38 +175,53 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def resolve(call: Call, entries: Sequence[QATechLedgerEntry]) -> QATechLedgerEntry | None:
+def resolve(
+    call: Call, entries: Sequence[QATechLedgerEntry], cached: Set[str] = frozenset()
+) -> QATechLedgerEntry | None:
     """Pure: say which recorded slot a call means.
 
     Args:
         call: The call.
         entries: The slots of its family.
+        cached: Those of an earlier attempt whose calls stood in tasks of the user's with results that Prefect has kept.
 
     Returns:
         The slot; None when the call is a new one.
 
     Raises:
-        LedgerConflict: It could mean a slot that an earlier attempt left at another place.
+        LedgerConflict: It could mean a slot that an earlier attempt left at another place, or that of a task which
+            comes from its cache.
     """
     for entry in entries:
         if entry.slot == call.slot:
+            if entry.slot in cached and call.label is None:
+                raise _ambiguous(call, entry, "in a task whose result Prefect has kept")
             return entry
     if call.label is not None:
         return None
-    left = [entry for entry in entries if not any(_same_attempt(chain, call.chain) for chain in _chains(entry))]
+    left = [entry for entry in entries if entry.slot not in cached and not _taken_up(entry, call)]
     if not left:
         return None
     if len(entries) == 1 and not (call.place_is_stable and left[0].place_is_stable):
         return left[0]
-    run = left[0].run
-    raise LedgerConflict(
-        f"This flow run has recorded {call.what} before ({run.run_short_id if run else 'outcome unknown'}), at another "
-        "place of the flow, so it cannot be told whether this call means that one. Nothing was sent. Give each of the "
-        "calls a label of its own, which settles it in any order.",
-        slot=left[0].slot,
+    raise _ambiguous(call, left[0], "at another place of the flow")
+
+
+def _ambiguous(call: Call, entry: QATechLedgerEntry, where: str) -> LedgerConflict:
+    run = entry.run
+    return LedgerConflict(
+        f"This flow run has recorded {call.what} before ({run.run_short_id if run else 'outcome unknown'}), {where}, "
+        "so it cannot be told whether this call means that one. Nothing was sent. Give each of the calls a label of "
+        "its own, which settles it in any order.",
+        slot=entry.slot,
         run_short_id=run.run_short_id if run else None,
         run_url=run.run_url if run else None,
     )
+
+
+def _taken_up(entry: QATechLedgerEntry, call: Call) -> bool:
+    """Whether the attempt that a call stands in has written a slot, or taken it up."""
+    return any(_same_attempt(chain, call.chain) for chain in _chains(entry))
 
 
 def _chains(entry: QATechLedgerEntry) -> Iterable[Chain]:
@@ -274,7 +296,8 @@ class Ledger:
             LedgerConflict: It cannot be told whether the call means a recorded run, or the label stands for another.
             QATechAPIError: QA.tech surely did not accept it; there is no trace of it in the ledger.
         """
-        found = resolve(call, await self.entries(call.family))
+        entries = await self.entries(call.family)
+        found = resolve(call, entries, await self._cached(call, entries))
         if found is not None:
             return await self._take_up(call, found, busy_seconds)
         now = datetime.now(timezone.utc)
@@ -287,6 +310,7 @@ class Ledger:
             place=call.place,
             place_is_stable=call.place_is_stable,
             chain=call.chain,
+            callers=list(call.callers),
             sent_at=now,
             nonce=uuid4().hex,
         )
@@ -294,6 +318,22 @@ class Ledger:
             other = next((entry for entry in await self.entries(call.family) if entry.slot == call.slot), intent)
             return await self._take_up(call, other, busy_seconds)
         return await _finish_despite_cancellation(self._send_and_record(intent, send))
+
+    async def _cached(self, call: Call, entries: Sequence[QATechLedgerEntry]) -> set[str]:
+        """Name the slots of earlier attempts whose calls need not come again: Prefect keeps their tasks' results."""
+        cached: set[str] = set()
+        for entry in entries:
+            if call.label is not None or _taken_up(entry, call):
+                continue
+            for caller in entry.callers:
+                try:
+                    task_run = await self.client.read_task_run(UUID(caller))
+                except ObjectNotFound:
+                    continue
+                # What a server is told of a result is where it is kept; of one that is not kept, nothing.
+                if task_run.state is not None and task_run.state.is_completed() and task_run.state.data is not None:
+                    cached.add(entry.slot)
+        return cached
 
     async def _send_and_record(
         self, intent: QATechLedgerEntry, send: Callable[[], Awaitable[QATechRunRecord]]
@@ -355,8 +395,9 @@ class Ledger:
                 f"{entry.what} was sent at {entry.sent_at:%Y-%m-%d %H:%M:%S} UTC by this flow run, and whether it "
                 "started a run is not known: the process ended, or the answer was lost, before the run was recorded.",
             )
-        if call.label is None and not any(_same_attempt(chain, call.chain) for chain in _chains(entry)):
-            await self.insert(f"{entry.slot}-seen-{_hash(str(call.chain))}", json.dumps(call.chain))
+        if call.label is None and not _taken_up(entry, call):
+            seen = json.dumps({"chain": call.chain, "callers": call.callers})
+            await self.insert(f"{entry.slot}-seen-{_hash(str(call.chain))}", seen)
         return entry.run.model_copy(update=self._where(entry.slot) | {"found": True})
 
     def _where(self, slot: str) -> dict[str, object]:
@@ -432,8 +473,11 @@ def _entries_of(rows: dict[str, str]) -> list[QATechLedgerEntry]:
     for entry in entries.values():
         if (done := rows.get(f"{_PREFIX}{entry.slot}-done")) is not None:
             entry.run = _read(QATechRunRecord, f"{entry.slot}-done", done)
-        seen = (value for key, value in rows.items() if key.startswith(f"{_PREFIX}{entry.slot}-seen-"))
-        entry.seen_in = [tuple((str(flow), int(count)) for flow, count in json.loads(value)) for value in seen]
+        for key, value in rows.items():
+            if key.startswith(f"{_PREFIX}{entry.slot}-seen-"):
+                seen = json.loads(value)
+                entry.seen_in.append(tuple((str(flow), int(count)) for flow, count in seen["chain"]))
+                entry.callers.extend(seen["callers"])
     return sorted(entries.values(), key=lambda entry: entry.sent_at)
 
 
@@ -471,6 +515,7 @@ async def locate(
     flow_run = context.flow_run
     chain = [(str(flow_run.id), flow_run.run_count)]
     places: list[str] = []
+    callers: list[str] = []
     stable = True
     parent_task_run_id = flow_run.parent_task_run_id
     while parent_task_run_id is not None:
@@ -478,8 +523,8 @@ async def locate(
         if task_run.flow_run_id is None:
             break
         parent = await client.read_flow_run(task_run.flow_run_id)
-        # A task key is the function's name and a hash that differs between processes; the task run's name is that of
-        # the sub-flow and its number among the calls of the same function. In a task that number is random.
+        # The name of a sub-flow's task run is that of the sub-flow and its number among the calls of the same function.
+        # In a task that number is random.
         name = task_run.name
         if not task_run.dynamic_key.isdigit():
             outer = await _outermost(client, task_run)
@@ -488,44 +533,53 @@ async def locate(
             if outer is None:
                 stable = False
             else:
-                name = f"{name} in task {_ordinal(str(parent.id), parent.run_count, family, outer)}"
+                family = f"{outer.name}:{family}"
+                number = _ordinal(str(parent.id), parent.run_count, family, outer.task_run_id)
+                name = f"{name} in task {outer.name} {number}"
+                callers.append(outer.task_run_id)
         places.insert(0, f"{task_run.task_key.rpartition('-')[0]}:{name}")
         chain.insert(0, (str(parent.id), parent.run_count))
         parent_task_run_id = parent.parent_task_run_id
+    outer = await _caller(client)
     call = Call(kind=kind, what=what, fingerprint=request_fingerprint, chain=tuple(chain), label=label)
     # On a distributed task runner nobody can number equal calls, so they share one run.
-    caller = await _caller(client)
-    number = 0 if context.detached else _ordinal(str(flow_run.id), flow_run.run_count, call.family, caller)
-    place = "/".join([*places, str(number)])
-    located = Call(
-        kind=kind,
-        what=what,
-        fingerprint=request_fingerprint,
-        chain=call.chain,
-        place=place,
-        place_is_stable=stable,
-        label=label,
+    family = f"{outer.name}:{call.family}"
+    number = 0 if context.detached else _ordinal(str(flow_run.id), flow_run.run_count, family, outer.task_run_id)
+    if outer.name:
+        callers.append(outer.task_run_id)
+        places.append(outer.name)
+    return UUID(chain[0][0]), replace(
+        call, place="/".join([*places, str(number)]), place_is_stable=stable, callers=tuple(callers)
     )
-    return UUID(chain[0][0]), located
 
 
-async def _caller(client: PrefectClient) -> str:
+@dataclass(frozen=True)
+class _Caller:
+    """Who calls: a task run of the user's, by the name of its task; without a name one of our tasks in the flow itself."""
+
+    task_run_id: str
+    name: str = ""
+
+
+async def _caller(client: PrefectClient) -> _Caller:
     """Tell who calls: our task's run, or the user's task run that it stands in, whose retries Prefect does not tell us.
 
     So equal calls in one task run of the user's share a run, unless a label tells them apart.
     """
     context = TaskRunContext.get()
     if context is None:
-        return "the flow itself"
-    return await _outermost(client, context.task_run) or str(context.task_run.id)
+        return _Caller("the flow itself")
+    return await _outermost(client, context.task_run) or _Caller(str(context.task_run.id))
 
 
-async def _outermost(client: PrefectClient, task_run: TaskRun) -> str | None:
-    """Give the id of the outermost task run that a task run was called in; None where it was called in none."""
-    outermost: str | None = None
+async def _outermost(client: PrefectClient, task_run: TaskRun) -> _Caller | None:
+    """Give the outermost task run that a task run was called in; None where it was called in none."""
+    outermost: _Caller | None = None
     while parents := [item for item in task_run.task_inputs.get("__parents__", []) if isinstance(item, TaskRunResult)]:
-        outermost = str(parents[0].id)
         found = await _read_task_run(client, parents[0].id)
+        # A task key is the function's name and a hash that differs between processes.
+        name = found.task_key.rpartition("-")[0] if found is not None else "unknown"
+        outermost = _Caller(str(parents[0].id), name)
         if found is None:
             break
         task_run = found

@@ -26,7 +26,7 @@ import httpx
 MAX_RETRY_AFTER_SECONDS = 3600.0
 """A longer Retry-After is read as this: the deadline of whoever waits decides, not a header."""
 
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _GET_AGAIN = frozenset({408, 425, 429})
 _POST_UNKNOWN = frozenset({408, 409, 425})
 _POST_NOT_TAKEN = frozenset({301, 307, 308})

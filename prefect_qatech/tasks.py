@@ -292,7 +292,8 @@ def start_test_run(
 
     - Sent again by Prefect only where QA.tech surely did not accept it: no connection, 429, 503 with Retry-After.
     - Two calls with equal inputs in one flow run are two runs, in the order of the calls. Where nobody knows the order,
-      on a distributed task runner (Dask, Ray) and within one task of the user's, they share one run. A label settles
+      on a distributed task runner (Dask, Ray) and within one task of the user's, they share one run. Where a retry
+      leaves the order in doubt (a task of the user's came from its cache) it is a `LedgerConflict`. A label settles
       what order cannot: in one flow run, one label is one run.
     - Outside a flow run nothing is recorded: each call starts a run.
 

@@ -64,7 +64,8 @@ async def wait_for_run(
         run_url: Address of the run, for errors.
 
     Returns:
-        The run with all its test cases. COMPLETED without a result only where none came in the settle window.
+        The run with all its test cases. COMPLETED without a result only where none came in the settle window, or until
+        the deadline.
 
     Raises:
         WaitTimedOut: The deadline passed.
@@ -104,6 +105,8 @@ async def wait_for_run(
             else:
                 settling_since = None
         now = clock()
+        if now >= deadline and last is not None and settling_since is not None:
+            return last
         if now >= deadline:
             raise _timed_out(run_short_id, run_url, last, last_error, now - began)
         # A settling run is watched as closely as one that has just begun.

@@ -36,7 +36,7 @@ from prefect_qatech.exceptions import (
     UnauthorizedError,
     UsageLimitError,
 )
-from prefect_qatech.models import QATechRerunRequest, QATechRunRequest
+from prefect_qatech.models import QATechRerunRequest, QATechRun, QATechRunRequest
 from tests.wire import TOKEN, URL, Body, Service, accepted, answer, assert_holds_no_secret, chain, listening, seen
 
 CASE = "a1b2c3d4-e5f6-4789-a012-3456789abcde"
@@ -539,9 +539,28 @@ async def test_an_answer_is_read_up_to_a_limit(call: str, status: int) -> None:
     if call in POSTS and status != 400:
         assert_unknown(error, call)
     else:
-        assert type(error) is InvalidResponseError
+        assert type(error) is {200: InvalidResponseError, 400: BadRequestError, 500: ServerError}[status]
         assert (error.status, error.retryable) == (status, status != 400)
     assert "more than 1,000 bytes" in str(error)
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_a_refusal_that_is_too_long_still_says_when_to_come_again(call: str) -> None:
+    headers = {"Transfer-Encoding": "chunked", "Retry-After": "7"}
+    error = await failure(
+        Service(lambda request: answer(endless(), 429, headers)).client(max_response_bytes=1000), call
+    )
+    assert type(error) is RateLimitedError
+    assert (error.retryable, error.retry_after_seconds) == (True, 7)
+
+
+async def test_half_a_character_is_replaced_wherever_it_stands() -> None:
+    content = json.dumps({**seen(), "title": "\ud800", "unknown": [{"text \udfff": "a \ud83d b \U0001f600"}]})
+    async with Service(lambda request: answer(content.encode())).client() as client:
+        run = await client.get_run("abc123")
+    kept = run.model_dump_json()
+    assert "a ? b \U0001f600" in kept
+    assert QATechRun.model_validate_json(kept) == run
 
 
 @pytest.mark.parametrize(("size", "fits"), [(999, True), (1000, True), (1001, False)])

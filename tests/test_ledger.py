@@ -64,6 +64,10 @@ def a_run(short_id: str = "abc123", **fields: Any) -> QATechRunRecord:
     )
 
 
+def cached(*entries: QATechLedgerEntry) -> set[str]:
+    return {entry.slot for entry in entries}
+
+
 def entry(of: Call, *, seen_in: Sequence[Chain] = (), is_open: bool = False) -> QATechLedgerEntry:
     return QATechLedgerEntry(
         slot=of.slot,
@@ -105,6 +109,21 @@ def test_a_label_finds_its_slot_at_any_place_and_conflicts_with_none() -> None:
     recorded = entry(call("0", label="one"))
     assert resolve(call("sub:sub-3/1", label="one", chain=SECOND), [recorded]) is recorded
     assert resolve(call(label="two", chain=SECOND), []) is None
+
+
+@pytest.mark.parametrize("is_open", [False, True], ids=["with its run", "open"])
+def test_the_place_of_a_call_that_comes_from_a_cache_is_nobodys(is_open: bool) -> None:
+    kept = entry(call("mine/0"), is_open=is_open)
+    with pytest.raises(LedgerConflict, match="kept"):
+        resolve(call("mine/0", chain=SECOND), [kept], cached(kept))
+
+
+def test_a_call_that_comes_from_a_cache_does_not_wait_to_be_taken_up() -> None:
+    kept, left = entry(call("mine/0")), entry(call("other/0"))
+    assert resolve(call("new/0", chain=SECOND), [kept], cached(kept)) is None
+    assert resolve(call("other/0", chain=SECOND), [kept, left], cached(kept)) is left
+    with pytest.raises(LedgerConflict):
+        resolve(call("new/0", chain=SECOND), [kept, left], cached(kept))
 
 
 @pytest.mark.parametrize("seen", [False, True], ids=["written by this attempt", "taken up by this attempt"])

@@ -344,6 +344,13 @@ async def test_a_result_that_never_comes() -> None:
     assert SETTLE_SECONDS <= settling <= SETTLE_SECONDS + 10
 
 
+async def test_a_run_that_settles_at_the_deadline_has_ended_without_a_result() -> None:
+    wait = Wait(lambda elapsed: UNSETTLED if elapsed < 25 else answer(b"", 502))
+    run = await wait.end(30)
+    assert (run.status, run.result) == ("COMPLETED", None)
+    assert wait.time.elapsed == 30
+
+
 async def test_failed_looks_do_not_begin_the_settle_window_anew() -> None:
     wait = Wait(lambda elapsed: answer(b"", 502) if 20 < elapsed < 40 else UNSETTLED)
     assert (await wait.end()).result is None
