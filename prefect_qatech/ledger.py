@@ -555,7 +555,7 @@ async def locate(
 
 @dataclass(frozen=True)
 class _Caller:
-    """Who calls: a task run of the user's, by the name of its task; without a name one of our tasks in the flow itself."""
+    """Who calls: a task run of the user's, by its task's name; without a name one of our tasks in the flow itself."""
 
     task_run_id: str
     name: str = ""
