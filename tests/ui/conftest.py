@@ -1,6 +1,6 @@
 """A real Prefect server with the reports of some gates, and Debian's Chromium to look at them.
 
-`UPDATE_SCREENSHOTS=1` also writes what is looked at to docs/images.
+`make pictures` also writes what is looked at to docs/images.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from tests.e2e.world import ROOT, World, eventually
 from tests.ui import scenario
 
 CHROMIUM = Path("/usr/bin/chromium")
-IMAGES = ROOT / "docs" / "images"
-UPDATE = os.environ.get("UPDATE_SCREENSHOTS") == "1"
+PICTURES = os.environ.get("QATECH_PICTURES")
 PATIENCE_SECONDS = 30
+# The new UI asks its telemetry's maker for a configuration, again and again; it is not answered here.
+KNOWN = ("https://sr-client-cfg.amplitude.com/",)
 # It runs as root in CI, and without the others Chromium asks its makers' servers for this and that.
 FLAGS = (
     "--no-sandbox",
@@ -88,7 +89,15 @@ class UI:
     page: Page
     base: str
     asked: list[str] = field(default_factory=list)
+    may_ask: list[str] = field(default_factory=list)
     dialogs: list[str] = field(default_factory=list)
+
+    @property
+    def asked_elsewhere(self) -> list[str]:
+        """What was asked of others than the Prefect server."""
+        return [
+            url for url in self.asked if not url.startswith((f"{self.base}/", "data:", "blob:", *KNOWN, *self.may_ask))
+        ]
 
     def open(self, path: str) -> Page:
         self.page.goto(f"{self.base}{'/v2' if self.version == 'v2' else ''}{path}")
@@ -97,6 +106,8 @@ class UI:
     def artifact(self, gate: Gate, key: str) -> Page:
         page = self.open(f"/artifacts/artifact/{gate.artifacts[key]}")
         expect(page.get_by_text(gate.artifacts[key]).first).to_be_visible()
+        # Until all of it has come, the new UI draws the page anew now and then.
+        page.wait_for_load_state("networkidle")
         return page
 
     @property
@@ -140,18 +151,18 @@ class UI:
         tabs.get_by_text(tab, exact=True).or_(tabs.filter(has_text=tab)).first.click()
         return page
 
-    def picture(self, name: str, until: Locator, *, margin: int = 24) -> None:
-        """Keep a picture of the page from its top to the end of an element, where pictures are asked for."""
-        if not UPDATE or self.version == "v2":
+    def picture(self, name: str, first: Locator, last: Locator | None = None) -> None:
+        """Keep a picture from the top of an element to the end of it, or of another, where pictures are asked for."""
+        if PICTURES is None or self.version == "v2":
             return
         self.page.wait_for_load_state("networkidle")
-        box = until.bounding_box()
-        assert box is not None
-        IMAGES.mkdir(parents=True, exist_ok=True)
+        top, bottom = first.bounding_box(), (last or first).bounding_box()
+        assert top is not None
+        assert bottom is not None
+        height = bottom["y"] + bottom["height"] - top["y"]
         self.page.screenshot(
-            path=IMAGES / f"{name}.png",
-            clip={"x": 0, "y": 0, "width": 1280, "height": box["y"] + box["height"] + margin},
-            full_page=True,
+            path=Path(PICTURES) / f"{name}.png",
+            clip={"x": top["x"] - 16, "y": top["y"] - 8, "width": top["width"] + 32, "height": height + 24},
             animations="disabled",
         )
 
@@ -160,8 +171,7 @@ class UI:
 def browser() -> Iterator[Browser]:
     if not CHROMIUM.exists():
         pytest.fail(
-            f"{CHROMIUM} is not there, and tests/ui looks at the reports with it: `make browser` installs it "
-            "(Debian's package chromium).",
+            f"There is no {CHROMIUM}, with which tests/ui looks at the reports: tests/ui/install-browser installs it.",
             pytrace=False,
         )
     with sync_playwright() as playwright:
@@ -193,7 +203,7 @@ def gates(world: World, beacon: Beacon) -> Iterator[dict[str, Gate]]:
 
         def sandbox(project: dict[str, Any], seed: int) -> Sandbox:
             # Slower for pictures, so that not every duration is nought; the seed is that of the runs' short ids.
-            return stack.enter_context(Sandbox(project, speed=15 if UPDATE else 400, seed=seed))
+            return stack.enter_context(Sandbox(project, speed=400 if PICTURES is None else 15, seed=seed))
 
         shop, hostile = sandbox(scenario.shop(), 1), sandbox(scenario.hostile(beacon.url), 2)
         nights = [sandbox(scenario.shop(nightly), 3 + n) for n, nightly in enumerate(("good", "flaky", "broken"))]
@@ -230,10 +240,13 @@ def gates(world: World, beacon: Beacon) -> Iterator[dict[str, Gate]]:
 def context(browser: Browser, world: World, gates: dict[str, Gate], beacon: Beacon) -> Iterator[BrowserContext]:
     expect.set_options(timeout=PATIENCE_SECONDS * 1000)
     context = browser.new_context(
-        viewport={"width": 1280, "height": 1000}, locale="en-GB", timezone_id="UTC", reduced_motion="reduce"
+        # A picture holds no more than the window shows.
+        viewport={"width": 1280, "height": 1000 if PICTURES is None else 2000},
+        locale="en-GB",
+        timezone_id="UTC",
+        reduced_motion="reduce",
     )
     context.set_default_timeout(PATIENCE_SECONDS * 1000)
-    # The new UI of Prefect asks for a configuration of its telemetry's maker, again and again.
     context.route("https://**", lambda route: route.abort())
     yield context
     context.close()
@@ -261,5 +274,5 @@ def ui(request: pytest.FixtureRequest, context: BrowserContext, world: World, be
     ui.page.close()
     assert live == 0
     assert ui.dialogs == []
-    assert [url for url in ui.asked if url.startswith(beacon.url)] == []
+    assert ui.asked_elsewhere == []
     assert beacon.asked == []
