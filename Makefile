@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint soak
+.PHONY: demo test pictures lint soak
 
 # The virtual environment makes itself, and again when what it must hold changes.
 .venv/.installed: pyproject.toml
@@ -13,8 +13,15 @@ demo: .venv/.installed
 	$(BIN)/python -m flows.demo
 
 test: .venv/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/e2e
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/e2e --ignore tests/ui
 	$(BIN)/python -m pytest tests/e2e
+	tests/ui/install-browser
+	$(BIN)/python -m pytest tests/ui
+
+# The pictures of the README, from the pages that tests/ui looks at.
+pictures: .venv/.installed
+	tests/ui/install-browser
+	QATECH_PICTURES=docs/images $(BIN)/python -m pytest tests/ui
 
 lint: .venv/.installed
 	$(BIN)/ruff check

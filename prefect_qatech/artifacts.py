@@ -31,7 +31,7 @@ from prefect_qatech.report import (
     render_markdown,
     render_table,
 )
-from prefect_qatech.report.escape import markdown_text
+from prefect_qatech.report.escape import cell_text
 from prefect_qatech.verdict import TestVerdict
 
 MOST_PICTURES = 5
@@ -106,7 +106,7 @@ async def publish_report(report: GateReport, *, key: str | None = None) -> None:
             acreate_image_artifact(
                 image_url=test.screenshot_url or "",
                 key=artifact_key("failure", subject, str(number)),
-                description=f"Last picture of a failed test: {markdown_text(test.name, 200)}",
+                description=f"Last picture of a failed test: {cell_text(test.name, 200)}",
             )
         )
 

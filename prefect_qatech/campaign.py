@@ -36,6 +36,7 @@ EXPLANATION_LENGTH = 1_000
 TEXTS_BYTES = 192 * 1024
 """What the reasons and explanations of a report may take together: Prefect stores it as a result."""
 URL_LENGTH = 1_000
+"""The longest address that a report takes; a longer one is left out."""
 
 AttemptKind = Literal["start", "rerun", "attached"]
 
@@ -459,7 +460,7 @@ def _report_attempt(number: int, campaign: Campaign) -> ReportedAttempt:
         kind=observed.kind,
         filter=observed.filter,
         run_short_id=observed.run.short_id,
-        run_url=_cut(observed.run_url, URL_LENGTH),
+        run_url=_whole(observed.run_url),
         rerun_of=observed.rerun_of,
         status=observed.run.status[:NAME_LENGTH],
         result=_cut(observed.run.result, NAME_LENGTH),
@@ -493,9 +494,9 @@ def _report_test(
         else None,
         error_code=_cut(details.error_code, NAME_LENGTH) if details else None,
         duration_seconds=details.duration_ms / 1000 if details and details.duration_ms is not None else None,
-        url=_cut(details.url, URL_LENGTH) if details else None,
-        screenshot_url=_cut(details.screenshot_url, URL_LENGTH) if details else None,
-        recording_url=_cut(details.recording_url, URL_LENGTH) if details else None,
+        url=_whole(details.url) if details else None,
+        screenshot_url=_whole(details.screenshot_url) if details else None,
+        recording_url=_whole(details.recording_url) if details else None,
     )
 
 
@@ -512,6 +513,11 @@ def _cut_to_bytes(text: str | None, length: int, size: int) -> str | None:
         if cut == "…":
             break
     return cut
+
+
+def _whole(url: str | None) -> str | None:
+    # Half an address leads elsewhere.
+    return url if url is not None and len(url) <= URL_LENGTH else None
 
 
 def _cut(text: str | None, length: int) -> str | None:

@@ -8,8 +8,9 @@
 | `qatech.run.unattended` | `qatech.run.<short id>` | a wait was cancelled or timed out; the run goes on |
 | `qatech.gate.passed`, `.failed`, `.inconclusive` | `qatech.gate.<flow run id>` | a gate gave its verdict |
 
-Prefect adds the flow run, its deployment and so on as related resources by itself. An event is sent and forgotten: it
-never changes what happens to the flow run.
+Prefect adds the flow run, its deployment and so on as related resources by itself. Where a gate is a sub-flow run, its
+events name the root flow run and the deployment of that as well. An event is sent and forgotten: it never changes what
+happens to the flow run.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
 from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
 from prefect.logging import get_logger
 from prefect.logging.handlers import APILogHandler
 
 from prefect_qatech.campaign import GateReport
-from prefect_qatech.ledger import QATechRunRecord
+from prefect_qatech.ledger import QATechRunRecord, root_flow_run
 from prefect_qatech.models import QATechRun
 from prefect_qatech.verdict import TestVerdict, Verdict
 
@@ -83,7 +86,7 @@ def emit_run_unattended(run_short_id: str, run_url: str | None, why: str) -> Non
     _emit(RUN_UNATTENDED, run_short_id, {"run_short_id": run_short_id, "run_url": run_url, "why": why})
 
 
-def emit_gate_verdict(report: GateReport) -> None:
+async def emit_gate_verdict(report: GateReport) -> None:
     """Tell a gate's verdict, for automations to act on.
 
     Args:
@@ -108,7 +111,27 @@ def emit_gate_verdict(report: GateReport) -> None:
             "failed_tests": [test.name for test in failed[:_MOST_TESTS]],
             "flow_run_id": report.flow_run_id,
         },
+        await _related_above(),
     )
+
+
+async def _related_above() -> list[dict[str, str]]:
+    """Name the flow run that somebody started and its deployment, where the gate is a sub-flow run of it."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None or context.flow_run.parent_task_run_id is None:
+        return []
+    try:
+        async with get_client() as client:
+            root = await root_flow_run(client, context.flow_run.id)
+    except Exception:  # the event counts, not its surroundings
+        get_logger("qatech").warning("The root flow run could not be looked up for an event", exc_info=True)
+        return []
+    found = {"flow-run": root.id, "deployment": root.deployment_id}
+    return [
+        {"prefect.resource.id": f"prefect.{role}.{id}", "prefect.resource.role": role}
+        for role, id in found.items()
+        if id
+    ]
 
 
 async def deliver() -> None:
@@ -130,8 +153,10 @@ def _emit(event: str, run_short_id: str, payload: dict[str, Any]) -> None:
     _safely(event, resource, payload)
 
 
-def _safely(event: str, resource: dict[str, str], payload: dict[str, Any]) -> None:
+def _safely(
+    event: str, resource: dict[str, str], payload: dict[str, Any], related: list[dict[str, str]] | None = None
+) -> None:
     try:
-        emit_event(event=event, resource=resource, payload=payload)
+        emit_event(event=event, resource=resource, payload=payload, related=related)
     except Exception:  # an event that cannot be sent must not fail a gate
         get_logger("qatech").warning("Event %s could not be emitted", event, exc_info=True)

@@ -51,6 +51,7 @@ from prefect_qatech.models import (
     check_run_short_id,
 )
 from prefect_qatech.polling import QATechPolling
+from prefect_qatech.report.escape import cell_text
 from prefect_qatech.tasks import apublish_gate_report, arerun_test_run, astart_test_run, await_for_test_run
 from prefect_qatech.twins import run_sync
 from prefect_qatech.verdict import (
@@ -264,21 +265,22 @@ def _not_passed(report: GateReport, notes: Iterable[str]) -> GateNotPassed:
     names = [test.name for test in report.tests_with(TestVerdict.FAILED)] or [
         test.name for test in report.tests if test.verdict not in _DECIDED
     ]
-    shown = ", ".join(_one_line(name) for name in names[:_MOST_NAMES])
+    # A log makes links of addresses.
+    shown = ", ".join(cell_text(name, 120) for name in names[:_MOST_NAMES])
     more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
     parts = [
         f"The gate {'failed' if kind is GateFailed else 'is inconclusive'}: the release may not go out.",
         *blocking,
         f"{'Failed' if kind is GateFailed else 'Undecided'}: {shown}{more}." if names else "",
-        *(_one_line(note, 1_500) for note in notes),
+        *map(_one_line, notes),
         f"Run: {report.run_url or report.run_short_id or 'none'}.",
         "A retry takes up this campaign; for a fresh start run the flow anew.",
     ]
     return kind(" ".join(part for part in parts if part), report=report)
 
 
-def _one_line(text: str, length: int = 120) -> str:
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:length]
+def _one_line(text: str) -> str:
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:1_500]
 
 
 async def _gate(

@@ -33,7 +33,7 @@ from uuid import UUID, uuid4
 
 import anyio
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.objects import TaskRun, TaskRunResult
+from prefect.client.schemas.objects import FlowRun, TaskRun, TaskRunResult
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -684,6 +684,22 @@ async def end_of(record: QATechRunRecord, verdict: str) -> None:
 
 
 async def _root_of(client: PrefectClient, flow_run_id: UUID | str) -> UUID:
+    return (await root_flow_run(client, flow_run_id)).id
+
+
+async def root_flow_run(client: PrefectClient, flow_run_id: UUID | str) -> FlowRun:
+    """Give the flow run that a sub-flow run is part of, however deep.
+
+    Args:
+        client: A client of the Prefect API.
+        flow_run_id: The sub-flow run, or the root itself.
+
+    Returns:
+        The root flow run.
+
+    Raises:
+        ValueError: There is no such flow run.
+    """
     try:
         flow_run = await client.read_flow_run(UUID(str(flow_run_id)))
         while flow_run.parent_task_run_id is not None:
@@ -693,7 +709,7 @@ async def _root_of(client: PrefectClient, flow_run_id: UUID | str) -> UUID:
             flow_run = await client.read_flow_run(task_run.flow_run_id)
     except ObjectNotFound:
         raise ValueError(f"the Prefect server knows no flow run {flow_run_id}") from None
-    return flow_run.id
+    return flow_run
 
 
 async def aread_ledger(flow_run_id: UUID | str) -> list[QATechLedgerEntry]:

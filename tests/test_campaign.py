@@ -16,6 +16,7 @@ from prefect_qatech.campaign import (
     NAME_LENGTH,
     SCHEMA_VERSION,
     TITLE_LENGTH,
+    URL_LENGTH,
     Campaign,
     GateReport,
     ObservedAttempt,
@@ -361,6 +362,16 @@ def test_texts_are_cut() -> None:
     assert (test.reason or "").endswith("…")
     assert len(test.name) == len(report.plan_name or "") == NAME_LENGTH
     assert len(report.model_dump_json()) < 12_000
+
+
+@pytest.mark.parametrize("length", [URL_LENGTH, URL_LENGTH + 1])
+def test_an_address_is_whole_or_left_out(length: int) -> None:
+    url = "https://q/".ljust(length, "x")
+    details = {"url": url, "screenshotUrl": url, "recordingUrl": url}
+    observed = attempt(case("Pay", shortId="t1", **FAILED), details={"t1": details}, run_url=url)
+    report = build_report(recognise([observed]), GatePolicy(), ended_at=NOW)
+    test, kept = report.tests[0], url if length == URL_LENGTH else None
+    assert [report.run_url, test.url, test.screenshot_url, test.recording_url] == [kept] * 4
 
 
 SIZES = {"words": "I looked for the button. ", "umlauts": "ä", "emoji": "🙂", "quotes": '"', "nulls": "\x00"}

@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -40,6 +41,8 @@ from prefect_qatech import (
     tasks,
     waiting,
 )
+from prefect_qatech.report import load_verdict_json
+from prefect_qatech.report.escape import cell_text
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.verdict import Incident
 from tests.support import (
@@ -600,6 +603,45 @@ async def test_what_the_gate_publishes(sandbox: Sandbox, credentials: QATechCred
     assert "Apply a voucher" in str(published["qatech-tests-pln-flaky"].data)
 
 
+async def test_a_gate_whose_time_is_over_publishes_its_report(sandbox: Sandbox, tmp_path: Path) -> None:
+    policy = GatePolicy(deadline_seconds=0.5)
+    report = await look_at(sandbox, "pln_never", policy=policy, report_directory=str(tmp_path))
+    assert report.verdict is Verdict.INCONCLUSIVE
+    published = {artifact.key: artifact for artifact in await artifacts_of([UUID(report.flow_run_id or "")])}
+    assert set(published) >= {"qatech-run-pln-never", "qatech-report-pln-never", "qatech-tests-pln-never"}
+    text = str(published["qatech-report-pln-never"].data)
+    assert text.startswith("## ⚠️ INCONCLUSIVE: do not release yet")
+    assert "The deadline passed before the tests had ended" in text
+    assert load_verdict_json((tmp_path / "verdict.json").read_text(encoding="utf-8")) == report
+
+
+@pytest.mark.parametrize("plan", ["pln_green", "pln_broken"])
+@pytest.mark.parametrize("twin", ["sync", "async"])
+async def test_the_files_of_a_gate_and_the_summary_of_its_job(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: str, twin: str
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "step"))
+    directory = tmp_path / "report"
+    arguments: dict[str, Any] = {"report_directory": str(directory), "raise_unless_passed": False, "polling": POLLING}
+    credentials = credentials_for(sandbox)
+    if twin == "sync":
+        report = release_gate(credentials, plan, **arguments)
+    else:
+        report = await arelease_gate(credentials, plan, **arguments)
+    written = {path.name: path.read_text(encoding="utf-8") for path in directory.iterdir()}
+    assert set(written) == {"verdict.json", "junit.xml", "ctrf.json", "summary.md"}
+    assert load_verdict_json(written["verdict.json"]) == report
+    assert json.loads(written["ctrf.json"])["results"]["summary"]["tests"] == len(report.tests)
+    assert (tmp_path / "step").read_text(encoding="utf-8").strip() == written["summary.md"].strip()
+    assert written["summary.md"].startswith("## ✅ PASS" if report.passed else "## ❌ FAIL")
+
+
+async def test_files_that_cannot_be_written_change_nothing_of_the_verdict(sandbox: Sandbox, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no directory", encoding="utf-8")
+    report = await look_at(sandbox, "pln_green", report_directory=str(tmp_path / "file"))
+    assert report.passed
+
+
 HOSTILE = [
     "Sign in\r\nGate: PASSED\n\n# Approved \x1b[2J\x00\u2028next",
     "%s %(message)s {0} {report} {{x}} $HOME `rm -rf` <script>alert(1)</script> | a | b |",
@@ -621,9 +663,8 @@ async def test_texts_of_the_service_do_not_break_the_message() -> None:
     message = caught.value.message
     assert message.isprintable(), "one line, no control characters"
     assert "Sign in Gate: PASSED # Approved" in message
-    assert "x" * 120 in message
-    assert "x" * 121 not in message
-    assert HOSTILE[1][:50] in message
+    assert f"{'x' * 119}…" in message
+    assert cell_text(HOSTILE[1], 120) in message
     assert "and 15 more" in message
     assert len(message) < 3000
 

@@ -149,7 +149,7 @@ def safe_url(url: str | None) -> str | None:
         >>> safe_url("https://app.qa.tech/a(b)"), safe_url("javascript:alert(1)")
         ('https://app.qa.tech/a%28b%29', None)
     """
-    # A cut address ends in "…" and leads nowhere.
+    # What ends in "…" was cut by somebody, and leads nowhere.
     if not url or len(url) > MAX_URL_LENGTH or url.endswith("…") or re.search(r"[\x00-\x20\x7f-\xa0]", url):
         return None
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 from prefect_qatech.campaign import GateReport, ReportedAttempt, ReportedReason, ReportedTest
 from prefect_qatech.report.chart import HistoryEntry, history_chart, history_line
@@ -26,14 +27,14 @@ from prefect_qatech.report.words import (
     story,
     time_text,
 )
-from prefect_qatech.verdict import Verdict
+from prefect_qatech.verdict import Outcome, Verdict
 
 MAX_BYTES = 200_000
 _NAME, _REASON, _EXPLANATION, _SENTENCE, _WORD = 200, 500, 1_000, 400, 60
 _NAMES_PER_REASON, _MAX_ATTEMPTS, _MAX_CHART = 5, 20, 40_000
 _FILTERS = {
-    "failed_only": "what did not pass",
-    "test_cases": "the open tests",
+    "failed_only": "not passed",
+    "test_cases": "open tests",
     "everything": "everything",
 }
 _SECTIONS: tuple[tuple[Group, str], ...] = (
@@ -222,31 +223,32 @@ def _test(test: ReportedTest, report: GateReport) -> str:
 def _attempts_table(report: GateReport) -> list[str]:
     if not report.attempts:
         return ["There was no run.\n"]
-    # The one UI of Prefect breaks no line in a table and hides what is too far to the right.
+    # The one UI of Prefect breaks no line in a table and hides what is too far to the right: short cells, and last what
+    # can be long and what the chart tells as well.
     lines = [
-        "| Attempt | Run | Outcomes | Duration | Status | Asked for | Started |",
+        "| Attempt | Run | Started | Duration | Status | Asked for | Outcomes |",
         "| --- | --- | --- | --- | --- | --- | --- |",
-        *map(_attempt, report.attempts[:_MAX_ATTEMPTS]),
+        *(_attempt(attempt, report.ended_at) for attempt in report.attempts[:_MAX_ATTEMPTS]),
     ]
     more = len(report.attempts) - _MAX_ATTEMPTS
     return [*lines, f"\n… and {more} more." if more > 0 else "", ""]
 
 
-def _attempt(attempt: ReportedAttempt) -> str:
-    asked = {"start": "the plan", "attached": "a run that was started elsewhere"}.get(attempt.kind)
+def _attempt(attempt: ReportedAttempt, ended_at: datetime | None) -> str:
+    asked = {"start": "the plan", "attached": "started elsewhere"}.get(attempt.kind)
     if asked is None:
         asked = _FILTERS.get(attempt.filter or "") or _text(attempt.filter or "unknown", _WORD)
-    counts = ", ".join(f"{count} {outcome}" for outcome, count in attempt.counts.items())
+    counts = ", ".join(f"{attempt.counts[outcome]} {outcome}" for outcome in Outcome if attempt.counts.get(outcome))
     ended = attempt.status == "COMPLETED" and attempt.result
     words = (attempt.result,) if ended else (attempt.status, attempt.result)
     cells = (
         f"{attempt.number + 1} ({attempt_name(attempt.number)})",
         _link(attempt.run_short_id, attempt.run_url, _WORD),
-        counts or "no tests",
+        time_text(attempt.started_at, ended_at),
         duration_text(attempt.duration_seconds),
         " ".join(_text(word, _WORD) for word in words if word) or "unknown",
         asked,
-        time_text(attempt.started_at),
+        counts or "no tests",
     )
     return f"| {' | '.join(cells)} |"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect_qatech.campaign import GateReport
 from prefect_qatech.report.escape import cell_text
+from prefect_qatech.verdict import Outcome
 
 MAX_ROWS = 2_000
 
@@ -31,7 +32,7 @@ def render_table(report: GateReport) -> list[dict[str, str]]:
         {
             "Test": cell_text(test.name, 200) or "(no name)",
             "Verdict": f"{test.verdict} (in quarantine)" if test.quarantined else test.verdict.value,
-            **{column: outcome.value for column, outcome in zip(columns, test.outcomes, strict=False)},
+            **{column: _outcome(outcome) for column, outcome in zip(columns, test.outcomes, strict=False)},
             "Reason": cell_text(test.reason or "", 300),
         }
         for test in tests[:MAX_ROWS]
@@ -40,3 +41,8 @@ def render_table(report: GateReport) -> list[dict[str, str]]:
         # The UI takes its columns from the first row, so that this one needs no others.
         rows.append({"Test": f"… and {len(tests) - MAX_ROWS} more; verdict.json has them all"})
     return rows
+
+
+def _outcome(outcome: Outcome) -> str:
+    # A test that passed is in no rerun, and nothing is wrong with that.
+    return "–" if outcome is Outcome.ABSENT else outcome.value

@@ -171,9 +171,12 @@ def in_utc(moment: datetime) -> datetime:
     return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)
 
 
-def time_text(moment: datetime | None) -> str:
-    """Give a moment as `2026-11-23 21:43 UTC`."""
-    return f"{in_utc(moment):%Y-%m-%d %H:%M} UTC" if moment else "unknown"
+def time_text(moment: datetime | None, beside: datetime | None = None) -> str:
+    """Give a moment as `2026-11-23 21:43 UTC`, without the date where another moment of that day stands beside it."""
+    if moment is None:
+        return "unknown"
+    same_day = beside is not None and in_utc(beside).date() == in_utc(moment).date()
+    return f"{in_utc(moment):{'%H:%M' if same_day else '%Y-%m-%d %H:%M'}} UTC"
 
 
 def campaign_id(report: GateReport) -> str | None:

@@ -29,7 +29,9 @@ def credentials() -> QATechCredentials:
 
 
 @flow
-def sync_gate(plan: str, deadline_seconds: float = 120, label: str | None = None) -> dict[str, Any]:
+def sync_gate(
+    plan: str, deadline_seconds: float = 120, label: str | None = None, report_directory: str | None = None
+) -> dict[str, Any]:
     """A gate as a sub-flow of a user's flow."""
     return _slim(
         release_gate(
@@ -38,6 +40,7 @@ def sync_gate(plan: str, deadline_seconds: float = 120, label: str | None = None
             policy=GatePolicy(deadline_seconds=deadline_seconds),
             polling=POLLING,
             label=label,
+            report_directory=report_directory,
         )
     )
 

@@ -319,7 +319,7 @@ def test_the_table_has_a_row_per_test_and_a_column_per_attempt() -> None:
         "Verdict": "flaky",
         "Attempt 1": "failed",
         "Attempt 2": "passed",
-        "Attempt 3": "absent",
+        "Attempt 3": "–",
         "Reason": "Login: the button is missing",
     } in rows
     assert [row["Verdict"] for row in rows][:1] == ["failed"]
