@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from datetime import datetime, timezone
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -17,7 +18,7 @@ import anyio
 import httpx
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from prefect_qatech import __version__
+from prefect_qatech import __version__, sharing
 from prefect_qatech.exceptions import (
     BadRequestError,
     ForbiddenError,
@@ -66,6 +67,9 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 class QATechClient:
     """Client of the QA.tech API. Use it as an async context manager.
 
+    Clients with the same token, address and time limits that are open in the same event loop share their connections
+    (HTTP/2 where the service speaks it). A start or rerun always goes over a connection of its own.
+
     Args:
         api_token: The API token.
         api_url: Root of the service, without `/v1`.
@@ -98,29 +102,62 @@ class QATechClient:
         self._timeout_seconds = timeout_seconds
         self._max_response_bytes = max_response_bytes
         self.api_url = api_url.rstrip("/").removesuffix("/v1")
-        self._http = httpx.AsyncClient(
+        self._timeout = httpx.Timeout(
+            timeout_seconds, connect=connect_timeout_seconds, pool=max(connect_timeout_seconds, timeout_seconds / 2)
+        )
+        self._transport = transport
+        self._shared_as = (
+            sharing.digest(api_token.get_secret_value(), self.api_url, timeout_seconds, connect_timeout_seconds)
+            if transport is None
+            else None
+        )
+        self._http: httpx.AsyncClient | None = None
+
+    def _new_http(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
             base_url=f"{self.api_url}/v1/",
             headers={
-                "Authorization": f"Bearer {api_token.get_secret_value()}",
+                "Authorization": f"Bearer {self._token.get_secret_value()}",
                 "Accept": "application/json",
                 # A compressed answer could unpack to any size before its length can be checked.
                 "Accept-Encoding": "identity",
                 "User-Agent": f"prefect-qatech/{__version__}",
             },
-            timeout=httpx.Timeout(
-                timeout_seconds, connect=connect_timeout_seconds, pool=max(connect_timeout_seconds, timeout_seconds / 2)
-            ),
+            timeout=self._timeout,
             follow_redirects=False,
             event_hooks={"response": [_keep_location]},
-            transport=transport,
+            transport=self._transport,
+            http2=True,
         )
 
     async def __aenter__(self) -> QATechClient:
-        await self._http.__aenter__()
+        shared_as = self._shared_as
+        self._http = self._new_http() if shared_as is None else sharing.borrow(shared_as, self._new_http)
         return self
 
     async def __aexit__(self, *args: Any) -> None:
-        await self._http.aclose()
+        http, self._http = self._http, None
+        if self._shared_as is not None:
+            await sharing.give_back(self._shared_as)
+        elif http is not None:
+            await http.aclose()
+
+    @asynccontextmanager
+    async def _connection_for(self, method: str) -> AsyncIterator[httpx.AsyncClient]:
+        """Give the shared connections to what may be repeated, and new ones to a start.
+
+        A connection that was kept open may be closed by the service just when a request is sent over it. Whether that
+        request was carried out, nobody can know.
+        """
+        if self._http is None:
+            raise RuntimeError(
+                "The client is used outside of its context: async with credentials.get_client() as client"
+            )
+        if method == "GET" or self._transport is not None:
+            yield self._http
+            return
+        async with self._new_http() as http:
+            yield http
 
     async def start_run(self, request: QATechRunRequest) -> QATechStartedRun:
         """Start a run (`POST /run`).
@@ -244,7 +281,10 @@ class QATechClient:
         failure: QATechAPIError | StartOutcomeUnknown
         try:
             with anyio.fail_after(self._timeout_seconds):
-                async with self._http.stream(method, path, params=params, json=body) as response:
+                async with (
+                    self._connection_for(method) as http,
+                    http.stream(method, path, params=params, json=body) as response,
+                ):
                     content = await self._read(response)
         except TimeoutError as error:
             failure = exchange.without_answer(error, f"no complete answer within {self._timeout_seconds:g} s")

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, SecretStr, field_validator
 
 from prefect_qatech.client import QATechClient
 from prefect_qatech.models import ProjectShortId
+from prefect_qatech.sharing import RequestBudget, budget_of, digest
 
 _MASK = "**********"
 
@@ -26,6 +27,9 @@ class QATechCredentials(CredentialsBlock):
         project_short_id: The project, `proj_...`; needed where the token belongs to an organisation.
         timeout_seconds: Time limit of a whole request.
         connect_timeout_seconds: Time limit for making the connection.
+        max_looks_per_second: How often all waits of a process that use these credentials may look at runs, together.
+        rate_limit_name: Name of a Prefect global concurrency limit with slot decay, for the looks of all processes.
+            Each look then costs a call to the Prefect API; without such a limit on the server nothing is limited.
 
     Example:
         ```python
@@ -59,6 +63,21 @@ class QATechCredentials(CredentialsBlock):
     )
     connect_timeout_seconds: float = Field(
         default=10.0, gt=0, le=600, allow_inf_nan=False, title="Connection time limit (seconds)"
+    )
+    max_looks_per_second: float | None = Field(
+        default=None,
+        gt=0,
+        le=10_000,
+        allow_inf_nan=False,
+        title="Looks per second",
+        description="For all waits of a process together.",
+    )
+    rate_limit_name: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        title="Rate limit",
+        description="Name of a Prefect global concurrency limit with slot decay, for the looks of all processes.",
     )
 
     @field_validator("api_token")
@@ -139,6 +158,17 @@ class QATechCredentials(CredentialsBlock):
             timeout_seconds=self.timeout_seconds,
             connect_timeout_seconds=self.connect_timeout_seconds,
         )
+
+    def get_request_budget(self) -> RequestBudget | None:
+        """Give the budget of looks that all waits of this process with these credentials share.
+
+        Returns:
+            The budget; None where there is no limit.
+        """
+        if self.max_looks_per_second is None:
+            return None
+        key = digest(self.api_token.get_secret_value(), self.api_url, self.max_looks_per_second)
+        return budget_of(key, self.max_looks_per_second)
 
 
 def _parts_of(url: str) -> SplitResult | None:

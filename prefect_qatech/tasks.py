@@ -13,6 +13,7 @@ What the tasks keep to, in any combination of sync and async flows, called, `.su
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timezone
@@ -22,6 +23,7 @@ import anyio
 from prefect import task
 from prefect.cache_policies import NO_CACHE, CachePolicy
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.concurrency.asyncio import rate_limit
 from prefect.exceptions import TerminationSignal
 from prefect.logging import get_run_logger
 from prefect.tasks import Task
@@ -222,7 +224,7 @@ async def _wait(
             run_short_id,
             timeout_seconds=timeout_seconds,
             polling=polling or QATechPolling(),
-            surroundings=Surroundings(sleep=sleep_unless_stopped),
+            surroundings=Surroundings(sleep=sleep_unless_stopped, before_look=_turn_of(credentials)),
             on_change=on_change,
             on_error=on_error,
             run_url=run_url,
@@ -231,6 +233,25 @@ async def _wait(
         )
     events.emit_run_finished(run, run_url)
     return run
+
+
+def _turn_of(credentials: QATechCredentials) -> Callable[[float], Awaitable[None]]:
+    """Give a function that waits until these credentials may be used for one more look, up to so many seconds."""
+    budget, name = credentials.get_request_budget(), credentials.rate_limit_name
+
+    async def wait(most_seconds: float) -> None:
+        began = time.monotonic()
+        if budget is not None:
+            await budget.wait(sleep_unless_stopped, most_seconds)
+        left = most_seconds - (time.monotonic() - began)
+        if name is not None and left > 0:
+            try:
+                with anyio.move_on_after(left):
+                    await rate_limit(name, strict=False)
+            except Exception as error:  # a limit that cannot be asked for limits nothing; the wait counts
+                get_run_logger().debug("The limit %s could not be asked for: %r", name, error)
+
+    return wait
 
 
 def _age_of(record: QATechRunRecord | None) -> float | None:

@@ -1,20 +1,24 @@
 """How the sync twins run the async core, and how a wait notices that its process is asked to stop.
 
-The work is written once, async. A sync twin runs it in an event loop of its own in another thread, so that it works the
-same in sync and async flows, called, submitted and mapped, and so that the calling thread stays open to signals.
+The work is written once, async. A sync twin runs it in an event loop in another thread, so that it works the same in
+sync and async flows, called, submitted and mapped, and so that the calling thread stays open to signals. All sync twins
+that are at work in a process share that loop, and with it their connections; it ends with the last of them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import anyio
-from anyio.from_thread import start_blocking_portal
+from anyio.from_thread import BlockingPortal, BlockingPortalProvider, start_blocking_portal
 from prefect.exceptions import TerminationSignal
 
 T = TypeVar("T")
@@ -36,14 +40,61 @@ def run_sync(core: Callable[[], Coroutine[Any, Any, T]]) -> T:
     Returns:
         What the coroutine returns.
     """
-    with start_blocking_portal() as portal:
-        future = portal.start_task_soon(core)
+    ended = threading.Event()
+    raised: list[BaseException] = []
+
+    async def work() -> T:
+        _loops.add(asyncio.get_running_loop())
         try:
-            result: T = future.result()
+            return await core()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            # What is no Exception would end the loop, and with it the others' work.
+            raised.append(error)
+            raise _Raised from None
+        finally:
+            ended.set()
+
+    with _portal() as portal:
+        future = portal.start_task_soon(work)
+        try:
+            return future.result()
+        except _Raised:
+            error = raised.pop()
         except BaseException:
             future.cancel()
+            ended.wait()
             raise
-        return result
+        raise error
+
+
+class _Raised(Exception):
+    """The core raised something."""
+
+
+_provider = BlockingPortalProvider()
+_loops: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
+
+
+def _portal() -> AbstractContextManager[BlockingPortal]:
+    try:
+        # Who waits in the shared loop for something that runs in it waits for ever.
+        inside = asyncio.get_running_loop() in _loops
+    except RuntimeError:
+        inside = False
+    return start_blocking_portal() if inside else _provider
+
+
+def _forget() -> None:
+    # A forked child does not have the loop's thread.
+    global _provider
+    _provider = BlockingPortalProvider()
+    _loops.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 async def sleep_unless_stopped(seconds: float) -> None:

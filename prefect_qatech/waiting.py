@@ -30,11 +30,19 @@ SETTLE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the outside world gives to a wait: a monotonic clock in seconds, a sleep, a random number from 0 to 1."""
+    """What the outside world gives to a wait.
+
+    Attributes:
+        sleep: Sleeps for so many seconds.
+        clock: A monotonic clock in seconds.
+        random: A random number from 0 to 1.
+        before_look: Waits until a look may be sent, up to so many seconds.
+    """
 
     sleep: Callable[[float], Awaitable[None]]
     clock: Callable[[], float] = time.monotonic
     random: Callable[[], float] = random.random
+    before_look: Callable[[float], Awaitable[None]] | None = None
 
 
 class History(Protocol):
@@ -102,6 +110,8 @@ async def wait_for_run(
     past_is_known = age_seconds is None or history is None
     while True:
         retry_after_seconds: float | None = None
+        if surroundings.before_look is not None:
+            await surroundings.before_look(max(0.0, deadline - clock()))
         try:
             run = await client.get_run(run_short_id, test_cases="all")
         except QATechAPIError as error:

@@ -81,7 +81,7 @@ PACKAGE = Path(prefect_qatech.__file__).parent
 # A module imports from the rooms below it, never from its own or one above.
 ROOMS = [
     {"exceptions", "models", "forecast"},
-    {"retries", "polling", "verdict"},
+    {"retries", "polling", "verdict", "sharing"},
     {"campaign", "client"},
     {"report"},
     {"credentials", "twins", "waiting", "artifacts", "history"},
@@ -98,6 +98,7 @@ WITHOUT_PREFECT = [
     "exceptions",
     "models",
     "forecast",
+    "sharing",
     "retries",
     "polling",
     "verdict",

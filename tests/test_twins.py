@@ -87,6 +87,34 @@ def test_the_cores_error_is_the_callers(error: BaseException) -> None:
     assert caught.value is error
 
 
+def test_a_twin_inside_of_a_twin() -> None:
+    async def outer() -> int:
+        VARIABLE.set("outer")
+        seen, thread = run_sync(where_am_i)
+        assert seen == "outer"
+        return thread
+
+    assert run_sync(outer) != threading.get_ident()
+
+
+def test_an_end_of_one_is_no_end_of_another() -> None:
+    both = threading.Barrier(2, timeout=20)
+
+    async def leaves() -> None:
+        await asyncio.to_thread(both.wait)
+        raise SystemExit(3)
+
+    async def stays() -> str:
+        await asyncio.to_thread(both.wait)
+        await anyio.sleep(0.2)
+        return "done"
+
+    with ThreadPoolExecutor() as pool:
+        left, stayed = pool.submit(run_sync, leaves), pool.submit(run_sync, stays)
+        assert isinstance(left.exception(timeout=30), SystemExit)
+        assert stayed.result(timeout=30) == "done"
+
+
 def test_no_thread_stays_behind() -> None:
     before = set(threading.enumerate())
     run_sync(where_am_i)

@@ -1,0 +1,358 @@
+"""Connections are shared and closed, and a budget holds for all waits of a process, fairly."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import pickle
+import subprocess
+import sys
+import threading
+from collections import Counter
+from contextlib import AsyncExitStack
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from pydantic import SecretStr
+
+from prefect_qatech import QATechClient, QATechCredentials, QATechPolling, sharing
+from prefect_qatech import tasks as tasks_module
+from prefect_qatech.models import QATechRunRequest
+from prefect_qatech.sandbox import Sandbox
+from prefect_qatech.sharing import RequestBudget
+from prefect_qatech.tasks import astart_test_run, await_for_test_run
+from prefect_qatech.twins import run_sync
+from tests.support import credentials_for, looks, one_plan
+from tests.wire import TOKEN, accepted, listening, seen
+
+# --- Connections
+
+
+class Counting:
+    """A service that keeps connections open, and counts them."""
+
+    def __init__(self) -> None:
+        self.opened = 0
+        self.open = 0
+        self.requests: list[str] = []
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.opened += 1
+        self.open += 1
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                method = head.split(b" ")[0].decode()
+                self.requests.append(method)
+                for line in head.lower().split(b"\r\n"):
+                    if line.startswith(b"content-length:"):
+                        await reader.readexactly(int(line.split(b":")[1]))
+                body = json.dumps(seen() if method == "GET" else accepted()).encode()
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self.open -= 1
+
+
+def client(url: str, token: str = TOKEN) -> QATechClient:
+    return QATechClient(api_token=SecretStr(token), api_url=url)
+
+
+async def settled(condition: Any) -> None:
+    """Wait until the server has noticed what the client did."""
+    with anyio.fail_after(10):
+        while not condition():  # noqa: ASYNC110 - it is the other side that changes
+            await anyio.sleep(0.01)
+
+
+async def test_clients_of_a_loop_share_their_connections_and_the_last_closes_them() -> None:
+    service = Counting()
+    async with listening(service) as url:
+        async with client(url) as outer:
+            for _ in range(3):
+                async with client(url) as inner:
+                    await inner.get_run("abc123")
+                await outer.get_run("abc123")
+        assert (service.opened, len(service.requests)) == (1, 6)
+        await settled(lambda: service.open == 0)
+        assert not any(shared for shared in sharing._clients.values())
+
+
+async def test_a_start_goes_over_a_connection_of_its_own() -> None:
+    service = Counting()
+    async with listening(service) as url, client(url) as one:
+        await one.get_run("abc123")
+        await one.start_run(QATechRunRequest())
+        await one.start_run(QATechRunRequest())
+        await one.get_run("abc123")
+        assert (service.opened, service.requests) == (3, ["GET", "POST", "POST", "GET"])
+        await settled(lambda: service.open == 1)
+
+
+async def test_other_credentials_share_nothing() -> None:
+    service = Counting()
+    async with listening(service) as url, client(url) as one, client(url, "another") as other:
+        await one.get_run("abc123")
+        await other.get_run("abc123")
+        assert service.opened == 2
+
+
+async def test_a_client_that_is_given_back_while_others_use_it_stays_open() -> None:
+    service = Counting()
+    async with listening(service) as url, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(client(url)) for _ in range(5)]
+        async with client(url):
+            pass
+        for one in clients:
+            await one.get_run("abc123")
+        assert service.opened == 1
+
+
+async def test_a_client_that_is_not_open_says_so() -> None:
+    with pytest.raises(RuntimeError, match="async with"):
+        await client("https://qatech.example").get_run("abc123")
+
+
+async def test_the_token_is_in_no_key() -> None:
+    async with client("https://qatech.example"):
+        keys = [key for shared in sharing._clients.values() for key in shared]
+        assert len(keys) == 1
+        assert TOKEN not in repr(keys)
+    QATechCredentials(api_token=SecretStr(TOKEN), max_looks_per_second=5).get_request_budget()
+    assert TOKEN not in repr(sharing._budgets)
+    assert sharing.digest(TOKEN) == sharing.digest(TOKEN) != sharing.digest("another")
+
+
+def test_sync_twins_share_a_loop_and_so_their_connections() -> None:
+    loops: set[int] = set()
+    together = threading.Barrier(3, timeout=20)
+
+    async def core() -> None:
+        loops.add(id(asyncio.get_running_loop()))
+        await asyncio.to_thread(together.wait)
+
+    threads = [threading.Thread(target=run_sync, args=(core,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(loops) == 1
+
+
+SCRIPT = """
+import asyncio, gc, os, sys, threading, warnings
+from prefect_qatech.client import QATechClient
+from prefect_qatech.twins import run_sync
+from pydantic import SecretStr
+
+async def look():
+    async with QATechClient(api_token=SecretStr("x"), api_url=sys.argv[1]) as client:
+        await client.get_run("abc123")
+
+threads = [threading.Thread(target=run_sync, args=(look,)) for _ in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+run_sync(look)
+asyncio.run(look())
+if sys.argv[2] == "fork":
+    async def forks():
+        child = os.fork()
+        if child == 0:
+            try:
+                run = threading.Thread(target=run_sync, args=(look,))
+                run.start()
+                run.join(30)
+                os._exit(7 if not run.is_alive() else 8)
+            finally:
+                os._exit(9)
+        status = (await asyncio.to_thread(os.waitpid, child, 0))[1]
+        assert os.waitstatus_to_exitcode(status) == 7, status
+    run_sync(forks)
+gc.collect()
+print("looked")
+"""
+
+
+@pytest.mark.parametrize("how", ["plain", "fork"])
+async def test_nothing_is_left_open_at_the_end_of_a_process(how: str) -> None:
+    async with listening(Counting()) as url:
+        flags = [] if how == "fork" else ["-X", "dev", "-W", "error::ResourceWarning", "-W", "error::RuntimeWarning"]
+        ended = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, *flags, "-c", SCRIPT, url, how],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert (ended.returncode, ended.stdout.strip()) == (0, "looked"), ended.stderr
+    if how == "plain":
+        assert "Warning" not in ended.stderr
+        assert "was destroyed" not in ended.stderr
+
+
+def test_what_is_shared_is_not_in_a_pickle() -> None:
+    credentials = QATechCredentials(api_token=SecretStr("x"), max_looks_per_second=5, rate_limit_name="qatech")
+    assert credentials.get_request_budget() is credentials.get_request_budget()
+    copy = pickle.loads(pickle.dumps(credentials))
+    assert copy.get_request_budget() is credentials.get_request_budget()
+
+
+# --- The budget
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_burst_and_then_the_rate() -> None:
+    budget = RequestBudget(4, Clock())
+    assert [budget.reserve(60) for _ in range(8)] == pytest.approx([0, 0, 0, 0, 0.25, 0.5, 0.75, 1])
+
+
+def test_an_idle_budget_saves_up_one_second() -> None:
+    clock = Clock()
+    budget = RequestBudget(4, clock)
+    for _ in range(4):
+        budget.reserve(60)
+    clock.now += 3600
+    assert [budget.reserve(60) for _ in range(5)] == pytest.approx([0, 0, 0, 0, 0.25])
+
+
+def test_a_slow_rate() -> None:
+    clock = Clock()
+    budget = RequestBudget(0.1, clock)
+    assert [budget.reserve(60) for _ in range(3)] == pytest.approx([0, 10, 20])
+    assert budget.reserve(5) == 5, "a deadline is not moved"
+    assert budget.reserve(60) == pytest.approx(30), "and a look at it does not push the others back"
+    assert budget.reserve(0) == 0
+
+
+@given(st.floats(0.1, 100), st.lists(st.floats(0, 2), min_size=2, max_size=200))
+def test_the_rate_is_kept_whenever_is_asked(rate: float, gaps: list[float]) -> None:
+    clock, places = Clock(), []
+    budget = RequestBudget(rate, clock)
+    for gap in gaps:
+        clock.now += gap
+        places.append(clock.now + budget.reserve(1e9))
+    assert places == sorted(places)
+    for place in places:
+        within = sum(place <= other < place + 1 for other in places)
+        assert within <= rate + max(rate, 1) + 1
+
+
+def test_waits_get_equal_shares_of_a_small_budget() -> None:
+    clock, shares = Clock(), Counter[int]()
+    budget = RequestBudget(1, clock)
+    due = {wait: clock.now + wait / 100 for wait in range(10)}
+    while clock.now < 1100:
+        wait = min(due, key=due.__getitem__)
+        clock.now = max(clock.now, due[wait])
+        shares[wait] += 1
+        # Some would like to look every second, others every five.
+        due[wait] = clock.now + budget.reserve(1e9) + (1 if wait < 5 else 5)
+    assert max(shares.values()) <= 1.7 * min(shares.values())
+
+
+def test_a_budget_of_many_threads() -> None:
+    budget, places, lock = RequestBudget(1000, Clock()), [], threading.Lock()
+
+    def work() -> None:
+        for _ in range(200):
+            place = budget.reserve(1e9)
+            with lock:
+                places.append(place)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(places) == pytest.approx(0.6)
+
+
+# --- In tasks
+
+
+@pytest.fixture
+def slow_run() -> Any:
+    return one_plan([{"name": "Test", "duration_seconds": 4000}])
+
+
+@pytest.mark.usefixtures("prefect_server")
+async def test_waits_of_a_process_keep_to_the_budget(slow_run: Any) -> None:
+    polling = QATechPolling(first_seconds=0.01, max_seconds=0.02)
+
+    @flow
+    async def many(credentials: QATechCredentials) -> None:
+        records = [await astart_test_run(credentials, "pln_one") for _ in range(3)]
+        await asyncio.gather(
+            *(await_for_test_run(credentials, record.run_short_id, polling=polling) for record in records)
+        )
+
+    with Sandbox(speed=2000, scenario=slow_run) as sandbox:
+        began = anyio.current_time()
+        await many(credentials_for(sandbox, max_looks_per_second=10))
+        lasted = anyio.current_time() - began
+        assert looks(sandbox) <= 10 * lasted + 11 + 3
+
+
+@pytest.mark.usefixtures("prefect_server")
+async def test_a_limit_on_the_prefect_server_is_asked_for_each_look(
+    slow_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    real = tasks_module.rate_limit
+
+    async def counted(name: str, strict: bool) -> None:
+        asked.append(name)
+        await real(name, strict=strict)
+
+    monkeypatch.setattr(tasks_module, "rate_limit", counted)
+    async with get_client() as prefect:
+        await prefect.create_global_concurrency_limit(
+            GlobalConcurrencyLimitCreate(name="qatech-looks", limit=5, slot_decay_per_second=50)
+        )
+
+    @flow
+    async def one(credentials: QATechCredentials) -> None:
+        record = await astart_test_run(credentials, "pln_one")
+        await await_for_test_run(credentials, record.run_short_id, polling=QATechPolling(first_seconds=0.2))
+
+    with Sandbox(speed=2000, scenario=slow_run) as sandbox:
+        await one(credentials_for(sandbox, rate_limit_name="qatech-looks"))
+        assert asked == ["qatech-looks"] * looks(sandbox)
+        sandbox.reset()
+        await one(credentials_for(sandbox, rate_limit_name="there is none"))
+
+
+async def test_a_limit_that_cannot_be_asked_for_limits_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(name: str, strict: bool) -> None:
+        raise RuntimeError("no server")
+
+    monkeypatch.setattr(tasks_module, "rate_limit", broken)
+    monkeypatch.setattr(tasks_module, "get_run_logger", lambda: logging.getLogger("test"))
+    turn = tasks_module._turn_of(QATechCredentials(api_token=SecretStr("x"), rate_limit_name="qatech"))
+    await turn(60)
+
+
+async def test_a_limit_that_hangs_does_not_move_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hanging(name: str, strict: bool) -> None:
+        await anyio.sleep(3600)
+
+    monkeypatch.setattr(tasks_module, "rate_limit", hanging)
+    turn = tasks_module._turn_of(QATechCredentials(api_token=SecretStr("x"), rate_limit_name="qatech"))
+    with anyio.fail_after(30):
+        await turn(0.05)
+        await turn(0)
