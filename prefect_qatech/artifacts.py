@@ -145,6 +145,8 @@ class Progress:
         """Move to what a look saw."""
         total, finished = len(run.test_cases), run.finished_test_count
         percent = 100.0 if run.is_final else 100.0 * finished / total if total else 0.0
+        if run.is_final and self._artifact_id is None:
+            return  # what was never seen to move needs no bar
         if self._artifact_id is not None:
             await _safely(aupdate_progress_artifact(artifact_id=self._artifact_id, progress=percent))
             return

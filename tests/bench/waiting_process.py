@@ -1,0 +1,165 @@
+"""One process with many waits: `python -m tests.bench.waiting_process KIND NUMBER SECONDS URL`; prints figures as JSON.
+
+KIND is `ours` (a task run per wait, in one event loop), `core` (the same waits without Prefect), `poll-tasks` (a flow
+that spends a task run on each poll) or `threads` (a sync task per wait, with a thread each).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import resource
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import httpx
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import wait
+from prefect.settings import PREFECT_LOGGING_LEVEL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import SecretStr
+
+from prefect_qatech import QATechCredentials, QATechPolling, await_for_test_run, tasks
+from prefect_qatech.waiting import Surroundings, wait_for_run
+
+POLLING = QATechPolling()
+late: list[float] = []
+requests = 0
+
+
+async def timed_sleep(seconds: float) -> None:
+    """Sleep, and note how much later than asked that ended."""
+    due = time.monotonic() + seconds
+    await anyio.sleep(seconds)
+    late.append(time.monotonic() - due)
+
+
+def counted(real: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def get_run(*args: Any, **options: Any) -> Any:
+        global requests
+        requests += 1
+        return await real(*args, **options)
+
+    return get_run
+
+
+def credentials(url: str) -> QATechCredentials:
+    return QATechCredentials(api_token=SecretStr("bench"), api_url=url)
+
+
+@flow
+async def ours(ids: list[str], url: str) -> None:
+    block = credentials(url)
+    await asyncio.gather(*(await_for_test_run(block, short_id, 3600, polling=POLLING) for short_id in ids))
+
+
+async def core(ids: list[str], url: str) -> None:
+    async def nothing(run: object) -> None: ...
+
+    async def one(short_id: str) -> None:
+        async with block.get_client() as client:
+            await wait_for_run(
+                client,
+                short_id,
+                timeout_seconds=3600,
+                polling=POLLING,
+                surroundings=Surroundings(sleep=timed_sleep),
+                on_change=nothing,
+                on_error=lambda error: None,
+            )
+
+    block = credentials(url)
+    await asyncio.gather(*map(one, ids))
+
+
+@task(cache_policy=NO_CACHE)
+async def poll(http: httpx.AsyncClient, short_id: str) -> str:
+    global requests
+    requests += 1
+    status: str = (await http.get(f"/v1/run/{short_id}", params={"testCases": "all"})).json()["status"]
+    return status
+
+
+@flow
+async def poll_tasks(ids: list[str], url: str) -> None:
+    async def one(short_id: str) -> None:
+        elapsed = 0.0
+        while await poll(http, short_id) != "COMPLETED":
+            pause = POLLING.next_look_seconds(elapsed, 3600)
+            await anyio.sleep(pause)
+            elapsed += pause
+
+    async with httpx.AsyncClient(base_url=url, timeout=60) as http:
+        await asyncio.gather(*map(one, ids))
+
+
+@task(cache_policy=NO_CACHE)
+def wait_in_a_thread(http: httpx.Client, short_id: str) -> None:
+    global requests
+    elapsed = 0.0
+    while True:
+        requests += 1
+        if http.get(f"/v1/run/{short_id}", params={"testCases": "all"}).json()["status"] == "COMPLETED":
+            return
+        pause = POLLING.next_look_seconds(elapsed, 3600)
+        time.sleep(pause)
+        elapsed += pause
+
+
+@flow
+def threads(ids: list[str], url: str) -> None:
+    with httpx.Client(base_url=url, timeout=60) as http:
+        wait([wait_in_a_thread.submit(http, short_id) for short_id in ids])
+
+
+def memory_kb() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def work(kind: str, ids: list[str], url: str) -> None:
+    if kind == "threads":
+        threads.with_options(task_runner=ThreadPoolTaskRunner(max_workers=len(ids)))(ids, url)
+    else:
+        asyncio.run({"ours": ours, "core": core, "poll-tasks": poll_tasks}[kind](ids, url))
+
+
+def main() -> None:
+    kind, number, seconds, url = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
+    from prefect_qatech.client import QATechClient
+
+    QATechClient.get_run = counted(QATechClient.get_run)  # type: ignore[method-assign, assignment]
+    tasks.sleep_unless_stopped = timed_sleep  # type: ignore[attr-defined, assignment]
+    logging.disable(logging.INFO)
+    with temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: False, PREFECT_LOGGING_LEVEL: "WARNING"}):
+        # What the process, a flow run and a first look cost is not counted.
+        work(kind, ["d0x0"], url)
+        late.clear()
+        before, memory, asked = cpu_seconds(), memory_kb(), requests
+        began = time.monotonic()
+        work(kind, [f"d{seconds:g}x{os.getpid()}x{index}" for index in range(number)], url)
+    print(
+        json.dumps(
+            {
+                "cpu": cpu_seconds() - before,
+                "kb": memory_kb() - memory,
+                "requests": requests - asked,
+                "wall": time.monotonic() - began,
+                "latest": max(late, default=0.0),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
