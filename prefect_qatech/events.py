@@ -8,8 +8,10 @@
 | `qatech.run.unattended` | `qatech.run.<short id>` | a wait was cancelled or timed out; the run goes on |
 | `qatech.gate.passed`, `.failed`, `.inconclusive` | `qatech.gate.<flow run id>` | a gate gave its verdict |
 
-Prefect adds the flow run, its deployment and so on as related resources by itself. An event is sent and forgotten: it
-never changes what happens to the flow run.
+Prefect adds the flow run, its deployment and so on as related resources by itself. A gate is often a sub-flow, which has
+no deployment: its verdict names the root flow run (role `root-flow-run`) and that one's deployment as well, so that an
+automation can be about the gates of one deployment. An event is sent and forgotten: it never changes what happens to
+the flow run.
 """
 
 from __future__ import annotations
@@ -17,13 +19,15 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
 from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
 from prefect.logging import get_logger
 from prefect.logging.handlers import APILogHandler
 
 from prefect_qatech.campaign import GateReport
-from prefect_qatech.ledger import QATechRunRecord
+from prefect_qatech.ledger import QATechRunRecord, root_of
 from prefect_qatech.models import QATechRun
 from prefect_qatech.verdict import TestVerdict, Verdict
 
@@ -83,7 +87,7 @@ def emit_run_unattended(run_short_id: str, run_url: str | None, why: str) -> Non
     _emit(RUN_UNATTENDED, run_short_id, {"run_short_id": run_short_id, "run_url": run_url, "why": why})
 
 
-def emit_gate_verdict(report: GateReport) -> None:
+async def emit_gate_verdict(report: GateReport) -> None:
     """Tell a gate's verdict, for automations to act on.
 
     Args:
@@ -108,7 +112,34 @@ def emit_gate_verdict(report: GateReport) -> None:
             "failed_tests": [test.name for test in failed[:_MOST_TESTS]],
             "flow_run_id": report.flow_run_id,
         },
+        await _root(),
     )
+
+
+async def _root() -> list[dict[str, str]]:
+    """Give the flow run at the root of a sub-flow run, and its deployment."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None or context.flow_run.parent_task_run_id is None:
+        return []
+    try:
+        async with get_client() as client:
+            root = await client.read_flow_run(await root_of(client, context.flow_run.id))
+            related = [_related("flow-run", root.id, root.name, "root-flow-run")]
+            if root.deployment_id is not None:
+                deployment = await client.read_deployment(root.deployment_id)
+                related.append(_related("deployment", deployment.id, deployment.name, "deployment"))
+    except Exception:
+        get_logger("qatech").warning("The root flow run could not be read", exc_info=True)
+        return []
+    return related
+
+
+def _related(kind: str, resource_id: object, name: str, role: str) -> dict[str, str]:
+    return {
+        "prefect.resource.id": f"prefect.{kind}.{resource_id}",
+        "prefect.resource.role": role,
+        "prefect.resource.name": name,
+    }
 
 
 async def deliver() -> None:
@@ -130,8 +161,10 @@ def _emit(event: str, run_short_id: str, payload: dict[str, Any]) -> None:
     _safely(event, resource, payload)
 
 
-def _safely(event: str, resource: dict[str, str], payload: dict[str, Any]) -> None:
+def _safely(
+    event: str, resource: dict[str, str], payload: dict[str, Any], related: list[dict[str, str]] | None = None
+) -> None:
     try:
-        emit_event(event=event, resource=resource, payload=payload)
+        emit_event(event=event, resource=resource, related=related, payload=payload)
     except Exception:  # an event that cannot be sent must not fail a gate
         get_logger("qatech").warning("Event %s could not be emitted", event, exc_info=True)

@@ -189,9 +189,11 @@ def resolve(call: Call, entries: Sequence[QATechLedgerEntry]) -> QATechLedgerEnt
     left = [entry for entry in entries if not any(_same_attempt(chain, call.chain) for chain in _chains(entry))]
     if not left:
         return None
-    if len(entries) == 1 and not (call.place_is_stable and left[0].place_is_stable):
-        return left[0]
     run = left[0].run
+    # What asks for an attached run asks for one run, which is the same wherever in the flow that is.
+    is_attached = run is not None and run.kind == "attached"
+    if len(entries) == 1 and (is_attached or not (call.place_is_stable and left[0].place_is_stable)):
+        return left[0]
     raise LedgerConflict(
         f"This flow run has recorded {call.what} before ({run.run_short_id if run else 'outcome unknown'}), at another "
         "place of the flow, so it cannot be told whether this call means that one. Nothing was sent. Give each of the "
@@ -390,6 +392,14 @@ class Ledger:
             return False
         return nonce is not None and json.loads(row).get("nonce") == nonce
 
+    async def as_started(self, record: QATechRunRecord) -> QATechRunRecord:
+        """Give an attached run what its start told, where this flow run has started it itself."""
+        for entry in await self.entries():
+            run = entry.run
+            if run is not None and run.kind == "start" and run.run_short_id == record.run_short_id:
+                return run.model_copy(update={name: getattr(record, name) for name in ("slot", "flow_run_id", "found")})
+        return record
+
     async def attach(self, slot: str, record: QATechRunRecord) -> QATechRunRecord:
         """Write the run of an open slot that a person has found."""
         entry = await self._open_entry(slot)
@@ -570,7 +580,8 @@ async def once(
             return await send()
         flow_run_id, call = located
         ledger = Ledger(client, flow_run_id)
-        return await ledger.once(call, send, busy_seconds=busy_seconds)
+        record = await ledger.once(call, send, busy_seconds=busy_seconds)
+        return await ledger.as_started(record) if record.kind == "attached" else record
 
 
 async def window_of(record: QATechRunRecord) -> datetime:
@@ -629,7 +640,19 @@ async def end_of(record: QATechRunRecord, verdict: str) -> None:
         )
 
 
-async def _root_of(client: PrefectClient, flow_run_id: UUID | str) -> UUID:
+async def root_of(client: PrefectClient, flow_run_id: UUID | str) -> UUID:
+    """Give the id of the root flow run of a flow run, which is its own where it is no sub-flow run.
+
+    Args:
+        client: A client of the Prefect API.
+        flow_run_id: The flow run.
+
+    Returns:
+        The root's id.
+
+    Raises:
+        ValueError: There is no such flow run.
+    """
     try:
         flow_run = await client.read_flow_run(UUID(str(flow_run_id)))
         while flow_run.parent_task_run_id is not None:
@@ -660,7 +683,7 @@ async def aread_ledger(flow_run_id: UUID | str) -> list[QATechLedgerEntry]:
         ```
     """
     async with get_client() as client:
-        return await Ledger(client, await _root_of(client, flow_run_id)).entries()
+        return await Ledger(client, await root_of(client, flow_run_id)).entries()
 
 
 async def aattach_run(
@@ -686,7 +709,7 @@ async def aattach_run(
         ```
     """
     async with get_client() as client:
-        ledger = Ledger(client, await _root_of(client, flow_run_id))
+        ledger = Ledger(client, await root_of(client, flow_run_id))
         record = QATechRunRecord(
             kind="attached",
             run_short_id=check_run_short_id(run_short_id),
@@ -712,7 +735,7 @@ async def aclear_intent(flow_run_id: UUID | str, slot: str) -> None:
         ```
     """
     async with get_client() as client:
-        await Ledger(client, await _root_of(client, flow_run_id)).clear(slot)
+        await Ledger(client, await root_of(client, flow_run_id)).clear(slot)
 
 
 def read_ledger(flow_run_id: UUID | str) -> list[QATechLedgerEntry]:

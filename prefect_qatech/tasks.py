@@ -486,7 +486,7 @@ def wait_for_test_run(
 
 async def _publish(report: GateReport, key: str | None, directory: str | None) -> None:
     await artifacts.publish_report(report, key=key)
-    events.emit_gate_verdict(report)
+    await events.emit_gate_verdict(report)
     logger = get_run_logger()
     if directory is not None:
         paths = write_report_files(report, directory)
