@@ -83,7 +83,8 @@ async def section(client: QATechClient, case: QATechRunTestCase, limit: asyncio.
         note = "Its details could not be had."
     lines = [
         f"### {markdown_text(case.name, 200)}",
-        f"**{markdown_text(found.result or found.status, 50)}**: {markdown_text(found.result_title or 'no reason given', 300)}",
+        f"**{markdown_text(found.result or found.status, 50)}**",
+        markdown_text(found.result_title or "no reason given", 300),
         markdown_text(found.evaluation_thought or "", 2_000),
         note,
     ]

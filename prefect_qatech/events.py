@@ -8,9 +8,9 @@
 | `qatech.run.unattended` | `qatech.run.<short id>` | a wait was cancelled or timed out; the run goes on |
 | `qatech.gate.passed`, `.failed`, `.inconclusive` | `qatech.gate.<flow run id>` | a gate gave its verdict |
 
-Prefect adds the flow run, its deployment and so on as related resources by itself. A gate is often a sub-flow, which has
-no deployment: its verdict names the root flow run (role `root-flow-run`) and that one's deployment as well, so that an
-automation can be about the gates of one deployment. An event is sent and forgotten: it never changes what happens to
+Prefect adds the flow run, its deployment and so on as related resources by itself. A gate is often a sub-flow, which
+has no deployment: its verdict names the root flow run (role `root-flow-run`) and that one's deployment as well, so that
+an automation can be about the gates of one deployment. An event is sent and forgotten: it never changes what happens to
 the flow run.
 """
 
