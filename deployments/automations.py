@@ -6,7 +6,9 @@
 |---|---|
 | failed | the deployment `triage/triage` looks into it |
 | is inconclusive | `--notify`, a notification block of Prefect's, tells people |
-| of the deployment `check-release/release-gate` passed | the deployment `--promote` runs with `run_short_id`, `plan_short_id` and `gate_flow_run_id` |
+| of the deployment `check-release/release-gate` passed | the deployment `--promote` runs |
+
+That deployment gets `run_short_id`, `plan_short_id` and `gate_flow_run_id` as parameters.
 
 Without an option its automation is neither created nor changed. `prefect deploy` creates the one for triage as well; it
 goes by its name, so there is one of it, whichever came last.
@@ -45,12 +47,12 @@ def on_gate(verdict: str, of: DeploymentResponse | None = None) -> EventTrigger:
     """Give a trigger for each gate with a verdict; for those of one deployment, where one is given."""
     return EventTrigger(
         expect={f"qatech.gate.{verdict}"},
-        match={"prefect.resource.id": "qatech.gate.*"},  # type: ignore[arg-type]
-        match_related={"prefect.resource.id": f"prefect.deployment.{of.id}"} if of else {},  # type: ignore[arg-type]
+        match={"prefect.resource.id": "qatech.gate.*"},
+        match_related={"prefect.resource.id": f"prefect.deployment.{of.id}"} if of else {},
         for_each={"prefect.resource.id"},
         posture=Posture.Reactive,
         threshold=1,
-        within=0,  # type: ignore[arg-type]
+        within=0,
     )
 
 
