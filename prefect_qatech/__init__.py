@@ -27,6 +27,7 @@ from prefect_qatech.exceptions import (
     WaitTimedOut,
 )
 from prefect_qatech.gate import arelease_gate, release_gate
+from prefect_qatech.jobs import QATechTestPlan, QATechTestRun
 from prefect_qatech.ledger import (
     QATechLedgerEntry,
     QATechRunRecord,
@@ -97,6 +98,8 @@ __all__ = [
     "QATechRunTestCase",
     "QATechRunTestCaseDetails",
     "QATechStartedRun",
+    "QATechTestPlan",
+    "QATechTestRun",
     "QATechTimeoutError",
     "QuarantineEntry",
     "RateLimitedError",

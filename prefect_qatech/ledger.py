@@ -202,7 +202,9 @@ def resolve(
     left = [entry for entry in entries if entry.slot not in cached and not _taken_up(entry, call)]
     if not left:
         return None
-    if len(entries) == 1 and not (call.place_is_stable and left[0].place_is_stable):
+    # What asks for an attached run asks for one run, which is the same wherever in the flow that is.
+    is_attached = left[0].run is not None and left[0].run.kind == "attached"
+    if len(entries) == 1 and (is_attached or not (call.place_is_stable and left[0].place_is_stable)):
         return left[0]
     raise _ambiguous(call, left[0], "at another place of the flow")
 
@@ -431,6 +433,14 @@ class Ledger:
             return False
         return nonce is not None and json.loads(row).get("nonce") == nonce
 
+    async def as_started(self, record: QATechRunRecord) -> QATechRunRecord:
+        """Give an attached run what its start told, where this flow run has started it itself."""
+        for entry in await self.entries():
+            run = entry.run
+            if run is not None and run.kind == "start" and run.run_short_id == record.run_short_id:
+                return run.model_copy(update={name: getattr(record, name) for name in ("slot", "flow_run_id", "found")})
+        return record
+
     async def attach(self, slot: str, record: QATechRunRecord) -> QATechRunRecord:
         """Write the run of an open slot that a person has found."""
         entry = await self._open_entry(slot)
@@ -624,7 +634,8 @@ async def once(
             return await send()
         flow_run_id, call = located
         ledger = Ledger(client, flow_run_id)
-        return await ledger.once(call, send, busy_seconds=busy_seconds)
+        record = await ledger.once(call, send, busy_seconds=busy_seconds)
+        return await ledger.as_started(record) if record.kind == "attached" else record
 
 
 async def window_of(record: QATechRunRecord) -> datetime:

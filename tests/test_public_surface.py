@@ -43,6 +43,8 @@ PUBLIC = [
     "QATechRunTestCase",
     "QATechRunTestCaseDetails",
     "QATechStartedRun",
+    "QATechTestPlan",
+    "QATechTestRun",
     "QATechTimeoutError",
     "QuarantineEntry",
     "RateLimitedError",
