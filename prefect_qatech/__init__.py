@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-from prefect_qatech.campaign import GateReport
+from prefect_qatech.campaign import GateDecision, GateReport
 from prefect_qatech.client import QATechClient
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import (
@@ -69,6 +69,7 @@ from prefect_qatech.verdict import GatePolicy, Outcome, QuarantineEntry, TestVer
 __all__ = [
     "BadRequestError",
     "ForbiddenError",
+    "GateDecision",
     "GateFailed",
     "GateInconclusive",
     "GateNotPassed",

@@ -7,6 +7,7 @@ result of a flow run (texts are cut to a stated length), and complete enough to 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -293,6 +294,24 @@ class ReportedTest(_Fact):
     recording_url: str | None = None
 
 
+class GateDecision(_Fact):
+    """What a person decided about a gate that did not pass.
+
+    Attributes:
+        approved: Whether the release may go out all the same. No answer in time is a no.
+        reason: Why, in the person's words.
+        decided_by: Who, as the person says; Prefect's open-source server does not know its users.
+        decided_at: When the answer was there, or the time for it was over.
+        evidence_sha256: Hash of the evidence that was shown; an approval counts for no other.
+    """
+
+    approved: bool
+    reason: str
+    decided_by: str | None = None
+    decided_at: datetime
+    evidence_sha256: str
+
+
 class GateReport(_Fact):
     """Everything that a gate found out: the result of `release_gate`.
 
@@ -313,6 +332,7 @@ class GateReport(_Fact):
         ended_at: When the verdict was given.
         judged_on: The day for which quarantine entries were checked.
         flow_run_id: The flow run of the gate.
+        decision: What a person decided, where one was asked.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -331,11 +351,31 @@ class GateReport(_Fact):
     ended_at: datetime | None = None
     judged_on: date | None = None
     flow_run_id: str | None = None
+    decision: GateDecision | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether the release may go out."""
+        """Whether the evidence says that the release may go out."""
         return self.verdict is Verdict.PASS
+
+    @property
+    def approved(self) -> bool:
+        """Whether a person has approved the release on this very evidence."""
+        decision = self.decision
+        return decision is not None and decision.approved and decision.evidence_sha256 == self.evidence_sha256
+
+    @property
+    def evidence_sha256(self) -> str:
+        """Hash of what the verdict stands on: runs, outcomes, incidents and policy; of no times and no words."""
+        evidence = {
+            "verdict": self.verdict,
+            "runs": [(attempt.run_short_id, attempt.status, attempt.result) for attempt in self.attempts],
+            "tests": sorted((test.test_id, test.verdict, test.quarantined, test.outcomes) for test in self.tests),
+            "incidents": sorted(self.incidents),
+            "expected_count": self.expected_count,
+            "policy": self.policy.model_dump(mode="json"),
+        }
+        return hashlib.sha256(json.dumps(evidence, sort_keys=True).encode()).hexdigest()
 
     @property
     def run_short_id(self) -> str | None:

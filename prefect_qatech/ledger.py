@@ -38,6 +38,7 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from prefect_qatech.campaign import GateDecision
 from prefect_qatech.exceptions import LedgerConflict, QATechAPIError, StartOutcomeUnknown
 from prefect_qatech.models import check_run_short_id
 from prefect_qatech.twins import run_sync
@@ -677,6 +678,35 @@ async def is_on_record(first: QATechRunRecord, label: str) -> bool:
     call = Call(kind="rerun", what="", fingerprint="", chain=(), label=label)
     async with get_client() as client:
         return bool(await Ledger(client, UUID(first.flow_run_id)).entries(call.family))
+
+
+async def approval_of(record: QATechRunRecord, evidence_sha256: str) -> GateDecision | None:
+    """Give the approval that this evidence of a campaign got before, in another attempt of the flow run.
+
+    Args:
+        record: The first run of the campaign.
+        evidence_sha256: Hash of the evidence.
+    """
+    if record.slot is None or record.flow_run_id is None:
+        return None
+    key = f"{record.slot}-approved-{evidence_sha256[:32]}"
+    async with get_client() as client:
+        row = (await Ledger(client, UUID(record.flow_run_id)).rows(key)).get(f"{_PREFIX}{key}")
+    return None if row is None else _read(GateDecision, key, row)
+
+
+async def record_approval(record: QATechRunRecord, decision: GateDecision) -> None:
+    """Record an approval, so that a retry on the same evidence does not ask again.
+
+    Args:
+        record: The first run of the campaign.
+        decision: The approval.
+    """
+    if record.slot is None or record.flow_run_id is None:
+        return
+    key = f"{record.slot}-approved-{decision.evidence_sha256[:32]}"
+    async with get_client() as client:
+        await Ledger(client, UUID(record.flow_run_id)).insert(key, decision.model_dump_json())
 
 
 async def end_of(record: QATechRunRecord, verdict: str) -> None:

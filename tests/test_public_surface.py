@@ -14,6 +14,7 @@ import prefect_qatech
 PUBLIC = [
     "BadRequestError",
     "ForbiddenError",
+    "GateDecision",
     "GateFailed",
     "GateInconclusive",
     "GateNotPassed",
@@ -83,7 +84,7 @@ ROOMS = [
     {"retries", "polling", "verdict"},
     {"campaign", "client"},
     {"report"},
-    {"credentials", "twins", "waiting", "artifacts"},
+    {"asking", "credentials", "twins", "waiting", "artifacts"},
     {"ledger"},
     {"events"},
     {"tasks"},
