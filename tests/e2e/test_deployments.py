@@ -143,6 +143,7 @@ def test_the_night_is_scheduled_with_its_time_zone(scene: Scene) -> None:
     eventually(
         lambda: [run for run in scene.world.post("/flow_runs/filter", body) if run["auto_scheduled"]],
         "a night that is scheduled",
+        seconds=90,
     )
 
 
@@ -210,39 +211,47 @@ def test_automations_are_made_once_and_act(scene: Scene, webhook: tuple[str, lis
         "qatech: preview deployed -> preview-check",
     ]
     # A night that has passed promotes nothing, a gate does.
-    night = scene.run(NIGHT, polling=POLLING, test_plan_short_ids=["pln_green"])
-    scene.world.wait_for_state(night, "COMPLETED")
+    night = scene.run(NIGHT, polling=POLLING, test_plan_short_ids=["pln_flaky"])
     passed = scene.run(GATE, polling=POLLING)
+    undecided = scene.run(
+        PREVIEW,
+        polling=POLLING,
+        preview_url="http://127.0.0.1:8410",
+        test_plan_short_id="pln_never",
+        policy={"deadline_seconds": 1},
+    )
+    scene.world.wait_for_state(night, "COMPLETED")
     scene.world.wait_for_state(passed, "COMPLETED")
-    undecided = scene.run(GATE, polling=POLLING, test_plan_short_id="pln_never", policy={"deadline_seconds": 1})
     scene.world.wait_for_state(undecided, "FAILED")
     [told] = eventually(lambda: arrived, "the notification")
     assert "inconclusive" in told["subject"]
     assert "deadline" in told["body"]
     body = {"deployments": {"id": {"any_": [str(promote)]}}}
     [promotion] = eventually(lambda: scene.world.post("/flow_runs/filter", body), "the promotion")
-    runs = {run["short_id"]: run["plan_short_id"] for run in scene.sandbox.runs()}
-    assert runs[promotion["parameters"]["run_short_id"]] == "pln_green"
-    assert promotion["parameters"]["run_short_id"] == posts(scene.sandbox)[1]["run_short_id"]
+    [start] = [post for post in posts(scene.sandbox) if post["body"].get("testPlanShortId") == "pln_green"]
+    assert promotion["parameters"]["run_short_id"] == start["run_short_id"]
+    assert promotion["parameters"]["plan_short_id"] == "pln_green"
 
 
-@pytest.mark.parametrize(
-    ("parameters", "says"),
-    [
-        ({"credentials": {"$ref": {"block_document_slug": "qatech-credentials/nobody"}}}, "qatech-credentials/nobody"),
-        ({"test_plan_short_id": "smoke"}, "not a test plan's short id"),
-        ({"environment_url": None}, "Give both"),
-    ],
-    ids=["block", "plan", "address"],
-)
-def test_what_is_missing_is_said_before_anything_is_sent(scene: Scene, parameters: Any, says: str) -> None:
-    deployment = scene.deployment(GATE)["id"]
-    body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-    answer = scene.world.http.post(f"/deployments/{deployment}/create_flow_run", json=body)
-    if answer.is_success:
-        state = scene.world.wait_for_state(UUID(answer.json()["id"]), "FAILED", "CRASHED")
-        message = state["message"]
-    else:
-        message = answer.text
-    assert says in message, message
+def test_what_is_missing_is_said_before_anything_is_sent(scene: Scene) -> None:
+    saved = scene.world.get("/block_types/slug/qatech-credentials/block_documents/name/qatech")
+    # The UI's form lets an empty token through.
+    empty = {"name": f"empty-{uuid4().hex[:8]}", "data": {"api_token": "", "api_url": scene.sandbox.url}}
+    scene.world.post(
+        "/block_documents/", {**{name: saved[name] for name in ("block_type_id", "block_schema_id")}, **empty}
+    )
+
+    def block(name: str) -> dict[str, Any]:
+        return {"credentials": {"$ref": {"block_document_slug": f"qatech-credentials/{name}"}}}
+
+    wrong: dict[str, tuple[dict[str, Any], str]] = {
+        "block": (block("nobody"), "Failed to resolve block references"),
+        "token": (block(str(empty["name"])), "Failed to resolve block references"),
+        "plan": ({"test_plan_short_id": "smoke"}, "not a test plan's short id"),
+        "address": ({"preview_url": "northwind"}, "not a web address"),
+    }
+    where = {"preview_url": "http://127.0.0.1:8410"}
+    runs = {what: scene.run(PREVIEW, **{**where, **parameters}) for what, (parameters, _) in wrong.items()}
+    said = {what: scene.world.wait_for_state(run, "FAILED", "CRASHED")["message"] for what, run in runs.items()}
+    assert [what for what, (_, says) in wrong.items() if says not in said[what]] == [], said
     assert posts(scene.sandbox) == []
