@@ -8,6 +8,8 @@ form: the credentials are picked from the saved blocks.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from prefect import flow
 
 from prefect_qatech import (
@@ -29,6 +31,7 @@ def check_release(
     environment_url: str | None = None,
     policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen, and the UI's form shows it
     polling: QATechPolling | None = None,
+    on_inconclusive: Literal["stop", "ask"] = "stop",
 ) -> GateReport:
     """Test what runs at an address, and fail unless it may go out.
 
@@ -39,6 +42,7 @@ def check_release(
         environment_url: The address; the plan's own environment when absent.
         policy: What is tolerated, how often is rerun, how long is waited.
         polling: How often to look at a run.
+        on_inconclusive: `stop`, or `ask` a person, by a form in the Prefect UI.
 
     Returns:
         The gate's report.
@@ -55,7 +59,14 @@ def check_release(
     if application_short_id is not None:
         environment = QATechEnvironment(url=environment_url)
         applications = [QATechApplication(application_short_id=application_short_id, environment=environment)]
-    return release_gate(credentials, test_plan_short_id, applications=applications, policy=policy, polling=polling)
+    return release_gate(
+        credentials,
+        test_plan_short_id,
+        applications=applications,
+        policy=policy,
+        polling=polling,
+        on_inconclusive=on_inconclusive,
+    )
 
 
 if __name__ == "__main__":
