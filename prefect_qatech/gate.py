@@ -215,6 +215,7 @@ class _Gate:
                 polling=self.polling,
                 run_url=record.run_url,
                 artifact_key=artifact_key("progress", subject),
+                record=record,
             )
         except WaitTimedOut as error:
             self.incidents.append(Incident.DEADLINE_PASSED)

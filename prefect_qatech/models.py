@@ -448,3 +448,8 @@ class QATechRun(_Response):
     def finished_test_count(self) -> int:
         """How many of the test cases that were asked for will not change any more."""
         return sum(case.status in FINAL_STATUSES for case in self.test_cases)
+
+    @property
+    def running_test_count(self) -> int:
+        """How many of the test cases that were asked for are running just now."""
+        return sum(case.status == "RUNNING" for case in self.test_cases)

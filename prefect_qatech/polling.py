@@ -1,9 +1,11 @@
 """Pure: when to look at a run next?
 
-Without knowledge of how long a run takes, the interval between two looks should grow with the square root of the time
-that has passed: with c the price of a request in seconds of delay, the best interval is sqrt(2c / hazard), and a hazard
-that falls like 1/t makes that proportional to sqrt(t). It stays within 1.41 times the cost of the best fixed interval,
-whatever the duration turns out to be.
+A look costs a request, a pause costs delay: the seconds for which the run will have been over when the pause ends. The
+best pause is the one whose expected delay is the price of a request (for a constant hazard that is the known
+sqrt(2 * price / hazard)). What the delay is expected to be, a forecast says (`prefect_qatech.forecast`).
+
+Without one, the hazard falls like 1/t, and the pause is proportional to the square root of the time that has passed.
+That stays within 1.41 times the cost of the best fixed interval, whatever the duration turns out to be.
 """
 
 from __future__ import annotations
@@ -12,14 +14,23 @@ import math
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from prefect_qatech.forecast import Forecast
+
+_EARLY_LOOKS = (1.0, 10 / 3, 10.0)
+"""In first_seconds: 3, 10 and 30 s. Errors at the start show there, whatever a forecast says."""
+
+_HALVINGS = 24
+
 
 class QATechPolling(BaseModel):
     """How often a run is looked at while it goes on.
 
     Attributes:
-        first_seconds: When the first look is, after the wait began; errors at the start show early.
-        growth: The interval is this times the square root of the seconds that have passed.
-        max_seconds: The longest interval.
+        first_seconds: When the first look is, after the wait began; errors at the start show early. No interval is
+            shorter.
+        growth: What a request is worth. Without knowledge of the run the interval is this times the square root of the
+            seconds that have passed; twice the growth is half the requests and twice the delay.
+        max_seconds: The longest interval, whatever is known of the run.
         jitter: Share by which an interval may be longer or shorter, so that many waits do not look at once.
 
     Example:
@@ -32,7 +43,7 @@ class QATechPolling(BaseModel):
 
     first_seconds: float = Field(default=3.0, ge=0.01, le=600, allow_inf_nan=False, title="First look after (seconds)")
     growth: float = Field(default=1.0, ge=0.01, le=100, allow_inf_nan=False, title="Growth of the interval")
-    max_seconds: float = Field(default=30.0, ge=0.01, le=3600, allow_inf_nan=False, title="Longest interval (seconds)")
+    max_seconds: float = Field(default=60.0, ge=0.01, le=3600, allow_inf_nan=False, title="Longest interval (seconds)")
     jitter: float = Field(default=0.1, ge=0, lt=1, allow_inf_nan=False, title="Jitter (share)")
 
     @model_validator(mode="after")
@@ -41,11 +52,22 @@ class QATechPolling(BaseModel):
             raise ValueError("first_seconds must not be longer than max_seconds")
         return self
 
+    @property
+    def request_price_seconds(self) -> float:
+        """How many seconds of delay a request is worth; follows from the growth."""
+        return self.growth**2 / 4
+
+    @property
+    def last_early_look_seconds(self) -> float:
+        """Until then a run is looked at whatever is known of it; a forecast counts from here on."""
+        return self.first_seconds * _EARLY_LOOKS[-1]
+
     def next_look_seconds(
         self,
         elapsed_seconds: float,
         remaining_seconds: float,
         *,
+        forecast: Forecast | None = None,
         random: float = 0.5,
         retry_after_seconds: float | None = None,
     ) -> float:
@@ -54,12 +76,36 @@ class QATechPolling(BaseModel):
         Args:
             elapsed_seconds: How long the wait has lasted.
             remaining_seconds: How long until its deadline. The last look is exactly there.
+            forecast: What is known of how much longer the run takes.
             random: A number from 0 to 1 for the jitter.
             retry_after_seconds: What the service asked for; a floor, up to the deadline.
 
         Returns:
             Seconds; 0 when the deadline has passed.
         """
-        interval = min(max(self.first_seconds, self.growth * math.sqrt(max(0.0, elapsed_seconds))), self.max_seconds)
+        elapsed_seconds = max(0.0, elapsed_seconds)
+        if forecast is None:
+            interval = self.growth * math.sqrt(elapsed_seconds)
+        else:
+            interval = self._worth_a_request(forecast, elapsed_seconds)
+        interval = min(max(self.first_seconds, interval), self.max_seconds)
         interval *= 1 + self.jitter * (2 * random - 1)
         return max(0.0, min(max(interval, retry_after_seconds or 0.0), remaining_seconds))
+
+    def _worth_a_request(self, forecast: Forecast, elapsed_seconds: float) -> float:
+        """Find the pause whose expected delay is the price of a request, up to the next early look."""
+        early = (self.first_seconds * place - elapsed_seconds for place in _EARLY_LOOKS)
+        longest = min([self.max_seconds, *(pause for pause in early if pause > 0)])
+        price = self.request_price_seconds
+        if forecast.expected_delay(elapsed_seconds, longest) <= price:
+            return longest
+        low, high = 0.0, longest
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            if forecast.expected_delay(elapsed_seconds, middle) > price:
+                high = middle
+            else:
+                low = middle
+            if high - low < 0.01 * high:
+                break
+        return low

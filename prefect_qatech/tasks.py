@@ -30,6 +30,7 @@ from prefect_qatech import artifacts, events, ledger
 from prefect_qatech.campaign import GateReport
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import QATechAPIError, QATechError, WaitTimedOut
+from prefect_qatech.history import PlanHistory
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.models import (
     QATechApplication,
@@ -190,6 +191,7 @@ async def _wait(
     polling: QATechPolling | None,
     run_url: str | None,
     key: str | None,
+    record: QATechRunRecord | None,
 ) -> QATechRun:
     check_run_short_id(run_short_id)
     if not 0 <= timeout_seconds < float("inf"):
@@ -224,9 +226,18 @@ async def _wait(
             on_change=on_change,
             on_error=on_error,
             run_url=run_url,
+            age_seconds=_age_of(record),
+            history=PlanHistory(record.plan_short_id) if record is not None and record.plan_short_id else None,
         )
     events.emit_run_finished(run, run_url)
     return run
+
+
+def _age_of(record: QATechRunRecord | None) -> float | None:
+    # Of a run that was attached only the moment of attaching is known.
+    if record is None or record.kind == "attached":
+        return None
+    return max(0.0, (datetime.now(timezone.utc) - record.started_at).total_seconds())
 
 
 @asynccontextmanager
@@ -438,9 +449,10 @@ async def await_for_test_run(
     polling: QATechPolling | None = None,
     run_url: str | None = None,
     artifact_key: str | None = None,
+    record: QATechRunRecord | None = None,
 ) -> QATechRun:
     """Async twin of `wait_for_test_run`: the same arguments, result and errors."""
-    return await _wait(credentials, run_short_id, timeout_seconds, polling, run_url, artifact_key)
+    return await _wait(credentials, run_short_id, timeout_seconds, polling, run_url, artifact_key, record)
 
 
 @task(name="wait_for_test_run", description="Wait until a QA.tech run has ended.", retries=0, cache_policy=NO_CACHE)
@@ -452,6 +464,7 @@ def wait_for_test_run(
     polling: QATechPolling | None = None,
     run_url: str | None = None,
     artifact_key: str | None = None,
+    record: QATechRunRecord | None = None,
 ) -> QATechRun:
     """Wait until a run has ended, whoever started it; one task run, however many looks.
 
@@ -460,6 +473,7 @@ def wait_for_test_run(
     - A COMPLETED run whose result is not written yet is waited for, for a minute.
     - The last look is at the deadline; a single request may last up to the credentials' time limit beyond it.
     - A progress artifact moves with the test cases; the log says only what changed.
+    - It looks often when the run is about to end: by the test cases that have finished, and by past durations.
 
     Args:
         credentials: How to reach QA.tech.
@@ -468,6 +482,8 @@ def wait_for_test_run(
         polling: How often to look.
         run_url: The run's address, for errors and artifacts.
         artifact_key: Key of the progress artifact, instead of one made of the run's id.
+        record: What its start or rerun returned. It tells plan and age; with it the wait goes by past durations of the
+            plan's runs, and remembers this one's.
 
     Returns:
         The run with all its test cases.
@@ -482,7 +498,7 @@ def wait_for_test_run(
         run = wait_for_test_run(credentials, "abc123", timeout_seconds=1800)
         ```
     """
-    return run_sync(lambda: _wait(credentials, run_short_id, timeout_seconds, polling, run_url, artifact_key))
+    return run_sync(lambda: _wait(credentials, run_short_id, timeout_seconds, polling, run_url, artifact_key, record))
 
 
 async def _publish(report: GateReport, key: str | None, directory: str | None) -> None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from prefect_qatech.client import QATechClient
 from prefect_qatech.exceptions import NotFoundError, QATechAPIError, WaitTimedOut
+from prefect_qatech.forecast import PastDurations, Progress, best_forecast
 from prefect_qatech.models import QATechRun
 from prefect_qatech.polling import QATechPolling
 
@@ -35,6 +37,16 @@ class Surroundings:
     random: Callable[[], float] = random.random
 
 
+class History(Protocol):
+    """Remembers how long runs of one kind took. Whatever happens to it, neither method raises or takes long."""
+
+    async def read(self, test_count: int) -> Sequence[float]:
+        """Give the durations in seconds of the runs with so many test cases."""
+
+    async def add(self, test_count: int, seconds: float) -> None:
+        """Remember how long a run took."""
+
+
 async def wait_for_run(
     client: QATechClient,
     run_short_id: str,
@@ -45,6 +57,8 @@ async def wait_for_run(
     on_change: Callable[[QATechRun], Awaitable[None]],
     on_error: Callable[[QATechAPIError], None],
     run_url: str | None = None,
+    age_seconds: float | None = None,
+    history: History | None = None,
 ) -> QATechRun:
     """Look at a run until it has ended.
 
@@ -52,6 +66,8 @@ async def wait_for_run(
       is repeated, until both `MAX_CONSECUTIVE_ERRORS` and `MAX_ERROR_SECONDS` are exceeded.
     - 401 and 403 are final at once.
     - The last look is at the deadline.
+    - Where the run's age is known, past durations say when to look while too few test cases have finished, and the
+      duration of a run whose end was seen is remembered. Runs that end with the early looks need neither.
 
     Args:
         client: The client.
@@ -62,6 +78,8 @@ async def wait_for_run(
         on_change: Told of each look that saw something new.
         on_error: Told of each look that failed and will be repeated.
         run_url: Address of the run, for errors.
+        age_seconds: How long ago the run was started; None where nobody knows.
+        history: Past durations of such runs.
 
     Returns:
         The run with all its test cases. COMPLETED without a result only where none came in the settle window, or until
@@ -77,6 +95,11 @@ async def wait_for_run(
     last: QATechRun | None = None
     settling_since: float | None = None
     errors, failing_since, last_error = 0, began, None
+    began_running = began - (age_seconds or 0.0)
+    looked_at: float | None = None
+    progress: Progress | None = None
+    past: PastDurations | None = None
+    past_is_known = age_seconds is None or history is None
     while True:
         retry_after_seconds: float | None = None
         try:
@@ -96,25 +119,59 @@ async def wait_for_run(
             if _seen(run) != _seen(last):
                 await on_change(run)
             last = run
+            age = clock() - began_running
             if run.is_final:
+                if history is not None and age_seconds is not None and settling_since is None:
+                    await _remember(history, run, polling, looked_at, age)
                 if run.status != "COMPLETED" or run.result is not None:
                     return run
                 settling_since = clock() if settling_since is None else settling_since
                 if clock() - settling_since >= SETTLE_SECONDS:
                     return run
             else:
-                settling_since = None
+                settling_since, looked_at = None, age
+                progress = _after(progress, age, run)
+                if not past_is_known and history is not None and age >= polling.last_early_look_seconds:
+                    past = PastDurations.of(await history.read(len(run.test_cases)))
+                    past_is_known = True
         now = clock()
         if now >= deadline and last is not None and settling_since is not None:
             return last
         if now >= deadline:
             raise _timed_out(run_short_id, run_url, last, last_error, now - began)
         # A settling run is watched as closely as one that has just begun.
-        elapsed = now - (began if settling_since is None else settling_since)
         pause = polling.next_look_seconds(
-            elapsed, deadline - now, random=surroundings.random(), retry_after_seconds=retry_after_seconds
+            now - (began_running if settling_since is None else settling_since),
+            deadline - now,
+            forecast=best_forecast(progress, past) if settling_since is None else None,
+            random=surroundings.random(),
+            retry_after_seconds=retry_after_seconds,
         )
         await surroundings.sleep(pause)
+
+
+def _after(before: Progress | None, age_seconds: float, run: QATechRun) -> Progress | None:
+    if not run.test_cases:
+        return before
+    return Progress.after(
+        before,
+        age_seconds,
+        total=len(run.test_cases),
+        finished=run.finished_test_count,
+        running=run.running_test_count,
+    )
+
+
+async def _remember(
+    history: History, run: QATechRun, polling: QATechPolling, looked_at: float | None, age_seconds: float
+) -> None:
+    # Nobody saw the end of a run that had ended at the first look, or while no look succeeded.
+    if looked_at is None or age_seconds - looked_at > 2 * polling.max_seconds:
+        return
+    seconds = (looked_at + age_seconds) / 2
+    # What broke off says nothing of how long a run takes; what ends with the early looks needs no forecast.
+    if run.status == "COMPLETED" and run.test_cases and seconds >= polling.last_early_look_seconds:
+        await history.add(len(run.test_cases), seconds)
 
 
 def _seen(run: QATechRun | None) -> tuple[str, str | None, int, int] | None:

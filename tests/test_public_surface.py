@@ -80,11 +80,11 @@ PACKAGE = Path(prefect_qatech.__file__).parent
 
 # A module imports from the rooms below it, never from its own or one above.
 ROOMS = [
-    {"exceptions", "models"},
+    {"exceptions", "models", "forecast"},
     {"retries", "polling", "verdict"},
     {"campaign", "client"},
     {"report"},
-    {"asking", "credentials", "twins", "waiting", "artifacts"},
+    {"asking", "credentials", "twins", "waiting", "artifacts", "history"},
     {"ledger"},
     {"events"},
     {"tasks"},
@@ -94,7 +94,18 @@ ROOMS = [
 ]
 HEIGHT = {name: height for height, room in enumerate(ROOMS) for name in room}
 APART = {"sandbox"}
-WITHOUT_PREFECT = ["exceptions", "models", "retries", "polling", "verdict", "campaign", "client", "waiting", "report"]
+WITHOUT_PREFECT = [
+    "exceptions",
+    "models",
+    "forecast",
+    "retries",
+    "polling",
+    "verdict",
+    "campaign",
+    "client",
+    "waiting",
+    "report",
+]
 TWINS = ["get_test_run", "publish_gate_report", "rerun_test_run", "start_test_run", "wait_for_test_run", "release_gate"]
 
 

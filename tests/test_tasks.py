@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from prefect import flow, task, unmapped
@@ -61,6 +61,7 @@ from prefect_qatech import (
     tasks,
     wait_for_test_run,
 )
+from prefect_qatech.history import PlanHistory
 from prefect_qatech.sandbox import Sandbox
 from tests.support import (
     UNKNOWN_FAULTS,
@@ -1154,3 +1155,21 @@ async def _failing(kind: type[Exception], work: Callable[[], Awaitable[Any]]) ->
     with pytest.raises(kind) as caught:
         await _in_a_flow(work)
     return caught.value
+
+
+async def test_a_wait_with_its_record_remembers_the_duration_for_its_plan() -> None:
+    polling = QATechPolling(first_seconds=0.01, growth=0.1)
+    plan = f"pln_{uuid4().hex}"
+    slow = {"plans": [{"short_id": plan, "name": "Slow", "test_cases": [{"name": "Test", "duration_seconds": 6000}]}]}
+
+    @flow
+    async def waits(credentials: QATechCredentials, with_record: bool) -> None:
+        record = await astart_test_run(credentials, plan)
+        known = record if with_record else None
+        await await_for_test_run(credentials, record.run_short_id, polling=polling, record=known)
+
+    with Sandbox(speed=2000, scenario=slow) as sandbox:
+        await waits(credentials_for(sandbox), with_record=False)
+        assert await PlanHistory(plan).read(1) == []
+        await waits(credentials_for(sandbox), with_record=True)
+    assert len(await PlanHistory(plan).read(1)) == 1

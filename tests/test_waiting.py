@@ -68,7 +68,7 @@ class Wait:
     async def _on_change(self, run: QATechRun) -> None:
         self.changes.append(run)
 
-    async def end(self, timeout_seconds: float = 3600, polling: QATechPolling | None = None) -> QATechRun:
+    async def end(self, timeout_seconds: float = 3600, polling: QATechPolling | None = None, **known: Any) -> QATechRun:
         async with Service(self._answer).client(max_response_bytes=10_000) as client:
             return await wait_for_run(
                 client,
@@ -79,6 +79,7 @@ class Wait:
                 on_change=self._on_change,
                 on_error=self.errors.append,
                 run_url=URL,
+                **known,
             )
 
     async def fail(self, timeout_seconds: float = 3600, polling: QATechPolling | None = None) -> QATechError:
@@ -135,11 +136,11 @@ async def test_an_unknown_status_keeps_waiting(status: Any) -> None:
 
 
 async def test_looks_get_rarer() -> None:
-    wait = Wait(until(1000, RUNNING))
-    await wait.end()
+    wait = Wait(until(4500, RUNNING))
+    await wait.end(7200)
     pauses = wait.time.sleeps
     assert pauses == sorted(pauses)
-    assert (pauses[0], pauses[-1]) == (3, 30)
+    assert (pauses[0], pauses[-1]) == (3, 60)
 
 
 # --- What is told
@@ -443,3 +444,118 @@ async def test_failed_looks_keep_their_kind(kind: type[QATechAPIError]) -> None:
     wait = Wait(until(50, broken))
     await wait.end()
     assert {type(error) for error in wait.errors} == {kind}
+
+
+# --- What is known of a run
+
+
+def progressing(total: int, seconds_each: float, side_by_side: int = 4) -> Callable[[float], Any]:
+    """A run whose test cases take equally long, so many at a time, one after another; it ends with the last."""
+
+    def respond(elapsed: float) -> Any:
+        finished = min(total, int(elapsed * side_by_side / seconds_each))
+        if finished == total:
+            return seen(status="COMPLETED", result="PASSED", runTestCases=_cases(total, 0, 0))
+        running = min(side_by_side, total - finished)
+        return seen(status="RUNNING", runTestCases=_cases(finished, running, total - finished - running))
+
+    return respond
+
+
+def _cases(finished: int, running: int, queued: int) -> list[dict[str, Any]]:
+    words = ["COMPLETED"] * finished + ["RUNNING"] * running + ["INITIATED"] * queued
+    return [{"id": str(number), "status": word} for number, word in enumerate(words)]
+
+
+async def test_a_run_is_looked_at_where_its_test_cases_are_about_to_finish() -> None:
+    wait, blind = Wait(progressing(40, 120)), Wait(until(1200, RUNNING))
+    await wait.end()
+    await blind.end()
+    assert len(wait.looks) < len(blind.looks)
+    last = wait.time.sleeps[-1]
+    assert last < 10 < max(wait.time.sleeps)
+
+
+class Past:
+    """A history that holds durations, and counts what it is asked."""
+
+    def __init__(self, *seconds: float) -> None:
+        self.seconds, self.reads, self.added = list(seconds), [], []  # type: ignore[var-annotated]
+
+    async def read(self, test_count: int) -> list[float]:
+        self.reads.append(test_count)
+        return self.seconds
+
+    async def add(self, test_count: int, seconds: float) -> None:
+        self.added.append((test_count, seconds))
+
+
+def one_test(duration: float, status: str = "COMPLETED") -> Callable[[float], Any]:
+    """A run of one test case, which shows no progress."""
+    ended = seen(status=status, result="PASSED", runTestCases=_cases(1, 0, 0))
+    return until(duration, seen(status="RUNNING", runTestCases=_cases(0, 1, 0)), ended)
+
+
+async def test_past_durations_say_when_to_look() -> None:
+    past = Past(600, 610, 590, 605, 595)
+    wait, blind = Wait(one_test(600)), Wait(one_test(600))
+    await wait.end(age_seconds=0, history=past)
+    await blind.end()
+    assert len(wait.looks) < 0.8 * len(blind.looks)
+    assert wait.looks[-1] - 600 <= blind.looks[-1] - 600
+    assert past.reads == [1]
+    assert [count for count, _ in past.added] == [1]
+    assert past.added[0][1] == pytest.approx(600, abs=10)
+
+
+async def test_a_run_that_was_taken_up_later_has_its_age() -> None:
+    past = Past(600, 610, 590, 605, 595)
+    wait = Wait(one_test(100))
+    await wait.end(age_seconds=500, history=past)
+    assert past.added[0][1] == pytest.approx(600, abs=10)
+    assert wait.time.sleeps[0] > 20, "it is no new run, whose errors show early"
+    assert wait.looks[-1] - 100 < 10
+
+
+@pytest.mark.parametrize("age", [None, 0])
+async def test_without_its_age_a_duration_means_nothing(age: float | None) -> None:
+    past = Past(600, 600, 600)
+    await Wait(one_test(400)).end(age_seconds=age, history=past)
+    assert (len(past.reads), len(past.added)) == ((0, 0) if age is None else (1, 1))
+
+
+@pytest.mark.parametrize(
+    ("respond", "why"),
+    [
+        (one_test(20), "it ends with the early looks"),
+        (one_test(0), "nobody saw its end"),
+        (one_test(400, "ERROR"), "it broke off"),
+        (one_test(400, "CANCELLED"), "it broke off"),
+        (until(400, RUNNING, PASSED), "its test cases are not known"),
+        (
+            lambda elapsed: httpx.ConnectError("down") if 100 < elapsed < 500 else one_test(300)(elapsed),
+            "nobody knows when it ended",
+        ),
+    ],
+)
+async def test_what_is_not_worth_remembering(respond: Callable[[float], Any], why: str) -> None:
+    past = Past()
+    await Wait(respond).end(age_seconds=0, history=past)
+    assert past.added == [], why
+
+
+async def test_a_run_that_ends_at_once_asks_for_no_history() -> None:
+    past = Past(600, 600, 600)
+    await Wait(one_test(20)).end(age_seconds=0, history=past)
+    assert past.reads == []
+
+
+async def test_a_result_that_comes_late_is_no_longer_run() -> None:
+    past = Past()
+    ended = {"status": "COMPLETED", "runTestCases": _cases(1, 0, 0)}
+    respond = until(300, seen(runTestCases=_cases(0, 1, 0)), lambda: seen(result=None, **ended))
+    await Wait(lambda elapsed: seen(result="PASSED", **ended) if elapsed > 340 else respond(elapsed)).end(
+        age_seconds=0, history=past
+    )
+    assert len(past.added) == 1
+    assert past.added[0][1] == pytest.approx(300, abs=20)

@@ -1,0 +1,233 @@
+"""Pure: how much longer will a run take? Asked as: if nobody looks for so long, how much of that time is lost?
+
+A forecast gives the *expected delay* of a pause: how many seconds, on average, the run will have been over when the
+pause ends. Two things can be known of a run, and each gives a forecast:
+
+- `PastDurations`: how long such runs took before. Each past duration stands for durations like it: a log-normal bump
+  around it, all of one width, the one under which each is best foretold by the others. So durations of two kinds (a
+  full suite, a suite that stops at its first failure) stay two kinds.
+- `Progress`: how many of its test cases have finished. A test's duration follows from how many ran and finished since
+  the wait began; what is left finishes one test after another, and more slowly when less is left than runs side by
+  side. The time until the last one is taken for an Erlang distribution.
+
+Either may be wrong. So a share of each (`DOUBT`) is always that of no knowledge, where half of the runs that have
+lasted t seconds last 4t: it bounds the pause. A run that outlasts its past is believed less and less to be like it; a
+test that hangs is expected to hang as long again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+DOUBT = 0.02
+"""How probable it is, at first, that a forecast means nothing for this run."""
+
+FEWEST_DURATIONS = 3
+"""Two durations do not tell how much durations vary."""
+
+_WIDTHS = (0.06, 0.1, 0.16, 0.25, 0.4)
+_LAST_TESTS = 0.4
+"""Of a test's duration: how long the last one takes from when it is the last. Fitted to simulations (`make bench`)."""
+
+_FAR_BELOW = -5.0
+_ENOUGH_FOR_A_PACE = 3
+
+
+class Forecast(Protocol):
+    """Knows something of how much longer a run will take."""
+
+    def expected_delay(self, elapsed_seconds: float, pause_seconds: float) -> float:
+        """Say for how many seconds of a pause, on average, the run will have been over."""
+
+
+def best_forecast(progress: Progress | None, past: PastDurations | None) -> Forecast | None:
+    """Choose what to go by: progress once it shows a pace, else the past, else what little progress shows.
+
+    Args:
+        progress: How the test cases have moved on, where they were listed.
+        past: How long such runs took before, where that is known.
+
+    Returns:
+        The forecast; None where nothing is known.
+    """
+    if progress is not None and progress.ended >= _ENOUGH_FOR_A_PACE:
+        return progress
+    if past is not None:
+        return past
+    return progress if progress is not None and progress.tells_anything else None
+
+
+def delay_without_knowledge(elapsed_seconds: float, pause_seconds: float) -> float:
+    """Say what a pause is expected to cost where nothing is known but how long the run has lasted.
+
+    Args:
+        elapsed_seconds: How long the run has lasted.
+        pause_seconds: How long nobody looks.
+
+    Returns:
+        Seconds, from 0 to the pause.
+    """
+    sooner, later = math.sqrt(max(0.0, elapsed_seconds)), math.sqrt(max(0.0, elapsed_seconds) + pause_seconds)
+    return max(0.0, pause_seconds - 2 * sooner * (later - sooner))
+
+
+@dataclass(frozen=True)
+class PastDurations:
+    """How long such runs took before.
+
+    Attributes:
+        logs: Logarithms of the durations in seconds.
+        width: Standard deviation, on that scale, of the durations that each stands for.
+    """
+
+    logs: tuple[float, ...]
+    width: float
+
+    @classmethod
+    def of(cls, seconds: Iterable[float]) -> PastDurations | None:
+        """Make a forecast of past durations.
+
+        Args:
+            seconds: The durations; what is no duration is left out.
+
+        Returns:
+            The forecast; None when there are fewer than `FEWEST_DURATIONS`.
+        """
+        logs = tuple(math.log(value) for value in seconds if 0 < value < math.inf)
+        if len(logs) < FEWEST_DURATIONS:
+            return None
+        return cls(logs, max(_WIDTHS, key=lambda width: _foretold(logs, width)))
+
+    def expected_delay(self, elapsed_seconds: float, pause_seconds: float) -> float:
+        """Say for how many seconds of a pause, on average, the run will have been over."""
+        over, gone = self._over(elapsed_seconds)
+        over_later, _ = self._over(elapsed_seconds + pause_seconds)
+        like_before = (1 - DOUBT) * max(0.0, over_later - over - pause_seconds * gone)
+        unlike = DOUBT * delay_without_knowledge(elapsed_seconds, pause_seconds)
+        return (like_before + unlike) / ((1 - DOUBT) * (1 - gone) + DOUBT)
+
+    def _over(self, seconds: float) -> tuple[float, float]:
+        """Say for how long, on average, a run is over at an age, and how probably it is over at all."""
+        if seconds <= 0:
+            return 0.0, 0.0
+        log, width = math.log(seconds), self.width
+        over = gone = 0.0
+        for middle in self.logs:
+            z = (log - middle) / width
+            if z > _FAR_BELOW:
+                share = _normal(z)
+                gone += share
+                over += seconds * share - math.exp(middle + width * width / 2) * _normal(z - width)
+        return over / len(self.logs), gone / len(self.logs)
+
+
+def _foretold(logs: Sequence[float], width: float) -> float:
+    likelihood = 0.0
+    for place, one in enumerate(logs):
+        others = (other for index, other in enumerate(logs) if index != place)
+        near = sum(math.exp(-(((one - other) / width) ** 2) / 2) for other in others)
+        likelihood += math.log(near / width + 1e-9)
+    return likelihood
+
+
+def _normal(z: float) -> float:
+    return math.erfc(-z / math.sqrt(2)) / 2
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How a run's test cases have moved on while it was waited for. Each look gives a new one.
+
+    Attributes:
+        total: Number of test cases.
+        finished: How many of them have finished.
+        running: How many run just now; 0 where the service does not tell.
+        seen_seconds: When that was seen, since the wait began.
+        found_finished: How many had finished when the wait began.
+        changed_seconds: When the number of finished ones was last seen to change.
+        test_seconds: For how long test cases have run since the wait began, all together.
+    """
+
+    total: int
+    finished: int
+    running: int = 0
+    seen_seconds: float = 0.0
+    found_finished: int = 0
+    changed_seconds: float = 0.0
+    test_seconds: float = 0.0
+
+    @classmethod
+    def after(
+        cls, before: Progress | None, elapsed_seconds: float, *, total: int, finished: int, running: int
+    ) -> Progress:
+        """Take a look into account.
+
+        Args:
+            before: What was known before; None at the first look.
+            elapsed_seconds: When the look was, since the wait began.
+            total: How many test cases it saw.
+            finished: How many of them finished.
+            running: How many of them running.
+
+        Returns:
+            What is known now.
+        """
+        if before is None:
+            return cls(total, finished, running, elapsed_seconds, finished, elapsed_seconds)
+        side_by_side = (max(1, before.running) + max(1, running)) / 2
+        return cls(
+            total,
+            finished,
+            running,
+            elapsed_seconds,
+            min(before.found_finished, finished),
+            before.changed_seconds if finished == before.finished else elapsed_seconds,
+            before.test_seconds + side_by_side * max(0.0, elapsed_seconds - before.seen_seconds),
+        )
+
+    @property
+    def ended(self) -> int:
+        """How many test cases finished while the wait looked on."""
+        return self.finished - self.found_finished
+
+    @property
+    def tells_anything(self) -> bool:
+        """Whether it says more than that the run goes on."""
+        return self.ended > 0 or 0 < self.running < self.total - self.finished
+
+    def expected_delay(self, elapsed_seconds: float, pause_seconds: float) -> float:
+        """Say for how many seconds of a pause, on average, the run will have been over."""
+        mean, shape = self.remaining_seconds()
+        return (1 - DOUBT) * _erlang_delay(mean, shape, pause_seconds) + DOUBT * delay_without_knowledge(
+            elapsed_seconds, pause_seconds
+        )
+
+    def remaining_seconds(self) -> tuple[float, int]:
+        """Say how much longer the run takes.
+
+        Returns:
+            The mean, and the shape of the Erlang distribution around it: the higher, the surer.
+        """
+        left = self.total - self.finished
+        unchanged = self.seen_seconds - self.changed_seconds
+        if left <= 0:
+            return max(unchanged, 1.0), 1
+        side_by_side = max(1, min(self.running, left))
+        # Those that run are half done, on average.
+        one_test = max(self.test_seconds / (self.ended + side_by_side / 2), unchanged, 1.0)
+        mean = one_test * ((left - side_by_side) / side_by_side + _LAST_TESTS * (1 + math.log(side_by_side)))
+        return mean, max(1, round(1 / (1 / left + 1 / (2 * self.ended + 1))))
+
+
+def _erlang_delay(mean: float, shape: int, pause: float) -> float:
+    x = shape * pause / mean
+    if x > 700:
+        return max(0.0, pause - mean)
+    term, below = math.exp(-x), 0.0
+    for count in range(1, shape + 1):
+        below += term
+        term *= x / count
+    return min(pause, max(0.0, pause * (1 - below) - mean * (1 - below - term)))

@@ -1,0 +1,99 @@
+"""How long runs took, kept in a Prefect variable for each test plan: `qatech_durations_<plan>`.
+
+A variable, and not versions of an artifact, because it stays one small row: people can see it in the UI, correct it and
+delete it, and nothing has to clear up behind it. It holds the last `MOST_DURATIONS` durations for each of the
+`MOST_TEST_COUNTS` numbers of test cases that were seen last.
+
+It is a help and nothing depends on it. Two waits that end at once may write over each other, and one duration is lost;
+a variable that cannot be read, written or understood counts as empty; what takes longer than `PATIENCE_SECONDS` is
+left.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import VariableCreate, VariableUpdate
+from prefect.logging import get_logger
+
+MOST_DURATIONS = 20
+MOST_TEST_COUNTS = 12
+PATIENCE_SECONDS = 5.0
+LONGEST_SECONDS = 7 * 24 * 3600.0
+
+
+def variable_name(plan_short_id: str) -> str:
+    """Give the name of a plan's variable."""
+    return f"qatech_durations_{re.sub(r'[^a-z0-9]+', '_', plan_short_id.lower()).strip('_')}"[:255]
+
+
+def durations_in(value: Any) -> dict[str, list[float]]:
+    """Pure: read what a variable holds, however strange; test counts that were seen last come last."""
+    if not isinstance(value, Mapping):
+        return {}
+    found = {
+        str(count): [float(second) for second in seconds if _is_duration(second)][-MOST_DURATIONS:]
+        for count, seconds in value.items()
+        if isinstance(seconds, list)
+    }
+    return {count: seconds for count, seconds in found.items() if seconds}
+
+
+def with_duration(value: Any, test_count: int, seconds: float) -> dict[str, list[float]]:
+    """Pure: add a duration to what a variable holds, and drop what is oldest."""
+    durations = durations_in(value)
+    seconds = round(seconds, 1) if math.isfinite(seconds) else seconds
+    if not _is_duration(seconds):
+        return durations
+    longer = [*durations.pop(str(test_count), []), float(seconds)]
+    durations[str(test_count)] = longer[-MOST_DURATIONS:]
+    return dict(list(durations.items())[-MOST_TEST_COUNTS:])
+
+
+def _is_duration(seconds: object) -> bool:
+    is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    return is_number and 0 < seconds <= LONGEST_SECONDS  # type: ignore[operator]
+
+
+class PlanHistory:
+    """The durations of a plan's runs.
+
+    Args:
+        plan_short_id: The plan.
+    """
+
+    def __init__(self, plan_short_id: str) -> None:
+        self._name = variable_name(plan_short_id)
+
+    async def read(self, test_count: int) -> list[float]:
+        """Give the durations of the runs with so many test cases; none where they cannot be had."""
+        try:
+            with anyio.fail_after(PATIENCE_SECONDS):
+                async with get_client() as client:
+                    variable = await client.read_variable_by_name(self._name)
+        except Exception as error:  # a wait goes on without
+            self._left(error)
+            return []
+        return durations_in(variable.value if variable else None).get(str(test_count), [])
+
+    async def add(self, test_count: int, seconds: float) -> None:
+        """Remember how long a run took."""
+        try:
+            with anyio.fail_after(PATIENCE_SECONDS):
+                async with get_client() as client:
+                    variable = await client.read_variable_by_name(self._name)
+                    value = with_duration(variable.value if variable else None, test_count, seconds)
+                    if variable is None:
+                        await client.create_variable(VariableCreate(name=self._name, value=value, tags=["qatech"]))
+                    else:
+                        await client.update_variable(VariableUpdate(name=self._name, value=value))
+        except Exception as error:  # the run has ended, and that counts
+            self._left(error)
+
+    def _left(self, error: Exception) -> None:
+        get_logger("qatech").debug("The variable %s was left alone: %r", self._name, error)
