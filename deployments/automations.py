@@ -1,6 +1,7 @@
 """Creates or updates the automations that act on a gate's verdict; run it as often as you like.
 
     python deployments/automations.py [--notify slack-webhook/releases] [--promote promote/production]
+                                      [--crashed-after 540]
 
 | the gate | then |
 |---|---|
@@ -8,7 +9,15 @@
 | is inconclusive | `--notify`, a notification block of Prefect's, tells people |
 | of the deployment `check-release/release-gate` passed | the deployment `--promote` runs |
 
-That deployment gets `run_short_id`, `plan_short_id` and `gate_flow_run_id` as parameters.
+| of that deployment gives no sign of life | after `--crashed-after` seconds its flow run is marked as crashed |
+
+A process that is killed with its worker leaves its flow run RUNNING for ever. Prefect's flow runs send a heartbeat
+every 180 seconds (`PREFECT_FLOWS_HEARTBEAT_FREQUENCY`, at least 30); three of them are a good measure. The limits: a
+server that is down sees no heartbeats, so a gate that is at work can be marked as crashed, and a flow run that is
+killed before its first heartbeat is not noticed. Nothing is retried by itself, as Prefect's own report of a crash may
+overwrite the retry's state: a person looks, and presses "Retry", which takes up the recorded campaign.
+
+The deployment `--promote` gets `run_short_id`, `plan_short_id` and `gate_flow_run_id` as parameters.
 
 Without an option its automation is neither created nor changed. `prefect deploy` creates the one for triage as well; it
 goes by its name, so there is one of it, whichever came last.
@@ -18,12 +27,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from datetime import timedelta
 from typing import Any
 
 from prefect.automations import Automation
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events import RunDeployment, SendNotification
+from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 
@@ -53,6 +65,21 @@ def on_gate(verdict: str, of: DeploymentResponse | None = None) -> EventTrigger:
         posture=Posture.Reactive,
         threshold=1,
         within=0,
+    )
+
+
+def without_heartbeat(seconds: int, of: DeploymentResponse) -> EventTrigger:
+    """Give a trigger for each flow run of a deployment that went silent without having ended or being put to sleep."""
+    ends = {"Completed", "Failed", "Cancelled", "Crashed", "TimedOut", "Suspended"}
+    return EventTrigger(
+        after={"prefect.flow-run.heartbeat"},
+        expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{end}" for end in ends)},
+        match={"prefect.resource.id": "prefect.flow-run.*"},
+        match_related={"prefect.resource.id": f"prefect.deployment.{of.id}"},
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=timedelta(seconds=seconds),
     )
 
 
@@ -99,6 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Create or update the automations that act on a gate's verdict.")
     parser.add_argument("--notify", metavar="BLOCK", help="notification block, as block-type/name")
     parser.add_argument("--promote", metavar="DEPLOYMENT", help="deployment that promotes, as flow/deployment")
+    parser.add_argument("--crashed-after", metavar="SECONDS", type=int, help="silence until a gate is marked crashed")
     given = parser.parse_args()
     wanted = [
         Automation(
@@ -128,6 +156,19 @@ def main() -> None:
                 description="Runs the deployment that lets the release out.",
                 trigger=on_gate("passed", of=deployment_named(GATE)),
                 actions=[promote],
+            )
+        )
+    if given.crashed_after is not None:
+        mark = ChangeFlowRunState(
+            state=StateType.CRASHED,
+            message='No sign of life any more. "Retry" takes up the recorded campaign; nothing is started anew.',
+        )
+        wanted.append(
+            Automation(
+                name="qatech: gate without heartbeat -> crashed",
+                description="Marks a gate whose process is gone, so that somebody sees it.",
+                trigger=without_heartbeat(given.crashed_after, deployment_named(GATE)),
+                actions=[mark],
             )
         )
     for automation in wanted:

@@ -203,11 +203,12 @@ def test_automations_are_made_once_and_act(scene: Scene, webhook: tuple[str, lis
     block, arrived = webhook
     promote = scene.world.deploy("tests/e2e/flows.py:promote", {"PYTHONPATH": scene.world.environment()["PYTHONPATH"]})
     for _ in range(2):
-        scene.command(f"python deployments/automations.py --notify {block} --promote promote/e2e")
+        scene.command(f"python deployments/automations.py --notify {block} --promote promote/e2e --crashed-after 540")
     assert scene.automations() == [
         "qatech: gate failed -> triage",
         "qatech: gate inconclusive -> notify",
         "qatech: gate passed -> promote",
+        "qatech: gate without heartbeat -> crashed",
         "qatech: preview deployed -> preview-check",
     ]
     # A night that has passed promotes nothing, a gate does.
