@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test pictures lint soak
+.PHONY: demo test pictures lint soak bench
 
 # The virtual environment makes itself, and again when what it must hold changes.
 .venv/.installed: pyproject.toml
@@ -30,3 +30,6 @@ lint: .venv/.installed
 
 soak: .venv/.installed
 	$(BIN)/python -m tests.soak
+
+bench: .venv/.installed
+	$(BIN)/python -m tests.bench

@@ -22,8 +22,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-DOUBT = 0.02
+DOUBT = 0.01
 """How probable it is, at first, that a forecast means nothing for this run."""
+
+DOUBT_SECONDS = 30.0
+"""From here on the doubt grows less, with the root of the time: a run that is like no other would mostly have ended."""
 
 FEWEST_DURATIONS = 3
 """Two durations do not tell how much durations vary."""
@@ -74,6 +77,11 @@ def delay_without_knowledge(elapsed_seconds: float, pause_seconds: float) -> flo
     return max(0.0, pause_seconds - 2 * sooner * (later - sooner))
 
 
+def doubt_at(elapsed_seconds: float) -> float:
+    """Say how probable it is that a forecast means nothing for a run that has lasted so long."""
+    return DOUBT * math.sqrt(DOUBT_SECONDS / max(DOUBT_SECONDS, elapsed_seconds))
+
+
 @dataclass(frozen=True)
 class PastDurations:
     """How long such runs took before.
@@ -105,9 +113,10 @@ class PastDurations:
         """Say for how many seconds of a pause, on average, the run will have been over."""
         over, gone = self._over(elapsed_seconds)
         over_later, _ = self._over(elapsed_seconds + pause_seconds)
-        like_before = (1 - DOUBT) * max(0.0, over_later - over - pause_seconds * gone)
-        unlike = DOUBT * delay_without_knowledge(elapsed_seconds, pause_seconds)
-        return (like_before + unlike) / ((1 - DOUBT) * (1 - gone) + DOUBT)
+        doubt = doubt_at(elapsed_seconds)
+        like_before = (1 - doubt) * max(0.0, over_later - over - pause_seconds * gone)
+        unlike = doubt * delay_without_knowledge(elapsed_seconds, pause_seconds)
+        return (like_before + unlike) / ((1 - doubt) * (1 - gone) + doubt)
 
     def _over(self, seconds: float) -> tuple[float, float]:
         """Say for how long, on average, a run is over at an age, and how probably it is over at all."""
@@ -201,9 +210,9 @@ class Progress:
     def expected_delay(self, elapsed_seconds: float, pause_seconds: float) -> float:
         """Say for how many seconds of a pause, on average, the run will have been over."""
         mean, shape = self.remaining_seconds()
-        return (1 - DOUBT) * _erlang_delay(mean, shape, pause_seconds) + DOUBT * delay_without_knowledge(
-            elapsed_seconds, pause_seconds
-        )
+        doubt = doubt_at(elapsed_seconds)
+        unlike = doubt * delay_without_knowledge(elapsed_seconds, pause_seconds)
+        return (1 - doubt) * _erlang_delay(mean, shape, pause_seconds) + unlike
 
     def remaining_seconds(self) -> tuple[float, int]:
         """Say how much longer the run takes.

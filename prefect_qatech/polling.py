@@ -43,7 +43,7 @@ class QATechPolling(BaseModel):
 
     first_seconds: float = Field(default=3.0, ge=0.01, le=600, allow_inf_nan=False, title="First look after (seconds)")
     growth: float = Field(default=1.0, ge=0.01, le=100, allow_inf_nan=False, title="Growth of the interval")
-    max_seconds: float = Field(default=60.0, ge=0.01, le=3600, allow_inf_nan=False, title="Longest interval (seconds)")
+    max_seconds: float = Field(default=120.0, ge=0.01, le=3600, allow_inf_nan=False, title="Longest interval (seconds)")
     jitter: float = Field(default=0.1, ge=0, lt=1, allow_inf_nan=False, title="Jitter (share)")
 
     @model_validator(mode="after")

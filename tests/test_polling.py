@@ -113,7 +113,7 @@ def test_a_config_that_makes_no_sense_is_refused(name: str, value: Any) -> None:
         {"growth": 0},
         {"max_seconds": 0},
         {"jitter": 1},
-        {"first_seconds": 70},
+        {"first_seconds": 130},
         {"first_seconds": 5, "max_seconds": 4},
         {"interval": 5},
     ],

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -166,14 +169,38 @@ def test_what_is_public_is_there_and_says_what_it_is(name: str) -> None:
 
 
 def test_nothing_else_looks_public() -> None:
+    everything = {name: getattr(prefect_qatech, name) for name in dir(prefect_qatech)}
     ours = {
         name
-        for name, item in vars(prefect_qatech).items()
+        for name, item in everything.items()
         if not name.startswith("_")
         and not inspect.ismodule(item)
         and getattr(item, "__module__", "").startswith("prefect_qatech")
     }
     assert ours == set(PUBLIC)
+
+
+def test_the_package_imports_nothing_until_it_is_used() -> None:
+    code = "import sys, prefect_qatech; print([name for name in sys.modules if name.startswith('pre')])"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "['prefect_qatech']"
+
+
+def test_what_is_not_there_is_no_attribute() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = prefect_qatech.nothing  # type: ignore[attr-defined, unused-ignore]
+
+
+def test_prefect_finds_the_blocks() -> None:
+    """A block given as a reference is looked up among the types that the entry point has brought in."""
+    metadata = (PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8")
+    [module] = re.findall(r'(?m)^prefect_qatech = "([a-z_.]+)"$', metadata)
+    code = (
+        f"import {module}; from prefect.utilities.dispatch import get_registry_for_type; "
+        "from prefect.blocks.core import Block; print('qatech-credentials' in get_registry_for_type(Block))"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "True"
 
 
 @pytest.mark.parametrize("name", TWINS)

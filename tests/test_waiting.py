@@ -136,11 +136,11 @@ async def test_an_unknown_status_keeps_waiting(status: Any) -> None:
 
 
 async def test_looks_get_rarer() -> None:
-    wait = Wait(until(4500, RUNNING))
-    await wait.end(7200)
+    wait = Wait(until(16_000, RUNNING))
+    await wait.end(20_000)
     pauses = wait.time.sleeps
     assert pauses == sorted(pauses)
-    assert (pauses[0], pauses[-1]) == (3, 60)
+    assert (pauses[0], pauses[-1]) == (3, 120)
 
 
 # --- What is told

@@ -1,0 +1,1 @@
+"""`make bench`: what waiting costs, compared in one run on one machine."""

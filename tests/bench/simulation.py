@@ -1,0 +1,245 @@
+"""Simulated runs: how many requests a schedule costs, and how late it notices the end.
+
+Durations come from three distributions; a run's test cases go several at a time through durations of their own, scaled
+so that the last one ends with the run. Everything is seeded; the schedule is the one that the tasks use. A wait looks
+once at the beginning, as all of them do, the fixed intervals too.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+from prefect_qatech import QATechPolling
+from prefect_qatech.forecast import PastDurations, Progress, best_forecast
+from tests.bench.tables import Bar, print_table
+
+FIXED_SECONDS = (5, 10, 20, 30)
+_GROWTHS = (0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 6.0)
+_PAST = 20
+_HISTORIES = 40
+
+
+def log_normal(chance: random.Random) -> float:
+    """Around ten minutes, log-sd 0.35."""
+    return 600 * math.exp(chance.gauss(0, 0.35))
+
+
+def bimodal(chance: random.Random) -> float:
+    """Four or twenty minutes: a suite that sometimes stops early."""
+    return (240 if chance.random() < 0.4 else 1200) * math.exp(chance.gauss(0, 0.12))
+
+
+def heavy_tail(chance: random.Random) -> float:
+    """Pareto from five minutes on, exponent 1.5, up to four hours."""
+    return min(300 * (1 - chance.random()) ** (-1 / 1.5), 4 * 3600.0)
+
+
+DISTRIBUTIONS: dict[str, Callable[[random.Random], float]] = {
+    "log-normal": log_normal,
+    "bimodal": bimodal,
+    "heavy tail": heavy_tail,
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: when it ends, when its test cases start and finish (both sorted)."""
+
+    duration: float
+    starts: tuple[float, ...]
+    ends: tuple[float, ...]
+
+    @classmethod
+    def drawn(cls, duration: float, chance: random.Random) -> Run:
+        """Let test cases of varying durations go through a number of places."""
+        places = [0.0] * chance.choice([2, 4, 8])
+        starts, ends = [], []
+        for _ in range(chance.choice([6, 10, 20, 40])):
+            place = min(range(len(places)), key=places.__getitem__)
+            starts.append(places[place])
+            places[place] += math.exp(chance.gauss(0, 0.5))
+            ends.append(places[place])
+        scale = duration / max(ends)
+        return cls(duration, tuple(sorted(s * scale for s in starts)), tuple(sorted(e * scale for e in ends)))
+
+    def seen(self, before: Progress | None, elapsed: float) -> Progress:
+        """What a look sees."""
+        finished = bisect_right(self.ends, elapsed)
+        running = bisect_right(self.starts, elapsed) - finished
+        return Progress.after(before, elapsed, total=len(self.ends), finished=finished, running=running)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a schedule came to."""
+
+    requests: float
+    delays: tuple[float, ...]
+
+    @cached_property
+    def mean(self) -> float:
+        """Mean delay in seconds."""
+        return sum(self.delays) / len(self.delays)
+
+    @cached_property
+    def p95(self) -> float:
+        """The delay that 95 of 100 do not exceed."""
+        return sorted(self.delays)[math.ceil(0.95 * len(self.delays)) - 1]
+
+
+def fixed(runs: Sequence[Run], interval: float) -> Outcome:
+    """Look at 0 and then at a fixed interval."""
+    counts = [math.ceil(run.duration / interval) for run in runs]
+    delays = tuple(count * interval - run.duration for count, run in zip(counts, runs, strict=True))
+    return Outcome(1 + sum(counts) / len(counts), delays)
+
+
+def ours(
+    runs: Sequence[Run],
+    polling: QATechPolling,
+    seed: int,
+    *,
+    histories: Sequence[PastDurations | None] = (None,),
+    sees_progress: bool = False,
+) -> Outcome:
+    """Wait as the tasks do: history counts after the early looks, progress as soon as it shows something."""
+    chance = random.Random(seed)
+    requests, delays = 0, []
+    for number, run in enumerate(runs):
+        past = histories[number % len(histories)]
+        elapsed, progress = 0.0, None
+        while True:
+            requests += 1
+            if elapsed >= run.duration:
+                break
+            progress = run.seen(progress, elapsed) if sees_progress else None
+            forecast = best_forecast(progress, past if elapsed >= polling.last_early_look_seconds else None)
+            elapsed += polling.next_look_seconds(elapsed, math.inf, forecast=forecast, random=chance.random())
+        delays.append(elapsed - run.duration)
+    return Outcome(requests / len(runs), tuple(delays))
+
+
+def polling_of(growth: float) -> QATechPolling:
+    """The default schedule with another price of a request; who looks more often begins earlier, too."""
+    return QATechPolling(growth=growth, first_seconds=3.0 if growth >= 0.5 else 1.0)
+
+
+def at(
+    outcomes: Sequence[Outcome], of: Callable[[Outcome], float], value: float, give: Callable[[Outcome], float]
+) -> float:
+    """Read off the curve of outcomes: what one figure is where another has a value (straight in logarithms)."""
+    ordered = sorted(outcomes, key=of)
+    for low, high in pairwise(ordered):
+        if of(low) <= value <= of(high):
+            share = math.log(value / of(low)) / math.log(of(high) / of(low))
+            return math.exp((1 - share) * math.log(give(low)) + share * math.log(give(high)))
+    return math.nan
+
+
+def _requests(outcome: Outcome) -> float:
+    return outcome.requests
+
+
+def _mean(outcome: Outcome) -> float:
+    return outcome.mean
+
+
+def _p95(outcome: Outcome) -> float:
+    return outcome.p95
+
+
+def simulate(seed: int, number: int) -> list[Bar]:
+    """Print the tables; return the bars."""
+    progress_shares: dict[str, list[float]] = {}
+    history_shares: dict[str, list[float]] = {}
+    for name, distribution in DISTRIBUTIONS.items():
+        chance = random.Random(f"{seed} {name}")
+        runs = [Run.drawn(distribution(chance), chance) for _ in range(number)]
+        histories = [PastDurations.of([distribution(chance) for _ in range(_PAST)]) for _ in range(_HISTORIES)]
+        curves = {
+            "nothing": [ours(runs, polling_of(growth), seed) for growth in _GROWTHS],
+            "history": [ours(runs, polling_of(growth), seed, histories=histories) for growth in _GROWTHS],
+            "progress": [ours(runs, polling_of(growth), seed, sees_progress=True) for growth in _GROWTHS],
+            "both": [
+                ours(runs, polling_of(growth), seed, histories=histories, sees_progress=True) for growth in _GROWTHS
+            ],
+        }
+        rows: list[list[object]] = []
+        for interval in FIXED_SECONDS:
+            other = fixed(runs, interval)
+            rows.append([f"fixed {interval} s", other.requests, other.mean, other.p95, "", ""])
+            for known, curve in curves.items():
+                delay = at(curve, _requests, other.requests, _mean)
+                p95 = at(curve, _requests, other.requests, _p95)
+                requests = at(curve, _mean, other.mean, _requests)
+                rows.append([f"  {known}", other.requests, delay, p95, delay / other.mean, requests / other.requests])
+                if known == "progress":
+                    progress_shares.setdefault(name, []).append(delay / other.mean)
+                if known == "history":
+                    history_shares.setdefault(name, []).append(1 - requests / other.requests)
+        standard = _GROWTHS.index(1.0)
+        for known, curve in curves.items():
+            rows.append(
+                [f"default, {known}", curve[standard].requests, curve[standard].mean, curve[standard].p95, "", ""]
+            )
+        heads = ["schedule", "requests", "mean delay s", "p95 s", "share of delay*", "share of requests**"]
+        print_table(f"Durations: {name} ({number} runs)", heads, rows)
+    print("  * at as many requests as the fixed interval; ** at the same mean delay")
+    return [
+        Bar(
+            "with progress, at equal requests at most half the mean delay of a fixed interval",
+            _by_name(progress_shares, "x"),
+            all(share <= 0.5 for shares in progress_shares.values() for share in shares),
+        ),
+        Bar(
+            "with history alone, at equal delay at least 30 % fewer requests",
+            _by_name(history_shares, "% fewer", 100),
+            all(share >= 0.3 for shares in history_shares.values() for share in shares),
+        ),
+        _without_knowledge(seed),
+    ]
+
+
+def _by_name(shares: dict[str, list[float]], unit: str, times: float = 1) -> str:
+    def figures(values: list[float]) -> str:
+        return " / ".join(f"{value * times:.0f}" if times > 1 else f"{value:.2f}" for value in values)
+
+    against = " / ".join(map(str, FIXED_SECONDS))
+    return "; ".join(f"{name} {figures(values)}" for name, values in shares.items()) + f" {unit} (fixed {against} s)"
+
+
+def _without_knowledge(seed: int) -> Bar:
+    """Compare the default schedule with the best fixed interval for each duration, in cost: price x requests + delay.
+
+    A duration is spread by a fifth to each side, so that no interval fits it by chance, and the best fixed interval is
+    the one that is best for that duration, as if somebody knew it.
+    """
+    polling = QATechPolling()
+    price = polling.request_price_seconds
+    rows: list[list[object]] = []
+    worst = 0.0
+    for duration in (5, 10, 20, 40, 80, 160, 320, 640, 1_280, 2_560, 5_120, 10_240, 20_480, 40_960):
+        chance = random.Random(f"{seed} {duration}")
+        runs = [Run(duration * chance.uniform(0.8, 1.2), (), ()) for _ in range(1_000)]
+        outcome = ours(runs, polling, seed)
+        cost = price * outcome.requests + outcome.mean
+        best, interval = min(
+            (price * other.requests + other.mean, step)
+            for step in (0.5 * 1.1**power for power in range(70))
+            for other in [fixed(runs, step)]
+        )
+        worst = max(worst, cost / best)
+        rows.append([f"{duration:,}", outcome.requests, outcome.mean, cost, interval, best, cost / best])
+    heads = ["duration s", "requests", "mean delay s", "cost", "best fixed s", "its cost", "ratio"]
+    print_table("Without any knowledge: the default schedule against the best fixed interval", heads, rows)
+    return Bar(
+        "without either, never worse than 1.45 times the best fixed interval in cost, at any duration",
+        f"at worst {worst:.2f} times, from 5 s to 11 h",
+        worst <= 1.45,
+    )
