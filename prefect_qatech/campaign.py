@@ -38,6 +38,9 @@ TEXTS_BYTES = 192 * 1024
 """What the reasons and explanations of a report may take together: Prefect stores it as a result."""
 URL_LENGTH = 1_000
 """The longest address that a report takes; a longer one is left out."""
+LINKS_BYTES = 96 * 1024
+"""What the addresses of a report's tests may take together: signed ones are long."""
+_LINKS = ("url", "screenshot_url", "recording_url")
 
 AttemptKind = Literal["start", "rerun", "attached"]
 
@@ -476,7 +479,7 @@ def build_report(
             for r in verdict.reasons
         ),
         attempts=tuple(_report_attempt(number, campaign) for number in range(len(campaign.observed))),
-        tests=tuple(
+        tests=_with_fewer_links(
             _report_test(test, verdict.tests[test_id], campaign, policy, today, text_bytes)
             for test_id, test in campaign.tests.items()
         ),
@@ -538,6 +541,21 @@ def _report_test(
         screenshot_url=_whole(details.screenshot_url) if details else None,
         recording_url=_whole(details.recording_url) if details else None,
     )
+
+
+def _with_fewer_links(tests: Iterable[ReportedTest]) -> tuple[ReportedTest, ...]:
+    """Leave out addresses beyond `LINKS_BYTES`: recordings before pictures, and those of failed tests last."""
+    kept = list(tests)
+    places = sorted(range(len(kept)), key=lambda place: kept[place].verdict is not TestVerdict.FAILED)
+    left = LINKS_BYTES
+    for name in _LINKS:
+        for place in places:
+            link: str | None = getattr(kept[place], name)
+            if link is not None and len(link.encode()) > left:
+                kept[place] = kept[place].model_copy(update={name: None})
+            elif link is not None:
+                left -= len(link.encode())
+    return tuple(kept)
 
 
 def _shown(test: _Test) -> tuple[_Observed, bool]:
