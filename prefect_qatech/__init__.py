@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 # Imported when they are used: flows and blocks bring in much of Prefect, which not every importer needs.
 if TYPE_CHECKING:
-    from prefect_qatech.campaign import GateReport
+    from prefect_qatech.campaign import GateDecision, GateReport
     from prefect_qatech.client import QATechClient
     from prefect_qatech.credentials import QATechCredentials
     from prefect_qatech.exceptions import (
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         WaitTimedOut,
     )
     from prefect_qatech.gate import arelease_gate, release_gate
+    from prefect_qatech.jobs import QATechTestPlan, QATechTestRun
     from prefect_qatech.ledger import (
         QATechLedgerEntry,
         QATechRunRecord,
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BadRequestError",
     "ForbiddenError",
+    "GateDecision",
     "GateFailed",
     "GateInconclusive",
     "GateNotPassed",
@@ -102,6 +104,8 @@ __all__ = [
     "QATechRunTestCase",
     "QATechRunTestCaseDetails",
     "QATechStartedRun",
+    "QATechTestPlan",
+    "QATechTestRun",
     "QATechTimeoutError",
     "QuarantineEntry",
     "RateLimitedError",
@@ -135,6 +139,7 @@ __all__ = [
 _MODULES = {
     "BadRequestError": "exceptions",
     "ForbiddenError": "exceptions",
+    "GateDecision": "campaign",
     "GateFailed": "exceptions",
     "GateInconclusive": "exceptions",
     "GateNotPassed": "exceptions",
@@ -164,6 +169,8 @@ _MODULES = {
     "QATechRunTestCase": "models",
     "QATechRunTestCaseDetails": "models",
     "QATechStartedRun": "models",
+    "QATechTestPlan": "jobs",
+    "QATechTestRun": "jobs",
     "QATechTimeoutError": "exceptions",
     "QuarantineEntry": "verdict",
     "RateLimitedError": "exceptions",

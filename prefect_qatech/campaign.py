@@ -7,6 +7,7 @@ result of a flow run (texts are cut to a stated length), and complete enough to 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,6 +38,9 @@ TEXTS_BYTES = 192 * 1024
 """What the reasons and explanations of a report may take together: Prefect stores it as a result."""
 URL_LENGTH = 1_000
 """The longest address that a report takes; a longer one is left out."""
+LINKS_BYTES = 96 * 1024
+"""What the addresses of a report's tests may take together: signed ones are long."""
+_LINKS = ("url", "screenshot_url", "recording_url")
 
 AttemptKind = Literal["start", "rerun", "attached"]
 
@@ -293,6 +297,24 @@ class ReportedTest(_Fact):
     recording_url: str | None = None
 
 
+class GateDecision(_Fact):
+    """What a person decided about a gate that did not pass.
+
+    Attributes:
+        approved: Whether the release may go out all the same. No answer in time is a no.
+        reason: Why, in the person's words.
+        decided_by: Who, as the person says; Prefect's open-source server does not know its users.
+        decided_at: When the answer was there, or the time for it was over.
+        evidence_sha256: Hash of the evidence that was shown; an approval counts for no other.
+    """
+
+    approved: bool
+    reason: str
+    decided_by: str | None = None
+    decided_at: datetime
+    evidence_sha256: str
+
+
 class GateReport(_Fact):
     """Everything that a gate found out: the result of `release_gate`.
 
@@ -313,6 +335,7 @@ class GateReport(_Fact):
         ended_at: When the verdict was given.
         judged_on: The day for which quarantine entries were checked.
         flow_run_id: The flow run of the gate.
+        decision: What a person decided, where one was asked.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -331,11 +354,31 @@ class GateReport(_Fact):
     ended_at: datetime | None = None
     judged_on: date | None = None
     flow_run_id: str | None = None
+    decision: GateDecision | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether the release may go out."""
+        """Whether the evidence says that the release may go out."""
         return self.verdict is Verdict.PASS
+
+    @property
+    def approved(self) -> bool:
+        """Whether a person has approved the release on this very evidence."""
+        decision = self.decision
+        return decision is not None and decision.approved and decision.evidence_sha256 == self.evidence_sha256
+
+    @property
+    def evidence_sha256(self) -> str:
+        """Hash of what the verdict stands on: runs, outcomes, incidents and policy; of no times and no words."""
+        evidence = {
+            "verdict": self.verdict,
+            "runs": [(attempt.run_short_id, attempt.status, attempt.result) for attempt in self.attempts],
+            "tests": sorted((test.test_id, test.verdict, test.quarantined, test.outcomes) for test in self.tests),
+            "incidents": sorted(self.incidents),
+            "expected_count": self.expected_count,
+            "policy": self.policy.model_dump(mode="json"),
+        }
+        return hashlib.sha256(json.dumps(evidence, sort_keys=True).encode()).hexdigest()
 
     @property
     def run_short_id(self) -> str | None:
@@ -436,7 +479,7 @@ def build_report(
             for r in verdict.reasons
         ),
         attempts=tuple(_report_attempt(number, campaign) for number in range(len(campaign.observed))),
-        tests=tuple(
+        tests=_with_fewer_links(
             _report_test(test, verdict.tests[test_id], campaign, policy, today, text_bytes)
             for test_id, test in campaign.tests.items()
         ),
@@ -498,6 +541,21 @@ def _report_test(
         screenshot_url=_whole(details.screenshot_url) if details else None,
         recording_url=_whole(details.recording_url) if details else None,
     )
+
+
+def _with_fewer_links(tests: Iterable[ReportedTest]) -> tuple[ReportedTest, ...]:
+    """Leave out addresses beyond `LINKS_BYTES`: recordings before pictures, and those of failed tests last."""
+    kept = list(tests)
+    places = sorted(range(len(kept)), key=lambda place: kept[place].verdict is not TestVerdict.FAILED)
+    left = LINKS_BYTES
+    for name in _LINKS:
+        for place in places:
+            link: str | None = getattr(kept[place], name)
+            if link is not None and len(link.encode()) > left:
+                kept[place] = kept[place].model_copy(update={name: None})
+            elif link is not None:
+                left -= len(link.encode())
+    return tuple(kept)
 
 
 def _shown(test: _Test) -> tuple[_Observed, bool]:

@@ -6,6 +6,8 @@
 | `qatech.rerun.started` | `qatech.run.<short id>` | a rerun was accepted |
 | `qatech.run.finished` | `qatech.run.<short id>` | a wait saw the run's end |
 | `qatech.run.unattended` | `qatech.run.<short id>` | a wait was cancelled or timed out; the run goes on |
+| `qatech.gate.asked` | `qatech.gate.<flow run id>` | a gate that did not pass asks a person |
+| `qatech.gate.approved`, `.rejected` | `qatech.gate.<flow run id>` | that person decided, or did not answer in time |
 | `qatech.gate.passed`, `.failed`, `.inconclusive` | `qatech.gate.<flow run id>` | a gate gave its verdict |
 
 Prefect adds the flow run, its deployment and so on as related resources by itself. Where a gate is a sub-flow run, its
@@ -39,6 +41,10 @@ GATE_EVENTS = {
     Verdict.FAIL: "qatech.gate.failed",
     Verdict.INCONCLUSIVE: "qatech.gate.inconclusive",
 }
+
+GATE_ASKED = "qatech.gate.asked"
+GATE_APPROVED = "qatech.gate.approved"
+GATE_REJECTED = "qatech.gate.rejected"
 
 _MOST_TESTS = 100
 _DELIVERY_SECONDS = 2.0
@@ -92,9 +98,24 @@ async def emit_gate_verdict(report: GateReport) -> None:
     Args:
         report: The gate's report.
     """
+    await _emit_gate(GATE_EVENTS[report.verdict], report)
+    if report.decision is not None:
+        await _emit_gate(GATE_APPROVED if report.approved else GATE_REJECTED, report)
+
+
+async def emit_gate_asked(report: GateReport) -> None:
+    """Tell that a gate asks a person, so that an automation can tell that person.
+
+    Args:
+        report: What there is to decide on.
+    """
+    await _emit_gate(GATE_ASKED, report)
+
+
+async def _emit_gate(event: str, report: GateReport) -> None:
     failed = report.tests_with(TestVerdict.FAILED)
     _safely(
-        GATE_EVENTS[report.verdict],
+        event,
         {
             "prefect.resource.id": f"qatech.gate.{report.flow_run_id or report.run_short_id}",
             "prefect.resource.name": f"QA.tech gate {report.label or report.plan_short_id or report.run_short_id}",
@@ -110,6 +131,8 @@ async def emit_gate_verdict(report: GateReport) -> None:
             "reasons": [reason.sentence for reason in report.reasons],
             "failed_tests": [test.name for test in failed[:_MOST_TESTS]],
             "flow_run_id": report.flow_run_id,
+            "evidence_sha256": report.evidence_sha256,
+            "decision": report.decision.model_dump(mode="json") if report.decision else None,
         },
         await _related_above(),
     )

@@ -8,6 +8,8 @@ What a retry means
     - after a crash or a kill: the campaign goes on where it was, under the same deadline;
     - after a time-out: the run is looked at again, with `deadline_seconds` anew, because somebody asked again;
     - after a verdict: the same evidence, judged again (with the policy's remaining reruns, if there are any);
+    - after a person's approval: the approval stands for the same evidence, and is void for any other; after a "no" the
+      person is asked again, because somebody asked again;
     - for a fresh start: run the deployment (or the flow) again. A new flow run has a new ledger.
 """
 
@@ -17,15 +19,17 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from typing import Literal
 
 import anyio
 from prefect import flow
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 
-from prefect_qatech import ledger
+from prefect_qatech import artifacts, events, ledger
 from prefect_qatech.artifacts import artifact_key, is_web_link
-from prefect_qatech.campaign import Campaign, GateReport, ObservedAttempt, build_report, recognise
+from prefect_qatech.asking import ask
+from prefect_qatech.campaign import Campaign, GateDecision, GateReport, ObservedAttempt, build_report, recognise
 from prefect_qatech.client import QATechClient
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import (
@@ -66,6 +70,8 @@ from prefect_qatech.verdict import (
 _DETAILS_AT_ONCE = 8
 _DETAILS_SECONDS = 120.0
 _MOST_NAMES = 10
+_LONGEST_DECISION_SECONDS = 30 * 24 * 3600
+OnNoPass = Literal["stop", "ask"]
 _DECIDED = (TestVerdict.PASSED, TestVerdict.RECOVERED, TestVerdict.FLAKY, TestVerdict.FAILED)
 
 
@@ -79,6 +85,8 @@ class _Gate:
     polling: QATechPolling
     label: str | None
     report_directory: str | None
+    asks_on: frozenset[Verdict]
+    decision_timeout_seconds: float
     attempts: list[ObservedAttempt] = field(default_factory=list)
     incidents: list[Incident] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -103,6 +111,8 @@ class _Gate:
                 break
             await self._observe(record, time_left(), rerun)
         report = self.report(first)
+        if report.verdict in self.asks_on:
+            report = report.model_copy(update={"decision": await self._decide(first, report)})
         try:
             await apublish_gate_report(report, directory=self.report_directory)
         except Exception as error:  # the verdict counts, not the files that tell it
@@ -122,6 +132,23 @@ class _Gate:
             parameters=request.parameters,
             label=self.label,
         )
+
+    async def _decide(self, first: QATechRunRecord, report: GateReport) -> GateDecision:
+        """Ask a person, unless this evidence has been approved before."""
+        evidence = report.evidence_sha256
+        if (approval := await ledger.approval_of(first, evidence)) is not None:
+            return approval
+        # Who decides must see what on.
+        await artifacts.publish_report(report)
+        await events.emit_gate_asked(report)
+        context = FlowRunContext.get()
+        run_count = context.flow_run.run_count if context is not None and context.flow_run is not None else 0
+        decision = await ask(
+            report, timeout_seconds=self.decision_timeout_seconds, key=f"qatech-{evidence[:16]}-{run_count}"
+        )
+        if decision.approved:
+            await ledger.record_approval(first, decision)
+        return decision
 
     async def _attach(self, run_short_id: str) -> QATechRunRecord:
         """Take up a run that was started elsewhere; recorded like a start, so that a restart keeps its deadline."""
@@ -274,6 +301,7 @@ def _not_passed(report: GateReport, notes: Iterable[str]) -> GateNotPassed:
         *blocking,
         f"{'Failed' if kind is GateFailed else 'Undecided'}: {shown}{more}." if names else "",
         *map(_one_line, notes),
+        f"A person was asked; the answer is no: {_one_line(report.decision.reason)}" if report.decision else "",
         f"Run: {report.run_url or report.run_short_id or 'none'}.",
         "A retry takes up this campaign; for a fresh start run the flow anew.",
     ]
@@ -293,20 +321,40 @@ async def _gate(
     polling: QATechPolling | None,
     report_directory: str | None,
     raise_unless_passed: bool,
+    on_inconclusive: OnNoPass,
+    on_failed: OnNoPass,
+    decision_timeout_seconds: float,
 ) -> GateReport:
+    if not 0 < decision_timeout_seconds <= _LONGEST_DECISION_SECONDS:
+        raise ValueError(f"decision_timeout_seconds must be more than 0 and at most {_LONGEST_DECISION_SECONDS:,}")
     if run_short_id is not None:
         check_run_short_id(run_short_id)
         if request != QATechRunRequest():
             raise ValueError(
                 "run_short_id takes up a run as it is: a plan, test cases, applications and so on cannot go with it."
             )
-    gate = _Gate(credentials, request, policy, polling or QATechPolling(), label, report_directory)
+    said = {Verdict.INCONCLUSIVE: on_inconclusive, Verdict.FAIL: on_failed}
+    asks_on = frozenset(verdict for verdict, what in said.items() if what == "ask")
+    gate = _Gate(
+        credentials,
+        request,
+        policy,
+        polling or QATechPolling(),
+        label,
+        report_directory,
+        asks_on,
+        decision_timeout_seconds,
+    )
     report = await gate.run(run_short_id)
     logger = get_run_logger()
     for reason in report.reasons:
         logger.info("%s: %s", reason.rule, reason.sentence)
     if report.passed:
         logger.info("The gate passed: %s", report.run_url or report.run_short_id)
+        return report
+    if report.approved and report.decision is not None:
+        by = _one_line(report.decision.decided_by or "nobody who gave a name")
+        logger.warning("Not passed, but approved by %s: %s", by, _one_line(report.decision.reason))
         return report
     error = _not_passed(report, gate.notes)
     if raise_unless_passed:
@@ -331,6 +379,9 @@ async def arelease_gate(
     polling: QATechPolling | None = None,
     report_directory: str | None = None,
     raise_unless_passed: bool = True,
+    on_inconclusive: OnNoPass = "stop",
+    on_failed: OnNoPass = "stop",
+    decision_timeout_seconds: float = 3600.0,
 ) -> GateReport:
     """Async twin of `release_gate`: the same arguments, result and errors."""
     request = QATechRunRequest(
@@ -342,7 +393,17 @@ async def arelease_gate(
         parameters=parameters,
     )
     return await _gate(
-        credentials, request, policy, run_short_id, label, polling, report_directory, raise_unless_passed
+        credentials,
+        request,
+        policy,
+        run_short_id,
+        label,
+        polling,
+        report_directory,
+        raise_unless_passed,
+        on_inconclusive,
+        on_failed,
+        decision_timeout_seconds,
     )
 
 
@@ -362,12 +423,16 @@ def release_gate(
     polling: QATechPolling | None = None,
     report_directory: str | None = None,
     raise_unless_passed: bool = True,
+    on_inconclusive: OnNoPass = "stop",
+    on_failed: OnNoPass = "stop",
+    decision_timeout_seconds: float = 3600.0,
 ) -> GateReport:
     """Test a release with QA.tech, rerun only what failed, and decide whether it may go out.
 
     - Starts exactly one run per gate, and reruns within the policy's budget; see the module for what a retry means.
     - Only evidence of a pass is a pass: an empty, skipped, cancelled, unfinished or unknown outcome never is.
     - One deadline, `policy.deadline_seconds`, for the campaign; on a time-out the run goes on at QA.tech.
+    - An approval never makes a verdict a pass: the report holds both. It counts for the evidence that was shown.
 
     Args:
         credentials: How to reach QA.tech.
@@ -383,9 +448,12 @@ def release_gate(
         polling: How often to look at a run.
         report_directory: Where to write `verdict.json`, `junit.xml`, `ctrf.json` and `summary.md`.
         raise_unless_passed: Whether a verdict that is not a pass raises, so that the flow run fails.
+        on_inconclusive: `stop`, or `ask`: the flow run pauses, and a person approves or rejects in the Prefect UI.
+        on_failed: The same for a gate that failed.
+        decision_timeout_seconds: How long that person has; no answer in time is a no.
 
     Returns:
-        The report.
+        The report; of a gate that passed, or (`report.approved`) that a person has approved.
 
     Raises:
         GateFailed: Tests of the product failed.
@@ -411,5 +479,17 @@ def release_gate(
         parameters=parameters,
     )
     return run_sync(
-        lambda: _gate(credentials, request, policy, run_short_id, label, polling, report_directory, raise_unless_passed)
+        lambda: _gate(
+            credentials,
+            request,
+            policy,
+            run_short_id,
+            label,
+            polling,
+            report_directory,
+            raise_unless_passed,
+            on_inconclusive,
+            on_failed,
+            decision_timeout_seconds,
+        )
     )

@@ -38,6 +38,7 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from prefect_qatech.campaign import GateDecision
 from prefect_qatech.exceptions import LedgerConflict, QATechAPIError, StartOutcomeUnknown
 from prefect_qatech.models import check_run_short_id
 from prefect_qatech.twins import run_sync
@@ -202,7 +203,9 @@ def resolve(
     left = [entry for entry in entries if entry.slot not in cached and not _taken_up(entry, call)]
     if not left:
         return None
-    if len(entries) == 1 and not (call.place_is_stable and left[0].place_is_stable):
+    # What asks for an attached run asks for one run, which is the same wherever in the flow that is.
+    is_attached = left[0].run is not None and left[0].run.kind == "attached"
+    if len(entries) == 1 and (is_attached or not (call.place_is_stable and left[0].place_is_stable)):
         return left[0]
     raise _ambiguous(call, left[0], "at another place of the flow")
 
@@ -431,6 +434,14 @@ class Ledger:
             return False
         return nonce is not None and json.loads(row).get("nonce") == nonce
 
+    async def as_started(self, record: QATechRunRecord) -> QATechRunRecord:
+        """Give an attached run what its start told, where this flow run has started it itself."""
+        for entry in await self.entries():
+            run = entry.run
+            if run is not None and run.kind == "start" and run.run_short_id == record.run_short_id:
+                return run.model_copy(update={name: getattr(record, name) for name in ("slot", "flow_run_id", "found")})
+        return record
+
     async def attach(self, slot: str, record: QATechRunRecord) -> QATechRunRecord:
         """Write the run of an open slot that a person has found."""
         entry = await self._open_entry(slot)
@@ -624,7 +635,8 @@ async def once(
             return await send()
         flow_run_id, call = located
         ledger = Ledger(client, flow_run_id)
-        return await ledger.once(call, send, busy_seconds=busy_seconds)
+        record = await ledger.once(call, send, busy_seconds=busy_seconds)
+        return await ledger.as_started(record) if record.kind == "attached" else record
 
 
 async def window_of(record: QATechRunRecord) -> datetime:
@@ -666,6 +678,35 @@ async def is_on_record(first: QATechRunRecord, label: str) -> bool:
     call = Call(kind="rerun", what="", fingerprint="", chain=(), label=label)
     async with get_client() as client:
         return bool(await Ledger(client, UUID(first.flow_run_id)).entries(call.family))
+
+
+async def approval_of(record: QATechRunRecord, evidence_sha256: str) -> GateDecision | None:
+    """Give the approval that this evidence of a campaign got before, in another attempt of the flow run.
+
+    Args:
+        record: The first run of the campaign.
+        evidence_sha256: Hash of the evidence.
+    """
+    if record.slot is None or record.flow_run_id is None:
+        return None
+    key = f"{record.slot}-approved-{evidence_sha256[:32]}"
+    async with get_client() as client:
+        row = (await Ledger(client, UUID(record.flow_run_id)).rows(key)).get(f"{_PREFIX}{key}")
+    return None if row is None else _read(GateDecision, key, row)
+
+
+async def record_approval(record: QATechRunRecord, decision: GateDecision) -> None:
+    """Record an approval, so that a retry on the same evidence does not ask again.
+
+    Args:
+        record: The first run of the campaign.
+        decision: The approval.
+    """
+    if record.slot is None or record.flow_run_id is None:
+        return
+    key = f"{record.slot}-approved-{decision.evidence_sha256[:32]}"
+    async with get_client() as client:
+        await Ledger(client, UUID(record.flow_run_id)).insert(key, decision.model_dump_json())
 
 
 async def end_of(record: QATechRunRecord, verdict: str) -> None:

@@ -390,6 +390,26 @@ def test_a_report_of_500_failures_with_long_thoughts_is_small(sort: str) -> None
     assert len(report.model_dump_json().encode()) < 512 * 1024
 
 
+def test_a_report_of_500_failures_with_long_addresses_is_small() -> None:
+    signed = "https://files.example/" + "x" * 900
+    names = ("url", "screenshotUrl", "recordingUrl")
+    cases = [
+        case(
+            f"Test {i}", id=f"5e4d3c2b-0000-4000-8000-{i:012}", shortId=f"t{i}", evaluationThought="x" * 5000, **FAILED
+        )
+        for i in range(500)
+    ]
+    details = {f"t{i}": {name: f"{signed}{name}{i}" for name in names} for i in range(500)}
+    observed = attempt(*cases, result="FAILED", test_count=500, details=details)
+    report = build_report(recognise([observed]), GatePolicy(), ended_at=NOW)
+    assert len(report.model_dump_json().encode()) < 512 * 1024
+    assert report.tests[0].url == f"{signed}url0", "an address is whole or not there"
+    assert {test.url for test in report.tests[-10:]} == {None}
+    few = attempt(*cases[:5], result="FAILED", details=details)
+    small = build_report(recognise([few]), GatePolicy(), ended_at=NOW)
+    assert all(test.url and test.screenshot_url and test.recording_url for test in small.tests)
+
+
 def full_report() -> GateReport:
     entry = QuarantineEntry(reason="known", owner="ana", expires=date(2026, 9, 30))
     policy = GatePolicy(quarantine={"2": entry}, fuse_failures=0.25, deadline_seconds=90.5, max_flaky=3)

@@ -153,6 +153,15 @@ def test_two_left_entries_at_places_that_change_are_a_conflict() -> None:
         resolve(call("task-1b7/0", stable=False, chain=SECOND), left)
 
 
+def test_an_attached_run_is_the_same_wherever_it_is_asked_for() -> None:
+    left = entry(call("0", asks="run abc123"))
+    left.run = a_run().model_copy(update={"kind": "attached"})
+    assert resolve(call("1", asks="run abc123", chain=SECOND), [left]) is left
+    other = left.model_copy(update={"slot": "another"})
+    with pytest.raises(LedgerConflict):
+        resolve(call("2", asks="run abc123", chain=SECOND), [left, other])
+
+
 def test_a_sub_flow_that_is_retried_alone_gets_its_own_slot_and_never_a_siblings() -> None:
     one, other = (("root", 1), ("one", 1)), (("root", 1), ("other", 1))
     mine, siblings = entry(call("sub:sub-0/0", chain=one)), entry(call("sub:sub-1/0", chain=other))
@@ -579,6 +588,39 @@ async def ask(send: Callable[[], Awaitable[QATechRunRecord]], asks: str = "A", l
 
 
 @pytest.mark.usefixtures("prefect_server")
+async def test_an_attached_run_that_this_flow_run_has_started_keeps_what_its_start_told() -> None:
+    started = a_run(test_count=5, plan_short_id="pln_smoke")
+    seen: list[QATechRunRecord] = []
+    step = Failing(1)
+
+    async def start() -> QATechRunRecord:
+        return started
+
+    def attach(run_short_id: str) -> Callable[[], Awaitable[QATechRunRecord]]:
+        async def send() -> QATechRunRecord:
+            return a_run(run_short_id).model_copy(update={"kind": "attached"})
+
+        return send
+
+    @flow(retries=1)
+    async def attaching() -> None:
+        first = await ledger.once("start", "POST", "A", None, start, busy_seconds=0)
+        for short_id in (started.run_short_id, "elsewhere"):
+            fingerprint = ledger.fingerprint("attach", short_id)
+            seen.append(await ledger.once("start", short_id, fingerprint, None, attach(short_id), busy_seconds=0))
+        assert seen[-2].slot not in (None, first.slot)
+        assert seen[-2].started_at == first.started_at
+        step()
+
+    await attaching()
+    told = ("kind", "test_count", "plan_short_id")
+    assert [tuple(getattr(record, name) for name in told) for record in seen] == [
+        ("start", 5, "pln_smoke"),
+        ("attached", None, None),
+    ] * 2
+    assert [record.found for record in seen] == [False, False, True, True]
+
+
 async def test_outside_a_flow_run_there_is_no_ledger() -> None:
     send = Sends()
     assert [await ask(send), await ask(send)] == ["run1", "run2"]

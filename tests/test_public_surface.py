@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import prefect_qatech
 PUBLIC = [
     "BadRequestError",
     "ForbiddenError",
+    "GateDecision",
     "GateFailed",
     "GateInconclusive",
     "GateNotPassed",
@@ -46,6 +46,8 @@ PUBLIC = [
     "QATechRunTestCase",
     "QATechRunTestCaseDetails",
     "QATechStartedRun",
+    "QATechTestPlan",
+    "QATechTestRun",
     "QATechTimeoutError",
     "QuarantineEntry",
     "RateLimitedError",
@@ -84,7 +86,7 @@ ROOMS = [
     {"retries", "polling", "verdict", "sharing"},
     {"campaign", "client"},
     {"report"},
-    {"credentials", "twins", "waiting", "artifacts", "history"},
+    {"asking", "credentials", "twins", "waiting", "artifacts", "history"},
     {"ledger"},
     {"events"},
     {"tasks"},
@@ -190,15 +192,14 @@ def test_what_is_not_there_is_no_attribute() -> None:
 
 
 def test_prefect_finds_the_blocks() -> None:
-    """A block given as a reference is looked up among the types that the entry point has brought in."""
-    metadata = (PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8")
-    [module] = re.findall(r'(?m)^prefect_qatech = "([a-z_.]+)"$', metadata)
+    """A block given by its slug is looked up among the types that the entry point has brought in."""
     code = (
-        f"import {module}; from prefect.utilities.dispatch import get_registry_for_type; "
-        "from prefect.blocks.core import Block; print('qatech-credentials' in get_registry_for_type(Block))"
+        "from prefect.blocks.core import Block; from prefect.plugins import load_prefect_collections; "
+        "from prefect.utilities.dispatch import get_registry_for_type; load_prefect_collections(); "
+        "print(*sorted(slug for slug in get_registry_for_type(Block) if slug.startswith('qatech-')))"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert printed.strip() == "True"
+    assert printed.split() == ["qatech-credentials", "qatech-test-plan"]
 
 
 @pytest.mark.parametrize("name", TWINS)

@@ -130,6 +130,9 @@ from prefect_qatech.twins import run_sync, sleep_unless_stopped
 from prefect_qatech import twins
 twins.WATCH_SECONDS = 0.02
 
+# What was started in the background by a shell ignores the signal.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 def interrupt():
     os.kill(os.getpid(), {signal})
 """

@@ -22,7 +22,7 @@ from prefect_qatech.report.words import attempt_name, campaign_id, duration_text
 from prefect_qatech.verdict import Outcome, Verdict
 
 MAX_BARS = 20
-_WIDTH, _LEFT, _BAR, _ROW, _TOP = 600, 132, 456, 42, 38
+_WIDTH, _LEFT, _BAR, _ROW, _TOP = 600, 144, 444, 42, 38
 # Okabe and Ito's colours, which people with any kind of colour blindness can tell apart; dark text reads on each.
 _COLOURS = {
     "passed": "#2fbf93",

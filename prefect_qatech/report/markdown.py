@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from prefect_qatech.campaign import GateReport, ReportedAttempt, ReportedReason, ReportedTest
+from prefect_qatech.campaign import GateDecision, GateReport, ReportedAttempt, ReportedReason, ReportedTest
 from prefect_qatech.report.chart import HistoryEntry, history_chart, history_line
 from prefect_qatech.report.escape import link, markdown_text, safe_url
 from prefect_qatech.report.words import (
@@ -74,7 +74,7 @@ def render_markdown(
     """
     attempts = _picture("Outcomes per attempt", chart or "")
     campaigns = _picture("The plan's last campaigns", history_chart(history) if history else "")
-    proceed = "" if report.passed else f"\n### How to proceed\n\n{_PROCEED}\n"
+    proceed = "" if report.passed or report.approved else f"\n### How to proceed\n\n{_PROCEED}\n"
     return _render(report, max_bytes, attempts, campaigns, f"{proceed}\n{history_line(report)}\n")
 
 
@@ -134,11 +134,20 @@ def _head(report: GateReport) -> list[str]:
     return [
         f"## {SYMBOLS[report.verdict]} {HEADLINES[report.verdict]}",
         "",
-        ADVICE[report.verdict],
+        _decision(report.decision, report.approved) if report.decision else ADVICE[report.verdict],
         "",
         " · ".join(about),
         "",
     ]
+
+
+def _decision(decision: GateDecision, approved: bool) -> str:
+    who = _text(decision.decided_by or "", _NAME) or "nobody who gave a name"
+    what = "Approved: the release may go out all the same" if approved else "Rejected: the release may not go out"
+    return (
+        f"**{what}.** Decided by {who}, {time_text(decision.decided_at)}: {_text(decision.reason, _SENTENCE)} "
+        f"(evidence `{decision.evidence_sha256[:16]}`)"
+    )
 
 
 def _sum(report: GateReport) -> str:

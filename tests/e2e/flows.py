@@ -65,6 +65,11 @@ async def two_equal_gates(plan: str) -> list[str | None]:
 
 
 @flow
+def promote(run_short_id: str, plan_short_id: str | None, gate_flow_run_id: str) -> None:
+    """What an automation runs when a gate has passed."""
+
+
+@flow
 def sync_wait(plan: str) -> None:
     """The sync task, called."""
     reach = credentials()

@@ -67,11 +67,6 @@ def test_the_artifacts_page_lists_what_a_gate_published(ui: UI, gates: Gates) ->
         # The old UI's link is the whole card, the new one's as well.
         expect(card).to_be_visible()
         expect(card).to_contain_text(re.compile(kind, re.IGNORECASE))
-    if ui.version == "v1":
-        # What the hostile service is called is of no interest in a picture of what one sees every day.
-        page.get_by_placeholder("Search artifacts").fill("pln-release")
-        expect(page.get_by_text("7 Artifacts")).to_be_visible()
-        ui.picture("artifacts", page.locator(".artifact-collections"))
 
 
 @pytest.mark.parametrize("verdict", HEADLINES)
@@ -130,7 +125,7 @@ def test_the_tests_table_has_a_row_per_test_and_a_column_per_attempt(ui: UI, gat
     assert rows[1][:5] == ["Pay with a credit card", "failed", "failed", "failed", "failed"]
     assert ["Apply a voucher", "flaky", "failed", "passed"] in [row[:4] for row in rows]
     assert len(rows) == 1 + 8
-    ui.picture("tests-table", table)
+    ui.picture("tests-table", table.locator(".."), table)
 
 
 def test_the_run_link_and_the_progress(ui: UI, gates: Gates) -> None:
@@ -249,8 +244,6 @@ def test_a_hostile_service_in_the_report(ui: UI, gates: Gates, beacon: Beacon, m
     ]
     links = {str(link.get_attribute("href")) for link in report.locator("a").all()}
     assert {link.startswith(gate.sandbox_url) for link in links} == {True}
-    if ui.version == "v1":
-        ui.picture("report-hostile", report, report.locator("li").nth(4))
 
 
 def test_hostile_words_where_the_service_has_a_few_of_its_own(

@@ -1,0 +1,73 @@
+"""The release gate as a deployment: somebody, or a pipeline, names an address, and the gate says whether it may go out.
+
+    python -m flows.check
+
+serves it from this machine; `deployments/prefect.yaml` deploys it for a work pool. In Prefect's UI its parameters are a
+form: the credentials are picked from the saved blocks.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from prefect import flow
+
+from prefect_qatech import (
+    GatePolicy,
+    GateReport,
+    QATechApplication,
+    QATechCredentials,
+    QATechEnvironment,
+    QATechPolling,
+    release_gate,
+)
+
+
+@flow(name="check-release")
+def check_release(
+    credentials: QATechCredentials,
+    test_plan_short_id: str,
+    application_short_id: str | None = None,
+    environment_url: str | None = None,
+    policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen, and the UI's form shows it
+    polling: QATechPolling | None = None,
+    on_inconclusive: Literal["stop", "ask"] = "stop",
+) -> GateReport:
+    """Test what runs at an address, and fail unless it may go out.
+
+    Args:
+        credentials: How to reach QA.tech.
+        test_plan_short_id: The plan to run, `pln_...`.
+        application_short_id: The application that runs at the address, `app_...`.
+        environment_url: The address; the plan's own environment when absent.
+        policy: What is tolerated, how often is rerun, how long is waited.
+        polling: How often to look at a run.
+        on_inconclusive: `stop`, or `ask` a person, by a form in the Prefect UI.
+
+    Returns:
+        The gate's report.
+
+    Raises:
+        GateNotPassed: It may not go out.
+        ValueError: An address without an application, or the other way round.
+    """
+    if (application_short_id is None) != (environment_url is None):
+        raise ValueError(
+            "Give both application_short_id and environment_url, or neither: an address is an application's."
+        )
+    applications = None
+    if application_short_id is not None:
+        environment = QATechEnvironment(url=environment_url)
+        applications = [QATechApplication(application_short_id=application_short_id, environment=environment)]
+    return release_gate(
+        credentials,
+        test_plan_short_id,
+        applications=applications,
+        policy=policy,
+        polling=polling,
+        on_inconclusive=on_inconclusive,
+    )
+
+
+if __name__ == "__main__":
+    check_release.serve(name="release-gate")

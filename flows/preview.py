@@ -1,0 +1,79 @@
+"""Tests the preview deployment of a pull request.
+
+    python -m flows.preview
+
+serves it from this machine; `deployments/prefect.yaml` deploys it for a work pool. A pipeline starts it by an API call
+with the parameters below, or by an event `preview.deployed` with a payload of the same names.
+"""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from prefect_qatech import (
+    GatePolicy,
+    GateReport,
+    QATechApplication,
+    QATechCredentials,
+    QATechEnvironment,
+    QATechGitHubTrigger,
+    QATechPolling,
+    release_gate,
+)
+
+
+@flow(name="preview-check")
+def preview_check(
+    credentials: QATechCredentials,
+    preview_url: str,
+    application_short_id: str,
+    test_plan_short_id: str | None = None,
+    pull_request: int | None = None,
+    repository: str | None = None,
+    branch: str | None = None,
+    commit_hash: str | None = None,
+    commit_message: str | None = None,
+    actor: str | None = None,
+    policy: GatePolicy = GatePolicy(max_reruns=1),  # noqa: B008 - frozen, and the UI's form shows it
+    polling: QATechPolling | None = None,
+) -> GateReport:
+    """Test a preview deployment, and fail unless it passes.
+
+    Args:
+        credentials: How to reach QA.tech.
+        preview_url: Where the preview runs.
+        application_short_id: The application that runs there, `app_...`.
+        test_plan_short_id: The plan to run, `pln_...`; the project's default plan when absent.
+        pull_request: Number of the pull request; names the report, whose versions are its history.
+        repository: `owner/repo`.
+        branch: Name of the branch.
+        commit_hash: Hash of the commit.
+        commit_message: Message of the commit.
+        actor: Login of the person.
+        policy: What is tolerated, how often is rerun, how long is waited.
+        polling: How often to look at a run.
+
+    Returns:
+        The gate's report.
+
+    Raises:
+        GateNotPassed: The preview did not pass.
+    """
+    name = None if pull_request is None else f"Pull request {pull_request}"
+    preview = QATechEnvironment(url=preview_url, name=name)
+    github = QATechGitHubTrigger(
+        actor=actor, branch=branch, commit_hash=commit_hash, commit_message=commit_message, repository=repository
+    )
+    return release_gate(
+        credentials,
+        test_plan_short_id,
+        applications=[QATechApplication(application_short_id=application_short_id, environment=preview)],
+        github=github if github != QATechGitHubTrigger() else None,
+        policy=policy,
+        label=name,
+        polling=polling,
+    )
+
+
+if __name__ == "__main__":
+    preview_check.serve(name="preview-check")

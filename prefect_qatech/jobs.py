@@ -1,0 +1,205 @@
+"""Blocks for those who configure in Prefect's UI: `QATechTestPlan.load("checkout").trigger()`.
+
+A job run is a whole gate: the run that `trigger` has started, and the reruns, the verdict and the report that
+`release_gate` makes of it.
+"""
+
+from __future__ import annotations
+
+from prefect.blocks.abstract import JobBlock, JobRun
+from pydantic import ConfigDict, Field
+
+from prefect_qatech.campaign import GateReport
+from prefect_qatech.credentials import QATechCredentials
+from prefect_qatech.exceptions import GateNotPassed, QATechError
+from prefect_qatech.gate import arelease_gate, release_gate
+from prefect_qatech.ledger import QATechRunRecord
+from prefect_qatech.models import QATechApplication, TestPlanShortId
+from prefect_qatech.polling import QATechPolling
+from prefect_qatech.tasks import astart_test_run, start_test_run
+from prefect_qatech.verdict import GatePolicy
+
+__all__ = ["QATechTestPlan", "QATechTestRun"]
+
+# Prefect's base classes declare async methods only; like its own integrations, these blocks have twins.
+
+
+class QATechTestRun(JobRun[GateReport]):
+    """A run of a test plan that `QATechTestPlan.trigger` has started.
+
+    Attributes:
+        plan: The plan as it was configured.
+        record: The run: short id, address, number of test cases.
+    """
+
+    def __init__(self, plan: QATechTestPlan, record: QATechRunRecord) -> None:
+        self.plan = plan
+        self.record = record
+        self._outcome: GateReport | GateNotPassed | None = None
+
+    def __repr__(self) -> str:
+        return f"QATechTestRun({self.run_short_id!r}, {self.run_url!r})"
+
+    @property
+    def run_short_id(self) -> str:
+        """Short id of the run."""
+        return self.record.run_short_id
+
+    @property
+    def run_url(self) -> str | None:
+        """Its address on QA.tech."""
+        return self.record.run_url
+
+    async def await_for_completion(self) -> None:
+        """Async twin of `wait_for_completion`: the same errors."""
+        try:
+            report = await arelease_gate(
+                self.plan.credentials,
+                run_short_id=self.run_short_id,
+                policy=self.plan.policy,
+                polling=self.plan.polling,
+            )
+        except GateNotPassed as error:
+            self._outcome = error
+        else:
+            self._outcome = report
+
+    def wait_for_completion(self) -> None:  # type: ignore[override]
+        """Wait for the run, rerun what failed as far as the policy allows, and publish the report.
+
+        - This is a gate, `release_gate`, which takes up the run: a sub-flow run of the flow run, or a flow run of its
+          own where there is none.
+        - A verdict that is not a pass is no error here; `fetch_result` raises it.
+
+        Raises:
+            QATechAPIError: The gate could not be evaluated.
+        """
+        try:
+            report = release_gate(
+                self.plan.credentials,
+                run_short_id=self.run_short_id,
+                policy=self.plan.policy,
+                polling=self.plan.polling,
+            )
+        except GateNotPassed as error:
+            self._outcome = error
+        else:
+            self._outcome = report
+
+    async def afetch_result(self) -> GateReport:
+        """Async twin of `fetch_result`: the same result and errors."""
+        return self._result()
+
+    def fetch_result(self) -> GateReport:  # type: ignore[override]
+        """Give the report of a gate that has passed.
+
+        Returns:
+            The report.
+
+        Raises:
+            GateFailed: Tests of the product failed.
+            GateInconclusive: The evidence is not enough.
+            QATechError: There is no verdict yet: `wait_for_completion` was not called, or did not end.
+        """
+        return self._result()
+
+    def _result(self) -> GateReport:
+        if self._outcome is None:
+            raise QATechError(
+                f"Run {self.run_short_id} has no verdict yet: call wait_for_completion() first.",
+                run_short_id=self.run_short_id,
+                run_url=self.run_url,
+            )
+        if isinstance(self._outcome, GateNotPassed):
+            raise self._outcome
+        # Outside a flow run no record tells the gate how many test cases the start has promised.
+        promised, seen = self.record.test_count or 0, len(self._outcome.tests)
+        if seen < promised:
+            raise QATechError(
+                f"Run {self.run_short_id} was started with {promised} test cases and lists {seen}: what is missing "
+                "may have failed.",
+                run_short_id=self.run_short_id,
+                run_url=self.run_url,
+            )
+        return self._outcome
+
+
+class QATechTestPlan(JobBlock[GateReport]):
+    """A test plan of QA.tech with all that running it takes.
+
+    Attributes:
+        credentials: How to reach QA.tech.
+        test_plan_short_id: The plan, `pln_...`; the project's default plan when absent.
+        applications: Applications to test elsewhere than their plan says.
+        policy: What is tolerated, how often is rerun, how long is waited.
+        polling: How often to look at a run.
+
+    Example:
+        ```python
+        from prefect import flow
+        from prefect_qatech import QATechTestPlan
+
+
+        @flow
+        def check_out():
+            run = QATechTestPlan.load("checkout").trigger()
+            run.wait_for_completion()
+            print(run.fetch_result().verdict)
+        ```
+    """
+
+    _block_type_name = "QA.tech Test Plan"
+    _block_type_slug = "qatech-test-plan"
+    _logo_url = "https://qa.tech/favicon.ico"  # type: ignore[assignment]
+    _documentation_url = "https://docs.qa.tech"  # type: ignore[assignment]
+    _description = "A test plan of QA.tech: run it, rerun what failed, and decide, from a flow."
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    credentials: QATechCredentials = Field(title="Credentials", description="How to reach QA.tech.")
+    test_plan_short_id: TestPlanShortId | None = Field(
+        default=None, title="Test plan", description="pln_...; the project's default plan when empty."
+    )
+    applications: list[QATechApplication] | None = Field(
+        default=None,
+        min_length=1,
+        title="Applications",
+        description="Applications to test elsewhere than their plan says: a preview deployment, say.",
+    )
+    policy: GatePolicy = Field(
+        default=GatePolicy(), title="Policy", description="What is tolerated, how often is rerun, how long is waited."
+    )
+    polling: QATechPolling | None = Field(default=None, title="Polling", description="How often to look at a run.")
+
+    async def atrigger(self, label: str | None = None) -> QATechTestRun:
+        """Async twin of `trigger`: the same argument, result and errors."""
+        record = await astart_test_run(
+            self.credentials, self.test_plan_short_id, applications=self.applications, label=label
+        )
+        return QATechTestRun(self, record)
+
+    def trigger(self, label: str | None = None) -> QATechTestRun:  # type: ignore[override]
+        """Start a run of the plan.
+
+        - Within a flow run it is started once: a retry or a restart of the flow run finds it.
+        - Two calls in one flow run start two runs; where they are made side by side, give each a label.
+        - Outside a flow run nothing is recorded: each call starts a run.
+
+        Args:
+            label: Names this start within the flow run.
+
+        Returns:
+            The run, to be waited for.
+
+        Raises:
+            StartOutcomeUnknown: A run may or may not have been started; nothing retries this.
+            QATechAPIError: QA.tech did not accept it.
+            ValueError: The token is the mask that Prefect puts in place of a secret; nothing was sent.
+
+        Example:
+            ```python
+            run = QATechTestPlan.load("checkout").trigger()
+            ```
+        """
+        record = start_test_run(self.credentials, self.test_plan_short_id, applications=self.applications, label=label)
+        return QATechTestRun(self, record)

@@ -1,0 +1,258 @@
+"""README's "Deploy it", command by command, on a real server with a real worker; then each deployment at work."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from prefect_qatech.sandbox import Sandbox
+from tests.e2e.world import ROOT, World, eventually
+from tests.support import posts
+
+GATE, NIGHT = "check-release/release-gate", "nightly-regression/nightly-regression"
+PREVIEW, TRIAGE = "preview-check/preview-check", "triage/triage"
+POLLING = {"first_seconds": 0.2, "max_seconds": 0.5}
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = README.split("\n## Deploy it\n")[1].split("```\n")[1].splitlines()
+PROGRAMS = {"prefect": ["-m", "prefect"], "prefect-qatech": ["-m", "prefect_qatech.cli"], "python": []}
+
+
+class Scene:
+    """What was deployed, the sandbox that it tests, and what each command of the README said."""
+
+    def __init__(self, world: World, sandbox: Sandbox) -> None:
+        self.world, self.sandbox = world, sandbox
+        self.said: dict[str, str] = {}
+        self.env = {"QATECH_API_URL": sandbox.url, "QATECH_API_TOKEN": sandbox.token}
+
+    def command(self, line: str) -> str:
+        program, *arguments = shlex.split(line)
+        done = subprocess.run(
+            [sys.executable, *PROGRAMS[program], *arguments],
+            env=self.world.environment(self.env),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+    def deployment(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.world.get(f"/deployments/name/{name}")
+        return found
+
+    def run(self, name: str, **parameters: Any) -> UUID:
+        return self.world.run(UUID(self.deployment(name)["id"]), **parameters)
+
+    def runs_of(self, name: str) -> list[dict[str, Any]]:
+        body = {"deployments": {"id": {"any_": [self.deployment(name)["id"]]}}, "sort": "START_TIME_DESC"}
+        return [run for run in self.world.post("/flow_runs/filter", body) if not run["auto_scheduled"]]
+
+    def artifact(self, flow_run_id: UUID, key: str) -> str:
+        body = {"artifacts": {"flow_run_id": {"any_": [str(flow_run_id)]}, "key": {"any_": [key]}}}
+        [found] = self.world.post("/artifacts/filter", body)
+        return str(found["data"])
+
+    def automations(self) -> list[str]:
+        return sorted(found["name"] for found in self.world.post("/automations/filter", {}))
+
+
+@pytest.fixture(scope="module")
+def scene(world: World) -> Iterator[Scene]:
+    with Sandbox(speed=60) as sandbox:
+        scene = Scene(world, sandbox)
+        for line in COMMANDS:
+            if line.startswith(("prefect-qatech sandbox", "export")):
+                continue  # the sandbox of this test is on a free port
+            if line.endswith("&"):
+                _, *arguments = shlex.split(line.removesuffix("&"))
+                world.spawn("qatech-worker", sys.executable, "-m", "prefect", *arguments)
+            else:
+                scene.said[line] = scene.command(line)
+        try:
+            yield scene
+        finally:
+            world.stop("qatech-worker")
+
+
+@pytest.fixture(autouse=True)
+def anew(scene: Scene) -> None:
+    scene.sandbox.reset()
+
+
+@pytest.fixture
+def webhook(scene: Scene) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A notification block, and what arrives from it."""
+    arrived: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            arrived.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    text = '{"subject": "{{subject}}", "body": "{{body}}"}'
+    scene.command(
+        "python -c 'from prefect.blocks.notifications import CustomWebhookNotificationBlock as C; "
+        f'C(name="w", url="http://127.0.0.1:{server.server_port}", json_data={text}).save("people", overwrite=True)\''
+    )
+    yield "custom-webhook/people", arrived
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_commands_of_the_readme_deploy_everything_and_the_gate_passes(scene: Scene) -> None:
+    assert len(scene.said) == 6
+    for slug in ("qatech-credentials", "qatech-test-plan"):
+        assert scene.world.get(f"/block_types/slug/{slug}")["slug"] == slug
+    registered = next(said for line, said in scene.said.items() if "block register" in line)
+    assert "QA.tech Credentials" in registered
+    assert "QA.tech Test Plan" in registered
+    for name in (GATE, NIGHT, PREVIEW, TRIAGE):
+        deployment = scene.deployment(name)
+        assert deployment["description"]
+        assert "qatech" in deployment["tags"]
+    assert [run["state"]["type"] for run in scene.runs_of(GATE)] == ["COMPLETED"]
+    form = scene.deployment(GATE)["parameter_openapi_schema"]
+    assert form["definitions"]["QATechCredentials"]["block_type_slug"] == "qatech-credentials"
+    assert set(form["properties"]) >= {"credentials", "test_plan_short_id", "environment_url", "policy"}
+
+
+def test_the_night_is_scheduled_with_its_time_zone(scene: Scene) -> None:
+    [schedule] = scene.deployment(NIGHT)["schedules"]
+    assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == ("0 2 * * *", "Europe/Stockholm")
+    assert schedule["active"]
+    body = {"deployments": {"id": {"any_": [scene.deployment(NIGHT)["id"]]}}}
+    eventually(
+        lambda: [run for run in scene.world.post("/flow_runs/filter", body) if run["auto_scheduled"]],
+        "a night that is scheduled",
+        seconds=90,
+    )
+
+
+def test_gates_wait_for_each_other_and_nights_do_not_pile_up(scene: Scene) -> None:
+    gates = [scene.run(GATE, polling=POLLING) for _ in range(2)]
+    nights = [scene.run(NIGHT, polling=POLLING) for _ in range(2)]
+    for gate in gates:
+        scene.world.wait_for_state(gate, "COMPLETED")
+    ends = sorted(scene.world.get(f"/flow_runs/{gate}")["end_time"] for gate in gates)
+    starts = sorted(scene.world.get(f"/flow_runs/{gate}")["start_time"] for gate in gates)
+    assert starts[1] >= ends[0]
+    states = {night: scene.world.wait_for_state(night, "COMPLETED", "CANCELLED")["type"] for night in nights}
+    assert sorted(states.values()) == ["CANCELLED", "COMPLETED"]
+    [night] = [night for night, state in states.items() if state == "COMPLETED"]
+    summary = scene.artifact(night, "qatech-nightly")
+    assert "## Nightly regression: pass" in summary
+    assert "Everything passes" in summary
+    assert "One fails once" in summary
+    asked = [post["body"].get("testPlanShortId") for post in posts(scene.sandbox) if post["path"] == "/v1/run"]
+    assert sorted(asked) == ["pln_flaky", "pln_green", "pln_green", "pln_green"]
+
+
+def test_a_failed_gate_starts_its_triage_with_its_ids(scene: Scene) -> None:
+    before = {run["id"] for run in scene.runs_of(TRIAGE)}
+    gate = scene.run(GATE, test_plan_short_id="pln_broken", polling=POLLING)
+    state = scene.world.wait_for_state(gate, "FAILED")
+    assert "Pay with a credit card" in state["message"]
+    [triage] = eventually(
+        lambda: [run for run in scene.runs_of(TRIAGE) if run["id"] not in before], "the triage of the gate"
+    )
+    started = [post["run_short_id"] for post in posts(scene.sandbox)]
+    assert triage["parameters"]["plan_short_id"] == "pln_broken"
+    assert triage["parameters"]["run_short_ids"][0] == started[0]
+    assert len(triage["parameters"]["run_short_ids"]) == len(started) == 3
+    scene.world.wait_for_state(UUID(triage["id"]), "COMPLETED")
+    text = scene.artifact(UUID(triage["id"]), "qatech-triage-pln-broken")
+    assert "## 2 of 3 tests have not passed" in text
+    assert "Pay with a credit card" in text
+    assert "The payment was refused" in text
+
+
+def test_the_event_of_the_readme_starts_a_check_of_the_preview(scene: Scene) -> None:
+    [event] = json.loads(re.search(r"```json\n(.*?)```", README, re.DOTALL)[1])  # type: ignore[index]
+    event |= {"id": str(uuid4()), "occurred": datetime.now(timezone.utc).isoformat()}
+    assert scene.world.http.post("/events", json=[event]).status_code == 204
+    [run] = eventually(lambda: scene.runs_of(PREVIEW), "the check of the preview")
+    assert run["parameters"]["pull_request"] == 42
+    scene.world.wait_for_state(UUID(run["id"]), "COMPLETED")
+    [start] = posts(scene.sandbox)
+    assert start["body"]["trigger"] == "GITHUB"
+    assert start["body"]["repository"] == "northwind/shop"
+    [application] = start["body"]["applications"]
+    assert application["environment"] == {"url": "https://pr-42.example.com", "name": "Pull request 42"}
+
+
+def test_automations_are_made_once_and_act(scene: Scene, webhook: tuple[str, list[dict[str, Any]]]) -> None:
+    block, arrived = webhook
+    promote = scene.world.deploy("tests/e2e/flows.py:promote", {"PYTHONPATH": scene.world.environment()["PYTHONPATH"]})
+    for _ in range(2):
+        scene.command(f"python deployments/automations.py --notify {block} --promote promote/e2e --crashed-after 540")
+    assert scene.automations() == [
+        "qatech: gate failed -> triage",
+        "qatech: gate inconclusive -> notify",
+        "qatech: gate passed -> promote",
+        "qatech: gate without heartbeat -> crashed",
+        "qatech: preview deployed -> preview-check",
+    ]
+    # A night that has passed promotes nothing, a gate does.
+    night = scene.run(NIGHT, polling=POLLING, test_plan_short_ids=["pln_flaky"])
+    passed = scene.run(GATE, polling=POLLING)
+    undecided = scene.run(
+        PREVIEW,
+        polling=POLLING,
+        preview_url="http://127.0.0.1:8410",
+        test_plan_short_id="pln_never",
+        policy={"deadline_seconds": 1},
+    )
+    scene.world.wait_for_state(night, "COMPLETED")
+    scene.world.wait_for_state(passed, "COMPLETED")
+    scene.world.wait_for_state(undecided, "FAILED")
+    [told] = eventually(lambda: arrived, "the notification")
+    assert "inconclusive" in told["subject"]
+    assert "deadline" in told["body"]
+    body = {"deployments": {"id": {"any_": [str(promote)]}}}
+    [promotion] = eventually(lambda: scene.world.post("/flow_runs/filter", body), "the promotion")
+    [start] = [post for post in posts(scene.sandbox) if post["body"].get("testPlanShortId") == "pln_green"]
+    assert promotion["parameters"]["run_short_id"] == start["run_short_id"]
+    assert promotion["parameters"]["plan_short_id"] == "pln_green"
+
+
+def test_what_is_missing_is_said_before_anything_is_sent(scene: Scene) -> None:
+    saved = scene.world.get("/block_types/slug/qatech-credentials/block_documents/name/qatech")
+    # The UI's form lets an empty token through.
+    empty = {"name": f"empty-{uuid4().hex[:8]}", "data": {"api_token": "", "api_url": scene.sandbox.url}}
+    scene.world.post(
+        "/block_documents/", {**{name: saved[name] for name in ("block_type_id", "block_schema_id")}, **empty}
+    )
+
+    def block(name: str) -> dict[str, Any]:
+        return {"credentials": {"$ref": {"block_document_slug": f"qatech-credentials/{name}"}}}
+
+    wrong: dict[str, tuple[dict[str, Any], str]] = {
+        "block": (block("nobody"), "Failed to resolve block references"),
+        "token": (block(str(empty["name"])), "Failed to resolve block references"),
+        "plan": ({"test_plan_short_id": "smoke"}, "not a test plan's short id"),
+        "address": ({"preview_url": "northwind"}, "not a web address"),
+    }
+    where = {"preview_url": "http://127.0.0.1:8410"}
+    runs = {what: scene.run(PREVIEW, **{**where, **parameters}) for what, (parameters, _) in wrong.items()}
+    said = {what: scene.world.wait_for_state(run, "FAILED", "CRASHED")["message"] for what, run in runs.items()}
+    assert [what for what, (_, says) in wrong.items() if says not in said[what]] == [], said
+    assert posts(scene.sandbox) == []

@@ -1,0 +1,83 @@
+"""The flows that `deployments/prefect.yaml` deploys, against the sandbox, on a real Prefect server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flows.check import check_release
+from flows.nightly import NightNotPassed, nightly
+from flows.triage import triage
+from prefect_qatech import QATechCredentials, QATechPolling
+from prefect_qatech.sandbox import Sandbox
+from tests.support import artifacts_of, credentials_for, one_plan, posts
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+POLLING = QATechPolling(first_seconds=0.05, max_seconds=0.2)
+
+
+async def published(state: Any) -> str:
+    """The Markdown that a flow run itself has published."""
+    [text] = [found.data for found in await artifacts_of([state.state_details.flow_run_id])]
+    return str(text)
+
+
+async def test_a_plan_that_fails_or_is_not_there_hides_no_other(
+    sandbox: Sandbox, credentials: QATechCredentials
+) -> None:
+    plans = ["pln_nowhere", "pln_broken", "pln_green"]
+    state = await nightly(credentials, plans, plans_at_once=2, polling=POLLING, return_state=True)
+    error = await state.aresult(raise_on_failure=False)
+    assert isinstance(error, NightNotPassed)
+    for told in ("The night is fail.", "pln_nowhere: could not be tested (NotFoundError", "pln_green: pass"):
+        assert told in str(error)
+    asked = [post["body"]["testPlanShortId"] for post in posts(sandbox) if post["path"] == "/v1/run"]
+    assert sorted(asked) == sorted(plans)
+    text = await published(state)
+    assert "## Nightly regression: fail" in text
+    assert "| Everything passes | pass |" in text
+    assert "| One always fails | fail |" in text
+    assert "could not be tested" in text
+
+
+async def test_a_night_with_a_plan_that_is_not_there_is_no_pass(credentials: QATechCredentials) -> None:
+    with pytest.raises(NightNotPassed, match="The night is inconclusive"):
+        await nightly(credentials, ["pln_nowhere", "pln_green"], polling=POLLING)
+
+
+@pytest.mark.parametrize("plans", [[], ["pln_green", "pln_green"]])
+async def test_a_night_without_plans_or_with_one_twice_starts_nothing(
+    sandbox: Sandbox, credentials: QATechCredentials, plans: list[str]
+) -> None:
+    with pytest.raises(ValueError, match="each once"):
+        await nightly(credentials, plans, polling=POLLING)
+    assert posts(sandbox) == []
+
+
+def test_an_address_needs_its_application(sandbox: Sandbox, credentials: QATechCredentials) -> None:
+    with pytest.raises(ValueError, match="Give both"):
+        check_release(credentials, "pln_green", environment_url="http://127.0.0.1:8410", polling=POLLING)
+    assert posts(sandbox) == []
+
+
+async def test_a_triage_shows_texts_of_the_service_as_text() -> None:
+    evil = "<img src=x onerror=alert(1)> [x](javascript:alert(1)) | # heading"
+    case = {"name": evil, "outcomes": {"outcome": "failed", "title": evil, "thought": evil}}
+    with Sandbox(one_plan([case, {"name": "Fine", "outcomes": "passed"}]), speed=2000) as sandbox:
+        reach = credentials_for(sandbox)
+        check_release(reach, "pln_one", polling=POLLING, return_state=True)
+        runs = [run["short_id"] for run in sandbox.runs()]
+        state = await triage(reach, runs, plan_short_id=evil, gate_flow_run_id=evil, return_state=True)
+    assert await state.aresult() == 1
+    text = await published(state)
+    assert "## 1 of 2 tests have not passed" in text
+    assert "TEST&#95;FAILED" in text
+    assert "<img" not in text
+    assert "](javascript" not in text
+
+
+async def test_a_triage_without_runs_says_so(credentials: QATechCredentials) -> None:
+    with pytest.raises(ValueError, match="nothing to look into"):
+        await triage(credentials, [])

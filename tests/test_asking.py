@@ -1,0 +1,244 @@
+"""A person decides where the evidence alone does not let a release out; only an answer is an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+from uuid import UUID
+
+import anyio
+import pytest
+from prefect import flow
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.states import Running
+
+from prefect_qatech import (
+    GateFailed,
+    GateInconclusive,
+    GatePolicy,
+    GateReport,
+    QATechPolling,
+    Verdict,
+    aread_ledger,
+    arelease_gate,
+    asking,
+    events,
+)
+from prefect_qatech.report import render_markdown
+from prefect_qatech.sandbox import Sandbox
+from tests.support import Failing, artifacts_of, cases, counted, credentials_for, flow_run_id, one_plan
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+FAILS = one_plan(cases("passed", "failed"))
+SKIPS = one_plan(cases("passed", "skipped"))
+POLICY = GatePolicy(max_reruns=0)
+APPROVE = {"decision": "approve", "reason": "The [search](javascript:x) is not part of it.", "decided_by": "Ada"}
+
+Answer = Callable[[PrefectClient, FlowRun], Awaitable[None]]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "LOOK_SECONDS", 0.2)
+
+
+@pytest.fixture
+def emitted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Mapping[str, Any]]]:
+    """The events, as they are handed to Prefect."""
+    seen: list[tuple[str, Mapping[str, Any]]] = []
+
+    def emit(event: str, payload: Mapping[str, Any], **_: Any) -> None:
+        seen.append((event, payload))
+
+    monkeypatch.setattr(events, "emit_event", emit)
+    return seen
+
+
+def resume(answer: Mapping[str, Any] | None) -> Answer:
+    """Answer as the UI does."""
+
+    async def answer_it(client: PrefectClient, paused: FlowRun) -> None:
+        await client.resume_flow_run(paused.id, run_input=None if answer is None else dict(answer))
+
+    return answer_it
+
+
+async def ended(sandbox: Sandbox, *answers: Answer, retries: int = 0, **arguments: Any) -> tuple[Any, UUID]:
+    """Run a gate in a flow, answer its questions in turn, give how it ended and the flow run's id."""
+    step = Failing(retries)
+    ids: list[UUID] = []
+
+    @flow(retries=retries)
+    async def user() -> GateReport:
+        ids.append(flow_run_id())
+        report = await arelease_gate(
+            credentials_for(sandbox),
+            "pln_one",
+            policy=POLICY,
+            polling=QATechPolling(first_seconds=0.05, max_seconds=0.2),
+            **{"on_failed": "ask", "on_inconclusive": "ask", **arguments},
+        )
+        step()
+        return report
+
+    questions: set[str] = set()
+    work = asyncio.ensure_future(user())
+    try:
+        with anyio.fail_after(60):
+            async with get_client() as client:
+                for answer in answers:
+                    await answer(client, await _next_question(client, ids, questions))
+            return (await asyncio.gather(work, return_exceptions=True))[0], ids[-1]
+    finally:
+        work.cancel()
+
+
+async def _next_question(client: PrefectClient, ids: list[UUID], answered: set[str]) -> FlowRun:
+    while True:
+        for paused in await _paused(client, ids):
+            key = f"{paused.id} {paused.state.state_details.pause_key}"
+            if key not in answered and await _has_form(client, paused):
+                answered.add(key)
+                return paused
+        await anyio.sleep(0.1)
+
+
+async def _paused(client: PrefectClient, ids: list[UUID]) -> list[FlowRun]:
+    if not ids:
+        return []
+    children = await client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[ids[-1]]))
+    )
+    return [run for run in children if run.state is not None and run.state.is_paused()]
+
+
+async def _has_form(client: PrefectClient, paused: FlowRun) -> bool:
+    """The form is saved a moment after the pause has begun."""
+    keyset = paused.state.state_details.run_input_keyset
+    try:
+        await client.read_flow_run_input(paused.id, keyset["description"])
+    except PrefectHTTPStatusError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("scenario", "verdict"), [(FAILS, Verdict.FAIL), (SKIPS, Verdict.INCONCLUSIVE)])
+async def test_an_approval_lets_the_release_out_and_is_no_pass(
+    scenario: dict[str, Any], verdict: Verdict, emitted: list[tuple[str, Mapping[str, Any]]]
+) -> None:
+    with Sandbox(scenario, speed=2000) as sandbox:
+        report, _ = await ended(sandbox, resume(APPROVE))
+        assert (report.verdict, report.passed, report.approved) == (verdict, False, True)
+        assert (report.decision.decided_by, report.decision.reason) == ("Ada", APPROVE["reason"])
+        assert report.decision.evidence_sha256 == report.evidence_sha256
+        assert counted(sandbox) == (1, 0)
+    names = [name for name, _ in emitted if name.startswith("qatech.gate.")]
+    verdicts = {Verdict.FAIL: "qatech.gate.failed", Verdict.INCONCLUSIVE: "qatech.gate.inconclusive"}
+    assert names == ["qatech.gate.asked", verdicts[verdict], "qatech.gate.approved"]
+    payload = emitted[-1][1]
+    assert payload["evidence_sha256"] == payload["decision"]["evidence_sha256"] == report.evidence_sha256
+    assert payload["decision"]["decided_by"] == "Ada"
+    text = render_markdown(report)
+    assert "**Approved" in text
+    assert "Decided by Ada" in text
+    assert "\\[search\\]" in text
+    written = [found for found in await artifacts_of([UUID(report.flow_run_id)]) if "gate:" in str(found.description)]
+    assert len([found for found in written if found.type == "markdown"]) == 2, "one to decide on, one that tells it"
+
+
+async def test_a_rejection_stops_it(emitted: list[tuple[str, Mapping[str, Any]]]) -> None:
+    with Sandbox(FAILS, speed=2000) as sandbox:
+        error, _ = await ended(sandbox, resume({"decision": "reject", "reason": "Not on a Friday."}))
+    assert isinstance(error, GateFailed)
+    assert "the answer is no: Not on a Friday." in str(error)
+    assert not error.report.approved
+    assert emitted[-1][0] == "qatech.gate.rejected"
+
+
+async def test_no_answer_in_time_is_a_no() -> None:
+    with Sandbox(SKIPS, speed=2000) as sandbox:
+        error, _ = await ended(sandbox, decision_timeout_seconds=0.5)
+    assert isinstance(error, GateInconclusive)
+    assert "Nobody answered in time" in str(error)
+
+
+async def test_a_flow_run_that_is_resumed_without_an_answer_is_a_no() -> None:
+    async def let_go(client: PrefectClient, paused: FlowRun) -> None:
+        await client.set_flow_run_state(paused.id, Running(), force=True)
+
+    with Sandbox(FAILS, speed=2000) as sandbox:
+        error, _ = await ended(sandbox, let_go)
+    assert isinstance(error, GateFailed)
+    assert "the answer is no" in str(error)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"decision": "approve"},
+        {"decision": "approve", "reason": ""},
+        {"decision": "yes", "reason": "x"},
+        {"reason": "x"},
+    ],
+)
+async def test_prefect_takes_no_half_answer(answer: dict[str, Any]) -> None:
+    async def try_it(client: PrefectClient, paused: FlowRun) -> None:
+        assert (await client.resume_flow_run(paused.id, run_input=answer)).status.value == "REJECT"
+        await client.resume_flow_run(paused.id, run_input={"decision": "reject", "reason": "no"})
+
+    with Sandbox(FAILS, speed=2000) as sandbox:
+        error, _ = await ended(sandbox, try_it)
+    assert isinstance(error, GateFailed)
+
+
+async def test_an_approval_stands_for_the_same_evidence_on_a_retry() -> None:
+    with Sandbox(FAILS, speed=2000) as sandbox:
+        report, _ = await ended(sandbox, resume(APPROVE), retries=1)
+        assert report.approved
+        assert counted(sandbox) == (1, 0)
+
+
+async def test_a_no_is_asked_again_on_a_retry() -> None:
+    with Sandbox(FAILS, speed=2000) as sandbox:
+        no = resume({"decision": "reject", "reason": "Later."})
+        report, run_id = await ended(sandbox, no, resume(APPROVE), retries=1, raise_unless_passed=False)
+        assert report.approved
+        assert len(await aread_ledger(run_id)) == 1
+
+
+async def test_new_evidence_voids_an_approval() -> None:
+    with Sandbox(FAILS, speed=2000) as sandbox:
+        report, _ = await ended(sandbox, resume(APPROVE))
+    assert report.approved
+    for change in (
+        {"verdict": Verdict.INCONCLUSIVE},
+        {"tests": report.tests[:1]},
+        {"policy": GatePolicy(max_failed=1)},
+    ):
+        assert not report.model_copy(update=change).approved
+    later = {"ended_at": None, "judged_on": None, "label": "again", "plan_name": "x"}
+    assert report.model_copy(update=later).approved, "what is no evidence voids nothing"
+
+
+async def test_nobody_is_asked_about_a_pass_or_unless_told() -> None:
+    with Sandbox(one_plan(cases("passed")), speed=2000) as sandbox:
+        report, _ = await ended(sandbox)
+        assert report.passed
+        assert report.decision is None
+    with Sandbox(FAILS, speed=2000) as sandbox:
+        error, _ = await ended(sandbox, on_failed="stop")
+    assert isinstance(error, GateFailed)
+    assert error.report.decision is None
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 1e9])
+async def test_the_time_for_a_decision_makes_sense(seconds: float) -> None:
+    with Sandbox(FAILS, speed=2000) as sandbox:
+        error, _ = await ended(sandbox, decision_timeout_seconds=seconds)
+        assert isinstance(error, ValueError)
+        assert counted(sandbox) == (0, 0)
