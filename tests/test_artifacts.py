@@ -210,9 +210,9 @@ async def test_a_write_that_fails_changes_nothing(
     monkeypatch.setattr(logging.getLogger("prefect"), "propagate", True)
     with caplog.at_level(logging.WARNING, "prefect.qatech"):
         await write_all()
-    assert len(written.calls) == 6, "each was tried"
+    assert len(written.calls) == 5, "each was tried; what has no bar fills none"
     told = [record for record in caplog.records if "could not be written" in record.getMessage()]
-    assert len(told) == 7, "the six and the history"
+    assert len(told) == 6, "the five and the history"
 
 
 @pytest.mark.parametrize("name", ["render_markdown", "render_table", "attempts_chart", "history_line"])
@@ -258,9 +258,6 @@ async def test_no_link_is_better_than_a_bad_one(url: str | None, monkeypatch: py
         (run("RUNNING", "COMPLETED", "RUNNING"), 50),
         (run("RUNNING", "COMPLETED", "ERROR", "CANCELLED", "RUNNING"), 75),
         (run("RUNNING", "COMPLETED"), 100),
-        (run("COMPLETED"), 100),
-        (run("ERROR", "RUNNING"), 100),
-        (run("CANCELLED", "INITIATED"), 100),
     ],
 )
 async def test_progress_moves_with_the_test_cases(
@@ -270,3 +267,18 @@ async def test_progress_moves_with_the_test_cases(
     await Progress("abc123", "qatech-x").show(seen)
     assert written.calls[0][1]["progress"] == percent
     assert written.calls[0][1]["key"] == "qatech-x"
+
+
+@pytest.mark.parametrize(
+    "seen", [run("COMPLETED"), run("ERROR", "RUNNING"), run("CANCELLED", "INITIATED")], ids=lambda seen: seen.status
+)
+async def test_a_run_that_has_ended_fills_its_bar_and_gets_no_new_one(
+    seen: QATechRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = Written(monkeypatch)
+    progress = Progress("abc123", "qatech-x")
+    await progress.show(seen)
+    assert written.calls == [], "what was never seen to move needs no bar"
+    await progress.show(run("RUNNING"))
+    await progress.show(seen)
+    assert written.calls[-1] == ("aupdate_progress_artifact", {"artifact_id": ARTIFACT, "progress": 100})
