@@ -17,6 +17,7 @@ from prefect_qatech import exceptions as module
 from prefect_qatech.campaign import GateReport, ObservedAttempt, build_report, recognise
 from prefect_qatech.exceptions import (
     GateNotPassed,
+    InvalidInputError,
     LedgerConflict,
     NotFoundError,
     QATechAPIError,
@@ -65,6 +66,8 @@ def fields_of(cls: type[QATechError]) -> dict[str, Any]:
         return {"request": "POST /v1/run", "sent_at": "2026-09-01T00:00:00+00:00", **SLOT}
     if issubclass(cls, LedgerConflict):
         return SLOT
+    if issubclass(cls, InvalidInputError):
+        return {"faults": (("applications.0", "No application."), ("", "Not both."))}
     if issubclass(cls, WaitTimedOut):
         run = QATechRun.model_validate({"shortId": "abc123", "status": "RUNNING", "kept": {"aside": 1}})
         return {"status": "RUNNING", "waited_seconds": 60.5, "last_error": "HTML", "run": run, **RUN}

@@ -22,6 +22,7 @@ PUBLIC = [
     "GateNotPassed",
     "GatePolicy",
     "GateReport",
+    "InvalidInputError",
     "InvalidResponseError",
     "LedgerConflict",
     "NotFoundError",
@@ -82,7 +83,8 @@ PACKAGE = Path(prefect_qatech.__file__).parent
 
 # A module imports from the rooms below it, never from its own or one above.
 ROOMS = [
-    {"exceptions", "models", "forecast"},
+    {"exceptions", "forecast"},
+    {"models"},
     {"retries", "polling", "verdict", "sharing"},
     {"campaign", "client"},
     {"report"},
