@@ -1,0 +1,159 @@
+"""Flows whose tasks run in other processes: `python -m tests.e2e.runner_flows RUNNER FLOW`, with a saved block.
+
+What came of it is printed as JSON, in the last line.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from typing import Any
+
+from prefect import flow, unmapped
+from prefect.task_runners import TaskRunner
+
+from prefect_qatech import (
+    NotFoundError,
+    QATechCredentials,
+    QATechPolling,
+    WaitTimedOut,
+    aget_test_run,
+    arerun_test_run,
+    astart_test_run,
+    get_test_run,
+    rerun_test_run,
+    start_test_run,
+    wait_for_test_run,
+)
+
+BLOCK = "elsewhere"
+SERVED = [
+    aget_test_run,
+    arerun_test_run,
+    astart_test_run,
+    get_test_run,
+    rerun_test_run,
+    start_test_run,
+    wait_for_test_run,
+]
+POLLING = QATechPolling(first_seconds=0.2, max_seconds=0.5)
+_seen: list[dict[str, list[str]]] = []
+
+
+class LaterStepFailed(Exception):
+    """What makes Prefect retry the flow run."""
+
+
+def runner(name: str) -> TaskRunner[Any]:
+    """A task runner with two processes."""
+    module, kind, options = {
+        "process-pool": ("prefect.task_runners", "ProcessPoolTaskRunner", {"max_workers": 2}),
+        "dask": (
+            "prefect_dask",
+            "DaskTaskRunner",
+            {"cluster_kwargs": {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}},
+        ),
+        "ray": ("prefect_ray", "RayTaskRunner", {"init_kwargs": {"num_cpus": 2, "include_dashboard": False}}),
+    }[name]
+    made: TaskRunner[Any] = getattr(importlib.import_module(module), kind)(**options)
+    return made
+
+
+def told(error: BaseException) -> dict[str, Any]:
+    """What is known of an error that came back."""
+    fields = ("status", "request", "run_short_id", "waited_seconds")
+    return {"type": type(error).__name__, "text": str(error), **{name: getattr(error, name, None) for name in fields}}
+
+
+@flow(retries=1, retry_delay_seconds=0)
+def campaign(credentials: QATechCredentials) -> dict[str, Any]:
+    """Starts, waits and reruns, submitted and mapped, sync and async; then a later step fails once."""
+    first = start_test_run.submit(credentials, "pln_flaky").result()
+    run = wait_for_test_run.submit(credentials, first.run_short_id, 600, polling=POLLING, record=first).result()
+    rerun = rerun_test_run.submit(credentials, first.run_short_id, failed_only=True)
+    everything = arerun_test_run.submit(credentials, first.run_short_id, label="everything")
+    mapped = start_test_run.map(unmapped(credentials), ["pln_green", "pln_broken"])
+    labelled = [astart_test_run.submit(credentials, "pln_green", label=f"number {number}") for number in range(2)]
+    equal = [start_test_run.submit(credentials, "pln_flaky") for _ in range(2)]
+    futures = {"reruns": [rerun, everything], "mapped": mapped, "labelled": labelled, "equal": equal}
+    found = {name: [future.result().run_short_id for future in group] for name, group in futures.items()}
+    found["first"] = [first.run_short_id]
+    _seen.append(found)
+    waits = wait_for_test_run.map(unmapped(credentials), found["mapped"], 600, polling=unmapped(POLLING))
+    results = [wait.result().result for wait in waits]
+    look = aget_test_run.submit(credentials, first.run_short_id, "all").result()
+    if len(_seen) == 1:
+        raise LaterStepFailed
+    return {"attempts": _seen, "first": run.result, "mapped": results, "tests": len(look.test_cases)}
+
+
+@flow
+def errors(credentials: QATechCredentials) -> list[dict[str, Any]]:
+    """What comes back of tasks that fail."""
+    missing = start_test_run.submit(credentials, "pln_missing")
+    started = start_test_run.submit(credentials, "pln_green").result()
+    late = wait_for_test_run.submit(credentials, started.run_short_id, 0, run_url=started.run_url)
+    wrong = start_test_run.submit(credentials, "checkout")
+    unsaved = credentials.model_copy()
+    unsaved._block_document_id = None
+    tokenless = start_test_run.submit(unsaved, "pln_green", label="tokenless")
+    caught: list[dict[str, Any]] = []
+    for future in (missing, late, wrong, tokenless):
+        try:
+            future.result()
+        except (NotFoundError, WaitTimedOut, ValueError) as error:
+            caught.append(told(error))
+    return caught
+
+
+@flow
+def delayed(credentials: QATechCredentials) -> dict[str, Any]:
+    """Tasks for a task worker: equal unlabelled starts, then looks while the run goes on."""
+    starts = [start_test_run.delay(credentials, "pln_flaky") for _ in range(2)]
+    labelled = astart_test_run.delay(credentials, "pln_flaky", label="another")
+    runs = [future.result(timeout=120) for future in [*starts, labelled]]
+    run_short_id = runs[0].run_short_id
+    looks = []
+    for task in (get_test_run, get_test_run, aget_test_run, aget_test_run):
+        look = task.delay(credentials, run_short_id)
+        look.wait(timeout=120)
+        looks.append((look.state.name, look.result(timeout=120).short_id))
+    waited = wait_for_test_run.delay(credentials, run_short_id, 600, polling=POLLING).result(timeout=120)
+    rerun = rerun_test_run.delay(credentials, run_short_id, failed_only=True).result(timeout=120)
+    missing = start_test_run.delay(credentials, "pln_missing")
+    try:
+        missing.result(timeout=120)
+    except NotFoundError as error:
+        caught = told(error)
+    return {
+        "runs": [run.run_short_id for run in runs],
+        "looks": looks,
+        "waited": waited.result,
+        "rerun": rerun.run_short_id,
+        "error": caught,
+    }
+
+
+def delayed_without_a_flow(credentials: QATechCredentials) -> list[str]:
+    """Equal starts that no flow run has a record of."""
+    futures = [start_test_run.delay(credentials, "pln_green") for _ in range(2)]
+    return [future.result(timeout=120).run_short_id for future in futures]
+
+
+def main(kind: str, name: str) -> None:
+    credentials = QATechCredentials.load(BLOCK)
+    if kind == "task-worker":
+        print(json.dumps({"delayed": delayed, "delayed_without_a_flow": delayed_without_a_flow}[name](credentials)))
+    else:
+        called = {"campaign": campaign, "errors": errors}[name]
+        print(json.dumps(called.with_options(task_runner=runner(kind))(credentials)))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["serve"]:
+        from prefect.task_worker import serve
+
+        serve(*SERVED)
+    else:
+        main(*sys.argv[1:])
