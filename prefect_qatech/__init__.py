@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 # Imported when they are used: flows and blocks bring in much of Prefect, which not every importer needs.
 if TYPE_CHECKING:
-    from prefect_qatech.campaign import GateDecision, GateReport
+    from prefect_qatech.campaign import GateDecision, GateReport, GatesReport
     from prefect_qatech.client import QATechClient
     from prefect_qatech.credentials import QATechCredentials
     from prefect_qatech.exceptions import (
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         GateFailed,
         GateInconclusive,
         GateNotPassed,
+        GatesNotPassed,
         InvalidResponseError,
         LedgerConflict,
         NotFoundError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         WaitTimedOut,
     )
     from prefect_qatech.gate import arelease_gate, release_gate
+    from prefect_qatech.gather import agather_gates, gather_gates
     from prefect_qatech.jobs import QATechTestPlan, QATechTestRun
     from prefect_qatech.ledger import (
         QATechLedgerEntry,
@@ -80,6 +82,8 @@ __all__ = [
     "GateNotPassed",
     "GatePolicy",
     "GateReport",
+    "GatesNotPassed",
+    "GatesReport",
     "InvalidResponseError",
     "LedgerConflict",
     "NotFoundError",
@@ -118,6 +122,7 @@ __all__ = [
     "WaitTimedOut",
     "aattach_run",
     "aclear_intent",
+    "agather_gates",
     "aget_test_run",
     "apublish_gate_report",
     "aread_ledger",
@@ -127,6 +132,7 @@ __all__ = [
     "attach_run",
     "await_for_test_run",
     "clear_intent",
+    "gather_gates",
     "get_test_run",
     "publish_gate_report",
     "read_ledger",
@@ -145,6 +151,8 @@ _MODULES = {
     "GateNotPassed": "exceptions",
     "GatePolicy": "verdict",
     "GateReport": "campaign",
+    "GatesNotPassed": "exceptions",
+    "GatesReport": "campaign",
     "InvalidResponseError": "exceptions",
     "LedgerConflict": "exceptions",
     "NotFoundError": "exceptions",
@@ -183,6 +191,7 @@ _MODULES = {
     "WaitTimedOut": "exceptions",
     "aattach_run": "ledger",
     "aclear_intent": "ledger",
+    "agather_gates": "gather",
     "aget_test_run": "tasks",
     "apublish_gate_report": "tasks",
     "aread_ledger": "ledger",
@@ -192,6 +201,7 @@ _MODULES = {
     "attach_run": "ledger",
     "await_for_test_run": "tasks",
     "clear_intent": "ledger",
+    "gather_gates": "gather",
     "get_test_run": "tasks",
     "publish_gate_report": "tasks",
     "read_ledger": "ledger",

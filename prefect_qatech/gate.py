@@ -84,6 +84,7 @@ class _Gate:
     policy: GatePolicy
     polling: QATechPolling
     label: str | None
+    slot_label: str | None
     report_directory: str | None
     asks_on: frozenset[Verdict]
     decision_timeout_seconds: float
@@ -130,7 +131,7 @@ class _Gate:
             notifications=request.notifications,
             github=request.github,
             parameters=request.parameters,
-            label=self.label,
+            label=self.slot_label,
         )
 
     async def _decide(self, first: QATechRunRecord, report: GateReport) -> GateDecision:
@@ -157,7 +158,7 @@ class _Gate:
             return QATechRunRecord(kind="attached", run_short_id=run_short_id, started_at=datetime.now(timezone.utc))
 
         fingerprint = ledger.fingerprint(self.credentials.api_url, "attach", run_short_id)
-        return await ledger.once("start", f"run {run_short_id}", fingerprint, self.label, send, busy_seconds=0)
+        return await ledger.once("start", f"run {run_short_id}", fingerprint, self.slot_label, send, busy_seconds=0)
 
     def _next_rerun(self) -> Rerun | None:
         campaign = self.campaign
@@ -312,7 +313,7 @@ def _one_line(text: str) -> str:
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:1_500]
 
 
-async def _gate(
+async def run_gate(
     credentials: QATechCredentials,
     request: QATechRunRequest,
     policy: GatePolicy,
@@ -324,7 +325,27 @@ async def _gate(
     on_inconclusive: OnNoPass,
     on_failed: OnNoPass,
     decision_timeout_seconds: float,
+    slot_label: str | None = None,
 ) -> GateReport:
+    """Run one gate in the current flow run; `release_gate` tells of the arguments.
+
+    Args:
+        credentials: See there.
+        request: What to run, where.
+        policy: See there.
+        run_short_id: See there.
+        label: The gate's name in reports and keys.
+        polling: See there.
+        report_directory: See there.
+        raise_unless_passed: See there.
+        on_inconclusive: See there.
+        on_failed: See there.
+        decision_timeout_seconds: See there.
+        slot_label: The gate's name in the ledger; its label by default.
+
+    Returns:
+        The report.
+    """
     if not 0 < decision_timeout_seconds <= _LONGEST_DECISION_SECONDS:
         raise ValueError(f"decision_timeout_seconds must be more than 0 and at most {_LONGEST_DECISION_SECONDS:,}")
     if run_short_id is not None:
@@ -341,6 +362,7 @@ async def _gate(
         policy,
         polling or QATechPolling(),
         label,
+        slot_label or label,
         report_directory,
         asks_on,
         decision_timeout_seconds,
@@ -392,7 +414,7 @@ async def arelease_gate(
         github=github,
         parameters=parameters,
     )
-    return await _gate(
+    return await run_gate(
         credentials,
         request,
         policy,
@@ -479,7 +501,7 @@ def release_gate(
         parameters=parameters,
     )
     return run_sync(
-        lambda: _gate(
+        lambda: run_gate(
             credentials,
             request,
             policy,

@@ -22,6 +22,8 @@ PUBLIC = [
     "GateNotPassed",
     "GatePolicy",
     "GateReport",
+    "GatesNotPassed",
+    "GatesReport",
     "InvalidResponseError",
     "LedgerConflict",
     "NotFoundError",
@@ -60,6 +62,7 @@ PUBLIC = [
     "WaitTimedOut",
     "aattach_run",
     "aclear_intent",
+    "agather_gates",
     "aget_test_run",
     "apublish_gate_report",
     "aread_ledger",
@@ -69,6 +72,7 @@ PUBLIC = [
     "attach_run",
     "await_for_test_run",
     "clear_intent",
+    "gather_gates",
     "get_test_run",
     "publish_gate_report",
     "read_ledger",
@@ -91,7 +95,7 @@ ROOMS = [
     {"events"},
     {"tasks"},
     {"gate"},
-    {"jobs", "catalog"},
+    {"jobs", "catalog", "gather"},
     {"testing", "cli"},
 ]
 HEIGHT = {name: height for height, room in enumerate(ROOMS) for name in room}
@@ -109,7 +113,15 @@ WITHOUT_PREFECT = [
     "waiting",
     "report",
 ]
-TWINS = ["get_test_run", "publish_gate_report", "rerun_test_run", "start_test_run", "wait_for_test_run", "release_gate"]
+TWINS = [
+    "get_test_run",
+    "publish_gate_report",
+    "rerun_test_run",
+    "start_test_run",
+    "wait_for_test_run",
+    "release_gate",
+    "gather_gates",
+]
 
 
 def imports_of(path: Path, *, while_type_checking: bool = False) -> Iterator[str]:
