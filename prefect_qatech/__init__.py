@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         QATechStartedRun,
     )
     from prefect_qatech.polling import QATechPolling
+    from prefect_qatech.suspension import awake_suspended_gates, wake_suspended_gates
     from prefect_qatech.tasks import (
         aget_test_run,
         apublish_gate_report,
@@ -131,6 +132,7 @@ __all__ = [
     "astart_test_run",
     "attach_run",
     "await_for_test_run",
+    "awake_suspended_gates",
     "clear_intent",
     "gather_gates",
     "get_test_run",
@@ -140,6 +142,7 @@ __all__ = [
     "rerun_test_run",
     "start_test_run",
     "wait_for_test_run",
+    "wake_suspended_gates",
 ]
 
 _MODULES = {
@@ -200,6 +203,7 @@ _MODULES = {
     "astart_test_run": "tasks",
     "attach_run": "ledger",
     "await_for_test_run": "tasks",
+    "awake_suspended_gates": "suspension",
     "clear_intent": "ledger",
     "gather_gates": "gather",
     "get_test_run": "tasks",
@@ -209,6 +213,7 @@ _MODULES = {
     "rerun_test_run": "tasks",
     "start_test_run": "tasks",
     "wait_for_test_run": "tasks",
+    "wake_suspended_gates": "suspension",
 }
 
 

@@ -71,6 +71,7 @@ PUBLIC = [
     "astart_test_run",
     "attach_run",
     "await_for_test_run",
+    "awake_suspended_gates",
     "clear_intent",
     "gather_gates",
     "get_test_run",
@@ -80,6 +81,7 @@ PUBLIC = [
     "rerun_test_run",
     "start_test_run",
     "wait_for_test_run",
+    "wake_suspended_gates",
 ]
 
 PACKAGE = Path(prefect_qatech.__file__).parent
@@ -94,6 +96,7 @@ ROOMS = [
     {"ledger"},
     {"events"},
     {"tasks"},
+    {"suspension"},
     {"gate"},
     {"jobs", "catalog", "gather"},
     {"testing", "cli"},
