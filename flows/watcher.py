@@ -2,8 +2,8 @@
 
     python -m flows.watcher
 
-serves it from this machine, every minute, with the credentials block `qatech`; `deployments/prefect.yaml` deploys it for a work pool. One is enough for all
-gates at one address whose runs the credentials can see.
+serves it from this machine, every minute, with the credentials block `qatech`; `deployments/prefect.yaml` deploys it
+for a work pool. One is enough for all gates at one address whose runs the credentials can see.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Asking a person whether a release may go out that the evidence alone does not let through.
 
-The flow run pauses, or suspends so that its process ends, and the Prefect UI shows a form. Only an answer is an answer: no answer in time, one that cannot be
-read, a flow run that is resumed without one: all of these are a no.
+The flow run pauses, or suspends so that its process ends, and the Prefect UI shows a form. Only an answer is an answer:
+no answer in time, one that cannot be read, a flow run that is resumed without one: all of these are a no.
 """
 
 from __future__ import annotations

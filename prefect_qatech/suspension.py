@@ -3,8 +3,8 @@
 - The note is written before the suspension, under the suspension's own key, so that a note is never taken for that of
   another suspension. It names the run, the moment until which to wait and a fingerprint of the service's address.
 - `wake_suspended_gates`, called again and again (`flows/watcher.py`), resumes each suspended gate whose run has ended
-  or whose time is over. It looks at what is, not at what happens: a run that ended before the suspension, or while nobody
-  watched, is found by the next round.
+  or whose time is over. It looks at what is, not at what happens: a run that ended before the suspension, or while
+  nobody watched, is found by the next round.
 - A gate that wakes runs anew from its top, replays its ledger and looks for itself. So one wake-up too many, from a
   second watcher or from a person, costs a process and nothing else: the gate suspends again.
 - Prefect itself fails a suspended flow run that nobody resumes. That is set to a day after the gate's own time, and
@@ -39,7 +39,7 @@ from pydantic import BaseModel, ConfigDict
 from prefect_qatech.asking import NO_ANSWER, SERVER_GRACE_SECONDS
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import NotFoundError, QATechAPIError, UnauthorizedError, WaitTimedOut
-from prefect_qatech.ledger import Ledger, QATechRunRecord, fingerprint
+from prefect_qatech.ledger import Ledger, QATechRunRecord, fingerprint, forget_calls
 from prefect_qatech.models import QATechRun
 from prefect_qatech.polling import QATechPolling
 from prefect_qatech.tasks import telling_that_it_goes_on, turn_of
@@ -119,8 +119,8 @@ def check_can_suspend() -> None:
         return
     raise ValueError(
         f'waiting="suspend" is for the flow run of a deployment, and {why}. Nothing was sent. Deploy '
-        "release_gate itself or a flow that is nothing but the gate (flows/check.py, which calls release_gate.fn), and deploy "
-        'flows/watcher.py beside it; or use waiting="poll".'
+        "release_gate itself or a flow that is nothing but the gate (flows/check.py, which calls release_gate.fn), "
+        'and deploy flows/watcher.py beside it; or use waiting="poll".'
     )
 
 
@@ -214,8 +214,10 @@ async def write_note(
         run_short_id=record.run_short_id,
         run_url=record.run_url,
     )
+    flow_run_id = _current_flow_run_id()
     async with get_client() as client:
-        await Ledger(client, _current_flow_run_id()).insert(_row(key), note.model_dump_json())
+        await Ledger(client, flow_run_id).insert(_row(key), note.model_dump_json())
+    forget_calls(flow_run_id)
     return note
 
 

@@ -125,7 +125,7 @@ PASSES = one_plan(cases("passed", "passed"))
 
 
 async def test_a_gate_suspends_wakes_and_passes_with_one_start() -> None:
-    with Sandbox(PASSES, speed=1) as sandbox:
+    with Sandbox(PASSES, speed=0) as sandbox:
         gate = await a_gate(sandbox)
         await gate.suspends()
         assert await woken(credentials_for(sandbox), gate) == []
@@ -139,7 +139,7 @@ async def test_a_gate_suspends_wakes_and_passes_with_one_start() -> None:
 
 
 async def test_the_deployed_check_is_the_gate_itself() -> None:
-    with Sandbox(PASSES, speed=1) as sandbox:
+    with Sandbox(PASSES, speed=0) as sandbox:
         reach = {"credentials": credentials_for(sandbox), "polling": POLLING, "waiting": "suspend"}
         gate = await Deployed.of(check_release, test_plan_short_id="pln_one", **reach)
         await gate.suspends()
@@ -150,7 +150,7 @@ async def test_the_deployed_check_is_the_gate_itself() -> None:
 
 
 async def test_a_rerun_suspends_again_and_a_wake_up_too_many_does_no_harm() -> None:
-    with Sandbox(one_plan(cases("passed", ["failed", "passed"])), speed=1) as sandbox:
+    with Sandbox(one_plan(cases("passed", ["failed", "passed"])), speed=0) as sandbox:
         gate = await a_gate(sandbox)
         await gate.suspends()
         await gate.answer({})
@@ -165,7 +165,7 @@ async def test_a_rerun_suspends_again_and_a_wake_up_too_many_does_no_harm() -> N
 
 
 async def test_the_deadline_comes_while_it_is_suspended() -> None:
-    with Sandbox(PASSES, speed=1) as sandbox:
+    with Sandbox(PASSES, speed=0) as sandbox:
         gate = await a_gate(sandbox, policy=GatePolicy(deadline_seconds=2), raise_unless_passed=False)
         await gate.suspends()
         elsewhere = QATechCredentials(api_token="x", api_url="http://127.0.0.1:9")
@@ -178,7 +178,7 @@ async def test_the_deadline_comes_while_it_is_suspended() -> None:
 
 
 async def test_a_cancelled_gate_stays_cancelled_and_keeps_its_record() -> None:
-    with Sandbox(PASSES, speed=1) as sandbox:
+    with Sandbox(PASSES, speed=0) as sandbox:
         gate = await a_gate(sandbox)
         await gate.suspends()
         await gate.set_state(Cancelled())
@@ -195,11 +195,12 @@ async def test_a_kill_between_note_and_suspension_is_taken_up(monkeypatch: pytes
     async def killed(**_: Any) -> None:
         raise Killed
 
-    with Sandbox(PASSES, speed=1) as sandbox:
+    with Sandbox(PASSES, speed=0) as sandbox:
         gate = await a_gate(sandbox)
-        with monkeypatch.context() as patch, pytest.raises(Killed):
+        with monkeypatch.context() as patch:
             patch.setattr(suspension, "asuspend_flow_run", killed)
-            await gate.execute()
+            with pytest.raises(Killed):
+                await gate.execute()
         await gate.set_state(Crashed())
         assert await woken(credentials_for(sandbox), gate) == []
         await gate.set_state(Scheduled())
@@ -223,7 +224,7 @@ FAILS = one_plan(cases("passed", "failed"))
 
 
 async def test_an_approval_wakes_a_suspended_question() -> None:
-    with Sandbox(FAILS, speed=1) as sandbox:
+    with Sandbox(FAILS, speed=0) as sandbox:
         gate = await asked(sandbox)
         assert await woken(credentials_for(sandbox), gate) == [], "there is time left"
         await gate.answer(APPROVE)
@@ -233,7 +234,7 @@ async def test_an_approval_wakes_a_suspended_question() -> None:
 
 
 async def test_a_question_that_nobody_answers_is_a_no() -> None:
-    with Sandbox(FAILS, speed=1) as sandbox:
+    with Sandbox(FAILS, speed=0) as sandbox:
         gate = await asked(sandbox, decision_timeout_seconds=0.1)
         assert await woken(credentials_for(sandbox), gate) == [gate]
         report = await gate.execute()
@@ -243,7 +244,7 @@ async def test_a_question_that_nobody_answers_is_a_no() -> None:
 
 async def test_an_approval_that_comes_too_late_is_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prefect_qatech.asking.LOOK_SECONDS", 0)
-    with Sandbox(FAILS, speed=1) as sandbox:
+    with Sandbox(FAILS, speed=0) as sandbox:
         gate = await asked(sandbox, decision_timeout_seconds=0.1)
         await gate.answer(APPROVE)
         report = await gate.execute()
@@ -252,7 +253,7 @@ async def test_an_approval_that_comes_too_late_is_a_no(monkeypatch: pytest.Monke
 
 
 async def test_a_question_without_its_form_wakes_as_a_no() -> None:
-    with Sandbox(FAILS, speed=1) as sandbox:
+    with Sandbox(FAILS, speed=0) as sandbox:
         gate = await asked(sandbox, decision_timeout_seconds=0.1)
         [schema] = [key for key in await rows_of(gate.id) if key.endswith("-schema")]
         async with get_client() as client:
@@ -262,7 +263,7 @@ async def test_a_question_without_its_form_wakes_as_a_no() -> None:
 
 
 async def test_a_look_that_fails_keeps_no_other_gate_asleep() -> None:
-    with Sandbox(PASSES, speed=1) as sandbox, Sandbox(PASSES, speed=1) as stranger:
+    with Sandbox(PASSES, speed=0) as sandbox, Sandbox(PASSES, speed=0) as stranger:
         lost, gate = await a_gate(sandbox), await a_gate(sandbox)
         await lost.suspends()
         await gate.suspends()
@@ -279,7 +280,7 @@ async def test_a_look_that_fails_keeps_no_other_gate_asleep() -> None:
 
 
 async def test_a_refused_token_is_told_after_the_others_were_woken() -> None:
-    with Sandbox(PASSES, speed=1) as sandbox:
+    with Sandbox(PASSES, speed=0) as sandbox:
         gate, late = await a_gate(sandbox), await a_gate(sandbox, policy=GatePolicy(deadline_seconds=0.5))
         await gate.suspends()
         await late.suspends()
@@ -290,7 +291,7 @@ async def test_a_refused_token_is_told_after_the_others_were_woken() -> None:
         assert await gate.state() == "Suspended"
 
 
-@pytest.mark.parametrize("where", ["no deployment", "sub-flow"])
+@pytest.mark.parametrize("where", ["sub-flow", "no deployment"])
 async def test_what_cannot_suspend_is_refused_before_anything_is_sent(where: str) -> None:
     with Sandbox(PASSES, speed=2000) as sandbox:
         reach = credentials_for(sandbox)
@@ -299,9 +300,9 @@ async def test_what_cannot_suspend_is_refused_before_anything_is_sent(where: str
         async def user() -> None:
             await arelease_gate(reach, "pln_one", polling=POLLING, waiting="suspend")
 
+        deployed = await Deployed.of(user)
+        alone = arelease_gate.with_options(name="alone")
+        call = deployed.execute() if where == "sub-flow" else alone(reach, "pln_one", waiting="suspend")
         with pytest.raises(ValueError, match="Nothing was sent"):
-            if where == "sub-flow":
-                await (await Deployed.of(user)).execute()
-            else:
-                await arelease_gate(reach, "pln_one", polling=POLLING, waiting="suspend")
+            await call
         assert posts(sandbox) == []
