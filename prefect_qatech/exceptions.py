@@ -17,6 +17,7 @@ QATechError
 ├── StartOutcomeUnknown            a run may or may not have been started; nothing retries this
 ├── LedgerConflict                 the flow run's ledger does not fit the call: nothing was sent
 ├── WaitTimedOut                   the deadline passed while the run went on
+├── InvalidInputError              something that was passed in is not what it must be; a ValueError as well
 ├── GateNotPassed
 │   ├── GateFailed                 the gate's verdict is fail
 │   └── GateInconclusive           the evidence is not enough for a verdict
@@ -146,6 +147,20 @@ class RateLimitedError(QATechAPIError):
 
 class ServerError(QATechAPIError):
     """5xx: the service, or a gateway before it, failed."""
+
+
+class InvalidInputError(QATechError, ValueError):
+    """Something that was passed in is not what it must be; nothing was sent.
+
+    Args:
+        message: What is wrong, in one line: the fields, what they were given, and what they take.
+        faults: Each field that is wrong (`applications.0.environment`; empty where it is a combination of fields) with
+            a sentence.
+    """
+
+    def __init__(self, message: str, *, faults: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(message)
+        self.faults = faults
 
 
 class StartOutcomeUnknown(QATechError):

@@ -24,6 +24,7 @@ PUBLIC = [
     "GateReport",
     "GatesNotPassed",
     "GatesReport",
+    "InvalidInputError",
     "InvalidResponseError",
     "LedgerConflict",
     "NotFoundError",
@@ -88,7 +89,8 @@ PACKAGE = Path(prefect_qatech.__file__).parent
 
 # A module imports from the rooms below it, never from its own or one above.
 ROOMS = [
-    {"exceptions", "models", "forecast"},
+    {"exceptions", "forecast"},
+    {"models"},
     {"retries", "polling", "verdict", "sharing"},
     {"campaign", "client"},
     {"report"},
