@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime, timezone
 from typing import Any, Literal, TypeVar
@@ -71,7 +71,7 @@ class QATechClient:
     (HTTP/2 where the service speaks it). A start or rerun always goes over a connection of its own.
 
     Args:
-        api_token: The API token.
+        api_token: The API token, or what gives it when the client is opened.
         api_url: Root of the service, without `/v1`.
         project_short_id: Named in every call, where the token belongs to an organisation.
         timeout_seconds: Time limit of a whole request.
@@ -89,7 +89,7 @@ class QATechClient:
     def __init__(
         self,
         *,
-        api_token: SecretStr,
+        api_token: SecretStr | Callable[[], Awaitable[SecretStr]],
         api_url: str = "https://api.qa.tech",
         project_short_id: str | None = None,
         timeout_seconds: float = 60.0,
@@ -97,20 +97,18 @@ class QATechClient:
         max_response_bytes: int = MAX_RESPONSE_BYTES,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._token = api_token
+        self._give_token = api_token if callable(api_token) else None
+        self._token = SecretStr("") if callable(api_token) else api_token
         self._project_short_id = project_short_id
         self._timeout_seconds = timeout_seconds
         self._max_response_bytes = max_response_bytes
         self.api_url = api_url.rstrip("/").removesuffix("/v1")
+        self._connect_timeout_seconds = connect_timeout_seconds
         self._timeout = httpx.Timeout(
             timeout_seconds, connect=connect_timeout_seconds, pool=max(connect_timeout_seconds, timeout_seconds / 2)
         )
         self._transport = transport
-        self._shared_as = (
-            sharing.digest(api_token.get_secret_value(), self.api_url, timeout_seconds, connect_timeout_seconds)
-            if transport is None
-            else None
-        )
+        self._shared_as: str | None = None
         self._http: httpx.AsyncClient | None = None
 
     def _new_http(self) -> httpx.AsyncClient:
@@ -131,8 +129,15 @@ class QATechClient:
         )
 
     async def __aenter__(self) -> QATechClient:
-        shared_as = self._shared_as
-        self._http = self._new_http() if shared_as is None else sharing.borrow(shared_as, self._new_http)
+        if self._give_token is not None:
+            self._token = await self._give_token()
+        if self._transport is not None:
+            self._http = self._new_http()
+            return self
+        self._shared_as = sharing.digest(
+            self._token.get_secret_value(), self.api_url, self._timeout_seconds, self._connect_timeout_seconds
+        )
+        self._http = sharing.borrow(self._shared_as, self._new_http)
         return self
 
     async def __aexit__(self, *args: Any) -> None:
@@ -273,6 +278,21 @@ class QATechClient:
         run_short_id: str | None = None,
     ) -> Any:
         """Send one request; return the JSON of a 2xx answer, raise for everything else."""
+        content, failure = await self._outcome(method, path, query, body, run_short_id)
+        if failure is not None:
+            # Raised out here: httpx's errors hold the request, and with it the token. In Python 3.10 an error that was
+            # caught in a coroutine hangs on to what that coroutine raises later.
+            raise failure
+        return content
+
+    async def _outcome(
+        self,
+        method: Literal["GET", "POST"],
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Mapping[str, Any] | None,
+        run_short_id: str | None,
+    ) -> tuple[Any, QATechAPIError | StartOutcomeUnknown | None]:
         params = dict(query or {})
         if method == "GET" and self._project_short_id is not None:
             params["projectShortId"] = self._project_short_id
@@ -298,12 +318,11 @@ class QATechClient:
                 failure = exchange.unreadable(response, self._too_long)
             else:
                 try:
-                    return _without_lone_surrogates(json.loads(content))
+                    return _without_lone_surrogates(json.loads(content)), None
                 except (ValueError, RecursionError):
                     kind = response.headers.get("content-type", "no content type")
                     failure = exchange.unreadable(response, f"an answer that is not JSON ({self._clean(kind)})")
-        # Raised outside of the except blocks: httpx's errors hold the request, and with it the token.
-        raise failure
+        return None, failure
 
     @property
     def _too_long(self) -> str:

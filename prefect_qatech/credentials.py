@@ -6,20 +6,41 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
+from uuid import UUID
 
 from prefect.blocks.abstract import CredentialsBlock
 from pydantic import ConfigDict, Field, SecretStr, field_validator
 
 from prefect_qatech.client import QATechClient
-from prefect_qatech.models import ProjectShortId
+from prefect_qatech.models import Checked, ProjectShortId
 from prefect_qatech.sharing import RequestBudget, budget_of, digest
 
 _MASK = "**********"
 
 
-class QATechCredentials(CredentialsBlock):
+class _Token(str):
+    """Text that stays where it is: a pickle of it, of a block and of Prefect's contexts with a block, has the mask."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, (_MASK,)
+
+    def __copy__(self) -> _Token:
+        return self
+
+    def __deepcopy__(self, memo: object) -> _Token:
+        return self
+
+
+class QATechCredentials(Checked, CredentialsBlock):
     """API token and address of QA.tech.
+
+    The token leaves the process with no pickle and no JSON. Where a task runs elsewhere (Dask, Ray, a process pool, a
+    task worker), the token of a saved block is loaded there again, when it is used; the other fields are those that
+    were passed. A block that is not saved has no token there, and using it says so.
 
     Attributes:
         api_token: API token (QA.tech: Settings -> Integrations -> API).
@@ -47,7 +68,7 @@ class QATechCredentials(CredentialsBlock):
     _description = "API token and address of QA.tech, for running end-to-end tests from flows."
 
     # A refused token, or an address with a password in it, must not be repeated by the error.
-    model_config = ConfigDict(hide_input_in_errors=True)
+    model_config = ConfigDict(hide_input_in_errors=True, validate_assignment=True)
 
     api_token: SecretStr = Field(title="API token", description="QA.tech: Settings -> Integrations -> API.")
     api_url: str = Field(
@@ -88,7 +109,7 @@ class QATechCredentials(CredentialsBlock):
             raise ValueError("the API token is empty")
         if not text.isascii() or not text.isprintable() or " " in text:
             raise ValueError("the API token has characters that no token has (blanks, control or non-ASCII characters)")
-        return SecretStr(text)
+        return SecretStr(_Token(text))
 
     @field_validator("api_url")
     @classmethod
@@ -141,23 +162,44 @@ class QATechCredentials(CredentialsBlock):
             A client that is not connected yet.
 
         Raises:
-            ValueError: The token is the mask that Prefect puts in place of a secret.
+            ValueError: The token is not here, and the block is not saved, so it cannot be loaded either.
         """
-        # Prefect masks the secrets of a block that is passed as an object through its API (run_deployment, a retry by
-        # id), and the flow then gets the mask for a token.
-        if re.fullmatch(r"\*+", self.api_token.get_secret_value()):
-            raise ValueError(
-                f"The API token is {_MASK}: the credentials block was passed as an object through Prefect's API, which "
-                'masks secrets. Save the block and pass a reference, {"$ref": {"block_document_slug": '
-                '"qatech-credentials/<name>"}}, or load it in the flow with QATechCredentials.load("<name>").'
-            )
         return QATechClient(
-            api_token=self.api_token,
+            api_token=self._saved_token if self._reference() is not None else self._token_at_hand(),
             api_url=self.api_url,
             project_short_id=self.project_short_id,
             timeout_seconds=self.timeout_seconds,
             connect_timeout_seconds=self.connect_timeout_seconds,
         )
+
+    def __getstate__(self) -> dict[Any, Any]:
+        state = super().__getstate__()
+        return {**state, "__dict__": {**state["__dict__"], "api_token": SecretStr(_MASK)}}
+
+    def _reference(self) -> UUID | None:
+        """Give the id of the saved block whose token is not here."""
+        return self.model_dump().get("_block_document_id") if _is_mask(self.api_token) else None
+
+    def _token_at_hand(self) -> SecretStr:
+        if _is_mask(self.api_token):
+            raise ValueError(
+                f"The API token is {_MASK}: a credentials block that is not saved was passed to another process, or a "
+                "block was passed as an object through Prefect's API, and neither carries secrets. Save the block, and "
+                'pass what QATechCredentials.load("<name>") gives; pass a deployment a reference, {"$ref": '
+                '{"block_document_slug": "qatech-credentials/<name>"}}.'
+            )
+        return self.api_token
+
+    async def _saved_token(self) -> SecretStr:
+        reference = self._reference()
+        if reference is not None:
+            try:
+                saved: QATechCredentials = await QATechCredentials.aload_from_ref(reference)
+            except ValueError as error:
+                raise ValueError(f"The saved credentials block cannot be loaded here: {error}") from None
+            # Kept, so that the waits of this process are told by their token.
+            self.api_token = saved._token_at_hand()
+        return self._token_at_hand()
 
     def get_request_budget(self) -> RequestBudget | None:
         """Give the budget of looks that all waits of this process with these credentials share.
@@ -169,6 +211,10 @@ class QATechCredentials(CredentialsBlock):
             return None
         key = digest(self.api_token.get_secret_value(), self.api_url, self.max_looks_per_second)
         return budget_of(key, self.max_looks_per_second)
+
+
+def _is_mask(token: SecretStr) -> bool:
+    return re.fullmatch(r"\*+", token.get_secret_value()) is not None
 
 
 def _parts_of(url: str) -> SplitResult | None:

@@ -17,9 +17,11 @@ QATechError
 ├── StartOutcomeUnknown            a run may or may not have been started; nothing retries this
 ├── LedgerConflict                 the flow run's ledger does not fit the call: nothing was sent
 ├── WaitTimedOut                   the deadline passed while the run went on
-└── GateNotPassed
-    ├── GateFailed                 the gate's verdict is fail
-    └── GateInconclusive           the evidence is not enough for a verdict
+├── InvalidInputError              something that was passed in is not what it must be; a ValueError as well
+├── GateNotPassed
+│   ├── GateFailed                 the gate's verdict is fail
+│   └── GateInconclusive           the evidence is not enough for a verdict
+└── GatesNotPassed                 not every one of several gates has passed
 ```
 
 A sentence of every error says what happened, to which run, and what can be done. The facts are fields as well, and an
@@ -31,7 +33,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prefect_qatech.campaign import GateReport
+    from prefect_qatech.campaign import GateReport, GatesReport
     from prefect_qatech.models import QATechRun
 
 
@@ -147,6 +149,20 @@ class ServerError(QATechAPIError):
     """5xx: the service, or a gateway before it, failed."""
 
 
+class InvalidInputError(QATechError, ValueError):
+    """Something that was passed in is not what it must be; nothing was sent.
+
+    Args:
+        message: What is wrong, in one line: the fields, what they were given, and what they take.
+        faults: Each field that is wrong (`applications.0.environment`; empty where it is a combination of fields) with
+            a sentence.
+    """
+
+    def __init__(self, message: str, *, faults: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(message)
+        self.faults = faults
+
+
 class StartOutcomeUnknown(QATechError):
     """A run may or may not have been started, and nobody here can know which.
 
@@ -256,3 +272,16 @@ class GateFailed(GateNotPassed):
 
 class GateInconclusive(GateNotPassed):
     """The evidence is not enough for a verdict: nothing, or too little, was really tested."""
+
+
+class GatesNotPassed(QATechError):
+    """Not every one of several gates has passed: the release may not go out.
+
+    Args:
+        message: The verdict, the gates that did not pass and their links.
+        report: The reports of all of them.
+    """
+
+    def __init__(self, message: str, *, report: GatesReport) -> None:
+        super().__init__(message)
+        self.report = report

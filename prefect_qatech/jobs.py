@@ -14,7 +14,7 @@ from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import GateNotPassed, QATechError
 from prefect_qatech.gate import arelease_gate, release_gate
 from prefect_qatech.ledger import QATechRunRecord
-from prefect_qatech.models import QATechApplication, TestPlanShortId
+from prefect_qatech.models import Checked, QATechApplication, TestPlanShortId
 from prefect_qatech.polling import QATechPolling
 from prefect_qatech.tasks import astart_test_run, start_test_run
 from prefect_qatech.verdict import GatePolicy
@@ -124,7 +124,7 @@ class QATechTestRun(JobRun[GateReport]):
         return self._outcome
 
 
-class QATechTestPlan(JobBlock[GateReport]):
+class QATechTestPlan(Checked, JobBlock[GateReport]):
     """A test plan of QA.tech with all that running it takes.
 
     Attributes:

@@ -16,12 +16,24 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 from typing_extensions import Self
 
+from prefect_qatech.exceptions import InvalidInputError
+
 __all__ = [
     "FINAL_STATUSES",
+    "Checked",
     "QATechApplication",
     "QATechEnvironment",
     "QATechGitHubTrigger",
@@ -43,6 +55,7 @@ FINAL_STATUSES = frozenset({"COMPLETED", "ERROR", "CANCELLED"})
 _PREFIXES = ("pln", "app", "env", "cfg", "preset", "scenario", "proj", "bld")
 _RUN_SHORT_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,62}[A-Za-z0-9])?")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[0-9a-fA-F]{32}")
+_MOST_FAULTS = 3
 _PREFIXED = re.compile(rf"(?:{'|'.join(_PREFIXES)})(?:-[A-Za-z0-9_.-]*)?_[A-Za-z0-9_-]+")
 
 
@@ -121,7 +134,46 @@ EnvironmentId = Annotated[str, BeforeValidator(_uuid_text), _uuid("an environmen
 RunShortId = Annotated[str, AfterValidator(check_run_short_id)]
 
 
-class _Request(BaseModel):
+class Checked(BaseModel):
+    """What users pass in: what is wrong with it is told in one line, as it stands in the state of a flow run."""
+
+    def __init__(self, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise _in_one_line(type(self), error) from None
+
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> Self:
+        """Validate an object, as pydantic does, with the errors of this class."""
+        try:
+            return super().model_validate(obj, **options)
+        except ValidationError as error:
+            raise _in_one_line(cls, error) from None
+
+
+def _in_one_line(model: type[BaseModel], error: ValidationError) -> InvalidInputError:
+    names = {field.alias: name for name, field in model.model_fields.items() if field.alias}
+    faults: list[tuple[str, str]] = []
+    for fault in error.errors(include_url=False):
+        first, *rest = fault["loc"] or ("",)
+        place = [str(part) for part in (names.get(str(first), first), *rest) if part != ""]
+        cause = fault.get("ctx", {}).get("error")
+        if isinstance(cause, InvalidInputError):
+            faults += [(".".join([*place, *([field] if field else [])]), sentence) for field, sentence in cause.faults]
+            continue
+        sentence = str(cause or fault["msg"])
+        # Our own sentences say what was given, where that may be said.
+        if cause is None and fault["type"] != "missing" and not model.model_config.get("hide_input_in_errors"):
+            sentence = f"{sentence}, not {_shown(fault['input'])}"
+        faults.append((".".join(place), sentence))
+    told = [f"{field}: {sentence}" if field else sentence for field, sentence in faults[:_MOST_FAULTS]]
+    if len(faults) > _MOST_FAULTS:
+        told.append(f"and {len(faults) - _MOST_FAULTS} more")
+    return InvalidInputError(" ".join("; ".join(told).split()), faults=tuple(faults))
+
+
+class _Request(Checked):
     """Strict: what users pass in."""
 
     model_config = ConfigDict(

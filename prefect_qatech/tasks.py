@@ -55,11 +55,16 @@ LONGEST_RETRY_AFTER_SECONDS = 120.0
 _CLEAN_UP_SECONDS = 3.0
 
 
-class _RetryOptions(TypedDict):
+class _ResultOptions(TypedDict):
+    cache_policy: CachePolicy
+    persist_result: bool
+    result_storage_key: str
+
+
+class _RetryOptions(_ResultOptions):
     retries: int
     retry_delay_seconds: list[float]
     retry_condition_fn: Callable[[Task[Any, Any], TaskRun, State[Any]], Awaitable[bool]]
-    cache_policy: CachePolicy
 
 
 async def retry_if_safe(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
@@ -79,13 +84,20 @@ async def retry_if_safe(task: Task[Any, Any], task_run: TaskRun, state: State[An
     return True
 
 
+# The ledger finds an earlier start, and survives what a cache does not; a look must never come from a cache. A task
+# worker keeps results, and puts Prefect's default, by which equal calls of a flow run share one, in place of NO_CACHE:
+# there, each task run keeps its result under a key of its own.
+_NOT_CACHED: _ResultOptions = {
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+    "result_storage_key": "qatech-{task_run.id}",
+}
 _RETRIED: _RetryOptions = {
     # Stated on purpose: the setting PREFECT_TASKS_DEFAULT_RETRIES must not decide whether a POST is sent again.
     "retries": 3,
     "retry_delay_seconds": RETRY_DELAY_SECONDS,
     "retry_condition_fn": retry_if_safe,
-    # The ledger finds an earlier start, and survives what a cache does not; a look must never come from a cache.
-    "cache_policy": NO_CACHE,
+    **_NOT_CACHED,
 }
 
 
@@ -94,21 +106,20 @@ async def _start(credentials: QATechCredentials, request: QATechRunRequest, labe
     what = f"POST /v1/run ({plan or 'test cases' if plan or request.test_case_ids else 'the default plan'})"
     body = request.to_json()
     meaning = {name: value for name, value in body.items() if name != "notifications"}
-    # Made before the ledger knows of anything: unusable credentials leave no trace.
-    client = credentials.get_client()
+    # Opened before the ledger knows of anything: unusable credentials leave no trace.
+    async with credentials.get_client() as client:
 
-    async def send() -> QATechRunRecord:
-        async with client:
+        async def send() -> QATechRunRecord:
             return _accepted("start", await client.start_run(request), plan)
 
-    record = await ledger.once(
-        "start",
-        what,
-        ledger.fingerprint(credentials.api_url, credentials.project_short_id, meaning),
-        label,
-        send,
-        busy_seconds=credentials.timeout_seconds,
-    )
+        record = await ledger.once(
+            "start",
+            what,
+            ledger.fingerprint(credentials.api_url, credentials.project_short_id, meaning),
+            label,
+            send,
+            busy_seconds=credentials.timeout_seconds,
+        )
     await _announce(record, artifacts.artifact_key("run", record.plan_short_id or plan))
     return record
 
@@ -121,20 +132,19 @@ async def _rerun(
     key: str | None,
 ) -> QATechRunRecord:
     what = f"POST /v1/run/{run_short_id} ({_filter_of(request)})"
-    client = credentials.get_client()
+    async with credentials.get_client() as client:
 
-    async def send() -> QATechRunRecord:
-        async with client:
+        async def send() -> QATechRunRecord:
             return _accepted("rerun", await client.rerun(run_short_id, request), None)
 
-    record = await ledger.once(
-        "rerun",
-        what,
-        ledger.fingerprint(credentials.api_url, credentials.project_short_id, run_short_id, request.to_json()),
-        label,
-        send,
-        busy_seconds=credentials.timeout_seconds,
-    )
+        record = await ledger.once(
+            "rerun",
+            what,
+            ledger.fingerprint(credentials.api_url, credentials.project_short_id, run_short_id, request.to_json()),
+            label,
+            send,
+            busy_seconds=credentials.timeout_seconds,
+        )
     await _announce(record, key or artifacts.artifact_key("rerun", run_short_id), rerun_of=run_short_id)
     return record
 
@@ -216,7 +226,7 @@ async def _wait(
         logger.warning("A look at run %s failed and will be repeated: %s", run_short_id, error)
 
     async with (
-        _telling_that_it_goes_on(run_short_id, run_url, logger),
+        telling_that_it_goes_on(run_short_id, run_url, logger),
         credentials.get_client() as client,
     ):
         run = await wait_for_run(
@@ -224,7 +234,7 @@ async def _wait(
             run_short_id,
             timeout_seconds=timeout_seconds,
             polling=polling or QATechPolling(),
-            surroundings=Surroundings(sleep=sleep_unless_stopped, before_look=_turn_of(credentials)),
+            surroundings=Surroundings(sleep=sleep_unless_stopped, before_look=turn_of(credentials)),
             on_change=on_change,
             on_error=on_error,
             run_url=run_url,
@@ -235,7 +245,7 @@ async def _wait(
     return run
 
 
-def _turn_of(credentials: QATechCredentials) -> Callable[[float], Awaitable[None]]:
+def turn_of(credentials: QATechCredentials) -> Callable[[float], Awaitable[None]]:
     """Give a function that waits until these credentials may be used for one more look, up to so many seconds."""
     budget, name = credentials.get_request_budget(), credentials.rate_limit_name
 
@@ -262,7 +272,7 @@ def _age_of(record: QATechRunRecord | None) -> float | None:
 
 
 @asynccontextmanager
-async def _telling_that_it_goes_on(run_short_id: str, run_url: str | None, logger: Any) -> AsyncIterator[None]:
+async def telling_that_it_goes_on(run_short_id: str, run_url: str | None, logger: Any) -> AsyncIterator[None]:
     """Say in log, event and artifact that the run goes on, when a wait is ended from outside or by its deadline."""
     try:
         yield
@@ -461,7 +471,7 @@ def get_test_run(
     return run_sync(lambda: _get(credentials, run_short_id, test_cases))
 
 
-@task(name="wait_for_test_run", description="Wait until a QA.tech run has ended.", retries=0, cache_policy=NO_CACHE)
+@task(name="wait_for_test_run", description="Wait until a QA.tech run has ended.", retries=0, **_NOT_CACHED)
 async def await_for_test_run(
     credentials: QATechCredentials,
     run_short_id: str,
@@ -476,7 +486,7 @@ async def await_for_test_run(
     return await _wait(credentials, run_short_id, timeout_seconds, polling, run_url, artifact_key, record)
 
 
-@task(name="wait_for_test_run", description="Wait until a QA.tech run has ended.", retries=0, cache_policy=NO_CACHE)
+@task(name="wait_for_test_run", description="Wait until a QA.tech run has ended.", retries=0, **_NOT_CACHED)
 def wait_for_test_run(
     credentials: QATechCredentials,
     run_short_id: str,
@@ -533,7 +543,7 @@ async def _publish(report: GateReport, key: str | None, directory: str | None) -
         logger.info("Job summary: %s", summary)
 
 
-@task(name="publish_gate_report", description="Publish the report of a QA.tech gate.", retries=0, cache_policy=NO_CACHE)
+@task(name="publish_gate_report", description="Publish the report of a QA.tech gate.", retries=0, **_NOT_CACHED)
 async def apublish_gate_report(
     report: GateReport, *, artifact_key: str | None = None, directory: str | None = None
 ) -> None:
@@ -541,7 +551,7 @@ async def apublish_gate_report(
     await _publish(report, artifact_key, directory)
 
 
-@task(name="publish_gate_report", description="Publish the report of a QA.tech gate.", retries=0, cache_policy=NO_CACHE)
+@task(name="publish_gate_report", description="Publish the report of a QA.tech gate.", retries=0, **_NOT_CACHED)
 def publish_gate_report(report: GateReport, *, artifact_key: str | None = None, directory: str | None = None) -> None:
     """Publish a gate's report: artifacts in the Prefect UI, the event of its verdict, and files where asked for.
 

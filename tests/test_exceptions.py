@@ -17,6 +17,9 @@ from prefect_qatech import exceptions as module
 from prefect_qatech.campaign import GateReport, ObservedAttempt, build_report, recognise
 from prefect_qatech.exceptions import (
     GateNotPassed,
+    GatesNotPassed,
+    GatesReport,
+    InvalidInputError,
     LedgerConflict,
     NotFoundError,
     QATechAPIError,
@@ -61,10 +64,14 @@ def fields_of(cls: type[QATechError]) -> dict[str, Any]:
         return API_FIELDS
     if issubclass(cls, GateNotPassed):
         return {"report": report()}
+    if issubclass(cls, GatesNotPassed):
+        return {"report": GatesReport(names=("a", "b"), reports={"a": report()}, errors={"b": "No such plan."})}
     if issubclass(cls, StartOutcomeUnknown):
         return {"request": "POST /v1/run", "sent_at": "2026-09-01T00:00:00+00:00", **SLOT}
     if issubclass(cls, LedgerConflict):
         return SLOT
+    if issubclass(cls, InvalidInputError):
+        return {"faults": (("applications.0", "No application."), ("", "Not both."))}
     if issubclass(cls, WaitTimedOut):
         run = QATechRun.model_validate({"shortId": "abc123", "status": "RUNNING", "kept": {"aside": 1}})
         return {"status": "RUNNING", "waited_seconds": 60.5, "last_error": "HTML", "run": run, **RUN}
@@ -127,8 +134,7 @@ def test_the_message_is_what_prints(cls: type[QATechError]) -> None:
 
 @pytest.mark.parametrize("cls", CLASSES.values(), ids=CLASSES)
 def test_nothing_may_be_sent_again_unless_the_error_says_so(cls: type[QATechError]) -> None:
-    fields = {"report": report()} if issubclass(cls, GateNotPassed) else {}
-    error = cls("No.", **fields)
+    error = cls("No.", **({"report": report()} if issubclass(cls, (GateNotPassed, GatesNotPassed)) else {}))
     assert error.retryable is False
     assert error.retry_after_seconds is None
 

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from prefect_qatech import InvalidInputError
 from prefect_qatech.models import (
     FINAL_STATUSES,
     QATechApplication,
@@ -183,14 +184,78 @@ def test_a_request_does_not_change() -> None:
     ],
 )
 def test_a_request_that_the_api_does_not_take_is_refused(model: Any, fields: dict[str, Any], says: str) -> None:
-    with pytest.raises(ValidationError, match=says):
+    with pytest.raises(InvalidInputError, match=says):
         model.model_validate(fields)
 
 
 def test_what_is_wrong_with_an_environments_id_is_not_said_of_a_test_case() -> None:
-    with pytest.raises(ValidationError) as caught:
+    with pytest.raises(InvalidInputError) as caught:
         QATechParameters(configs_by_environment={"env_1": {"cfg_1": 1}})
     assert "test case" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "message", "names"),
+    [
+        (
+            QATechRunRequest,
+            {"test_plan_short_id": "checkout"},
+            "test_plan_short_id: 'checkout' is not a test plan's short id: it looks like 'pln_abc123' or "
+            "'pln-some-name_abc123'",
+            ("test_plan_short_id",),
+        ),
+        (
+            QATechRunRequest,
+            {"testPlanShortId": 5, "label": "x"},
+            "test_plan_short_id: Input should be a valid string, not 5; label: Extra inputs are not permitted, not 'x'",
+            ("test_plan_short_id", "label"),
+        ),
+        (
+            QATechRunRequest,
+            {"applications": [{"application_short_id": "app_shop", "environment": {"url": "shop.example"}}]},
+            "applications.0.environment.url: 'shop.example' is not a web address (http:// or https://, no user name in "
+            "it)",
+            ("applications.0.environment.url",),
+        ),
+        (
+            QATechRunRequest,
+            {"test_plan_short_id": "x\nINFO: all tests passed" + "y" * 200},
+            "test_plan_short_id: 'x\\nINFO: all tests passed" + "y" * 51 + "... is not a test plan's short id: it "
+            "looks like 'pln_abc123' or 'pln-some-name_abc123'",
+            ("test_plan_short_id",),
+        ),
+        (QATechApplication, {}, "application_short_id: Field required", ("application_short_id",)),
+        (
+            QATechRunRequest,
+            {"test_plan_short_id": "pln_a", "test_case_ids": [CASE]},
+            "give a test plan or test cases, not both",
+            ("",),
+        ),
+        (
+            QATechRunRequest,
+            {"test_case_ids": ["a", "b", "c", "d"]},
+            "; ".join(
+                f"test_case_ids.{number}: '{given}' is not a test case's id: a UUID such as "
+                "'a1b2c3d4-e5f6-4789-a012-3456789abcde' is needed"
+                for number, given in enumerate("abc")
+            )
+            + "; and 1 more",
+            ("test_case_ids.0", "test_case_ids.1", "test_case_ids.2", "test_case_ids.3"),
+        ),
+    ],
+)
+@pytest.mark.parametrize("way", ["called", "validated"])
+def test_what_is_wrong_is_said_in_one_line(
+    model: Any, fields: dict[str, Any], message: str, names: tuple[str, ...], way: str
+) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        model(**fields) if way == "called" else model.model_validate(fields)
+    error = caught.value
+    assert isinstance(error, InvalidInputError)
+    assert str(error) == message
+    assert tuple(field for field, _ in error.faults) == names
+    assert error.__cause__ is None
+    assert error.__suppress_context__
 
 
 @pytest.mark.parametrize(
@@ -213,7 +278,7 @@ def test_what_is_wrong_with_an_environments_id_is_not_said_of_a_test_case() -> N
     ],
 )
 def test_an_environment_is_a_web_address(url: str) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(InvalidInputError):
         QATechEnvironment(url=url)
 
 
@@ -228,13 +293,13 @@ def test_an_environment_is_a_web_address(url: str) -> None:
     ids=["object", "nan", "inf", "surrogate"],
 )
 def test_parameters_that_json_cannot_carry_are_refused(parameters: Any) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(InvalidInputError):
         QATechRunRequest(parameters=parameters)
 
 
 def test_a_text_that_utf8_cannot_carry_is_refused() -> None:
     # A commit message that is not UTF-8 comes out of git, and of the environment, like this.
-    with pytest.raises(ValidationError):
+    with pytest.raises(InvalidInputError):
         QATechGitHubTrigger(commit_message=b"caf\xe9".decode("utf-8", "surrogateescape"))
 
 
@@ -361,7 +426,7 @@ def test_a_prefixed_id(prefix: str, rest: str) -> None:
 def test_what_is_no_prefixed_id(prefix: str, value: Any) -> None:
     if isinstance(value, str):
         value = value.replace("PREFIX", prefix)
-    with pytest.raises(ValidationError):
+    with pytest.raises(InvalidInputError):
         with_id(prefix, value)
 
 
@@ -395,7 +460,7 @@ def test_a_test_cases_id(value: Any) -> None:
     ids=ascii,
 )
 def test_what_is_no_test_cases_id(value: Any) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(InvalidInputError):
         QATechRerunRequest(test_case_ids=[value])
 
 

@@ -22,6 +22,9 @@ PUBLIC = [
     "GateNotPassed",
     "GatePolicy",
     "GateReport",
+    "GatesNotPassed",
+    "GatesReport",
+    "InvalidInputError",
     "InvalidResponseError",
     "LedgerConflict",
     "NotFoundError",
@@ -60,6 +63,7 @@ PUBLIC = [
     "WaitTimedOut",
     "aattach_run",
     "aclear_intent",
+    "agather_gates",
     "aget_test_run",
     "apublish_gate_report",
     "aread_ledger",
@@ -68,7 +72,9 @@ PUBLIC = [
     "astart_test_run",
     "attach_run",
     "await_for_test_run",
+    "awake_suspended_gates",
     "clear_intent",
+    "gather_gates",
     "get_test_run",
     "publish_gate_report",
     "read_ledger",
@@ -76,13 +82,15 @@ PUBLIC = [
     "rerun_test_run",
     "start_test_run",
     "wait_for_test_run",
+    "wake_suspended_gates",
 ]
 
 PACKAGE = Path(prefect_qatech.__file__).parent
 
 # A module imports from the rooms below it, never from its own or one above.
 ROOMS = [
-    {"exceptions", "models", "forecast"},
+    {"exceptions", "forecast"},
+    {"models"},
     {"retries", "polling", "verdict", "sharing"},
     {"campaign", "client"},
     {"report"},
@@ -90,8 +98,9 @@ ROOMS = [
     {"ledger"},
     {"events"},
     {"tasks"},
+    {"suspension"},
     {"gate"},
-    {"jobs", "catalog"},
+    {"jobs", "catalog", "gather"},
     {"testing", "cli"},
 ]
 HEIGHT = {name: height for height, room in enumerate(ROOMS) for name in room}
@@ -109,7 +118,15 @@ WITHOUT_PREFECT = [
     "waiting",
     "report",
 ]
-TWINS = ["get_test_run", "publish_gate_report", "rerun_test_run", "start_test_run", "wait_for_test_run", "release_gate"]
+TWINS = [
+    "get_test_run",
+    "publish_gate_report",
+    "rerun_test_run",
+    "start_test_run",
+    "wait_for_test_run",
+    "release_gate",
+    "gather_gates",
+]
 
 
 def imports_of(path: Path, *, while_type_checking: bool = False) -> Iterator[str]:
