@@ -270,7 +270,7 @@ class QATechClient:
 
     async def _send(
         self,
-        method: str,
+        method: Literal["GET", "POST"],
         path: str,
         *,
         query: Mapping[str, str] | None = None,

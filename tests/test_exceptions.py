@@ -14,11 +14,10 @@ import cloudpickle
 import pytest
 
 from prefect_qatech import exceptions as module
-from prefect_qatech.campaign import GateReport, ObservedAttempt, build_report, recognise
+from prefect_qatech.campaign import GateReport, GatesReport, ObservedAttempt, build_report, recognise
 from prefect_qatech.exceptions import (
     GateNotPassed,
     GatesNotPassed,
-    GatesReport,
     InvalidInputError,
     LedgerConflict,
     NotFoundError,
