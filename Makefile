@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test pictures lint soak bench
+.PHONY: demo test test-scale pictures lint soak bench
 
 # The virtual environment makes itself, and again when what it must hold changes.
 .venv/.installed: pyproject.toml
@@ -13,10 +13,16 @@ demo: .venv/.installed
 	$(BIN)/python -m flows.demo
 
 test: .venv/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/e2e --ignore tests/ui
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/e2e --ignore tests/ui --ignore tests/scale
 	$(BIN)/python -m pytest tests/e2e
 	tests/ui/install-browser
 	$(BIN)/python -m pytest tests/ui
+
+# Gates on more than one machine, as deployments/compose.yaml has it; as root.
+test-scale: .venv/.installed
+	tests/scale/install-servers
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,scale]'
+	$(BIN)/python -m tests.scale
 
 # The pictures of the README, from the pages that tests/ui looks at.
 pictures: .venv/.installed

@@ -32,6 +32,7 @@ def check_release(
     policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen, and the UI's form shows it
     polling: QATechPolling | None = None,
     on_inconclusive: Literal["stop", "ask"] = "stop",
+    waiting: Literal["poll", "suspend"] = "poll",
 ) -> GateReport:
     """Test what runs at an address, and fail unless it may go out.
 
@@ -43,6 +44,7 @@ def check_release(
         policy: What is tolerated, how often is rerun, how long is waited.
         polling: How often to look at a run.
         on_inconclusive: `stop`, or `ask` a person, by a form in the Prefect UI.
+        waiting: `poll`, or `suspend`, which frees the worker while QA.tech works; needs `flows/watcher.py`.
 
     Returns:
         The gate's report.
@@ -59,13 +61,16 @@ def check_release(
     if application_short_id is not None:
         environment = QATechEnvironment(url=environment_url)
         applications = [QATechApplication(application_short_id=application_short_id, environment=environment)]
-    return release_gate(
+    # Prefect suspends no sub-flow run, so that gate is this flow run itself.
+    gate = release_gate.fn if waiting == "suspend" else release_gate
+    return gate(
         credentials,
         test_plan_short_id,
         applications=applications,
         policy=policy,
         polling=polling,
         on_inconclusive=on_inconclusive,
+        waiting=waiting,
     )
 
 

@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 # Imported when they are used: flows and blocks bring in much of Prefect, which not every importer needs.
 if TYPE_CHECKING:
-    from prefect_qatech.campaign import GateDecision, GateReport
+    from prefect_qatech.campaign import GateDecision, GateReport, GatesReport
     from prefect_qatech.client import QATechClient
     from prefect_qatech.credentials import QATechCredentials
     from prefect_qatech.exceptions import (
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         GateFailed,
         GateInconclusive,
         GateNotPassed,
+        GatesNotPassed,
         InvalidInputError,
         InvalidResponseError,
         LedgerConflict,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         WaitTimedOut,
     )
     from prefect_qatech.gate import arelease_gate, release_gate
+    from prefect_qatech.gather import agather_gates, gather_gates
     from prefect_qatech.jobs import QATechTestPlan, QATechTestRun
     from prefect_qatech.ledger import (
         QATechLedgerEntry,
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
         QATechStartedRun,
     )
     from prefect_qatech.polling import QATechPolling
+    from prefect_qatech.suspension import awake_suspended_gates, wake_suspended_gates
     from prefect_qatech.tasks import (
         aget_test_run,
         apublish_gate_report,
@@ -81,6 +84,8 @@ __all__ = [
     "GateNotPassed",
     "GatePolicy",
     "GateReport",
+    "GatesNotPassed",
+    "GatesReport",
     "InvalidInputError",
     "InvalidResponseError",
     "LedgerConflict",
@@ -120,6 +125,7 @@ __all__ = [
     "WaitTimedOut",
     "aattach_run",
     "aclear_intent",
+    "agather_gates",
     "aget_test_run",
     "apublish_gate_report",
     "aread_ledger",
@@ -128,7 +134,9 @@ __all__ = [
     "astart_test_run",
     "attach_run",
     "await_for_test_run",
+    "awake_suspended_gates",
     "clear_intent",
+    "gather_gates",
     "get_test_run",
     "publish_gate_report",
     "read_ledger",
@@ -136,6 +144,7 @@ __all__ = [
     "rerun_test_run",
     "start_test_run",
     "wait_for_test_run",
+    "wake_suspended_gates",
 ]
 
 _MODULES = {
@@ -147,6 +156,8 @@ _MODULES = {
     "GateNotPassed": "exceptions",
     "GatePolicy": "verdict",
     "GateReport": "campaign",
+    "GatesNotPassed": "exceptions",
+    "GatesReport": "campaign",
     "InvalidInputError": "exceptions",
     "InvalidResponseError": "exceptions",
     "LedgerConflict": "exceptions",
@@ -186,6 +197,7 @@ _MODULES = {
     "WaitTimedOut": "exceptions",
     "aattach_run": "ledger",
     "aclear_intent": "ledger",
+    "agather_gates": "gather",
     "aget_test_run": "tasks",
     "apublish_gate_report": "tasks",
     "aread_ledger": "ledger",
@@ -194,7 +206,9 @@ _MODULES = {
     "astart_test_run": "tasks",
     "attach_run": "ledger",
     "await_for_test_run": "tasks",
+    "awake_suspended_gates": "suspension",
     "clear_intent": "ledger",
+    "gather_gates": "gather",
     "get_test_run": "tasks",
     "publish_gate_report": "tasks",
     "read_ledger": "ledger",
@@ -202,6 +216,7 @@ _MODULES = {
     "rerun_test_run": "tasks",
     "start_test_run": "tasks",
     "wait_for_test_run": "tasks",
+    "wake_suspended_gates": "suspension",
 }
 
 

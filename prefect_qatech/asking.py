@@ -1,18 +1,20 @@
 """Asking a person whether a release may go out that the evidence alone does not let through.
 
-The flow run pauses and the Prefect UI shows a form. Only an answer is an answer: no answer in time, one that cannot be
-read, a flow run that is resumed without one: all of these are a no.
+The flow run pauses, or suspends so that its process ends, and the Prefect UI shows a form. Only an answer is an answer:
+no answer in time, one that cannot be read, a flow run that is resumed without one: all of these are a no.
 """
 
 from __future__ import annotations
 
 import math
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any, Literal
 
 import anyio
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
 from prefect.exceptions import FlowPauseTimeout
-from prefect.flow_runs import apause_flow_run
+from prefect.flow_runs import apause_flow_run, asuspend_flow_run
 from prefect.input import RunInput
 from pydantic import ConfigDict, Field
 
@@ -21,6 +23,12 @@ from prefect_qatech.report.escape import link, markdown_text
 
 LOOK_SECONDS = 5
 """How often Prefect is asked whether there is an answer."""
+
+SERVER_GRACE_SECONDS = 24 * 3600
+"""How much later than the gate Prefect itself gives up on a suspended flow run: with no verdict, and no report."""
+
+NO_ANSWER = {"decision": "reject", "reason": "Nobody answered in time."}
+"""What the form of a suspended flow run is filled in with when its time is over."""
 
 _SERVER_GRACE_SECONDS = 600
 _MOST_REASONS = 20
@@ -49,14 +57,13 @@ async def ask(report: GateReport, *, timeout_seconds: float, key: str) -> GateDe
     Returns:
         The decision.
     """
-    asked_for = report.evidence_sha256
     answer: Any = None
     why = "Nobody answered in time."
     try:
         # Prefect's own time-out would put a state of its own in the place of the gate's message.
         with anyio.move_on_after(timeout_seconds + LOOK_SECONDS):
             answer = await apause_flow_run(
-                wait_for_input=QATechReleaseDecision.with_initial_data(description=_question(report)),
+                wait_for_input=_form(report),
                 timeout=math.ceil(timeout_seconds) + _SERVER_GRACE_SECONDS,
                 poll_interval=LOOK_SECONDS,
                 key=key,
@@ -66,13 +73,63 @@ async def ask(report: GateReport, *, timeout_seconds: float, key: str) -> GateDe
         pass
     except (ValueError, KeyError, TypeError):
         why = "The answer could not be read."
+    return _decision(report, answer, why)
+
+
+async def ask_suspended(report: GateReport, *, until: datetime, key: str) -> GateDecision:
+    """Suspend the flow run until a person has decided; called again by the process that is resumed, give the decision.
+
+    Nothing here wakes the flow run when the time is over: `prefect_qatech.suspension` does.
+
+    Args:
+        report: What to decide on.
+        until: How long there is time for an answer.
+        key: Names this question within the flow run; Prefect asks none twice.
+
+    Returns:
+        The decision.
+
+    Raises:
+        Pause: Prefect's signal that ends the process; for nobody but Prefect to catch.
+    """
+    left = max(0.0, (until - datetime.now(timezone.utc)).total_seconds())
+    answer: Any = None
+    why = "The flow run was resumed without an answer."
+    try:
+        answer = await asuspend_flow_run(
+            wait_for_input=_form(report), timeout=math.ceil(left) + SERVER_GRACE_SECONDS, key=key
+        )
+    except (ValueError, KeyError, TypeError):
+        why = "There is no answer that could be read."
+    if isinstance(answer, QATechReleaseDecision) and answer.decision == "approve" and await _is_late(answer, until):
+        answer, why = None, "The approval came too late."
+    return _decision(report, answer, why)
+
+
+async def _is_late(answer: QATechReleaseDecision, until: datetime) -> bool:
+    """Whether an answer was given after its time; also where Prefect does not tell when."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return True
+    key = answer.metadata.key
+    async with get_client() as client:
+        rows = await client.filter_flow_run_input(context.flow_run.id, key_prefix=key, limit=1, exclude_keys=set())
+    given = rows[0].created if rows and rows[0].key == key else None
+    return given is None or given > until + timedelta(seconds=LOOK_SECONDS)
+
+
+def _form(report: GateReport) -> type[QATechReleaseDecision]:
+    return QATechReleaseDecision.with_initial_data(description=_question(report))
+
+
+def _decision(report: GateReport, answer: Any, why: str) -> GateDecision:
     is_answer = isinstance(answer, QATechReleaseDecision)
     return GateDecision(
         approved=is_answer and answer.decision == "approve",
         reason=answer.reason if is_answer else why,
         decided_by=answer.decided_by if is_answer else None,
         decided_at=datetime.now(timezone.utc),
-        evidence_sha256=asked_for,
+        evidence_sha256=report.evidence_sha256,
     )
 
 

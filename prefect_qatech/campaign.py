@@ -431,6 +431,36 @@ class GateReport(_Fact):
         )
 
 
+class GatesReport(BaseModel):
+    """What became of several gates.
+
+    Attributes:
+        names: All of them, in the order in which they were asked for.
+        reports: A gate's name to its report.
+        errors: The name of a gate that could not be evaluated to what went wrong.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    names: tuple[str, ...] = Field(min_length=1)
+    reports: dict[str, GateReport]
+    errors: dict[str, str] = {}
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst verdict. A gate that could not be evaluated proves nothing: inconclusive at best."""
+        return Verdict.worst(self.verdict_of(name) for name in self.names)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate has passed."""
+        return self.verdict is Verdict.PASS
+
+    def verdict_of(self, name: str) -> Verdict:
+        """Give the verdict of one gate."""
+        return self.reports[name].verdict if name in self.reports else Verdict.INCONCLUSIVE
+
+
 def build_report(
     campaign: Campaign,
     policy: GatePolicy,

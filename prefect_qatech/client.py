@@ -270,7 +270,7 @@ class QATechClient:
 
     async def _send(
         self,
-        method: str,
+        method: Literal["GET", "POST"],
         path: str,
         *,
         query: Mapping[str, str] | None = None,
@@ -278,6 +278,21 @@ class QATechClient:
         run_short_id: str | None = None,
     ) -> Any:
         """Send one request; return the JSON of a 2xx answer, raise for everything else."""
+        content, failure = await self._outcome(method, path, query, body, run_short_id)
+        if failure is not None:
+            # Raised out here: httpx's errors hold the request, and with it the token. In Python 3.10 an error that was
+            # caught in a coroutine hangs on to what that coroutine raises later.
+            raise failure
+        return content
+
+    async def _outcome(
+        self,
+        method: Literal["GET", "POST"],
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Mapping[str, Any] | None,
+        run_short_id: str | None,
+    ) -> tuple[Any, QATechAPIError | StartOutcomeUnknown | None]:
         params = dict(query or {})
         if method == "GET" and self._project_short_id is not None:
             params["projectShortId"] = self._project_short_id
@@ -303,12 +318,11 @@ class QATechClient:
                 failure = exchange.unreadable(response, self._too_long)
             else:
                 try:
-                    return _without_lone_surrogates(json.loads(content))
+                    return _without_lone_surrogates(json.loads(content)), None
                 except (ValueError, RecursionError):
                     kind = response.headers.get("content-type", "no content type")
                     failure = exchange.unreadable(response, f"an answer that is not JSON ({self._clean(kind)})")
-        # Raised outside of the except blocks: httpx's errors hold the request, and with it the token.
-        raise failure
+        return None, failure
 
     @property
     def _too_long(self) -> str:

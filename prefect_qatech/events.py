@@ -9,6 +9,7 @@
 | `qatech.gate.asked` | `qatech.gate.<flow run id>` | a gate that did not pass asks a person |
 | `qatech.gate.approved`, `.rejected` | `qatech.gate.<flow run id>` | that person decided, or did not answer in time |
 | `qatech.gate.passed`, `.failed`, `.inconclusive` | `qatech.gate.<flow run id>` | a gate gave its verdict |
+| `qatech.gates.passed`, `.failed`, `.inconclusive` | `qatech.gates.<flow run id>` | so did several together |
 
 Prefect adds the flow run, its deployment and so on as related resources by itself. Where a gate is a sub-flow run, its
 events name the root flow run and the deployment of that as well. An event is sent and forgotten: it never changes what
@@ -27,7 +28,7 @@ from prefect.events.worker import EventsWorker
 from prefect.logging import get_logger
 from prefect.logging.handlers import APILogHandler
 
-from prefect_qatech.campaign import GateReport
+from prefect_qatech.campaign import GateReport, GatesReport
 from prefect_qatech.ledger import QATechRunRecord, root_flow_run
 from prefect_qatech.models import QATechRun
 from prefect_qatech.verdict import TestVerdict, Verdict
@@ -41,6 +42,7 @@ GATE_EVENTS = {
     Verdict.FAIL: "qatech.gate.failed",
     Verdict.INCONCLUSIVE: "qatech.gate.inconclusive",
 }
+GATES_EVENTS = {verdict: event.replace(".gate.", ".gates.") for verdict, event in GATE_EVENTS.items()}
 
 GATE_ASKED = "qatech.gate.asked"
 GATE_APPROVED = "qatech.gate.approved"
@@ -101,6 +103,28 @@ async def emit_gate_verdict(report: GateReport) -> None:
     await _emit_gate(GATE_EVENTS[report.verdict], report)
     if report.decision is not None:
         await _emit_gate(GATE_APPROVED if report.approved else GATE_REJECTED, report)
+
+
+async def emit_gates_verdict(report: GatesReport) -> None:
+    """Tell the verdict over several gates; each of them tells its own.
+
+    Args:
+        report: What became of them.
+    """
+    context = FlowRunContext.get()
+    flow_run_id = context.flow_run.id if context is not None and context.flow_run is not None else "none"
+    resource = {
+        "prefect.resource.id": f"qatech.gates.{flow_run_id}",
+        "prefect.resource.name": f"{len(report.names)} QA.tech gates",
+    }
+    payload = {
+        "verdict": report.verdict.value,
+        "verdicts": {name: report.verdict_of(name).value for name in report.names},
+        "errors": report.errors,
+        "run_urls": {name: gate.run_url for name, gate in report.reports.items()},
+        "flow_run_id": str(flow_run_id),
+    }
+    _safely(GATES_EVENTS[report.verdict], resource, payload, await _related_above())
 
 
 async def emit_gate_asked(report: GateReport) -> None:

@@ -18,9 +18,10 @@ QATechError
 ├── LedgerConflict                 the flow run's ledger does not fit the call: nothing was sent
 ├── WaitTimedOut                   the deadline passed while the run went on
 ├── InvalidInputError              something that was passed in is not what it must be; a ValueError as well
-└── GateNotPassed
-    ├── GateFailed                 the gate's verdict is fail
-    └── GateInconclusive           the evidence is not enough for a verdict
+├── GateNotPassed
+│   ├── GateFailed                 the gate's verdict is fail
+│   └── GateInconclusive           the evidence is not enough for a verdict
+└── GatesNotPassed                 not every one of several gates has passed
 ```
 
 A sentence of every error says what happened, to which run, and what can be done. The facts are fields as well, and an
@@ -32,7 +33,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prefect_qatech.campaign import GateReport
+    from prefect_qatech.campaign import GateReport, GatesReport
     from prefect_qatech.models import QATechRun
 
 
@@ -271,3 +272,16 @@ class GateFailed(GateNotPassed):
 
 class GateInconclusive(GateNotPassed):
     """The evidence is not enough for a verdict: nothing, or too little, was really tested."""
+
+
+class GatesNotPassed(QATechError):
+    """Not every one of several gates has passed: the release may not go out.
+
+    Args:
+        message: The verdict, the gates that did not pass and their links.
+        report: The reports of all of them.
+    """
+
+    def __init__(self, message: str, *, report: GatesReport) -> None:
+        super().__init__(message)
+        self.report = report

@@ -26,9 +26,9 @@ from prefect import flow
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 
-from prefect_qatech import artifacts, events, ledger
+from prefect_qatech import artifacts, events, ledger, suspension
 from prefect_qatech.artifacts import artifact_key, is_web_link
-from prefect_qatech.asking import ask
+from prefect_qatech.asking import ask, ask_suspended
 from prefect_qatech.campaign import Campaign, GateDecision, GateReport, ObservedAttempt, build_report, recognise
 from prefect_qatech.client import QATechClient
 from prefect_qatech.credentials import QATechCredentials
@@ -72,6 +72,7 @@ _DETAILS_SECONDS = 120.0
 _MOST_NAMES = 10
 _LONGEST_DECISION_SECONDS = 30 * 24 * 3600
 OnNoPass = Literal["stop", "ask"]
+HowToWait = Literal["poll", "suspend"]
 _DECIDED = (TestVerdict.PASSED, TestVerdict.RECOVERED, TestVerdict.FLAKY, TestVerdict.FAILED)
 
 
@@ -84,9 +85,11 @@ class _Gate:
     policy: GatePolicy
     polling: QATechPolling
     label: str | None
+    slot_label: str | None
     report_directory: str | None
     asks_on: frozenset[Verdict]
     decision_timeout_seconds: float
+    waiting: HowToWait
     attempts: list[ObservedAttempt] = field(default_factory=list)
     incidents: list[Incident] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -98,6 +101,7 @@ class _Gate:
     async def run(self, run_short_id: str | None) -> GateReport:
         first = await (self._attach(run_short_id) if run_short_id is not None else self._start())
         time_left = _time_left(await ledger.window_of(first), self.policy.deadline_seconds)
+        await self._free_the_worker(first, time_left)
         await self._observe(first, time_left())
         while (rerun := self._next_rerun()) is not None:
             label = f"{first.slot}/rerun-{len(self.attempts)}"
@@ -109,6 +113,7 @@ class _Gate:
             record = await self._rerun(first, rerun, label)
             if record is None:
                 break
+            await self._free_the_worker(record, time_left)
             await self._observe(record, time_left(), rerun)
         report = self.report(first)
         if report.verdict in self.asks_on:
@@ -120,6 +125,11 @@ class _Gate:
         await ledger.end_of(first, report.verdict.value)
         return report
 
+    async def _free_the_worker(self, record: QATechRunRecord, time_left: Callable[[], float]) -> None:
+        """Suspend the flow run while a run goes on; whoever is resumed comes here again, through the ledger."""
+        if self.waiting == "suspend" and time_left() > 0:
+            await suspension.suspend_until_ended(self.credentials, record, time_left(), self.polling)
+
     async def _start(self) -> QATechRunRecord:
         request = self.request
         return await astart_test_run(
@@ -130,7 +140,7 @@ class _Gate:
             notifications=request.notifications,
             github=request.github,
             parameters=request.parameters,
-            label=self.label,
+            label=self.slot_label,
         )
 
     async def _decide(self, first: QATechRunRecord, report: GateReport) -> GateDecision:
@@ -138,14 +148,20 @@ class _Gate:
         evidence = report.evidence_sha256
         if (approval := await ledger.approval_of(first, evidence)) is not None:
             return approval
-        # Who decides must see what on.
-        await artifacts.publish_report(report)
-        await events.emit_gate_asked(report)
         context = FlowRunContext.get()
         run_count = context.flow_run.run_count if context is not None and context.flow_run is not None else 0
-        decision = await ask(
-            report, timeout_seconds=self.decision_timeout_seconds, key=f"qatech-{evidence[:16]}-{run_count}"
-        )
+        key = f"qatech-{evidence[:16]}-{run_count}"
+        note = await suspension.read_note(key) if self.waiting == "suspend" else None
+        if note is None:
+            # Who decides must see what on.
+            await artifacts.publish_report(report)
+            await events.emit_gate_asked(report)
+        if self.waiting == "suspend":
+            seconds = self.decision_timeout_seconds
+            note = note or await suspension.write_note(key, "decision", seconds, self.credentials, first)
+            decision = await ask_suspended(report, until=note.until, key=key)
+        else:
+            decision = await ask(report, timeout_seconds=self.decision_timeout_seconds, key=key)
         if decision.approved:
             await ledger.record_approval(first, decision)
         return decision
@@ -157,7 +173,7 @@ class _Gate:
             return QATechRunRecord(kind="attached", run_short_id=run_short_id, started_at=datetime.now(timezone.utc))
 
         fingerprint = ledger.fingerprint(self.credentials.api_url, "attach", run_short_id)
-        return await ledger.once("start", f"run {run_short_id}", fingerprint, self.label, send, busy_seconds=0)
+        return await ledger.once("start", f"run {run_short_id}", fingerprint, self.slot_label, send, busy_seconds=0)
 
     def _next_rerun(self) -> Rerun | None:
         campaign = self.campaign
@@ -312,7 +328,7 @@ def _one_line(text: str) -> str:
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:1_500]
 
 
-async def _gate(
+async def run_gate(
     credentials: QATechCredentials,
     request: QATechRunRequest,
     policy: GatePolicy,
@@ -324,7 +340,29 @@ async def _gate(
     on_inconclusive: OnNoPass,
     on_failed: OnNoPass,
     decision_timeout_seconds: float,
+    slot_label: str | None = None,
+    waiting: HowToWait = "poll",
 ) -> GateReport:
+    """Run one gate in the current flow run; `release_gate` tells of the arguments.
+
+    Args:
+        credentials: See there.
+        request: What to run, where.
+        policy: See there.
+        run_short_id: See there.
+        label: The gate's name in reports and keys.
+        polling: See there.
+        report_directory: See there.
+        raise_unless_passed: See there.
+        on_inconclusive: See there.
+        on_failed: See there.
+        decision_timeout_seconds: See there.
+        slot_label: The gate's name in the ledger; its label by default.
+        waiting: See there.
+
+    Returns:
+        The report.
+    """
     if not 0 < decision_timeout_seconds <= _LONGEST_DECISION_SECONDS:
         raise ValueError(f"decision_timeout_seconds must be more than 0 and at most {_LONGEST_DECISION_SECONDS:,}")
     if run_short_id is not None:
@@ -333,6 +371,8 @@ async def _gate(
             raise ValueError(
                 "run_short_id takes up a run as it is: a plan, test cases, applications and so on cannot go with it."
             )
+    if waiting == "suspend":
+        suspension.check_can_suspend()
     said = {Verdict.INCONCLUSIVE: on_inconclusive, Verdict.FAIL: on_failed}
     asks_on = frozenset(verdict for verdict, what in said.items() if what == "ask")
     gate = _Gate(
@@ -341,9 +381,11 @@ async def _gate(
         policy,
         polling or QATechPolling(),
         label,
+        slot_label or label,
         report_directory,
         asks_on,
         decision_timeout_seconds,
+        waiting,
     )
     report = await gate.run(run_short_id)
     logger = get_run_logger()
@@ -382,6 +424,7 @@ async def arelease_gate(
     on_inconclusive: OnNoPass = "stop",
     on_failed: OnNoPass = "stop",
     decision_timeout_seconds: float = 3600.0,
+    waiting: HowToWait = "poll",
 ) -> GateReport:
     """Async twin of `release_gate`: the same arguments, result and errors."""
     request = QATechRunRequest(
@@ -392,7 +435,7 @@ async def arelease_gate(
         github=github,
         parameters=parameters,
     )
-    return await _gate(
+    return await run_gate(
         credentials,
         request,
         policy,
@@ -404,6 +447,7 @@ async def arelease_gate(
         on_inconclusive,
         on_failed,
         decision_timeout_seconds,
+        waiting=waiting,
     )
 
 
@@ -426,6 +470,7 @@ def release_gate(
     on_inconclusive: OnNoPass = "stop",
     on_failed: OnNoPass = "stop",
     decision_timeout_seconds: float = 3600.0,
+    waiting: HowToWait = "poll",
 ) -> GateReport:
     """Test a release with QA.tech, rerun only what failed, and decide whether it may go out.
 
@@ -451,6 +496,8 @@ def release_gate(
         on_inconclusive: `stop`, or `ask`: the flow run pauses, and a person approves or rejects in the Prefect UI.
         on_failed: The same for a gate that failed.
         decision_timeout_seconds: How long that person has; no answer in time is a no.
+        waiting: `poll`, or `suspend`: the process ends while a run goes on, or while a person is asked, and a watcher
+            (`flows/watcher.py`) has the flow run go on. For the flow run of a deployment; a sub-flow run cannot.
 
     Returns:
         The report; of a gate that passed, or (`report.approved`) that a person has approved.
@@ -479,7 +526,7 @@ def release_gate(
         parameters=parameters,
     )
     return run_sync(
-        lambda: _gate(
+        lambda: run_gate(
             credentials,
             request,
             policy,
@@ -491,5 +538,6 @@ def release_gate(
             on_inconclusive,
             on_failed,
             decision_timeout_seconds,
+            waiting=waiting,
         )
     )

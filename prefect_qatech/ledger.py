@@ -251,6 +251,17 @@ def _ordinal(flow_run_id: str, run_count: int, family: str, caller: str) -> int:
         return callers.index(caller)
 
 
+def forget_calls(flow_run_id: UUID) -> None:
+    """Number the calls of a flow run anew: it is going to run from its top again, and its run count stays the same.
+
+    Args:
+        flow_run_id: The flow run.
+    """
+    with _ordinals_lock:
+        for key in [key for key in _ordinals if key[0] == str(flow_run_id)]:
+            del _ordinals[key]
+
+
 @dataclass
 class Ledger:
     """The ledger of a root flow run.

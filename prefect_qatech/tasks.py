@@ -226,7 +226,7 @@ async def _wait(
         logger.warning("A look at run %s failed and will be repeated: %s", run_short_id, error)
 
     async with (
-        _telling_that_it_goes_on(run_short_id, run_url, logger),
+        telling_that_it_goes_on(run_short_id, run_url, logger),
         credentials.get_client() as client,
     ):
         run = await wait_for_run(
@@ -234,7 +234,7 @@ async def _wait(
             run_short_id,
             timeout_seconds=timeout_seconds,
             polling=polling or QATechPolling(),
-            surroundings=Surroundings(sleep=sleep_unless_stopped, before_look=_turn_of(credentials)),
+            surroundings=Surroundings(sleep=sleep_unless_stopped, before_look=turn_of(credentials)),
             on_change=on_change,
             on_error=on_error,
             run_url=run_url,
@@ -245,7 +245,7 @@ async def _wait(
     return run
 
 
-def _turn_of(credentials: QATechCredentials) -> Callable[[float], Awaitable[None]]:
+def turn_of(credentials: QATechCredentials) -> Callable[[float], Awaitable[None]]:
     """Give a function that waits until these credentials may be used for one more look, up to so many seconds."""
     budget, name = credentials.get_request_budget(), credentials.rate_limit_name
 
@@ -272,7 +272,7 @@ def _age_of(record: QATechRunRecord | None) -> float | None:
 
 
 @asynccontextmanager
-async def _telling_that_it_goes_on(run_short_id: str, run_url: str | None, logger: Any) -> AsyncIterator[None]:
+async def telling_that_it_goes_on(run_short_id: str, run_url: str | None, logger: Any) -> AsyncIterator[None]:
     """Say in log, event and artifact that the run goes on, when a wait is ended from outside or by its deadline."""
     try:
         yield

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import re
 from typing import Any
 
+import cloudpickle
 import pytest
 from prefect.blocks.core import Block
 from pydantic import SecretStr
@@ -69,9 +71,23 @@ def test_the_token_is_not_shown(show: Any) -> None:
     assert TOKEN not in show(credentials())
 
 
-def test_the_token_survives_pickle() -> None:
-    kept = pickle.loads(pickle.dumps(credentials()))
-    assert kept.api_token.get_secret_value() == TOKEN
+@pytest.mark.parametrize("pickler", [pickle, cloudpickle])
+@pytest.mark.parametrize("protocol", range(2, 6))
+def test_the_token_is_in_no_pickle(pickler: Any, protocol: int) -> None:
+    block = credentials()
+    for item in (block, [block], block.api_token, block.api_token.get_secret_value(), block.model_copy()):
+        stored = pickler.dumps(item, protocol)
+        assert TOKEN.encode() not in stored
+        assert TOKEN.encode("utf-16-le") not in stored
+    kept = pickle.loads(pickler.dumps(block, protocol))
+    assert kept.api_url == block.api_url
+    with pytest.raises(ValueError, match="Save the block"):
+        kept.get_client()
+
+
+def test_a_copy_in_this_process_has_the_token() -> None:
+    for block in (credentials().model_copy(), credentials().model_copy(deep=True), copy.deepcopy(credentials())):
+        assert block.api_token.get_secret_value() == TOKEN
 
 
 @pytest.mark.parametrize("mask", ["**********", "********"])

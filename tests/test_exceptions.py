@@ -14,9 +14,10 @@ import cloudpickle
 import pytest
 
 from prefect_qatech import exceptions as module
-from prefect_qatech.campaign import GateReport, ObservedAttempt, build_report, recognise
+from prefect_qatech.campaign import GateReport, GatesReport, ObservedAttempt, build_report, recognise
 from prefect_qatech.exceptions import (
     GateNotPassed,
+    GatesNotPassed,
     InvalidInputError,
     LedgerConflict,
     NotFoundError,
@@ -62,6 +63,8 @@ def fields_of(cls: type[QATechError]) -> dict[str, Any]:
         return API_FIELDS
     if issubclass(cls, GateNotPassed):
         return {"report": report()}
+    if issubclass(cls, GatesNotPassed):
+        return {"report": GatesReport(names=("a", "b"), reports={"a": report()}, errors={"b": "No such plan."})}
     if issubclass(cls, StartOutcomeUnknown):
         return {"request": "POST /v1/run", "sent_at": "2026-09-01T00:00:00+00:00", **SLOT}
     if issubclass(cls, LedgerConflict):
@@ -130,8 +133,7 @@ def test_the_message_is_what_prints(cls: type[QATechError]) -> None:
 
 @pytest.mark.parametrize("cls", CLASSES.values(), ids=CLASSES)
 def test_nothing_may_be_sent_again_unless_the_error_says_so(cls: type[QATechError]) -> None:
-    fields = {"report": report()} if issubclass(cls, GateNotPassed) else {}
-    error = cls("No.", **fields)
+    error = cls("No.", **({"report": report()} if issubclass(cls, (GateNotPassed, GatesNotPassed)) else {}))
     assert error.retryable is False
     assert error.retry_after_seconds is None
 

@@ -22,6 +22,8 @@ PUBLIC = [
     "GateNotPassed",
     "GatePolicy",
     "GateReport",
+    "GatesNotPassed",
+    "GatesReport",
     "InvalidInputError",
     "InvalidResponseError",
     "LedgerConflict",
@@ -61,6 +63,7 @@ PUBLIC = [
     "WaitTimedOut",
     "aattach_run",
     "aclear_intent",
+    "agather_gates",
     "aget_test_run",
     "apublish_gate_report",
     "aread_ledger",
@@ -69,7 +72,9 @@ PUBLIC = [
     "astart_test_run",
     "attach_run",
     "await_for_test_run",
+    "awake_suspended_gates",
     "clear_intent",
+    "gather_gates",
     "get_test_run",
     "publish_gate_report",
     "read_ledger",
@@ -77,6 +82,7 @@ PUBLIC = [
     "rerun_test_run",
     "start_test_run",
     "wait_for_test_run",
+    "wake_suspended_gates",
 ]
 
 PACKAGE = Path(prefect_qatech.__file__).parent
@@ -92,8 +98,9 @@ ROOMS = [
     {"ledger"},
     {"events"},
     {"tasks"},
+    {"suspension"},
     {"gate"},
-    {"jobs", "catalog"},
+    {"jobs", "catalog", "gather"},
     {"testing", "cli"},
 ]
 HEIGHT = {name: height for height, room in enumerate(ROOMS) for name in room}
@@ -111,7 +118,15 @@ WITHOUT_PREFECT = [
     "waiting",
     "report",
 ]
-TWINS = ["get_test_run", "publish_gate_report", "rerun_test_run", "start_test_run", "wait_for_test_run", "release_gate"]
+TWINS = [
+    "get_test_run",
+    "publish_gate_report",
+    "rerun_test_run",
+    "start_test_run",
+    "wait_for_test_run",
+    "release_gate",
+    "gather_gates",
+]
 
 
 def imports_of(path: Path, *, while_type_checking: bool = False) -> Iterator[str]:

@@ -343,7 +343,7 @@ async def test_a_limit_that_cannot_be_asked_for_limits_nothing(monkeypatch: pyte
 
     monkeypatch.setattr(tasks_module, "rate_limit", broken)
     monkeypatch.setattr(tasks_module, "get_run_logger", lambda: logging.getLogger("test"))
-    turn = tasks_module._turn_of(QATechCredentials(api_token=SecretStr("x"), rate_limit_name="qatech"))
+    turn = tasks_module.turn_of(QATechCredentials(api_token=SecretStr("x"), rate_limit_name="qatech"))
     await turn(60)
 
 
@@ -352,7 +352,7 @@ async def test_a_limit_that_hangs_does_not_move_the_deadline(monkeypatch: pytest
         await anyio.sleep(3600)
 
     monkeypatch.setattr(tasks_module, "rate_limit", hanging)
-    turn = tasks_module._turn_of(QATechCredentials(api_token=SecretStr("x"), rate_limit_name="qatech"))
+    turn = tasks_module.turn_of(QATechCredentials(api_token=SecretStr("x"), rate_limit_name="qatech"))
     with anyio.fail_after(30):
         await turn(0.05)
         await turn(0)

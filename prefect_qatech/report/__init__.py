@@ -7,6 +7,7 @@ from prefect_qatech.report.chart import HistoryEntry, attempts_chart, history_ch
 from prefect_qatech.report.ctrf import render_ctrf
 from prefect_qatech.report.explain import explain, explain_command, load_policy
 from prefect_qatech.report.files import append_job_summary, write_report_files
+from prefect_qatech.report.gates import gates_message, render_gates
 from prefect_qatech.report.junit import render_junit
 from prefect_qatech.report.markdown import render_job_summary, render_markdown
 from prefect_qatech.report.table import render_table
@@ -18,12 +19,14 @@ __all__ = [
     "attempts_chart",
     "explain",
     "explain_command",
+    "gates_message",
     "history_chart",
     "history_line",
     "load_policy",
     "load_verdict_json",
     "read_history",
     "render_ctrf",
+    "render_gates",
     "render_job_summary",
     "render_junit",
     "render_markdown",

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from subprocess import Popen
 from uuid import UUID
 
 import pytest
@@ -25,15 +27,23 @@ class Deployed:
     def __init__(self, world: World, sandbox: Sandbox) -> None:
         self.world = world
         self.sandbox = sandbox
-        env = {
+        self.env = {
             "QATECH_API_TOKEN": sandbox.token,
             "QATECH_API_URL": sandbox.url,
             "PYTHONPATH": world.environment()["PYTHONPATH"],
         }
-        self._ids: dict[str, UUID] = {name: world.deploy(f"tests/e2e/flows.py:{name}", env) for name in FLOWS}
+        self._ids: dict[str, UUID] = {name: world.deploy(f"tests/e2e/flows.py:{name}", self.env) for name in FLOWS}
 
     def run(self, flow: str, plan: str, **parameters: object) -> UUID:
         return self.world.run(self._ids[flow], plan=plan, **parameters)
+
+    def run_in_a_pod(self, flow: str, plan: str) -> tuple[UUID, Popen[bytes]]:
+        """Run a flow as a Kubernetes Job does, with the variable that Prefect's Kubernetes worker gives it."""
+        body = {"parameters": {"plan": plan}, "state": {"type": "PENDING"}}
+        flow_run_id = self.world.post(f"/deployments/{self._ids[flow]}/create_flow_run", body)["id"]
+        command = (sys.executable, "-m", "prefect", "flow-run", "execute", flow_run_id)
+        env = {**self.env, "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule"}
+        return UUID(flow_run_id), self.world.spawn(f"pod-{flow_run_id}", *command, env=env)
 
 
 @pytest.fixture(scope="session")

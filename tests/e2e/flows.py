@@ -18,6 +18,7 @@ from prefect_qatech import (
     release_gate,
     start_test_run,
     wait_for_test_run,
+    wake_suspended_gates,
 )
 
 POLLING = QATechPolling(first_seconds=0.2, max_seconds=0.5)
@@ -104,3 +105,16 @@ async def async_submitted_wait(plan: str) -> None:
 
 def _slim(report: GateReport) -> dict[str, Any]:
     return {"verdict": report.verdict.value, "runs": [attempt.run_short_id for attempt in report.attempts]}
+
+
+@flow
+def suspended_gate(plan: str, deadline_seconds: float = 600) -> dict[str, Any]:
+    """The gate in this flow run itself, which suspends."""
+    policy = GatePolicy(deadline_seconds=deadline_seconds)
+    return _slim(release_gate.fn(credentials(), plan, policy=policy, polling=POLLING, waiting="suspend"))
+
+
+@flow
+def watcher() -> list[str]:
+    """One round of the watcher."""
+    return [str(flow_run_id) for flow_run_id in wake_suspended_gates(credentials())]

@@ -22,6 +22,7 @@ from tests.support import posts
 
 GATE, NIGHT = "check-release/release-gate", "nightly-regression/nightly-regression"
 PREVIEW, TRIAGE = "preview-check/preview-check", "triage/triage"
+SUSPENDED, WATCHER = "check-release/suspended-gate", "watch-suspended-gates/watcher"
 POLLING = {"first_seconds": 0.2, "max_seconds": 0.5}
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = README.split("\n## Deploy it\n")[1].split("```\n")[1].splitlines()
@@ -125,7 +126,7 @@ def test_the_commands_of_the_readme_deploy_everything_and_the_gate_passes(scene:
     registered = next(said for line, said in scene.said.items() if "block register" in line)
     assert "QA.tech Credentials" in registered
     assert "QA.tech Test Plan" in registered
-    for name in (GATE, NIGHT, PREVIEW, TRIAGE):
+    for name in (GATE, NIGHT, PREVIEW, TRIAGE, SUSPENDED, WATCHER):
         deployment = scene.deployment(name)
         assert deployment["description"]
         assert "qatech" in deployment["tags"]
@@ -158,12 +159,26 @@ def test_gates_wait_for_each_other_and_nights_do_not_pile_up(scene: Scene) -> No
     states = {night: scene.world.wait_for_state(night, "COMPLETED", "CANCELLED")["type"] for night in nights}
     assert sorted(states.values()) == ["CANCELLED", "COMPLETED"]
     [night] = [night for night, state in states.items() if state == "COMPLETED"]
-    summary = scene.artifact(night, "qatech-nightly")
-    assert "## Nightly regression: pass" in summary
+    [gathered] = scene.world.post("/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [str(night)]}}})
+    summary = scene.artifact(UUID(gathered["id"]), "qatech-gates")
+    assert "2 of 2 gates passed." in summary
     assert "Everything passes" in summary
     assert "One fails once" in summary
     asked = [post["body"].get("testPlanShortId") for post in posts(scene.sandbox) if post["path"] == "/v1/run"]
     assert sorted(asked) == ["pln_flaky", "pln_green", "pln_green", "pln_green"]
+
+
+def test_the_watcher_wakes_a_suspended_gate(scene: Scene) -> None:
+    gate = scene.run(SUSPENDED, polling={"first_seconds": 0.01, "max_seconds": 0.5})
+    eventually(lambda: scene.world.state(gate)["name"] == "Suspended", "the suspension")
+
+    def woken() -> bool:
+        scene.world.wait_for_state(scene.run(WATCHER), "COMPLETED", "CANCELLED")
+        return bool(scene.world.state(gate)["name"] != "Suspended")
+
+    eventually(woken, "the wake-up")
+    scene.world.wait_for_state(gate, "COMPLETED")
+    assert [post["path"] for post in posts(scene.sandbox)] == ["/v1/run"]
 
 
 def test_a_failed_gate_starts_its_triage_with_its_ids(scene: Scene) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 from uuid import UUID
+
+import pytest
 
 from prefect_qatech.sandbox import Sandbox
 from tests.e2e.conftest import Deployed
@@ -71,6 +74,19 @@ def test_a_kill_during_the_post_is_never_guessed_and_a_person_settles_it(deploye
     refused = world.cli("prefect-qatech", "ledger", "clear", str(flow_run_id), slot, check=False)
     assert refused.returncode == 2
     assert "is not open" in refused.stderr
+
+
+@pytest.mark.parametrize("flow", ["sync_gate", "async_gate"])
+def test_an_evicted_gate_goes_on_in_another_process(deployed: Deployed, sandbox: Sandbox, flow: str) -> None:
+    world = deployed.world
+    flow_run_id, pod = deployed.run_in_a_pod(flow, "pln_flaky")
+    eventually(lambda: recorded(world, flow_run_id), "the record of the start")
+    pod.send_signal(signal.SIGTERM)
+    assert pod.wait(30) == 0
+    # Scheduled anew, and taken up by the worker.
+    completed(world, flow_run_id)
+    assert world.get(f"/flow_runs/{flow_run_id}")["run_count"] == 2
+    assert (sandbox.counts()["starts"], sandbox.counts()["reruns"]) == (1, 1)
 
 
 def test_the_server_may_restart(deployed: Deployed, sandbox: Sandbox) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from flows.check import check_release
-from flows.nightly import NightNotPassed, nightly
+from flows.nightly import nightly
 from flows.triage import triage
-from prefect_qatech import QATechCredentials, QATechPolling
+from prefect_qatech import GatesNotPassed, QATechCredentials, QATechPolling
 from prefect_qatech.sandbox import Sandbox
 from tests.support import artifacts_of, credentials_for, one_plan, posts
 
@@ -28,22 +28,19 @@ async def test_a_plan_that_fails_or_is_not_there_hides_no_other(
     sandbox: Sandbox, credentials: QATechCredentials
 ) -> None:
     plans = ["pln_nowhere", "pln_broken", "pln_green"]
-    state = await nightly(credentials, plans, plans_at_once=2, polling=POLLING, return_state=True)
-    error = await state.aresult(raise_on_failure=False)
-    assert isinstance(error, NightNotPassed)
-    for told in ("The night is fail.", "pln_nowhere: could not be tested (NotFoundError", "pln_green: pass"):
-        assert told in str(error)
+    with pytest.raises(GatesNotPassed, match=r"FAIL: do not release\. 1 of 3 gates passed\. pln_nowhere: could not"):
+        await nightly(credentials, plans, gates_at_once=2, polling=POLLING)
     asked = [post["body"]["testPlanShortId"] for post in posts(sandbox) if post["path"] == "/v1/run"]
     assert sorted(asked) == sorted(plans)
-    text = await published(state)
-    assert "## Nightly regression: fail" in text
-    assert "| Everything passes | pass |" in text
-    assert "| One always fails | fail |" in text
-    assert "could not be tested" in text
+
+
+async def test_a_night_tells_the_verdict_of_each_plan(credentials: QATechCredentials) -> None:
+    told = await nightly(credentials, ["pln_green", "pln_flaky"], polling=POLLING)
+    assert told == {"pln_green": "pass", "pln_flaky": "pass"}
 
 
 async def test_a_night_with_a_plan_that_is_not_there_is_no_pass(credentials: QATechCredentials) -> None:
-    with pytest.raises(NightNotPassed, match="The night is inconclusive"):
+    with pytest.raises(GatesNotPassed, match="INCONCLUSIVE"):
         await nightly(credentials, ["pln_nowhere", "pln_green"], polling=POLLING)
 
 

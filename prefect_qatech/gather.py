@@ -1,0 +1,207 @@
+"""The flow `gather_gates`: many plans, many environments, one verdict. Its async twin is `agather_gates`.
+
+Each gate is a sub-flow run of its own, so that each shows its verdict in the Prefect UI, and none that fails keeps
+another from being tested and told. A retry takes up all of their campaigns, as that of a single gate does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from prefect import flow
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.client.orchestration import get_client
+from prefect.logging import get_run_logger
+
+from prefect_qatech import events, ledger
+from prefect_qatech.artifacts import artifact_key
+from prefect_qatech.campaign import GateReport, GatesReport
+from prefect_qatech.credentials import QATechCredentials
+from prefect_qatech.exceptions import GateNotPassed, GatesNotPassed
+from prefect_qatech.gate import run_gate
+from prefect_qatech.models import QATechRunRequest
+from prefect_qatech.polling import QATechPolling
+from prefect_qatech.report import gates_message, render_gates
+from prefect_qatech.report.escape import plain_text
+from prefect_qatech.twins import run_sync
+from prefect_qatech.verdict import GatePolicy
+
+_NAME_LENGTH = 200
+_ERROR_LENGTH = 1_000
+
+
+@flow(name="release-gate", flow_run_name="{name}")
+async def _one_gate(
+    name: str,
+    slot_label: str,
+    credentials: QATechCredentials,
+    request: QATechRunRequest,
+    policy: GatePolicy,
+    polling: QATechPolling | None,
+    report_directory: str | None,
+) -> GateReport:
+    return await run_gate(
+        credentials,
+        request,
+        policy,
+        run_short_id=None,
+        label=name,
+        polling=polling,
+        report_directory=report_directory,
+        raise_unless_passed=True,
+        on_inconclusive="stop",
+        on_failed="stop",
+        decision_timeout_seconds=1,
+        slot_label=slot_label,
+    )
+
+
+async def _gather(
+    credentials: QATechCredentials,
+    requests: dict[str, QATechRunRequest],
+    policy: GatePolicy,
+    gates_at_once: int,
+    polling: QATechPolling | None,
+    report_directory: str | None,
+    raise_unless_passed: bool,
+) -> GatesReport:
+    if not requests:
+        raise ValueError("requests must name at least one gate: where nothing is tested, nothing passes.")
+    if unusable := [name for name in requests if not name.strip() or len(name) > _NAME_LENGTH]:
+        raise ValueError(f"A gate's name must have 1 to {_NAME_LENGTH} characters: {unusable[0][:50]!r}")
+    if gates_at_once < 1:
+        raise ValueError("gates_at_once must be at least 1.")
+    logger = get_run_logger()
+    place = await _place(credentials, requests)
+    limit = asyncio.Semaphore(gates_at_once)
+    reports: dict[str, GateReport] = {}
+    errors: dict[str, str] = {}
+
+    async def evaluate(name: str) -> None:
+        directory = str(Path(report_directory) / artifact_key(name)) if report_directory is not None else None
+        async with limit:
+            try:
+                slot_label = f"{name} ({place})" if place else name
+                reports[name] = await _one_gate(
+                    name, slot_label, credentials, requests[name], policy, polling, directory
+                )
+            except GateNotPassed as error:
+                reports[name] = error.report
+            except Exception as error:
+                errors[name] = plain_text(f"{type(error).__name__}: {error}", _ERROR_LENGTH)
+                logger.error("The gate %s could not be evaluated: %s", plain_text(name, _NAME_LENGTH), error)
+
+    gates = [asyncio.ensure_future(evaluate(name)) for name in requests]
+    try:
+        await asyncio.gather(*gates)
+    except BaseException:
+        # Each of them has something to put down before it ends.
+        for gate in gates:
+            gate.cancel()
+        await asyncio.gather(*gates, return_exceptions=True)
+        raise
+    report = GatesReport(names=tuple(requests), reports=reports, errors=errors)
+    try:
+        await acreate_markdown_artifact(
+            markdown=render_gates(report), key="qatech-gates", description=f"QA.tech gates: {report.verdict.value}"
+        )
+    except Exception as error:  # the verdict counts, not the picture of it
+        logger.error("The summary could not be published: %s", error)
+    await events.emit_gates_verdict(report)
+    if report.passed:
+        logger.info("All %d gates passed.", len(requests))
+        return report
+    message = gates_message(report)
+    if raise_unless_passed:
+        raise GatesNotPassed(f"{message}. A retry takes up these campaigns.", report=report)
+    logger.warning("%s", message)
+    return report
+
+
+async def _place(credentials: QATechCredentials, requests: dict[str, QATechRunRequest]) -> str | None:
+    """Say where in the flow this call stands, the same on each retry, so that names count for this call alone."""
+    asked = {name: request.to_json() for name, request in requests.items()}
+    async with get_client() as client:
+        fingerprint = ledger.fingerprint(credentials.api_url, asked)
+        located = await ledger.locate(client, "start", f"{len(requests)} gates", fingerprint, None)
+    return located[1].place if located is not None and located[1].place_is_stable else None
+
+
+@flow(name="gather-gates")
+async def agather_gates(
+    credentials: QATechCredentials,
+    requests: dict[str, QATechRunRequest],
+    *,
+    policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen, and the UI's form shows it
+    gates_at_once: int = 8,
+    polling: QATechPolling | None = None,
+    report_directory: str | None = None,
+    raise_unless_passed: bool = True,
+) -> GatesReport:
+    """Async twin of `gather_gates`: the same arguments, result and errors."""
+    return await _gather(credentials, requests, policy, gates_at_once, polling, report_directory, raise_unless_passed)
+
+
+@flow(name="gather-gates")
+def gather_gates(
+    credentials: QATechCredentials,
+    requests: dict[str, QATechRunRequest],
+    *,
+    policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen, and the UI's form shows it
+    gates_at_once: int = 8,
+    polling: QATechPolling | None = None,
+    report_directory: str | None = None,
+    raise_unless_passed: bool = True,
+) -> GatesReport:
+    """Test many things with QA.tech, some at once, and decide on all of them together.
+
+    - A gate for each: its own run, reruns, deadline, report and sub-flow run, which has its name.
+    - The verdict is the worst one. A gate that could not be evaluated (no such plan, no access, a start of unknown
+      outcome) leaves the whole inconclusive at best, and keeps no other from being tested.
+    - One summary as the artifact `qatech-gates`, and one event `qatech.gates.passed`, `.failed` or `.inconclusive`
+      over all.
+
+    Args:
+        credentials: How to reach QA.tech.
+        requests: A name for each gate to what it runs; the name stands in reports and in the keys of artifacts.
+        policy: What is tolerated, how often is rerun, how long is waited; for each gate.
+        gates_at_once: How many gates are at work at the same time. The time of a gate begins with its start.
+        polling: How often to look at a run.
+        report_directory: Where to write each gate's files, in a directory of its name.
+        raise_unless_passed: Whether a verdict that is not a pass raises, so that the flow run fails.
+
+    Returns:
+        The reports.
+
+    Raises:
+        GatesNotPassed: Not every gate has passed; `error.report` tells of each.
+        ValueError: Something that was passed in makes no sense; nothing was sent.
+
+    Example:
+        ```python
+        environments = {"staging": "https://staging.example.com", "canary": "https://canary.example.com"}
+
+
+        @flow
+        def regression():
+            gather_gates(
+                QATechCredentials.load("prod"),
+                {
+                    f"{plan} on {name}": QATechRunRequest(
+                        test_plan_short_id=plan,
+                        applications=[
+                            QATechApplication(
+                                application_short_id="app_shop", environment=QATechEnvironment(url=url)
+                            )
+                        ],
+                    )
+                    for plan in ("pln_checkout", "pln_login")
+                    for name, url in environments.items()
+                },
+            )
+        ```
+    """
+    return run_sync(
+        lambda: _gather(credentials, requests, policy, gates_at_once, polling, report_directory, raise_unless_passed)
+    )

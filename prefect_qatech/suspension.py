@@ -1,0 +1,364 @@
+"""Waiting without a process: a gate notes what it waits for and suspends its flow run; a watcher wakes it.
+
+- The note is written before the suspension, under the suspension's own key, so that a note is never taken for that of
+  another suspension. It names the run, the moment until which to wait and a fingerprint of the service's address.
+- `wake_suspended_gates`, called again and again (`flows/watcher.py`), resumes each suspended gate whose run has ended
+  or whose time is over. It looks at what is, not at what happens: a run that ended before the suspension, or while
+  nobody watched, is found by the next round.
+- A gate that wakes runs anew from its top, replays its ledger and looks for itself. So one wake-up too many, from a
+  second watcher or from a person, costs a process and nothing else: the gate suspends again.
+- Prefect itself fails a suspended flow run that nobody resumes. That is set to a day after the gate's own time, and
+  bounds the wait where no watcher runs.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Literal, TypeVar
+from uuid import UUID, uuid4
+
+import anyio
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateName,
+)
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import SetStateStatus
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.flow_runs import asuspend_flow_run
+from prefect.logging import get_run_logger
+from prefect.states import Scheduled
+from pydantic import BaseModel, ConfigDict
+
+from prefect_qatech.asking import NO_ANSWER, SERVER_GRACE_SECONDS
+from prefect_qatech.credentials import QATechCredentials
+from prefect_qatech.exceptions import NotFoundError, QATechAPIError, UnauthorizedError, WaitTimedOut
+from prefect_qatech.ledger import Ledger, QATechRunRecord, fingerprint, forget_calls
+from prefect_qatech.models import QATechRun
+from prefect_qatech.polling import QATechPolling
+from prefect_qatech.tasks import telling_that_it_goes_on, turn_of
+from prefect_qatech.twins import run_sync, sleep_unless_stopped
+from prefect_qatech.waiting import Surroundings, wait_for_run
+
+_KEY = "qatech-"
+_PAGE = 200
+_AT_ONCE = 8
+_LOOKS_SECONDS = 300.0
+
+ItemT = TypeVar("ItemT")
+
+
+class Note(BaseModel):
+    """What a suspended gate waits for.
+
+    Attributes:
+        what: The end of a run, or a person's decision.
+        until: When the time for it is over.
+        api: Fingerprint of the service's address.
+        run_short_id: The run; of a decision, the gate's first one.
+        run_url: Its address.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    what: Literal["run", "decision"]
+    until: datetime
+    api: str
+    run_short_id: str
+    run_url: str | None = None
+
+
+def needs_look(note: Note, now: datetime, api: str) -> bool:
+    """Pure: whether only a look at its run can tell if a gate is to be woken.
+
+    Args:
+        note: What it waits for.
+        now: The time.
+        api: Fingerprint of the address at which can be looked.
+    """
+    return note.what == "run" and now < note.until and note.api == api
+
+
+def why_wake(note: Note, now: datetime, run: QATechRun | None) -> str | None:
+    """Pure: say why a suspended gate is to be woken now.
+
+    Args:
+        note: What it waits for.
+        now: The time.
+        run: What a look at its run saw; None where there was none, or where it failed.
+
+    Returns:
+        The reason; None where it is to sleep on.
+    """
+    if now >= note.until:
+        return "its deadline has come" if note.what == "run" else "nobody has decided in time"
+    if note.what == "run" and run is not None and run.is_final:
+        return f"run {note.run_short_id} has ended"
+    return None
+
+
+def check_can_suspend() -> None:
+    """Make sure that Prefect can suspend the current flow run.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    context = FlowRunContext.get()
+    flow_run = context.flow_run if context is not None else None
+    if flow_run is None or flow_run.deployment_id is None:
+        why = "this one has no deployment"
+    elif flow_run.parent_task_run_id is not None or TaskRunContext.get() is not None:
+        why = "this one stands in another flow or task"
+    else:
+        return
+    raise ValueError(
+        f'waiting="suspend" is for the flow run of a deployment, and {why}. Nothing was sent. Deploy '
+        "release_gate itself or a flow that is nothing but the gate (flows/check.py, which calls release_gate.fn), "
+        'and deploy flows/watcher.py beside it; or use waiting="poll".'
+    )
+
+
+async def suspend_until_ended(
+    credentials: QATechCredentials, record: QATechRunRecord, seconds: float, polling: QATechPolling
+) -> None:
+    """Return where a run has ended; else suspend the flow run until it has, or its time is over.
+
+    A run that was just started is looked at for a while first: errors at the start show early.
+
+    Args:
+        credentials: How to reach QA.tech.
+        record: The run.
+        seconds: How much time it has.
+        polling: How often to look at it first.
+
+    Raises:
+        Pause: Prefect's signal that ends the process; for nobody but Prefect to catch.
+        QATechAPIError: Looking makes no sense any more.
+    """
+    began = time.monotonic()
+    if not await _goes_on(
+        credentials, record, 0.0 if record.found else min(seconds, polling.last_early_look_seconds), polling
+    ):
+        return
+    left = max(0.0, seconds - (time.monotonic() - began))
+    key = f"{_KEY}{uuid4().hex}"
+    await write_note(key, "run", left, credentials, record)
+    get_run_logger().info(
+        "Run %s goes on: this flow run is suspended, and its worker is free. The watcher wakes it: %s",
+        record.run_short_id,
+        record.run_url or "no address given",
+    )
+    await asuspend_flow_run(timeout=math.ceil(left) + SERVER_GRACE_SECONDS, key=key)
+
+
+async def _goes_on(
+    credentials: QATechCredentials, record: QATechRunRecord, seconds: float, polling: QATechPolling
+) -> bool:
+    logger = get_run_logger()
+    is_unknown = False
+
+    async def on_change(run: QATechRun) -> None:
+        logger.info("Run %s: %s", record.run_short_id, run.status or "no status")
+
+    def on_error(error: QATechAPIError) -> None:
+        nonlocal is_unknown
+        is_unknown = isinstance(error, NotFoundError)
+        logger.warning("A look at run %s failed and will be repeated: %s", record.run_short_id, error)
+
+    async with (
+        telling_that_it_goes_on(record.run_short_id, record.run_url, logger),
+        credentials.get_client() as client,
+    ):
+        try:
+            await wait_for_run(
+                client,
+                record.run_short_id,
+                timeout_seconds=seconds,
+                polling=polling,
+                surroundings=Surroundings(sleep=sleep_unless_stopped, before_look=turn_of(credentials)),
+                on_change=on_change,
+                on_error=on_error,
+                run_url=record.run_url,
+            )
+        except WaitTimedOut as error:
+            # Whether a run that nobody knows comes to be known, the ordinary wait finds out within a minute.
+            return error.run is not None or not is_unknown
+    return False
+
+
+async def write_note(
+    key: str, what: Literal["run", "decision"], seconds: float, credentials: QATechCredentials, record: QATechRunRecord
+) -> Note:
+    """Write down what the current flow run is going to wait for.
+
+    Args:
+        key: Of the suspension; begins with `qatech-`.
+        what: The end of a run, or a decision.
+        seconds: How long from now.
+        credentials: Where the run is.
+        record: The run.
+
+    Returns:
+        The note.
+    """
+    note = Note(
+        what=what,
+        until=datetime.now(timezone.utc) + timedelta(seconds=seconds),
+        api=fingerprint(credentials.api_url),
+        run_short_id=record.run_short_id,
+        run_url=record.run_url,
+    )
+    flow_run_id = _current_flow_run_id()
+    async with get_client() as client:
+        await Ledger(client, flow_run_id).insert(_row(key), note.model_dump_json())
+    forget_calls(flow_run_id)
+    return note
+
+
+async def read_note(key: str) -> Note | None:
+    """Read what the current flow run has noted for a suspension.
+
+    Args:
+        key: Of the suspension.
+    """
+    async with get_client() as client:
+        return await _note_of(client, _current_flow_run_id(), key)
+
+
+def _current_flow_run_id() -> UUID:
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        raise RuntimeError("There is no flow run.")
+    return context.flow_run.id
+
+
+def _row(key: str) -> str:
+    return f"{key.removeprefix(_KEY)}-waiting"
+
+
+async def _note_of(client: PrefectClient, flow_run_id: UUID, key: str) -> Note | None:
+    try:
+        return Note.model_validate_json(await client.read_flow_run_input(flow_run_id, f"{_KEY}{_row(key)}"))
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code != 404:
+            raise
+        return None
+
+
+async def awake_suspended_gates(credentials: QATechCredentials) -> list[UUID]:
+    """Async twin of `wake_suspended_gates`: the same argument, result and errors."""
+    logger = get_run_logger()
+    api = fingerprint(credentials.api_url)
+    woken: list[UUID] = []
+    to_look_at: list[tuple[FlowRun, Note]] = []
+    refused: list[UnauthorizedError] = []
+    async with get_client() as prefect, credentials.get_client() as qatech:
+
+        async def wake(flow_run: FlowRun, note: Note, why: str) -> None:
+            if await _resume(prefect, flow_run, note):
+                logger.info("Flow run %s is resumed: %s", flow_run.id, why)
+                woken.append(flow_run.id)
+
+        async def attend(flow_run: FlowRun) -> None:
+            key = flow_run.state.state_details.pause_key if flow_run.state is not None else None
+            note = await _note_of(prefect, flow_run.id, key) if key is not None and key.startswith(_KEY) else None
+            if note is None:
+                return
+            now = datetime.now(timezone.utc)
+            if (why := why_wake(note, now, None)) is not None:
+                await wake(flow_run, note, why)
+            elif needs_look(note, now, api):
+                to_look_at.append((flow_run, note))
+
+        async def look(waiting: tuple[FlowRun, Note]) -> None:
+            flow_run, note = waiting
+            await wait_for_turn(_LOOKS_SECONDS)
+            try:
+                run = await qatech.get_run(note.run_short_id)
+            except UnauthorizedError as error:
+                refused.append(error)
+                return
+            if (why := why_wake(note, datetime.now(timezone.utc), run)) is not None:
+                await wake(flow_run, note, why)
+
+        wait_for_turn = turn_of(credentials)
+        # Whose time is over waits for no look.
+        await _each(await _suspended(prefect), attend)
+        with anyio.move_on_after(_LOOKS_SECONDS) as scope:
+            await _each(to_look_at, look)
+        if scope.cancelled_caught:
+            logger.warning("Not all runs could be looked at in time; the next round goes on.")
+    if refused:
+        raise refused[0]
+    return woken
+
+
+async def _suspended(prefect: PrefectClient) -> list[FlowRun]:
+    by_name = FlowRunFilter(state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Suspended"])))
+    found: list[FlowRun] = []
+    while True:
+        page = await prefect.read_flow_runs(flow_run_filter=by_name, limit=_PAGE, offset=len(found))
+        found.extend(page)
+        if len(page) < _PAGE:
+            return found
+
+
+async def _resume(prefect: PrefectClient, flow_run: FlowRun, note: Note) -> bool:
+    answer = NO_ANSWER if note.what == "decision" else None
+    result = await prefect.resume_flow_run(flow_run.id, run_input=answer)
+    is_asleep = result.status is SetStateStatus.REJECT and result.state is not None and result.state.is_paused()
+    if is_asleep and note.what == "decision":
+        # A process that was killed before it had shown its form leaves a question that takes no answer.
+        result = await prefect.set_flow_run_state(flow_run.id, Scheduled(name="Resuming"))
+    # Whatever else refuses it (cancelled, or resumed by somebody else, in the meantime) is as it should be.
+    return result.status is SetStateStatus.ACCEPT
+
+
+async def _each(items: Sequence[ItemT], act: Callable[[ItemT], Awaitable[None]]) -> None:
+    """Do it for each, some at once; one that fails is logged and keeps no other from its turn."""
+    limit = anyio.CapacityLimiter(_AT_ONCE)
+    logger = get_run_logger()
+
+    async def safely(item: ItemT) -> None:
+        async with limit:
+            try:
+                await act(item)
+            except Exception as error:
+                logger.warning("A suspended gate could not be looked after in this round: %s", error)
+
+    async with anyio.create_task_group() as group:
+        for item in items:
+            group.start_soon(safely, item)
+
+
+def wake_suspended_gates(credentials: QATechCredentials) -> list[UUID]:
+    """Resume each suspended gate whose run has ended, whose deadline has come, or whom nobody has answered in time.
+
+    - Call it in a flow, again and again: `flows/watcher.py` does, by a schedule. Calls side by side do no harm.
+    - A look that fails is logged, and keeps no other gate from being woken.
+    - Runs at another address than that of the credentials are left to a watcher of theirs; deadlines are for all.
+    - A gate that was cancelled while it was suspended stays so.
+
+    Args:
+        credentials: How to look at the gates' runs; read access is enough.
+
+    Returns:
+        The flow runs that were resumed.
+
+    Raises:
+        UnauthorizedError: The token is refused; gates whose time is over were woken all the same.
+
+    Example:
+        ```python
+        @flow
+        def watch():
+            wake_suspended_gates(QATechCredentials.load("prod"))
+        ```
+    """
+    return run_sync(lambda: awake_suspended_gates(credentials))

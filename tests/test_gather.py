@@ -1,0 +1,307 @@
+"""Several gates at once: against the sandbox, on a real Prefect server; their reports alone where that is the point."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from prefect import flow, task
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+
+from prefect_qatech import (
+    GateReport,
+    GatesNotPassed,
+    GatesReport,
+    QATechCredentials,
+    QATechPolling,
+    QATechRunRequest,
+    Verdict,
+    agather_gates,
+    arelease_gate,
+    events,
+    gather,
+    gather_gates,
+)
+from prefect_qatech.report import gates_message, render_gates
+from prefect_qatech.report.escape import plain_text
+from prefect_qatech.sandbox import Sandbox
+from tests.report.campaigns import attempt, report_of
+from tests.report.reading import HOSTILE, render
+from tests.support import Failing, artifacts_of, counted, posts
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+POLLING = QATechPolling(first_seconds=0.05, max_seconds=0.2)
+
+
+def plans(*short_ids: str) -> dict[str, QATechRunRequest]:
+    """A gate for each plan, named as people would."""
+    return {short_id.removeprefix("pln_"): QATechRunRequest(test_plan_short_id=short_id) for short_id in short_ids}
+
+
+@pytest.fixture
+def emitted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What was emitted over several gates."""
+    found: list[dict[str, Any]] = []
+
+    def emit(**event: Any) -> None:
+        if event["event"].startswith("qatech.gates."):
+            found.append(event)
+
+    monkeypatch.setattr(events, "emit_event", emit)
+    return found
+
+
+@pytest.mark.parametrize("twin", ["sync", "async"])
+async def test_gates_that_pass(
+    sandbox: Sandbox, credentials: QATechCredentials, emitted: list[dict[str, Any]], tmp_path: Path, twin: str
+) -> None:
+    arguments: dict[str, Any] = {"polling": POLLING, "report_directory": str(tmp_path), "return_state": True}
+    requests = plans("pln_green", "pln_flaky")
+    if twin == "sync":
+        state = gather_gates(credentials, requests, **arguments)
+    else:
+        state = await agather_gates(credentials, requests, **arguments)
+    report: GatesReport = await state.aresult()
+    assert report.passed
+    assert report.names == ("green", "flaky")
+    assert [report.reports[name].plan_short_id for name in report.names] == ["pln_green", "pln_flaky"]
+    assert counted(sandbox) == (2, 1)
+    assert sorted(glob("*/junit.xml", root_dir=tmp_path)) == ["qatech-flaky/junit.xml", "qatech-green/junit.xml"]
+    [summary] = await artifacts_of([state.state_details.flow_run_id])
+    assert summary.key == "qatech-gates"
+    assert "2 of 2 gates passed." in str(summary.data)
+    async with get_client() as client:
+        runs = await client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(
+                parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[state.state_details.flow_run_id])
+            )
+        )
+    assert {run.name: run.state_name for run in runs} == {"green": "Completed", "flaky": "Completed"}
+    [event] = emitted
+    assert event["event"] == "qatech.gates.passed"
+    assert event["resource"]["prefect.resource.id"] == f"qatech.gates.{state.state_details.flow_run_id}"
+    assert event["payload"]["verdicts"] == {"green": "pass", "flaky": "pass"}
+
+
+async def test_a_gate_that_fails_or_cannot_be_evaluated_hides_no_other(
+    sandbox: Sandbox, credentials: QATechCredentials, emitted: list[dict[str, Any]]
+) -> None:
+    requests = plans("pln_nowhere", "pln_broken", "pln_green")
+    state = await agather_gates(credentials, requests, gates_at_once=1, polling=POLLING, return_state=True)
+    error = await state.aresult(raise_on_failure=False)
+    assert isinstance(error, GatesNotPassed)
+    report = pickle.loads(pickle.dumps(error)).report
+    assert {name: report.verdict_of(name) for name in report.names} == {
+        "nowhere": Verdict.INCONCLUSIVE,
+        "broken": Verdict.FAIL,
+        "green": Verdict.PASS,
+    }
+    assert report.verdict is Verdict.FAIL
+    assert report.errors["nowhere"].startswith("NotFoundError: ")
+    assert "1 of 3 gates passed. nowhere: could not be evaluated, NotFoundError" in str(error)
+    assert f"({report.reports['broken'].run_url})" in str(error)
+    [summary] = await artifacts_of([state.state_details.flow_run_id])
+    assert str(summary.data) == render_gates(report)
+    assert [event["event"] for event in emitted] == ["qatech.gates.failed"]
+
+
+async def test_a_gate_that_cannot_be_evaluated_is_no_pass(credentials: QATechCredentials) -> None:
+    requests = plans("pln_green", "pln_nowhere")
+    report = await agather_gates(credentials, requests, polling=POLLING, raise_unless_passed=False)
+    assert report.verdict is Verdict.INCONCLUSIVE
+    assert not report.passed
+
+
+@pytest.mark.parametrize(
+    ("requests", "more", "told"),
+    [
+        ({}, {}, "nothing is tested"),
+        ({" ": QATechRunRequest()}, {}, "name"),
+        ({"x" * 201: QATechRunRequest()}, {}, "name"),
+        (plans("pln_green"), {"gates_at_once": 0}, "gates_at_once"),
+    ],
+    ids=["nothing", "blank", "long", "none at once"],
+)
+async def test_what_makes_no_sense_starts_nothing(
+    sandbox: Sandbox, credentials: QATechCredentials, requests: Any, more: Any, told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        await agather_gates(credentials, requests, polling=POLLING, **more)
+    assert posts(sandbox) == []
+
+
+async def test_a_retry_of_the_flow_starts_nothing_again(sandbox: Sandbox, credentials: QATechCredentials) -> None:
+    step = Failing()
+    seen: list[set[str | None]] = []
+
+    @flow(retries=1)
+    async def user() -> None:
+        report = await agather_gates(credentials, plans("pln_green", "pln_flaky"), gates_at_once=1, polling=POLLING)
+        seen.append({found.run_short_id for found in report.reports.values()})
+        step()
+
+    await user()
+    assert counted(sandbox) == (2, 1)
+    assert seen[0] == seen[1]
+
+
+async def test_the_same_gates_later_in_the_flow_are_runs_of_their_own(
+    sandbox: Sandbox, credentials: QATechCredentials
+) -> None:
+    """What was tested before something else was deployed says nothing about that."""
+    step = Failing()
+    seen: list[str | None] = []
+
+    async def both(number: int) -> None:
+        requests = plans("pln_green")
+        one = await agather_gates(credentials, requests, polling=POLLING)
+        two = await asyncio.to_thread(gather_gates, credentials, requests, polling=POLLING) if number else one
+        seen.extend({report.reports["green"].run_short_id for report in (one, two)})
+
+    @flow
+    async def inner(number: int) -> None:
+        await both(number)
+
+    @task
+    async def in_a_task() -> None:
+        await both(0)
+
+    @flow(retries=1)
+    async def user() -> None:
+        await both(1)
+        await both(0)
+        await inner(0)
+        await inner(1)
+        await in_a_task()
+        step()
+
+    await user()
+    assert counted(sandbox) == (7, 0)
+    first, second = set(seen[:7]), set(seen[7:])
+    assert len(first) == 7
+    assert first == second
+
+
+async def test_a_gate_of_its_own_is_none_of_the_gathered(sandbox: Sandbox, credentials: QATechCredentials) -> None:
+    @flow
+    async def user() -> None:
+        await agather_gates(credentials, plans("pln_green"), polling=POLLING)
+        await arelease_gate(credentials, "pln_green", label="green", polling=POLLING)
+
+    await user()
+    assert counted(sandbox) == (2, 0)
+
+
+class Gates:
+    """Stands in for the gates, and sees how many are at work."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.at_work = self.most = self.ended = 0
+        self.fails: BaseException | None = None
+        self.three_at_work = asyncio.Event()
+        self.for_ever = asyncio.Event()
+        monkeypatch.setattr(gather, "_one_gate", self.run)
+
+    async def run(self, name: str, *_: Any) -> GateReport:
+        self.at_work += 1
+        self.most = max(self.most, self.at_work)
+        if self.at_work == 3:
+            self.three_at_work.set()
+        try:
+            if name == "fails" and self.fails is not None:
+                await self.three_at_work.wait()
+                raise self.fails
+            if self.fails is not None:
+                await self.for_ever.wait()
+            await self.three_at_work.wait()
+            for __ in range(10):
+                await asyncio.sleep(0)
+            return report_of(attempt(0, {"A": "P"}))
+        finally:
+            self.at_work -= 1
+            self.ended += 1
+
+
+async def test_no_more_gates_are_at_work_than_asked_for(
+    credentials: QATechCredentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gates = Gates(monkeypatch)
+    requests = {str(number): QATechRunRequest() for number in range(7)}
+    report = await agather_gates(credentials, requests, gates_at_once=3)
+    assert report.passed
+    assert (gates.most, gates.ended) == (3, 7)
+
+
+class Stop(BaseException):
+    """Something that no gate may keep to itself."""
+
+
+async def test_what_ends_the_flow_ends_all_gates_first(
+    credentials: QATechCredentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gates = Gates(monkeypatch)
+    gates.fails = Stop()
+    with pytest.raises(Stop), anyio.fail_after(30):
+        await agather_gates(credentials, {name: QATechRunRequest() for name in ("a", "fails", "b")})
+    assert (gates.at_work, gates.ended) == (0, 3)
+
+
+# --- the reports alone
+
+
+def a_gate(outcome: str, **more: Any) -> GateReport:
+    return report_of(attempt(0, {"A": outcome}, **more))
+
+
+def test_a_gate_without_a_report_is_no_pass() -> None:
+    report = GatesReport(names=("a", "b"), reports={"a": a_gate("P")})
+    assert report.verdict is Verdict.INCONCLUSIVE
+    assert "could not be evaluated" in render_gates(report)
+
+
+def test_no_gates_are_no_report() -> None:
+    with pytest.raises(ValueError, match="names"):
+        GatesReport(names=(), reports={})
+
+
+def test_the_worst_stands_first() -> None:
+    reports = {"good": a_gate("P"), "unknown": a_gate("S"), "bad": a_gate("F")}
+    text = render_gates(GatesReport(names=(*reports, "gone"), reports=reports, errors={"gone": "no such plan"}))
+    shown = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")][2:]
+    assert shown == ["bad", "unknown", "gone", "good"]
+    assert text.startswith("## ❌ FAIL: do not release\n\n1 of 4 gates passed.")
+    assert "- **gone**: no such plan" in text
+
+
+def test_many_gates_stay_readable() -> None:
+    names = tuple(f"gate {number}" for number in range(500))
+    report = GatesReport(names=names, reports={}, errors=dict.fromkeys(names, "x" * 1_000))
+    assert len(render_gates(report).encode()) < 256 * 1024
+    assert "- and 400 more" in render_gates(report)
+    message = gates_message(report)
+    assert message.endswith("; and 490 more")
+    assert len(message) < 8_000
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_text_stays_text(kind: str) -> None:
+    evil = HOSTILE[kind]
+    gate = a_gate("F", texts={"name": evil, "title": evil, "url": "javascript:alert(1)"})
+    gate = gate.model_copy(update={"plan_name": evil})
+    report = GatesReport(names=(evil, "b"), reports={evil: gate}, errors={"b": evil})
+    shown = render(render_gates(report))
+    assert shown.links == []
+    assert shown.images == []
+    assert shown.tags <= {"h2", "p", "table", "thead", "tbody", "tr", "th", "td", "ul", "li", "strong", "wbr"}
+    assert shown.cells == 12
+    assert plain_text(evil, 20).rstrip("…").strip() in " ".join(shown.text.split())
+    message = gates_message(GatesReport(names=("a", "b"), reports={"a": gate}, errors={"b": evil}))
+    assert "\n" not in message
+    assert "://" not in message

@@ -1,0 +1,308 @@
+"""A gate that suspends frees its process, wakes when there is something to do, and starts nothing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import Pause
+from prefect.flow_engine import run_flow
+from prefect.states import Cancelled, Crashed, Scheduled
+
+from flows.check import check_release
+from flows.watcher import watch
+from prefect_qatech import GatePolicy, QATechCredentials, QATechPolling, QATechRun, arelease_gate, suspension
+from prefect_qatech.exceptions import UnauthorizedError
+from prefect_qatech.sandbox import Sandbox
+from prefect_qatech.suspension import Note, needs_look, why_wake
+from tests.support import cases, counted, credentials_for, one_plan, posts, rows_of
+
+NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
+ENDED = QATechRun(short_id="abc123", status="COMPLETED", result="PASSED")
+GOES_ON = QATechRun(short_id="abc123", status="RUNNING")
+POLLING = QATechPolling(first_seconds=0.01, max_seconds=0.1)
+APPROVE = {"decision": "approve", "reason": "Known.", "decided_by": "Ada"}
+
+
+def note(**fields: Any) -> Note:
+    return Note(**{"what": "run", "until": NOW + timedelta(hours=1), "api": "x", "run_short_id": "abc123", **fields})
+
+
+@pytest.mark.parametrize(
+    ("waits_for", "seconds", "run", "wakes"),
+    [
+        ("run", 1, None, False),
+        ("run", 1, GOES_ON, False),
+        ("run", 1, ENDED, True),
+        ("run", 0, None, True),
+        ("run", 0, GOES_ON, True),
+        ("run", -1, None, True),
+        ("decision", 1, None, False),
+        ("decision", 1, ENDED, False),
+        ("decision", 0, None, True),
+    ],
+)
+def test_who_is_woken(waits_for: str, seconds: float, run: QATechRun | None, wakes: bool) -> None:
+    waiting = note(what=waits_for, until=NOW + timedelta(seconds=seconds))
+    assert (why_wake(waiting, NOW, run) is not None) == wakes
+
+
+def test_who_is_looked_at() -> None:
+    assert needs_look(note(), NOW, "x")
+    assert not needs_look(note(), NOW, "y"), "a run at another address"
+    assert not needs_look(note(what="decision"), NOW, "x")
+    assert not needs_look(note(until=NOW), NOW, "x"), "woken without a look"
+
+
+class Deployed:
+    """A flow run of a deployment, whose processes are calls in this one."""
+
+    def __init__(self, flow: Any, flow_run_id: UUID, parameters: Mapping[str, Any]) -> None:
+        self.flow, self.id, self.parameters = flow, flow_run_id, dict(parameters)
+
+    @classmethod
+    async def of(cls, flow: Any, **parameters: Any) -> Deployed:
+        async with get_client() as client:
+            deployment = await client.create_deployment(await client.create_flow(flow), f"d-{uuid4().hex}")
+            flow_run = await client.create_flow_run_from_deployment(deployment)
+        return cls(flow, flow_run.id, parameters)
+
+    async def read(self) -> FlowRun:
+        async with get_client() as client:
+            return await client.read_flow_run(self.id)
+
+    async def state(self) -> str:
+        state = (await self.read()).state
+        assert state is not None
+        return state.name or ""
+
+    async def execute(self) -> Any:
+        """What a worker's process does."""
+        flow_run = await self.read()
+        done = run_flow(self.flow, flow_run=flow_run, parameters=self.parameters)
+        return await done if self.flow.isasync else done
+
+    async def suspends(self) -> None:
+        with pytest.raises(Pause):
+            await self.execute()
+        assert await self.state() == "Suspended"
+
+    async def set_state(self, state: Any) -> None:
+        async with get_client() as client:
+            await client.set_flow_run_state(self.id, state, force=True)
+
+    async def answer(self, answer: Mapping[str, Any]) -> None:
+        async with get_client() as client:
+            await client.resume_flow_run(self.id, run_input=dict(answer))
+
+
+async def a_gate(sandbox: Sandbox, scenario: str = "pln_one", **more: Any) -> Deployed:
+    arguments: dict[str, Any] = {"test_plan_short_id": scenario, "polling": POLLING, "waiting": "suspend", **more}
+    return await Deployed.of(arelease_gate, credentials=credentials_for(sandbox), **arguments)
+
+
+async def woken(credentials: QATechCredentials, *gates: Deployed) -> list[Deployed]:
+    """Which of these gates a round of the watcher wakes."""
+    found: list[UUID] = []
+    wake = suspension.awake_suspended_gates
+
+    @flow
+    async def round() -> None:
+        found.extend(await wake(credentials))
+
+    await round()
+    return [gate for gate in gates if gate.id in found]
+
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+PASSES = one_plan(cases("passed", "passed"))
+
+
+async def test_a_gate_suspends_wakes_and_passes_with_one_start() -> None:
+    with Sandbox(PASSES, speed=0) as sandbox:
+        gate = await a_gate(sandbox)
+        await gate.suspends()
+        assert await woken(credentials_for(sandbox), gate) == []
+        assert "token" not in "".join((await rows_of(gate.id)).values())
+        # It ends before the next look: no event tells of it.
+        sandbox.advance(10_000)
+        assert await woken(credentials_for(sandbox), gate) == [gate]
+        assert await woken(credentials_for(sandbox), gate) == [], "a second watcher finds nothing to do"
+        assert (await gate.execute()).verdict.value == "pass"
+        assert counted(sandbox) == (1, 0)
+
+
+async def test_the_deployed_check_is_the_gate_itself() -> None:
+    with Sandbox(PASSES, speed=0) as sandbox:
+        reach = {"credentials": credentials_for(sandbox), "polling": POLLING, "waiting": "suspend"}
+        gate = await Deployed.of(check_release, test_plan_short_id="pln_one", **reach)
+        await gate.suspends()
+        sandbox.advance(10_000)
+        assert await watch(credentials_for(sandbox)) >= 1
+        assert (await gate.execute()).passed
+        assert counted(sandbox) == (1, 0)
+
+
+async def test_a_rerun_suspends_again_and_a_wake_up_too_many_does_no_harm() -> None:
+    with Sandbox(one_plan(cases("passed", ["failed", "passed"])), speed=0) as sandbox:
+        gate = await a_gate(sandbox)
+        await gate.suspends()
+        await gate.answer({})
+        await gate.suspends()
+        for _ in range(2):
+            sandbox.advance(10_000)
+            assert await woken(credentials_for(sandbox), gate) == [gate]
+            if counted(sandbox) == (1, 0):
+                await gate.suspends()
+        assert (await gate.execute()).verdict.value == "pass"
+        assert counted(sandbox) == (1, 1)
+
+
+async def test_the_deadline_comes_while_it_is_suspended() -> None:
+    with Sandbox(PASSES, speed=0) as sandbox:
+        gate = await a_gate(sandbox, policy=GatePolicy(deadline_seconds=2), raise_unless_passed=False)
+        await gate.suspends()
+        elsewhere = QATechCredentials(api_token="x", api_url="http://127.0.0.1:9")
+        while not await woken(elsewhere, gate):
+            assert await gate.state() == "Suspended"
+        report = await gate.execute()
+        assert report.verdict.value == "inconclusive"
+        assert "deadline" in " ".join(reason.sentence for reason in report.reasons)
+        assert counted(sandbox) == (1, 0)
+
+
+async def test_a_cancelled_gate_stays_cancelled_and_keeps_its_record() -> None:
+    with Sandbox(PASSES, speed=0) as sandbox:
+        gate = await a_gate(sandbox)
+        await gate.suspends()
+        await gate.set_state(Cancelled())
+        sandbox.advance(10_000)
+        assert await woken(credentials_for(sandbox), gate) == []
+        assert await gate.state() == "Cancelled"
+        assert [key for key in await rows_of(gate.id) if key.endswith(("-waiting", "-done"))]
+
+
+async def test_a_kill_between_note_and_suspension_is_taken_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    async def killed(**_: Any) -> None:
+        raise Killed
+
+    with Sandbox(PASSES, speed=0) as sandbox:
+        gate = await a_gate(sandbox)
+        with monkeypatch.context() as patch:
+            patch.setattr(suspension, "asuspend_flow_run", killed)
+            with pytest.raises(Killed):
+                await gate.execute()
+        await gate.set_state(Crashed())
+        assert await woken(credentials_for(sandbox), gate) == []
+        await gate.set_state(Scheduled())
+        await gate.suspends()
+        sandbox.advance(10_000)
+        assert await woken(credentials_for(sandbox), gate) == [gate]
+        assert (await gate.execute()).passed
+        assert counted(sandbox) == (1, 0)
+
+
+async def asked(sandbox: Sandbox, **more: Any) -> Deployed:
+    gate = await a_gate(sandbox, policy=GatePolicy(max_reruns=0), on_failed="ask", raise_unless_passed=False, **more)
+    await gate.suspends()
+    sandbox.advance(10_000)
+    assert await woken(credentials_for(sandbox), gate) == [gate]
+    await gate.suspends()
+    return gate
+
+
+FAILS = one_plan(cases("passed", "failed"))
+
+
+async def test_an_approval_wakes_a_suspended_question() -> None:
+    with Sandbox(FAILS, speed=0) as sandbox:
+        gate = await asked(sandbox)
+        assert await woken(credentials_for(sandbox), gate) == [], "there is time left"
+        await gate.answer(APPROVE)
+        report = await gate.execute()
+        assert (report.verdict.value, report.approved, report.decision.decided_by) == ("fail", True, "Ada")
+        assert counted(sandbox) == (1, 0)
+
+
+async def test_a_question_that_nobody_answers_is_a_no() -> None:
+    with Sandbox(FAILS, speed=0) as sandbox:
+        gate = await asked(sandbox, decision_timeout_seconds=0.1)
+        assert await woken(credentials_for(sandbox), gate) == [gate]
+        report = await gate.execute()
+        assert not report.approved
+        assert report.decision.reason == "Nobody answered in time."
+
+
+async def test_an_approval_that_comes_too_late_is_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prefect_qatech.asking.LOOK_SECONDS", 0)
+    with Sandbox(FAILS, speed=0) as sandbox:
+        gate = await asked(sandbox, decision_timeout_seconds=0.1)
+        await gate.answer(APPROVE)
+        report = await gate.execute()
+        assert not report.approved
+        assert report.decision.reason == "The approval came too late."
+
+
+async def test_a_question_without_its_form_wakes_as_a_no() -> None:
+    with Sandbox(FAILS, speed=0) as sandbox:
+        gate = await asked(sandbox, decision_timeout_seconds=0.1)
+        [schema] = [key for key in await rows_of(gate.id) if key.endswith("-schema")]
+        async with get_client() as client:
+            await client.delete_flow_run_input(gate.id, schema)
+        assert await woken(credentials_for(sandbox), gate) == [gate]
+        assert not (await gate.execute()).approved
+
+
+async def test_a_look_that_fails_keeps_no_other_gate_asleep() -> None:
+    with Sandbox(PASSES, speed=0) as sandbox, Sandbox(PASSES, speed=0) as stranger:
+        lost, gate = await a_gate(sandbox), await a_gate(sandbox)
+        await lost.suspends()
+        await gate.suspends()
+        elsewhere = await a_gate(stranger)
+        await elsewhere.suspends()
+        sandbox.advance(10_000)
+        stranger.advance(10_000)
+        sandbox.set_faults([{"on": {"method": "GET", "path": "status"}, "kind": "status", "status": 500, "times": 1}])
+        first = await woken(credentials_for(sandbox), lost, gate, elsewhere)
+        assert len(first) == 1, "one look failed, and the other gate is woken"
+        second = await woken(credentials_for(sandbox), lost, gate, elsewhere)
+        assert {found.id for found in first + second} == {lost.id, gate.id}
+        assert elsewhere not in first + second
+
+
+async def test_a_refused_token_is_told_after_the_others_were_woken() -> None:
+    with Sandbox(PASSES, speed=0) as sandbox:
+        gate, late = await a_gate(sandbox), await a_gate(sandbox, policy=GatePolicy(deadline_seconds=0.5))
+        await gate.suspends()
+        await late.suspends()
+        wrong = credentials_for(sandbox, api_token="wrong")
+        while await late.state() == "Suspended":
+            with pytest.raises(UnauthorizedError):
+                await woken(wrong)
+        assert await gate.state() == "Suspended"
+
+
+@pytest.mark.parametrize("where", ["sub-flow", "no deployment"])
+async def test_what_cannot_suspend_is_refused_before_anything_is_sent(where: str) -> None:
+    with Sandbox(PASSES, speed=2000) as sandbox:
+        reach = credentials_for(sandbox)
+
+        @flow
+        async def user() -> None:
+            await arelease_gate(reach, "pln_one", polling=POLLING, waiting="suspend")
+
+        deployed = await Deployed.of(user)
+        alone = arelease_gate.with_options(name="alone")
+        call = deployed.execute() if where == "sub-flow" else alone(reach, "pln_one", waiting="suspend")
+        with pytest.raises(ValueError, match="Nothing was sent"):
+            await call
+        assert posts(sandbox) == []
