@@ -143,6 +143,10 @@ class Checked(BaseModel):
         except ValidationError as error:
             raise _in_one_line(type(self), error) from None
 
+    # As pydantic's own: it checks as that does, and without the mark a nested model, or one that is validated strictly
+    # or by alias, would be made by a call that knows nothing of that.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:
         """Validate an object, as pydantic does, with the errors of this class."""
@@ -153,11 +157,11 @@ class Checked(BaseModel):
 
 
 def _in_one_line(model: type[BaseModel], error: ValidationError) -> InvalidInputError:
-    names = {field.alias: name for name, field in model.model_fields.items() if field.alias}
+    models = (model, *_Request.__subclasses__())
+    names = {field.alias: name for each in models for name, field in each.model_fields.items() if field.alias}
     faults: list[tuple[str, str]] = []
     for fault in error.errors(include_url=False):
-        first, *rest = fault["loc"] or ("",)
-        place = [str(part) for part in (names.get(str(first), first), *rest) if part != ""]
+        place = [names.get(str(part), str(part)) for part in fault["loc"]]
         cause = fault.get("ctx", {}).get("error")
         if isinstance(cause, InvalidInputError):
             faults += [(".".join([*place, *([field] if field else [])]), sentence) for field, sentence in cause.faults]

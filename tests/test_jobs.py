@@ -212,7 +212,7 @@ def test_a_plan_that_cannot_be_run_cannot_be_made(sandbox: Sandbox, fields: dict
 @twins
 async def test_a_mask_for_a_token_starts_nothing(sandbox: Sandbox, twin: str) -> None:
     plan = a_plan(sandbox, credentials=credentials_for(sandbox, api_token="**********"))
-    with pytest.raises(ValueError, match="masks secrets"):
+    with pytest.raises(ValueError, match="neither carries secrets"):
         _ = plan.trigger() if twin == "sync" else await plan.atrigger()
     assert posts(sandbox) == []
 
