@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-scale pictures lint soak bench
+.PHONY: demo test test-runners test-scale pictures lint soak bench
 
 # The virtual environment makes itself, and again when what it must hold changes.
 .venv/.installed: pyproject.toml
@@ -13,10 +13,15 @@ demo: .venv/.installed
 	$(BIN)/python -m flows.demo
 
 test: .venv/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/e2e --ignore tests/ui --ignore tests/scale
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/e2e --ignore tests/ui --ignore tests/scale --ignore tests/runners
 	$(BIN)/python -m pytest tests/e2e
 	tests/ui/install-browser
 	$(BIN)/python -m pytest tests/ui
+
+# The tasks on Dask and on Ray.
+test-runners: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,runners]'
+	$(BIN)/python -m pytest tests/runners
 
 # Gates on more than one machine, as deployments/compose.yaml has it; as root.
 test-scale: .venv/.installed
