@@ -109,7 +109,7 @@ class QATechClient:
         )
         self._transport = transport
         self._shared_as: str | None = None
-        self._http: httpx.AsyncClient | None = None
+        self._connections: sharing.Connections | None = None
 
     def _new_http(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
@@ -124,6 +124,9 @@ class QATechClient:
             timeout=self._timeout,
             follow_redirects=False,
             event_hooks={"response": [_keep_location]},
+            limits=httpx.Limits(
+                max_connections=sharing.MOST_IN_FLIGHT, max_keepalive_connections=sharing.MOST_IN_FLIGHT
+            ),
             transport=self._transport,
             http2=True,
         )
@@ -132,20 +135,20 @@ class QATechClient:
         if self._give_token is not None:
             self._token = await self._give_token()
         if self._transport is not None:
-            self._http = self._new_http()
+            self._connections = sharing.Connections(self._new_http())
             return self
         self._shared_as = sharing.digest(
             self._token.get_secret_value(), self.api_url, self._timeout_seconds, self._connect_timeout_seconds
         )
-        self._http = sharing.borrow(self._shared_as, self._new_http)
+        self._connections = sharing.borrow(self._shared_as, self._new_http)
         return self
 
     async def __aexit__(self, *args: Any) -> None:
-        http, self._http = self._http, None
+        connections, self._connections = self._connections, None
         if self._shared_as is not None:
             await sharing.give_back(self._shared_as)
-        elif http is not None:
-            await http.aclose()
+        elif connections is not None:
+            await connections.http.aclose()
 
     @asynccontextmanager
     async def _connection_for(self, method: str) -> AsyncIterator[httpx.AsyncClient]:
@@ -154,12 +157,13 @@ class QATechClient:
         A connection that was kept open may be closed by the service just when a request is sent over it. Whether that
         request was carried out, nobody can know.
         """
-        if self._http is None:
+        if self._connections is None:
             raise RuntimeError(
                 "The client is used outside of its context: async with credentials.get_client() as client"
             )
         if method == "GET" or self._transport is not None:
-            yield self._http
+            async with self._connections.turns:
+                yield self._connections.http
             return
         async with self._new_http() as http:
             yield http

@@ -493,7 +493,7 @@ async def test_no_error_holds_the_token_as_json_writes_it() -> None:
 
 async def test_a_client_does_not_show_the_token() -> None:
     async with Service(seen()).client() as client:
-        for text in (repr(client), str(client), repr(vars(client)), repr(client._http.headers)):
+        for text in (repr(client), str(client), repr(vars(client)), repr(client._connections.http.headers)):
             assert TOKEN not in text
 
 

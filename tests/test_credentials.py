@@ -263,10 +263,10 @@ async def test_the_client_is_the_one_that_the_fields_describe() -> None:
         assert isinstance(client, QATechClient)
         assert client.api_url == "https://gateway.example"
         assert (client._project_short_id, client._timeout_seconds) == ("proj_1", 7)
-        assert client._http.timeout.connect == 3
-        assert client._http.timeout.read == 7
-        assert client._http.headers["authorization"] == f"Bearer {TOKEN}"
-        assert client._http.follow_redirects is False
+        assert client._connections.http.timeout.connect == 3
+        assert client._connections.http.timeout.read == 7
+        assert client._connections.http.headers["authorization"] == f"Bearer {TOKEN}"
+        assert client._connections.http.follow_redirects is False
 
 
 def test_the_blocks_names_are_fixed() -> None:

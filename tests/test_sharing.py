@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import pickle
@@ -24,6 +25,7 @@ from pydantic import SecretStr
 
 from prefect_qatech import QATechClient, QATechCredentials, QATechPolling, sharing
 from prefect_qatech import tasks as tasks_module
+from prefect_qatech.exceptions import QATechTimeoutError
 from prefect_qatech.models import QATechRunRequest
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.sharing import RequestBudget
@@ -114,6 +116,58 @@ async def test_a_client_that_is_given_back_while_others_use_it_stays_open() -> N
         for one in clients:
             await one.get_run("abc123")
         assert service.opened == 1
+
+
+async def test_looks_at_once_take_turns() -> None:
+    on_the_way, most, released = 0, 0, anyio.Event()
+
+    async def service(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal on_the_way, most
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                on_the_way += 1
+                most = max(most, on_the_way)
+                if on_the_way == sharing.MOST_IN_FLIGHT:
+                    released.set()
+                await released.wait()
+                on_the_way -= 1
+                body = json.dumps(seen()).encode()
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+                await writer.drain()
+
+    async def look() -> None:
+        async with client(url) as one:
+            await one.get_run("abc123")
+
+    with anyio.fail_after(30):
+        async with listening(service) as url, anyio.create_task_group() as group:
+            for _ in range(3 * sharing.MOST_IN_FLIGHT):
+                group.start_soon(look)
+    assert most == sharing.MOST_IN_FLIGHT
+
+
+async def test_a_look_that_gets_no_turn_ends_by_its_time_limit() -> None:
+    silent = anyio.Event()
+    failures: list[QATechTimeoutError] = []
+
+    async def service(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await silent.wait()
+
+    async def look() -> None:
+        async with QATechClient(api_token=SecretStr(TOKEN), api_url=url, timeout_seconds=0.5) as one:
+            with pytest.raises(QATechTimeoutError) as caught:
+                await one.get_run("abc123")
+            failures.append(caught.value)
+
+    number = 2 * sharing.MOST_IN_FLIGHT
+    with anyio.fail_after(30):
+        async with listening(service) as url:
+            async with anyio.create_task_group() as group:
+                for _ in range(number):
+                    group.start_soon(look)
+            silent.set()
+    assert len(failures) == number
+    assert all(failure.retryable for failure in failures)
 
 
 async def test_a_client_that_is_not_open_says_so() -> None:
