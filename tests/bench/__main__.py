@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.bench.gate import compare_gates, compare_imports
 from tests.bench.simulation import simulate
 from tests.bench.tables import Bar, print_bars
-from tests.bench.waits import SECONDS, compare
+from tests.bench.waits import compare
 from tests.e2e.world import World
 
 
@@ -25,7 +25,9 @@ def main() -> int:
     world = World(home)
     try:
         world.start_server()
-        bars += compare(world, [100, 200], 20, 20.0) if asked.quick else compare(world, [1_000, 5_000], 100, SECONDS)
+        bars += (
+            compare(world, {100: 20, 200: 20}, 10, 20) if asked.quick else compare(world, {1_000: 5, 5_000: 2}, 40, 5)
+        )
         bars += compare_gates(world)
         bars += compare_imports(world)
     finally:

@@ -1,7 +1,9 @@
-"""One process with many waits: `python -m tests.bench.waiting_process KIND NUMBER SECONDS URL`; prints figures as JSON.
+"""One process with many waits: `python -m tests.bench.waiting_process KIND NUMBER SECONDS SPEED URL`; prints JSON.
 
-KIND is `ours` (a task run per wait, in one event loop), `core` (the same waits without Prefect), `poll-tasks` (a flow
-that spends a task run on each poll) or `threads` (a sync task per wait, with a thread each).
+KIND is `ours` (a task run per wait, in one event loop), `core` (the same waits in one task run, as the watcher of
+suspended gates has them), `poll-tasks` (a flow that spends a task run on each poll) or `threads` (a sync task per wait,
+with a thread each). The last two look at a fixed interval of ten seconds. Time goes SPEED times as fast: for the runs,
+for all pauses, and so for the load.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ from pydantic import SecretStr
 from prefect_qatech import QATechCredentials, QATechPolling, await_for_test_run, tasks
 from prefect_qatech.waiting import Surroundings, wait_for_run
 
-POLLING = QATechPolling()
+FIXED_SECONDS = 10.0
+speed = float(sys.argv[4])
+POLLING = QATechPolling(first_seconds=3 / speed, growth=speed**-0.5, max_seconds=120 / speed)
 late: list[float] = []
 requests = 0
 
@@ -89,11 +93,8 @@ async def poll(http: httpx.AsyncClient, short_id: str) -> str:
 @flow
 async def poll_tasks(ids: list[str], url: str) -> None:
     async def one(short_id: str) -> None:
-        elapsed = 0.0
         while await poll(http, short_id) != "COMPLETED":
-            pause = POLLING.next_look_seconds(elapsed, 3600)
-            await anyio.sleep(pause)
-            elapsed += pause
+            await anyio.sleep(FIXED_SECONDS / speed)
 
     async with httpx.AsyncClient(base_url=url, timeout=60) as http:
         await asyncio.gather(*map(one, ids))
@@ -102,14 +103,11 @@ async def poll_tasks(ids: list[str], url: str) -> None:
 @task(cache_policy=NO_CACHE)
 def wait_in_a_thread(http: httpx.Client, short_id: str) -> None:
     global requests
-    elapsed = 0.0
     while True:
         requests += 1
         if http.get(f"/v1/run/{short_id}", params={"testCases": "all"}).json()["status"] == "COMPLETED":
             return
-        pause = POLLING.next_look_seconds(elapsed, 3600)
-        time.sleep(pause)
-        elapsed += pause
+        time.sleep(FIXED_SECONDS / speed)
 
 
 @flow
@@ -135,7 +133,7 @@ def work(kind: str, ids: list[str], url: str) -> None:
 
 
 def main() -> None:
-    kind, number, seconds, url = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
+    kind, number, seconds, url = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]) / speed, sys.argv[5]
     from prefect_qatech.client import QATechClient
 
     QATechClient.get_run = counted(QATechClient.get_run)  # type: ignore[method-assign, assignment]
