@@ -1,7 +1,7 @@
 """One process with many waits: `python -m tests.bench.waiting_process KIND NUMBER SECONDS SPEED URL`; prints JSON.
 
-KIND is `ours` (a task run per wait, in one event loop), `core` (the same waits in one task run, as the watcher of
-suspended gates has them), `poll-tasks` (a flow that spends a task run on each poll) or `threads` (a sync task per wait,
+KIND is `ours` (a task run per wait, in one event loop), `core` (the same waits without task runs), `sleeps` (a task run
+for each that only sleeps), `poll-tasks` (a flow that spends a task run on each poll) or `threads` (a sync task per wait,
 with a thread each). The last two look at a fixed interval of ten seconds. Time goes SPEED times as fast: for the runs,
 for all pauses, and so for the load.
 """
@@ -83,6 +83,16 @@ async def core(ids: list[str], url: str) -> None:
 
 
 @task(cache_policy=NO_CACHE)
+async def sleep_in_a_task(short_id: str, seconds: float) -> None:
+    await anyio.sleep(seconds)
+
+
+@flow
+async def sleeps(ids: list[str], url: str) -> None:
+    await asyncio.gather(*(sleep_in_a_task(one, float(one[1:].split("x")[0])) for one in ids))
+
+
+@task(cache_policy=NO_CACHE)
 async def poll(http: httpx.AsyncClient, short_id: str) -> str:
     global requests
     requests += 1
@@ -93,7 +103,7 @@ async def poll(http: httpx.AsyncClient, short_id: str) -> str:
 @flow
 async def poll_tasks(ids: list[str], url: str) -> None:
     async def one(short_id: str) -> None:
-        while await poll(http, short_id) != "COMPLETED":
+        while await poll(http, short_id) != "COMPLETED":  # noqa: ASYNC110 - the known way
             await anyio.sleep(FIXED_SECONDS / speed)
 
     async with httpx.AsyncClient(base_url=url, timeout=60) as http:
@@ -129,7 +139,7 @@ def work(kind: str, ids: list[str], url: str) -> None:
     if kind == "threads":
         threads.with_options(task_runner=ThreadPoolTaskRunner(max_workers=len(ids)))(ids, url)
     else:
-        asyncio.run({"ours": ours, "core": core, "poll-tasks": poll_tasks}[kind](ids, url))
+        asyncio.run({"ours": ours, "core": core, "sleeps": sleeps, "poll-tasks": poll_tasks}[kind](ids, url))
 
 
 def main() -> None:
