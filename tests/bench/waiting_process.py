@@ -2,8 +2,8 @@
 
 KIND is `ours` (a task run per wait, in one event loop), `core` (the same waits without task runs), `sleeps` (a task
 run for each that only sleeps), `poll-tasks` (a flow that spends a task run on each poll) or `threads` (a sync task per
-wait, with a thread each). The last two look at a fixed interval of ten seconds. Time goes SPEED times as fast: for the runs,
-for all pauses, and so for the load.
+wait, with a thread each). The last two look at a fixed interval of ten seconds. Time goes SPEED times as fast: for the
+runs, for all pauses, and so for the load.
 """
 
 from __future__ import annotations
