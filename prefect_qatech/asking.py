@@ -41,9 +41,8 @@ class QATechReleaseDecision(RunInput):
 
     decision: Literal["reject", "approve"] = Field(title="May the release go out?")
     reason: str = Field(title="Why?", min_length=1, max_length=2_000)
-    decided_by: str | None = Field(
-        default=None, title="Who decides?", max_length=200, description="Goes into the report."
-    )
+    # Text and not perhaps nothing: of the latter Prefect's UI makes a choice between two types.
+    decided_by: str = Field(default="", title="Who decides?", max_length=200, description="Goes into the report.")
 
 
 async def ask(report: GateReport, *, timeout_seconds: float, key: str) -> GateDecision:
@@ -127,7 +126,7 @@ def _decision(report: GateReport, answer: Any, why: str) -> GateDecision:
     return GateDecision(
         approved=is_answer and answer.decision == "approve",
         reason=answer.reason if is_answer else why,
-        decided_by=answer.decided_by if is_answer else None,
+        decided_by=(answer.decided_by or None) if is_answer else None,
         decided_at=datetime.now(timezone.utc),
         evidence_sha256=report.evidence_sha256,
     )

@@ -1,6 +1,7 @@
 """Runs gates against the Prefect server of PREFECT_API_URL: `python -m tests.ui.gates JOBS`, a process of its own.
 
-JOBS is JSON: a list of {name, api_url, token, plan, policy?}. One line of JSON is printed: name to {id, verdict}.
+JOBS is JSON: a list of {name, api_url, token, plan, policy?, ask?}; those with `ask` pause for a
+person. One line of JSON is printed: name to {id, verdict}.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ async def run(job: dict[str, Any]) -> dict[str, str | None]:
         job["plan"],
         polling=POLLING,
         policy=GatePolicy.model_validate(job.get("policy") or {}),
+        on_inconclusive="ask" if job.get("ask") else "stop",
+        label=job["name"] if job.get("ask") else None,
         return_state=True,
     )
     result = await state.aresult(raise_on_failure=False)

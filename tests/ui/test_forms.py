@@ -1,0 +1,212 @@
+"""The forms that people fill in: a block of credentials, a run of the release gate, a decision on a paused gate."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Locator, Response, expect
+
+from prefect_qatech.sandbox import Sandbox
+from tests.e2e.world import ROOT, World, eventually
+from tests.ui import scenario
+from tests.ui.conftest import UI
+
+LOGO = "https://qa.tech/favicon.ico"
+TOKEN = "typed-by-a-person-0123456789"
+DEPLOYMENT = "/deployments/name/check-release/release-gate"
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(scenario.shop(), speed=400, seed=9) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="module")
+def deployment(world: World, sandbox: Sandbox) -> dict[str, Any]:
+    """The release gate, deployed as the README says; nothing works on its pool."""
+    env = world.environment({"QATECH_API_TOKEN": sandbox.token, "QATECH_API_URL": sandbox.url})
+    save = "from prefect_qatech import QATechCredentials as C; C.from_env().save('qatech', overwrite=True)"
+    deploy = ["--no-prompt", "deploy", "--name", "release-gate", "--prefect-file", "deployments/prefect.yaml"]
+    for arguments in (
+        ["-m", "prefect", "block", "register", "-m", "prefect_qatech"],
+        ["-c", save],
+        ["-m", "prefect", "work-pool", "create", "qatech", "--type", "process"],
+        ["-m", "prefect", *deploy],
+    ):
+        done = subprocess.run(
+            [sys.executable, *arguments], env=env, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    found: dict[str, Any] = world.get(DEPLOYMENT)
+    return found
+
+
+def answers(ui: UI) -> Callable[[], str]:
+    """Note what the server tells the page; each call gives what is new."""
+    heard: list[Response] = []
+    ui.page.on("response", lambda response: heard.append(response))
+    ui.may_ask.append(LOGO)
+
+    def told() -> str:
+        ui.page.wait_for_load_state("networkidle")
+        found = [one for one in heard if "/api/" in one.url and one.ok and one.status != 204]
+        heard.clear()
+        assert found
+        return "".join(one.text() for one in found)
+
+    return told
+
+
+def choose(ui: UI, opener: Locator, option: str) -> list[str]:
+    """Choose from a list that unfolds; give all there was to choose from."""
+    # The old UI unfolds a list that gets the focus, and a click folds it again.
+    if ui.version == "v1":
+        opener.focus()
+        opener.press("ArrowDown")
+    else:
+        opener.click()
+    options = ui.page.get_by_role("option")
+    expect(options.get_by_text(option, exact=True)).to_be_visible()
+    offered = [one.inner_text() for one in options.all()]
+    options.get_by_text(option, exact=True).click()
+    return offered
+
+
+def test_a_block_of_credentials_is_made_in_the_ui_and_its_token_is_not_shown_again(ui: UI, world: World) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "prefect", "block", "register", "-m", "prefect_qatech"],
+        env=world.environment(),
+        cwd=ROOT,
+        capture_output=True,
+        timeout=120,
+        check=True,
+    )
+    page = ui.open("/blocks/catalog/qatech-credentials/create")
+    told = answers(ui)
+    label = page.get_by_text("API token", exact=True)
+    expect(label).to_be_visible()
+    for text in (
+        "API address (Optional)",
+        "QA.tech: Settings -> Integrations -> API.",
+        "Looks per second",
+        "Rate limit",
+    ):
+        expect(page.get_by_text(text).first).to_be_visible()
+    name = f"made-in-{ui.version}"
+    page.locator("form input").first.fill(name)
+    # The old UI has no fields for secrets; what is typed there is seen until it is saved.
+    token = page.locator("form textarea").first if ui.version == "v1" else page.locator('input[type="password"]')
+    token.fill(TOKEN)
+    page.get_by_role("button", name=re.compile("Create|Save")).last.click()
+    page.wait_for_url("**/blocks/block/*")
+    expect(page.get_by_text("********").first).to_be_visible()
+    assert TOKEN not in page.content()
+    assert TOKEN not in told()
+    page.goto(f"{page.url}/edit")
+    expect(page.get_by_text("API token", exact=True)).to_be_visible()
+    assert TOKEN not in page.content()
+    assert TOKEN not in told()
+    path = f"/block_types/slug/qatech-credentials/block_documents/name/{name}"
+    assert world.get(f"{path}?include_secrets=true")["data"]["api_token"] == TOKEN, "and yet it is there"
+
+
+def test_a_run_of_the_gate_is_made_by_a_form_in_which_the_credentials_are_picked(
+    ui: UI, world: World, deployment: dict[str, Any], sandbox: Sandbox
+) -> None:
+    page = ui.open(f"/deployments/deployment/{deployment['id']}/run")
+    told = answers(ui)
+    for name, description in {
+        "credentials": "How to reach QA.tech.",
+        "test_plan_short_id": "The plan to run",
+        "environment_url": "The address; the plan's own environment when absent.",
+        "policy": "What is tolerated, how often is rerun, how long is waited.",
+        "Reruns": "At most so many reruns of open tests; 0 means none.",
+        "Fuse": "a broken build is not flaky",
+        "on_inconclusive": "a person, by a form in the Prefect UI.",
+    }.items():
+        expect(page.get_by_text(re.compile(rf"^{name}( \(Optional\))?$")).first).to_be_visible()
+        expect(page.get_by_text(description).first).to_be_visible()
+    page.wait_for_load_state("networkidle")
+
+    fields = page.locator("fieldset")
+    opener = fields.first.locator("button").first if ui.version == "v1" else page.get_by_label("Select a block")
+    assert "qatech" in choose(ui, opener, "qatech")
+    page.locator("fieldset textarea").first.fill("pln_smoke")
+    ui.picture("run-form", page.get_by_text("Parameters", exact=True), fields.nth(3))
+    page.get_by_role("button", name="Submit").click()
+
+    def made() -> list[dict[str, Any]]:
+        body = {"deployments": {"id": {"any_": [deployment["id"]]}}, "sort": "EXPECTED_START_TIME_DESC"}
+        runs: list[dict[str, Any]] = world.post("/flow_runs/filter", body)
+        return [run for run in runs if "block_document_id" in run["parameters"]["credentials"]["$ref"]]
+
+    [run] = eventually(made, "the run that was asked for")
+    block = world.get("/block_types/slug/qatech-credentials/block_documents/name/qatech")
+    assert run["parameters"]["credentials"] == {"$ref": {"block_document_id": block["id"]}}
+    assert run["parameters"]["test_plan_short_id"] == "pln_smoke"
+    assert run["parameters"]["policy"]["max_reruns"] == 2
+    assert sandbox.token not in json.dumps(run)
+    assert sandbox.token not in page.content()
+    assert sandbox.token not in told()
+    world.http.delete(f"/flow_runs/{run['id']}")
+
+
+def paused_gate(world: World, sandbox: Sandbox, name: str) -> dict[str, Any]:
+    """Run a gate that finds too little, and pauses."""
+    job = {"name": name, "api_url": sandbox.url, "token": sandbox.token, "plan": "pln_orders", "ask": True}
+    job["policy"] = {"max_reruns": 0}
+    process = world.spawn(name, sys.executable, "-m", "tests.ui.gates", json.dumps([job]))
+
+    def paused() -> dict[str, Any] | None:
+        assert process.poll() is None, world.log(name)
+        runs = world.post("/flow_runs/filter", {"flow_runs": {"name": {"any_": [name]}}})
+        return next((run for run in runs if run["state"]["type"] == "PAUSED"), None)
+
+    run: dict[str, Any] = eventually(paused, "the paused gate")
+    return run
+
+
+def report_of(world: World, flow_run_id: str, label: str) -> str:
+    body = {"artifacts": {"flow_run_id": {"any_": [flow_run_id]}, "key": {"any_": [f"qatech-report-{label}"]}}}
+    newest = world.post("/artifacts/filter", {**body, "sort": "CREATED_DESC", "limit": 1})
+    return str(newest[0]["data"])
+
+
+@pytest.mark.parametrize("decision", ["approve", "reject"])
+def test_a_person_decides_on_a_paused_gate(ui: UI, world: World, sandbox: Sandbox, decision: str) -> None:
+    name = f"asks-{ui.version}-{decision}"
+    run = paused_gate(world, sandbox, name)
+    page = ui.open(f"/runs/flow-run/{run['id']}")
+    if ui.version == "v1":
+        page.get_by_role("button", name="Resume").first.click()
+    else:
+        page.wait_for_load_state("networkidle")
+        page.locator("main button[aria-haspopup=menu]").first.click()
+        page.get_by_role("menuitem", name="Resume").click()
+    form = page.locator(".p-modal" if ui.version == "v1" else "[role=dialog]")
+    expect(form.get_by_text("The gate's verdict is inconclusive.")).to_be_visible()
+    expect(form.get_by_text("An approval counts for this evidence alone.")).to_be_visible()
+    expect(form.get_by_role("link", name="Open the run")).to_have_attribute("href", re.compile(re.escape(sandbox.url)))
+    opener = form.locator("fieldset button") if ui.version == "v1" else form.get_by_label(re.compile("^Select May"))
+    assert choose(ui, opener.first, decision)[-2:] == ["reject", "approve"]
+    reason, who = form.locator("textarea").all()
+    reason.fill("The mail provider is known to be down.")
+    who.fill("Ada")
+    ui.picture("decision-form", form.locator(".p-modal__card") if ui.version == "v1" else form)
+    form.get_by_role("button", name=re.compile("Submit|Resume")).first.click()
+
+    done = world.wait_for_state(run["id"], "COMPLETED", "FAILED")
+    assert done["type"] == ("COMPLETED" if decision == "approve" else "FAILED")
+    report = report_of(world, run["id"], name)
+    said = "approved" if decision == "approve" else "rejected"
+    assert re.search(rf"{said}.*Ada|Ada.*{said}", report, re.DOTALL | re.IGNORECASE), report[:1500]
+    assert "The mail provider is known to be down" in report
+    assert urlsplit(sandbox.url).netloc in report
