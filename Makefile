@@ -14,9 +14,8 @@ demo: .venv/.installed
 
 test: .venv/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/e2e --ignore tests/ui --ignore tests/scale --ignore tests/runners
-	$(BIN)/python -m pytest tests/e2e
 	tests/ui/install-browser
-	$(BIN)/python -m pytest tests/ui
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/e2e tests/ui
 
 # The tasks on Dask and on Ray.
 test-runners: .venv/.installed

@@ -140,7 +140,7 @@ def test_a_run_of_the_gate_is_made_by_a_form_in_which_the_credentials_are_picked
     opener = fields.first.locator("button").first if ui.version == "v1" else page.get_by_label("Select a block")
     assert "qatech" in choose(ui, opener, "qatech")
     page.locator("fieldset textarea").first.fill("pln_smoke")
-    ui.picture("run-form", page.get_by_text("Parameters", exact=True), fields.nth(3))
+    ui.picture("run-form", page.locator("form"), fields.nth(3))
     page.get_by_role("button", name="Submit").click()
 
     def made() -> list[dict[str, Any]]:
