@@ -4,8 +4,9 @@ A forecast gives the *expected delay* of a pause: how many seconds, on average, 
 pause ends. Two things can be known of a run, and each gives a forecast:
 
 - `PastDurations`: how long such runs took before. Each past duration stands for durations like it: a log-normal bump
-  around it, all of one width, the one under which each is best foretold by the others. So durations of two kinds (a
-  full suite, a suite that stops at its first failure) stay two kinds.
+  around it. They are as wide as lets each be best foretold by the others, and where few others are near, wider (with
+  the root of their density). So durations of two kinds (a full suite, a suite that stops at its first
+  failure) stay two kinds, and the gaps between a few long ones are no promise that nothing ends there.
 - `Progress`: how many of its test cases have finished. A test's duration follows from how many ran and finished since
   the wait began; what is left finishes one test after another, and more slowly when less is left than runs side by
   side. The time until the last one is taken for an Erlang distribution.
@@ -22,7 +23,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-DOUBT = 0.01
+DOUBT = 0.005
 """How probable it is, at first, that a forecast means nothing for this run."""
 
 DOUBT_SECONDS = 30.0
@@ -32,10 +33,11 @@ FEWEST_DURATIONS = 3
 """Two durations do not tell how much durations vary."""
 
 _WIDTHS = (0.06, 0.1, 0.16, 0.25, 0.4)
+_NARROWEST, _WIDEST = 0.5, 3.0
 _LAST_TESTS = 0.4
 """Of a test's duration: how long the last one takes from when it is the last. Fitted to simulations (`make bench`)."""
 
-_FAR_BELOW = -5.0
+_FAR = 5.0
 _ENOUGH_FOR_A_PACE = 3
 
 
@@ -88,11 +90,11 @@ class PastDurations:
 
     Attributes:
         logs: Logarithms of the durations in seconds.
-        width: Standard deviation, on that scale, of the durations that each stands for.
+        widths: Of each: standard deviation, on that scale, of the durations that it stands for.
     """
 
     logs: tuple[float, ...]
-    width: float
+    widths: tuple[float, ...]
 
     @classmethod
     def of(cls, seconds: Iterable[float]) -> PastDurations | None:
@@ -107,7 +109,10 @@ class PastDurations:
         logs = tuple(math.log(value) for value in seconds if 0 < value < math.inf)
         if len(logs) < FEWEST_DURATIONS:
             return None
-        return cls(logs, max(_WIDTHS, key=lambda width: _foretold(logs, width)))
+        width = max(_WIDTHS, key=lambda width: _foretold(logs, width))
+        near = [_near(one, logs, width) for one in logs]
+        usual = math.exp(sum(map(math.log, near)) / len(near))
+        return cls(logs, tuple(width * min(max(_NARROWEST, math.sqrt(usual / one)), _WIDEST) for one in near))
 
     def expected_delay(self, elapsed_seconds: float, pause_seconds: float) -> float:
         """Say for how many seconds of a pause, on average, the run will have been over."""
@@ -122,11 +127,14 @@ class PastDurations:
         """Say for how long, on average, a run is over at an age, and how probably it is over at all."""
         if seconds <= 0:
             return 0.0, 0.0
-        log, width = math.log(seconds), self.width
+        log = math.log(seconds)
         over = gone = 0.0
-        for middle in self.logs:
+        for middle, width in zip(self.logs, self.widths, strict=True):
             z = (log - middle) / width
-            if z > _FAR_BELOW:
+            if z > _FAR + width:
+                gone += 1
+                over += seconds - math.exp(middle + width * width / 2)
+            elif z > -_FAR:
                 share = _normal(z)
                 gone += share
                 over += seconds * share - math.exp(middle + width * width / 2) * _normal(z - width)
@@ -136,10 +144,13 @@ class PastDurations:
 def _foretold(logs: Sequence[float], width: float) -> float:
     likelihood = 0.0
     for place, one in enumerate(logs):
-        others = (other for index, other in enumerate(logs) if index != place)
-        near = sum(math.exp(-(((one - other) / width) ** 2) / 2) for other in others)
+        near = _near(one, [*logs[:place], *logs[place + 1 :]], width)
         likelihood += math.log(near / width + 1e-9)
     return likelihood
+
+
+def _near(one: float, logs: Iterable[float], width: float) -> float:
+    return sum(math.exp(-(((one - other) / width) ** 2) / 2) for other in logs)
 
 
 def _normal(z: float) -> float:

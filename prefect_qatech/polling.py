@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from prefect_qatech.forecast import Forecast
 
 _EARLY_LOOKS = (1.0, 10 / 3, 10.0)
-"""In first_seconds: 3, 10 and 30 s. Errors at the start show there, whatever a forecast says."""
+"""In first_seconds: 3, 10 and 30 s. Errors at the start show there, whatever a forecast says. Where a request is worth
+more than by default, 3 and 30 s."""
 
 _HALVINGS = 24
 
@@ -59,7 +60,7 @@ class QATechPolling(BaseModel):
 
     @property
     def last_early_look_seconds(self) -> float:
-        """Until then a run is looked at whatever is known of it; a forecast counts from here on."""
+        """Until then a run is looked at whatever is known of it; what ends by then needs no forecast."""
         return self.first_seconds * _EARLY_LOOKS[-1]
 
     def next_look_seconds(
@@ -94,7 +95,8 @@ class QATechPolling(BaseModel):
 
     def _worth_a_request(self, forecast: Forecast, elapsed_seconds: float) -> float:
         """Find the pause whose expected delay is the price of a request, up to the next early look."""
-        early = (self.first_seconds * place - elapsed_seconds for place in _EARLY_LOOKS)
+        places = _EARLY_LOOKS if self.growth <= 1 else (_EARLY_LOOKS[0], _EARLY_LOOKS[-1])
+        early = (self.first_seconds * place - elapsed_seconds for place in places)
         longest = min([self.max_seconds, *(pause for pause in early if pause > 0)])
         price = self.request_price_seconds
         if forecast.expected_delay(elapsed_seconds, longest) <= price:

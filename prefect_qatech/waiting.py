@@ -75,7 +75,8 @@ async def wait_for_run(
     - 401 and 403 are final at once.
     - The last look is at the deadline.
     - Where the run's age is known, past durations say when to look while too few test cases have finished, and the
-      duration of a run whose end was seen is remembered. Runs that end with the early looks need neither.
+      duration of a run whose end was seen is remembered. They are read at the second look, so a run that ends at once
+      asks for none; one that ends with the early looks is not remembered.
 
     Args:
         client: The client.
@@ -141,7 +142,7 @@ async def wait_for_run(
             else:
                 settling_since, looked_at = None, age
                 progress = _after(progress, age, run)
-                if not past_is_known and history is not None and age >= polling.last_early_look_seconds:
+                if not past_is_known and run.test_cases and history is not None and age >= 0.9 * polling.first_seconds:
                     past = PastDurations.of(await history.read(len(run.test_cases)))
                     past_is_known = True
         now = clock()

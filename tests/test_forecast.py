@@ -85,7 +85,8 @@ def test_past_durations_are_log_normal_bumps(pause: float) -> None:
 
     def remaining(chance: random.Random) -> float:
         while True:
-            duration = math.exp(chance.gauss(chance.choice(past.logs), past.width))
+            place = chance.randrange(len(past.logs))
+            duration = math.exp(chance.gauss(past.logs[place], past.widths[place]))
             if duration > 250:
                 return duration - 250
 
@@ -256,6 +257,22 @@ def test_early_looks_are_made_whatever_is_foretold() -> None:
         looks.append(elapsed)
     assert looks[:3] == pytest.approx([3, 10, 30])
     assert looks[3] > 100
+
+
+def test_a_dear_request_is_made_less_often_at_the_beginning() -> None:
+    polling, elapsed, looks = QATechPolling(growth=2, jitter=0), 0.0, []
+    past = PastDurations.of([3000, 3100, 3200])
+    while elapsed < 30:
+        elapsed += polling.next_look_seconds(elapsed, math.inf, forecast=past)
+        looks.append(elapsed)
+    assert looks == pytest.approx([3, 30])
+
+
+def test_a_duration_that_has_none_near_stands_for_more() -> None:
+    past = PastDurations.of([300, 305, 310, 315, 320, 325, 330, 2000])
+    assert past is not None
+    assert past.widths[-1] > 1.5 * past.widths[3]
+    assert max(past.widths) <= 6 * min(past.widths)
 
 
 def test_a_request_that_is_worth_more_is_made_more_rarely() -> None:

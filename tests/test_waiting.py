@@ -546,8 +546,14 @@ async def test_what_is_not_worth_remembering(respond: Callable[[float], Any], wh
 
 async def test_a_run_that_ends_at_once_asks_for_no_history() -> None:
     past = Past(600, 600, 600)
-    await Wait(one_test(20)).end(age_seconds=0, history=past)
+    await Wait(one_test(2)).end(age_seconds=0, history=past)
     assert past.reads == []
+
+
+async def test_past_durations_count_from_the_first_pause_on() -> None:
+    wait = Wait(one_test(600))
+    await wait.end(age_seconds=0, history=Past(600, 610, 590, 605, 595))
+    assert len([look for look in wait.looks if look < 40]) <= 5, "at 0, 3, 10 and 30 s, but for the jitter"
 
 
 async def test_a_result_that_comes_late_is_no_longer_run() -> None:

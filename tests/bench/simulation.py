@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,11 +17,14 @@ from itertools import pairwise
 
 from prefect_qatech import QATechPolling
 from prefect_qatech.forecast import PastDurations, Progress, best_forecast
+from prefect_qatech.history import MOST_DURATIONS
 from tests.bench.tables import Bar, print_table
 
 FIXED_SECONDS = (5, 10, 20, 30)
 _GROWTHS = (0.12, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 6.0)
-_PAST = 20
+_PAST = MOST_DURATIONS
+_PRICES = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+_STEP = 0.5
 _HISTORIES = 40
 _SPREAD = 4_000
 
@@ -46,6 +49,18 @@ DISTRIBUTIONS: dict[str, Callable[[random.Random], float]] = {
     "bimodal": bimodal,
     "heavy tail": heavy_tail,
 }
+
+
+def _normal(z: float) -> float:
+    return math.erfc(-z / math.sqrt(2)) / 2
+
+
+SHARES_OVER: dict[str, tuple[Callable[[float], float], float]] = {
+    "log-normal": (lambda t: _normal(math.log(t / 600) / 0.35), 4_000.0),
+    "bimodal": (lambda t: 0.4 * _normal(math.log(t / 240) / 0.12) + 0.6 * _normal(math.log(t / 1200) / 0.12), 2_500.0),
+    "heavy tail": (lambda t: 1 - (max(t, 300) / 300) ** -1.5, 4 * 3600.0),
+}
+"""Of each distribution: which share of the runs is over at an age, and at which age all are."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +124,7 @@ def ours(
     histories: Sequence[PastDurations | None] = (None,),
     sees_progress: bool = False,
 ) -> Outcome:
-    """Wait as the tasks do: history counts after the early looks, progress as soon as it shows something."""
+    """Wait as the tasks do: history counts from the first pause on, progress as soon as it shows something."""
     chance = random.Random(seed)
     requests, delays = 0, []
     for number, run in enumerate(runs):
@@ -120,15 +135,74 @@ def ours(
             if elapsed >= run.duration:
                 break
             progress = run.seen(progress, elapsed) if sees_progress else None
-            forecast = best_forecast(progress, past if elapsed >= polling.last_early_look_seconds else None)
+            forecast = best_forecast(progress, past if elapsed >= 0.9 * polling.first_seconds else None)
             elapsed += polling.next_look_seconds(elapsed, math.inf, forecast=forecast, random=chance.random())
         delays.append(elapsed - run.duration)
     return Outcome(requests / len(runs), tuple(delays))
 
 
 def polling_of(growth: float) -> QATechPolling:
-    """The default schedule with another price of a request; who looks more often begins earlier, too."""
-    return QATechPolling(growth=growth, first_seconds=3.0 if growth >= 0.5 else 1.0 if growth > 0.15 else 0.5)
+    """The default schedule with another price of a request.
+
+    Who looks more often begins earlier, too; who looks less often has a longer interval at most.
+    """
+    first_seconds = 3.0 if growth >= 0.5 else 1.0 if growth > 0.15 else 0.5
+    return QATechPolling(growth=growth, first_seconds=first_seconds, max_seconds=120 * max(1.0, growth))
+
+
+def oracle(runs: Sequence[Run], name: str, early_looks: Sequence[float]) -> list[Outcome]:
+    """What could be reached by who knows the distribution: the best looks for each price of a request.
+
+    Looked at backwards, the cost from a look at t on is least over the next look s: the price, times the share that
+    still goes on, the delay of those that end between, and the cost from s on. Only `s * over(t)` depends on both; so
+    each s is a line, and the least is on their lower hull (times are on a grid of `_STEP`).
+
+    Args:
+        runs: The runs.
+        name: Of the distribution.
+        early_looks: Looks that are made whatever is known; the rest is best after them.
+    """
+    share, end = SHARES_OVER[name]
+    over = [0.0, *(share(place * _STEP) for place in range(1, round(end / _STEP))), 1.0]
+    lost = [0.0]
+    for one, other in pairwise(over):
+        lost.append(lost[-1] + _STEP * (one + other) / 2)
+    return [_follow(runs, _next_looks(over, lost, price), early_looks) for price in _PRICES]
+
+
+def _next_looks(over: Sequence[float], lost: Sequence[float], price: float) -> list[int]:
+    last = len(over) - 1
+    hull: list[tuple[int, float]] = [(last, lost[last])]
+    best, at_hull = [last] * len(over), 0
+    for place in range(last - 1, -1, -1):
+        at_hull = min(at_hull, len(hull) - 1)
+        steps = over[place] * _STEP
+        while at_hull + 1 < len(hull) and (
+            hull[at_hull + 1][1] - hull[at_hull + 1][0] * steps <= hull[at_hull][1] - hull[at_hull][0] * steps
+        ):
+            at_hull += 1
+        best[place], base = hull[at_hull]
+        cost = price * (1 - over[place]) - lost[place] + (place - best[place]) * steps + base
+        line = (place, lost[place] + cost)
+        while len(hull) > 1 and _crossing(hull[-1], line) >= _crossing(hull[-2], hull[-1]):
+            hull.pop()
+        hull.append(line)
+    return best
+
+
+def _crossing(one: tuple[int, float], other: tuple[int, float]) -> float:
+    return (one[1] - other[1]) / (one[0] - other[0])
+
+
+def _follow(runs: Sequence[Run], next_looks: Sequence[int], early_looks: Sequence[float]) -> Outcome:
+    looks = [0.0, *early_looks]
+    while (place := round(looks[-1] / _STEP)) < len(next_looks) - 1:
+        looks.append(next_looks[place] * _STEP)
+    # Hardly any run outlasts the grid.
+    looks.append(looks[-1] + max(run.duration for run in runs))
+    counts = [bisect_left(looks, run.duration) for run in runs]
+    delays = tuple(looks[count] - run.duration for count, run in zip(counts, runs, strict=True))
+    return Outcome(1 + sum(counts) / len(counts), delays)
 
 
 def at(
@@ -159,6 +233,8 @@ def simulate(seed: int, number: int) -> list[Bar]:
     """Print the tables; return the bars."""
     progress_shares: dict[str, list[float]] = {}
     history_shares: dict[str, list[float]] = {}
+    oracle_shares: dict[str, list[float]] = {}
+    early_shares: dict[str, list[float]] = {}
     for name, distribution in DISTRIBUTIONS.items():
         chance = random.Random(f"{seed} {name}")
         runs = [Run.drawn(distribution(chance), chance) for _ in range(number)]
@@ -170,6 +246,8 @@ def simulate(seed: int, number: int) -> list[Bar]:
             "both": [
                 ours(runs, polling_of(growth), seed, histories=histories, sees_progress=True) for growth in _GROWTHS
             ],
+            "oracle": oracle(runs, name, []),
+            "oracle, early": oracle(runs, name, [3, 10, 30]),
         }
         rows: list[list[object]] = []
         for interval in FIXED_SECONDS:
@@ -184,13 +262,18 @@ def simulate(seed: int, number: int) -> list[Bar]:
                     progress_shares.setdefault(name, []).append(delay / other.mean)
                 if known == "history":
                     history_shares.setdefault(name, []).append(1 - requests / other.requests)
+                if known == "oracle":
+                    oracle_shares.setdefault(name, []).append(1 - requests / other.requests)
+                if known == "oracle, early":
+                    early_shares.setdefault(name, []).append(1 - requests / other.requests)
         standard = _GROWTHS.index(1.0)
-        for known, curve in curves.items():
+        for known, curve in list(curves.items())[:4]:
             rows.append(
                 [f"default, {known}", curve[standard].requests, curve[standard].mean, curve[standard].p95, "", ""]
             )
         heads = ["schedule", "requests", "mean delay s", "p95 s", "share of delay*", "share of requests**"]
         print_table(f"Durations: {name} ({number} runs)", heads, rows)
+    print("  oracle: who knows the distribution; early: and looks at 3, 10 and 30 s, as we do by default")
     print("  * at as many requests as the fixed interval; ** at the same mean delay")
     return [
         Bar(
@@ -200,11 +283,18 @@ def simulate(seed: int, number: int) -> list[Bar]:
         ),
         Bar(
             "with history alone, at equal delay at least 30 % fewer requests",
-            _by_name(history_shares, "% fewer", 100),
+            f"{_by_name(history_shares, '% fewer', 100)}; met in {_met(history_shares)}. "
+            f"An oracle that knows the distribution: {_by_name(oracle_shares, '%', 100)}; "
+            f"with looks at 3, 10 and 30 s: {_by_name(early_shares, '%', 100)}",
             all(share >= 0.3 for shares in history_shares.values() for share in shares),
         ),
         _without_knowledge(seed),
     ]
+
+
+def _met(shares: dict[str, list[float]]) -> str:
+    all_of_them = [share for of_one in shares.values() for share in of_one]
+    return f"{sum(share >= 0.3 for share in all_of_them)} of {len(all_of_them)}"
 
 
 def _by_name(shares: dict[str, list[float]], unit: str, times: float = 1) -> str:
