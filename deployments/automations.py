@@ -8,7 +8,6 @@
 | failed | the deployment `triage/triage` looks into it |
 | is inconclusive | `--notify`, a notification block of Prefect's, tells people |
 | of the deployment `check-release/release-gate` passed | the deployment `--promote` runs |
-
 | of that deployment gives no sign of life | after `--crashed-after` seconds its flow run is marked as crashed |
 
 A process that is killed with its worker leaves its flow run RUNNING for ever. Prefect's flow runs send a heartbeat

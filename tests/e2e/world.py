@@ -158,14 +158,13 @@ class World:
         assert answer.is_success, f"{path}: {answer.status_code} {answer.text}"
         return answer.json()
 
-    def deploy(self, entrypoint: str, env: Mapping[str, str]) -> UUID:
-        """Create a deployment of a flow in tests/e2e/flows.py for the process worker."""
-        name = entrypoint.split(":")[1]
-        flow = self.post("/flows/", {"name": name.replace("_", "-")})
+    def deploy(self, entrypoint: str, env: Mapping[str, str], name: str = "e2e") -> UUID:
+        """Create a deployment of a flow for the process worker."""
+        flow = self.post("/flows/", {"name": entrypoint.split(":")[1].replace("_", "-")})
         deployment = self.post(
             "/deployments/",
             {
-                "name": "e2e",
+                "name": name,
                 "flow_id": flow["id"],
                 "entrypoint": entrypoint,
                 "path": str(ROOT),
