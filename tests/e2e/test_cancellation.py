@@ -74,6 +74,6 @@ def test_ctrl_c_ends_a_local_flow_run(world: World, sandbox: Sandbox, flow: str)
     )
     eventually(lambda: "RUNNING" in world.log(name), "the wait")
     process.send_signal(signal.SIGINT)
-    eventually(lambda: process.poll() is not None, "the end of the process", 15)
+    eventually(lambda: process.poll() is not None, "the end of the process", 60)
     assert process.returncode != 0
     assert "goes on at QA.tech" in world.log(name)

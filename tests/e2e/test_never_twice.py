@@ -82,7 +82,7 @@ def test_an_evicted_gate_goes_on_in_another_process(deployed: Deployed, sandbox:
     flow_run_id, pod = deployed.run_in_a_pod(flow, "pln_flaky")
     eventually(lambda: recorded(world, flow_run_id), "the record of the start")
     pod.send_signal(signal.SIGTERM)
-    assert pod.wait(30) == 0
+    assert pod.wait(90) == 0
     # Scheduled anew, and taken up by the worker.
     completed(world, flow_run_id)
     assert world.get(f"/flow_runs/{flow_run_id}")["run_count"] == 2
