@@ -50,7 +50,7 @@ def test_a_cancelled_wait_ends_and_says_that_the_run_goes_on(deployed: Deployed,
         eventually(lambda id=flow_run_id: not world.flow_run_pids(id), f"the end of {flow}", 20)
         state = world.wait_for_state(flow_run_id, "CRASHED" if how == "terminated" else "CANCELLED")
         assert state["type"] in ("CRASHED", "CANCELLED")
-        said = eventually(lambda id=flow_run_id: logged(world, id, "goes on at QA.tech"), f"the log of {flow}", 15)
+        said = eventually(lambda id=flow_run_id: logged(world, id, "goes on at QA.tech"), f"the log of {flow}", 60)
         assert sandbox.url in said[0]
     runs = {request["run_short_id"] for request in sandbox.requests() if request["method"] == "POST"}
 

@@ -17,7 +17,7 @@ ONE_FAILS_ONCE = {
 
 def suspended(world: World, gate: UUID) -> None:
     eventually(lambda: world.state(gate)["name"] == "Suspended", f"the suspension of {gate}")
-    eventually(lambda: not world.flow_run_pids(gate), "the end of its process", 30)
+    eventually(lambda: not world.flow_run_pids(gate), "the end of its process", 90)
 
 
 def watched(world: World, watcher: UUID) -> None:
