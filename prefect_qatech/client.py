@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime, timezone
+from functools import cache
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -62,6 +64,12 @@ _HINTS: dict[int, tuple[type[QATechAPIError], str]] = {
 }
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Give the process's TLS settings: to read the certificates takes longer than all else that a client does."""
+    return httpx.create_ssl_context()
 
 
 class QATechClient:
@@ -128,6 +136,7 @@ class QATechClient:
                 max_connections=sharing.MOST_IN_FLIGHT, max_keepalive_connections=sharing.MOST_IN_FLIGHT
             ),
             transport=self._transport,
+            verify=_tls(),
             http2=True,
         )
 

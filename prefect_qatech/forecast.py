@@ -3,10 +3,7 @@
 A forecast gives the *expected delay* of a pause: how many seconds, on average, the run will have been over when the
 pause ends. Two things can be known of a run, and each gives a forecast:
 
-- `PastDurations`: how long such runs took before. Each past duration stands for durations like it: a log-normal bump
-  around it. They are as wide as lets each be best foretold by the others, and where few others are near, wider (with
-  the root of their density). So durations of two kinds (a full suite, a suite that stops at its first
-  failure) stay two kinds, and the gaps between a few long ones are no promise that nothing ends there.
+- `PastDurations` (`prefect_qatech.durations`): how long such runs took before.
 - `Progress`: how many of its test cases have finished. A test's duration follows from how many ran and finished since
   the wait began; what is left finishes one test after another, and more slowly when less is left than runs side by
   side. The time until the last one is taken for an Erlang distribution.
@@ -19,7 +16,6 @@ test that hangs is expected to hang as long again.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,15 +25,9 @@ DOUBT = 0.005
 DOUBT_SECONDS = 30.0
 """From here on the doubt grows less, with the root of the time: a run that is like no other would mostly have ended."""
 
-FEWEST_DURATIONS = 3
-"""Two durations do not tell how much durations vary."""
-
-_WIDTHS = (0.06, 0.1, 0.16, 0.25, 0.4)
-_NARROWEST, _WIDEST = 0.5, 3.0
 _LAST_TESTS = 0.4
 """Of a test's duration: how long the last one takes from when it is the last. Fitted to simulations (`make bench`)."""
 
-_FAR = 5.0
 _ENOUGH_FOR_A_PACE = 3
 
 
@@ -48,7 +38,7 @@ class Forecast(Protocol):
         """Say for how many seconds of a pause, on average, the run will have been over."""
 
 
-def best_forecast(progress: Progress | None, past: PastDurations | None) -> Forecast | None:
+def best_forecast(progress: Progress | None, past: Forecast | None) -> Forecast | None:
     """Choose what to go by: progress once it shows a pace, else the past, else what little progress shows.
 
     Args:
@@ -82,79 +72,6 @@ def delay_without_knowledge(elapsed_seconds: float, pause_seconds: float) -> flo
 def doubt_at(elapsed_seconds: float) -> float:
     """Say how probable it is that a forecast means nothing for a run that has lasted so long."""
     return DOUBT * math.sqrt(DOUBT_SECONDS / max(DOUBT_SECONDS, elapsed_seconds))
-
-
-@dataclass(frozen=True)
-class PastDurations:
-    """How long such runs took before.
-
-    Attributes:
-        logs: Logarithms of the durations in seconds.
-        widths: Of each: standard deviation, on that scale, of the durations that it stands for.
-    """
-
-    logs: tuple[float, ...]
-    widths: tuple[float, ...]
-
-    @classmethod
-    def of(cls, seconds: Iterable[float]) -> PastDurations | None:
-        """Make a forecast of past durations.
-
-        Args:
-            seconds: The durations; what is no duration is left out.
-
-        Returns:
-            The forecast; None when there are fewer than `FEWEST_DURATIONS`.
-        """
-        logs = tuple(math.log(value) for value in seconds if 0 < value < math.inf)
-        if len(logs) < FEWEST_DURATIONS:
-            return None
-        width = max(_WIDTHS, key=lambda width: _foretold(logs, width))
-        near = [_near(one, logs, width) for one in logs]
-        usual = math.exp(sum(map(math.log, near)) / len(near))
-        return cls(logs, tuple(width * min(max(_NARROWEST, math.sqrt(usual / one)), _WIDEST) for one in near))
-
-    def expected_delay(self, elapsed_seconds: float, pause_seconds: float) -> float:
-        """Say for how many seconds of a pause, on average, the run will have been over."""
-        over, gone = self._over(elapsed_seconds)
-        over_later, _ = self._over(elapsed_seconds + pause_seconds)
-        doubt = doubt_at(elapsed_seconds)
-        like_before = (1 - doubt) * max(0.0, over_later - over - pause_seconds * gone)
-        unlike = doubt * delay_without_knowledge(elapsed_seconds, pause_seconds)
-        return (like_before + unlike) / ((1 - doubt) * (1 - gone) + doubt)
-
-    def _over(self, seconds: float) -> tuple[float, float]:
-        """Say for how long, on average, a run is over at an age, and how probably it is over at all."""
-        if seconds <= 0:
-            return 0.0, 0.0
-        log = math.log(seconds)
-        over = gone = 0.0
-        for middle, width in zip(self.logs, self.widths, strict=True):
-            z = (log - middle) / width
-            if z > _FAR + width:
-                gone += 1
-                over += seconds - math.exp(middle + width * width / 2)
-            elif z > -_FAR:
-                share = _normal(z)
-                gone += share
-                over += seconds * share - math.exp(middle + width * width / 2) * _normal(z - width)
-        return over / len(self.logs), gone / len(self.logs)
-
-
-def _foretold(logs: Sequence[float], width: float) -> float:
-    likelihood = 0.0
-    for place, one in enumerate(logs):
-        near = _near(one, [*logs[:place], *logs[place + 1 :]], width)
-        likelihood += math.log(near / width + 1e-9)
-    return likelihood
-
-
-def _near(one: float, logs: Iterable[float], width: float) -> float:
-    return sum(math.exp(-(((one - other) / width) ** 2) / 2) for other in logs)
-
-
-def _normal(z: float) -> float:
-    return math.erfc(-z / math.sqrt(2)) / 2
 
 
 @dataclass(frozen=True)

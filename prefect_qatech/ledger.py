@@ -144,6 +144,7 @@ class Call:
         callers: The task runs of the user's in which it stands.
         place_is_stable: Whether that is the same on a retry.
         chain: The attempt it stands in.
+        is_first_attempt: Whether no flow run that it stands in has run before.
     """
 
     kind: Kind
@@ -154,6 +155,7 @@ class Call:
     callers: tuple[str, ...] = ()
     place_is_stable: bool = True
     label: str | None = None
+    is_first_attempt: bool = False
 
     @property
     def family(self) -> str:
@@ -310,7 +312,8 @@ class Ledger:
             LedgerConflict: It cannot be told whether the call means a recorded run, or the label stands for another.
             QATechAPIError: QA.tech surely did not accept it; there is no trace of it in the ledger.
         """
-        entries = await self.entries(call.family)
+        # Nobody can have left a slot at another place before the first attempt; one at this place refuses the insert.
+        entries = [] if call.is_first_attempt else await self.entries(call.family)
         found = resolve(call, entries, await self._cached(call, entries))
         if found is not None:
             return await self._take_up(call, found, busy_seconds)
@@ -538,7 +541,7 @@ async def locate(
     chain = [(str(flow_run.id), flow_run.run_count)]
     places: list[str] = []
     callers: list[str] = []
-    stable = True
+    stable, first = True, _runs_for_the_first_time(flow_run)
     parent_task_run_id = flow_run.parent_task_run_id
     while parent_task_run_id is not None:
         task_run = await client.read_task_run(parent_task_run_id)
@@ -561,6 +564,7 @@ async def locate(
                 callers.append(outer.task_run_id)
         places.insert(0, f"{task_run.task_key.rpartition('-')[0]}:{name}")
         chain.insert(0, (str(parent.id), parent.run_count))
+        first = first and _runs_for_the_first_time(parent)
         parent_task_run_id = parent.parent_task_run_id
     outer = await _caller(client)
     call = Call(kind=kind, what=what, fingerprint=request_fingerprint, chain=tuple(chain), label=label)
@@ -571,7 +575,22 @@ async def locate(
         callers.append(outer.task_run_id)
         places.append(outer.name)
     return UUID(chain[0][0]), replace(
-        call, place="/".join([*places, str(number)]), place_is_stable=stable, callers=tuple(callers)
+        call,
+        place="/".join([*places, str(number)]),
+        place_is_stable=stable,
+        callers=tuple(callers),
+        is_first_attempt=first,
+    )
+
+
+def _runs_for_the_first_time(flow_run: FlowRun) -> bool:
+    """Whether a flow run was neither retried nor resumed: it is in the state in which it began to run.
+
+    A resumed one keeps its run count.
+    """
+    state = flow_run.state
+    return (
+        flow_run.run_count == 1 and state is not None and state.is_running() and state.timestamp == flow_run.start_time
     )
 
 
@@ -721,7 +740,7 @@ async def record_approval(record: QATechRunRecord, decision: GateDecision) -> No
 
 
 async def end_of(record: QATechRunRecord, verdict: str) -> None:
-    """Record that a gate has ended with a verdict.
+    """Record that a gate has ended with a verdict that a retry could change.
 
     Args:
         record: The first run of its campaign.

@@ -96,8 +96,10 @@ class QATechPolling(BaseModel):
     def _worth_a_request(self, forecast: Forecast, elapsed_seconds: float) -> float:
         """Find the pause whose expected delay is the price of a request, up to the next early look."""
         places = _EARLY_LOOKS if self.growth <= 1 else (_EARLY_LOOKS[0], _EARLY_LOOKS[-1])
-        early = (self.first_seconds * place - elapsed_seconds for place in places)
-        longest = min([self.max_seconds, *(pause for pause in early if pause > 0)])
+        early = [self.first_seconds * place for place in places]
+        # A look that jitter made a little too early is not made again.
+        to_come = [look - elapsed_seconds for look in early if elapsed_seconds < look * (1 - self.jitter)]
+        longest = min([self.max_seconds, *to_come])
         price = self.request_price_seconds
         if forecast.expected_delay(elapsed_seconds, longest) <= price:
             return longest

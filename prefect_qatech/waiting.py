@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from prefect_qatech.client import QATechClient
+from prefect_qatech.durations import PastDurations
 from prefect_qatech.exceptions import NotFoundError, QATechAPIError, WaitTimedOut
-from prefect_qatech.forecast import PastDurations, Progress, best_forecast
+from prefect_qatech.forecast import Progress, best_forecast
 from prefect_qatech.models import QATechRun
 from prefect_qatech.polling import QATechPolling
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prefect_qatech.durations import PastDurations
 from prefect_qatech.forecast import (
     Forecast,
-    PastDurations,
     Progress,
     best_forecast,
     delay_without_knowledge,
@@ -76,45 +76,6 @@ def test_progress_is_an_erlang_distribution(pause: float) -> None:
     doubt = doubt_at(300)
     mixed = (1 - doubt) * expected + doubt * delay_without_knowledge(300, pause)
     assert progress.expected_delay(300, pause) == pytest.approx(mixed, rel=0.05, abs=0.05)
-
-
-@pytest.mark.parametrize("pause", [20, 100, 400])
-def test_past_durations_are_log_normal_bumps(pause: float) -> None:
-    past = PastDurations.of([300, 330, 900, 1000])
-    assert past is not None
-
-    def remaining(chance: random.Random) -> float:
-        while True:
-            place = chance.randrange(len(past.logs))
-            duration = math.exp(chance.gauss(past.logs[place], past.widths[place]))
-            if duration > 250:
-                return duration - 250
-
-    expected = sampled(remaining, pause)
-    _, gone = past._over(250)
-    doubt = doubt_at(250)
-    believed = (1 - doubt) * (1 - gone)
-    mixed = (believed * expected + doubt * delay_without_knowledge(250, pause)) / (believed + doubt)
-    assert past.expected_delay(250, pause) == pytest.approx(mixed, rel=0.05, abs=0.05)
-
-
-def test_durations_of_two_kinds_stay_two_kinds() -> None:
-    past = PastDurations.of([200, 205, 210, 198, 202, 1000, 1010, 990, 1005, 995])
-    assert past is not None
-    between, near = past.expected_delay(500, 30), past.expected_delay(190, 30)
-    assert between < near / 10
-
-
-@pytest.mark.parametrize("seconds", [[], [600], [600, 650], [600, 650, 0], [600, math.inf, math.nan, -1, 700]], ids=str)
-def test_two_durations_foretell_nothing(seconds: list[float]) -> None:
-    assert PastDurations.of(seconds) is None
-
-
-@pytest.mark.parametrize("seconds", [[600, 600, 600], [1e-3, 1, 1e6], [0.5] * 20], ids=str)
-def test_three_do_whatever_they_are(seconds: list[float]) -> None:
-    past = PastDurations.of(seconds)
-    assert past is not None
-    assert 0 <= past.expected_delay(100, 30) <= 30
 
 
 # --- What progress tells
@@ -268,11 +229,14 @@ def test_a_dear_request_is_made_less_often_at_the_beginning() -> None:
     assert looks == pytest.approx([3, 30])
 
 
-def test_a_duration_that_has_none_near_stands_for_more() -> None:
-    past = PastDurations.of([300, 305, 310, 315, 320, 325, 330, 2000])
-    assert past is not None
-    assert past.widths[-1] > 1.5 * past.widths[3]
-    assert max(past.widths) <= 6 * min(past.widths)
+@given(st.floats(0, 1), st.sampled_from([0.5, 1.0, 2.0]))
+def test_an_early_look_that_jitter_made_too_early_is_not_made_again(random: float, growth: float) -> None:
+    polling, elapsed, looks = QATechPolling(growth=growth), 0.0, 0
+    past = PastDurations.of([3000, 3100, 3200])
+    while elapsed < 33:
+        elapsed += polling.next_look_seconds(elapsed, math.inf, forecast=past, random=random)
+        looks += 1
+    assert looks <= (2 if growth > 1 else 3) + 1
 
 
 def test_a_request_that_is_worth_more_is_made_more_rarely() -> None:

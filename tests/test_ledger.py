@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID, uuid4
@@ -202,6 +203,7 @@ class Rows:
         self.kill_at = -1
         self.after_effect = False
         self.steps = 0
+        self.reads = 0
 
     async def step(self, effect: Callable[[], Any]) -> Any:
         self.steps += 1
@@ -216,6 +218,7 @@ class Rows:
     async def filter_flow_run_input(
         self, flow_run_id: UUID, key_prefix: str, limit: int, exclude_keys: set[str]
     ) -> list[FlowRunInput]:
+        self.reads += 1
         found = [key for key in self.rows if key.startswith(key_prefix) and key not in exclude_keys][:limit]
         return [FlowRunInput(flow_run_id=flow_run_id, key=key, value=self.rows[key]) for key in found]
 
@@ -287,7 +290,9 @@ def test_no_sequence_of_attempts_starts_more_than_the_gates(
                 runs[run] = asks
                 return a_run(run)
 
-            asked = call(place, asks=asks, chain=chain, stable=where != "tasks", label=label)
+            asked = replace(
+                call(place, asks=asks, chain=chain, stable=where != "tasks", label=label), is_first_attempt=number == 1
+            )
             try:
                 record = await Ledger(rows, root).once(asked, send, busy_seconds=0)  # type: ignore[arg-type]
             except LedgerConflict:
@@ -317,6 +322,26 @@ def test_no_sequence_of_attempts_starts_more_than_the_gates(
         assert sent.count((asks, label)) <= allowed, "more starts than gates"
 
 
+@pytest.mark.parametrize("label", [None, "one"])
+async def test_a_first_attempt_writes_without_reading_and_still_starts_once(label: str | None) -> None:
+    rows, sent = Rows(), 0
+
+    async def send() -> QATechRunRecord:
+        nonlocal sent
+        sent += 1
+        return a_run()
+
+    async def once(asked: Call) -> QATechRunRecord:
+        return await Ledger(rows, uuid4()).once(asked, send, busy_seconds=0)  # type: ignore[arg-type]
+
+    first = replace(call(label=label), is_first_attempt=True)
+    assert not (await once(first)).found
+    assert rows.reads == 0
+    assert (await once(first)).found, "a second executor of the same attempt"
+    assert (await once(call(label=label, chain=SECOND))).found
+    assert sent == 1
+
+
 # --- on a real server
 
 
@@ -324,6 +349,32 @@ def test_no_sequence_of_attempts_starts_more_than_the_gates(
 async def client(prefect_server: None) -> AsyncIterator[PrefectClient]:
     async with get_client() as client:
         yield client
+
+
+async def is_first() -> bool:
+    async with get_client() as client:
+        located = await ledger.locate(client, "start", "a run", "A", None)
+    assert located is not None
+    return located[1].is_first_attempt
+
+
+async def test_the_first_attempt_is_known_in_the_flow_and_in_its_sub_flows(prefect_server: None) -> None:
+    seen: list[tuple[str, bool]] = []
+    step = Failing()
+
+    @flow
+    async def sub() -> None:
+        seen.append(("sub-flow", await is_first()))
+
+    @flow(retries=1)
+    async def user() -> None:
+        seen.append(("flow", await is_first()))
+        await sub()
+        step()
+
+    await user()
+    # The sub-flow of a retried flow is a new flow run, which has never run before.
+    assert seen == [("flow", True), ("sub-flow", True), ("flow", False), ("sub-flow", False)]
 
 
 @pytest.fixture

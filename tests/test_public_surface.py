@@ -90,7 +90,7 @@ PACKAGE = Path(prefect_qatech.__file__).parent
 # A module imports from the rooms below it, never from its own or one above.
 ROOMS = [
     {"exceptions", "forecast"},
-    {"models"},
+    {"models", "durations"},
     {"retries", "polling", "verdict", "sharing"},
     {"campaign", "client"},
     {"report"},
@@ -109,6 +109,7 @@ WITHOUT_PREFECT = [
     "exceptions",
     "models",
     "forecast",
+    "durations",
     "sharing",
     "retries",
     "polling",

@@ -1,4 +1,7 @@
-"""One gate on instant runs: `python -m tests.bench.gate_process KIND URL`; prints figures as JSON.
+"""One gate on instant runs: `python -m tests.bench.gate_process KIND URL TOKEN`; prints figures as JSON.
+
+A flow run has a process of its own, so all that the process asks of Prefect's API is counted, until its logs and events
+are delivered. Events and task runs go over a websocket, and are counted nowhere.
 
 KIND is `gate` (release_gate), `hand` (a flow by hand with bare httpx: start, look until it ends, raise) or
 `hand-report` (the same, with what anybody would want to see: a link, a progress bar, a report, a table of the tests).
@@ -26,6 +29,7 @@ from prefect.artifacts import (
 from pydantic import SecretStr
 
 from prefect_qatech import QATechCredentials, QATechPolling, arelease_gate
+from prefect_qatech.events import deliver
 
 calls: collections.Counter[str] = collections.Counter()
 service = ""
@@ -91,11 +95,14 @@ async def once(kind: str, token: str) -> None:
 async def main() -> None:
     global service
     kind, service, token = sys.argv[1:4]
-    await once(kind, token)
     count_calls()
     began = time.monotonic()
     await once(kind, token)
-    print(json.dumps({"wall": time.monotonic() - began, "calls": calls}))
+    wall = time.monotonic() - began
+    await deliver()
+    # What tells Prefect of events asks it for the flow's name.
+    await asyncio.sleep(1)
+    print(json.dumps({"wall": wall, "calls": calls}))
 
 
 if __name__ == "__main__":

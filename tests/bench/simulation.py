@@ -16,7 +16,8 @@ from functools import cached_property
 from itertools import pairwise
 
 from prefect_qatech import QATechPolling
-from prefect_qatech.forecast import PastDurations, Progress, best_forecast
+from prefect_qatech.durations import PastDurations
+from prefect_qatech.forecast import Progress, best_forecast
 from prefect_qatech.history import MOST_DURATIONS
 from tests.bench.tables import Bar, print_table
 
@@ -124,8 +125,12 @@ def ours(
     histories: Sequence[PastDurations | None] = (None,),
     sees_progress: bool = False,
 ) -> Outcome:
-    """Wait as the tasks do: history counts from the first pause on, progress as soon as it shows something."""
+    """Wait as the tasks do: history counts from the second look on, progress as soon as it shows something."""
     chance = random.Random(seed)
+    if not sees_progress:
+        waits = [Looks(polling, past, chance) for past in histories]
+        found = [waits[number % len(waits)].noticing(run.duration) for number, run in enumerate(runs)]
+        return Outcome(sum(count for count, _ in found) / len(runs), tuple(delay for _, delay in found))
     requests, delays = 0, []
     for number, run in enumerate(runs):
         past = histories[number % len(histories)]
@@ -134,11 +139,31 @@ def ours(
             requests += 1
             if elapsed >= run.duration:
                 break
-            progress = run.seen(progress, elapsed) if sees_progress else None
+            progress = run.seen(progress, elapsed)
             forecast = best_forecast(progress, past if elapsed >= 0.9 * polling.first_seconds else None)
             elapsed += polling.next_look_seconds(elapsed, math.inf, forecast=forecast, random=chance.random())
         delays.append(elapsed - run.duration)
     return Outcome(requests / len(runs), tuple(delays))
+
+
+class Looks:
+    """The looks of a wait that sees no progress: the same for all runs with one history, and made as far as needed."""
+
+    def __init__(self, polling: QATechPolling, past: PastDurations | None, chance: random.Random) -> None:
+        self._polling, self._past, self._chance = polling, past, chance
+        self._looks = [0.0]
+
+    def noticing(self, duration: float) -> tuple[int, float]:
+        """How many looks a run costs, and how late its end is noticed."""
+        while self._looks[-1] < duration:
+            elapsed = self._looks[-1]
+            past = self._past if elapsed >= 0.9 * self._polling.first_seconds else None
+            random = self._chance.random()
+            self._looks.append(
+                elapsed + self._polling.next_look_seconds(elapsed, math.inf, forecast=past, random=random)
+            )
+        place = bisect_left(self._looks, duration)
+        return place + 1, self._looks[place] - duration
 
 
 def polling_of(growth: float) -> QATechPolling:
