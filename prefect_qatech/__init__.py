@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         QATechError,
         QATechTimeoutError,
         RateLimitedError,
+        RunsNotEnded,
         ServerError,
         StartOutcomeUnknown,
         UnauthorizedError,
@@ -66,14 +67,18 @@ if TYPE_CHECKING:
         apublish_gate_report,
         arerun_test_run,
         astart_test_run,
-        await_for_test_run,
         get_test_run,
         publish_gate_report,
         rerun_test_run,
         start_test_run,
-        wait_for_test_run,
     )
     from prefect_qatech.verdict import GatePolicy, Outcome, QuarantineEntry, TestVerdict, Verdict
+    from prefect_qatech.waits import (
+        await_for_test_run,
+        await_for_test_runs,
+        wait_for_test_run,
+        wait_for_test_runs,
+    )
 
 __all__ = [
     "BadRequestError",
@@ -116,6 +121,7 @@ __all__ = [
     "QATechTimeoutError",
     "QuarantineEntry",
     "RateLimitedError",
+    "RunsNotEnded",
     "ServerError",
     "StartOutcomeUnknown",
     "TestVerdict",
@@ -134,6 +140,7 @@ __all__ = [
     "astart_test_run",
     "attach_run",
     "await_for_test_run",
+    "await_for_test_runs",
     "awake_suspended_gates",
     "clear_intent",
     "gather_gates",
@@ -144,6 +151,7 @@ __all__ = [
     "rerun_test_run",
     "start_test_run",
     "wait_for_test_run",
+    "wait_for_test_runs",
     "wake_suspended_gates",
 ]
 
@@ -188,6 +196,7 @@ _MODULES = {
     "QATechTimeoutError": "exceptions",
     "QuarantineEntry": "verdict",
     "RateLimitedError": "exceptions",
+    "RunsNotEnded": "exceptions",
     "ServerError": "exceptions",
     "StartOutcomeUnknown": "exceptions",
     "TestVerdict": "verdict",
@@ -205,7 +214,8 @@ _MODULES = {
     "arerun_test_run": "tasks",
     "astart_test_run": "tasks",
     "attach_run": "ledger",
-    "await_for_test_run": "tasks",
+    "await_for_test_run": "waits",
+    "await_for_test_runs": "waits",
     "awake_suspended_gates": "suspension",
     "clear_intent": "ledger",
     "gather_gates": "gather",
@@ -215,7 +225,8 @@ _MODULES = {
     "release_gate": "gate",
     "rerun_test_run": "tasks",
     "start_test_run": "tasks",
-    "wait_for_test_run": "tasks",
+    "wait_for_test_run": "waits",
+    "wait_for_test_runs": "waits",
     "wake_suspended_gates": "suspension",
 }
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
 
+import anyio
 from prefect.artifacts import (
     acreate_image_artifact,
     acreate_link_artifact,
@@ -22,7 +23,6 @@ from prefect.client.schemas.sorting import ArtifactSort
 from prefect.logging import get_logger
 
 from prefect_qatech.campaign import GateReport
-from prefect_qatech.models import QATechRun
 from prefect_qatech.report import (
     HistoryEntry,
     attempts_chart,
@@ -36,6 +36,8 @@ from prefect_qatech.verdict import TestVerdict
 
 MOST_PICTURES = 5
 HISTORY_VERSIONS = 20
+MOST_UNATTENDED = 2_000
+LEAST_PERCENT = 1.0
 
 T = TypeVar("T")
 
@@ -128,32 +130,62 @@ async def _history(report: GateReport, key: str) -> list[HistoryEntry]:
     return list(reversed(entries.values())) if len(entries) > 1 else []
 
 
-class Progress:
-    """A progress artifact that moves with the test cases of one run.
+async def publish_unattended(runs: Mapping[str, str | None]) -> None:
+    """Publish which runs go on although nobody waits for them any more.
 
     Args:
-        run_short_id: The run.
+        runs: Their short ids and addresses.
+    """
+    if len(runs) == 1:
+        [(run_short_id, run_url)] = runs.items()
+        text, why = (
+            f"Run {run_short_id} goes on at QA.tech",
+            f"The wait for run {run_short_id} was cancelled; the run was not.",
+        )
+        await publish_link(run_url, text, key=artifact_key("unattended", run_short_id), description=why)
+    elif runs:
+        rows = [
+            {"Run": cell_text(run_short_id, 200), "Address": (run_url if is_web_link(run_url) else None) or ""}
+            for run_short_id, run_url in list(runs.items())[:MOST_UNATTENDED]
+        ]
+        why = f"The wait for {len(runs)} runs was cancelled; the runs were not."
+        await _safely(acreate_table_artifact(table=rows, key=artifact_key("unattended", "runs"), description=why))
+
+
+class Progress:
+    """A progress artifact, for what takes its time.
+
+    Args:
+        description: What it shows.
         key: The artifact's key.
     """
 
-    def __init__(self, run_short_id: str, key: str) -> None:
-        self._run_short_id = run_short_id
+    def __init__(self, description: str, key: str) -> None:
+        self._description = description
         self._key = key
         self._artifact_id: UUID | None = None
+        self._shown = 0.0
+        self._lock = anyio.Lock()
 
-    async def show(self, run: QATechRun) -> None:
-        """Move to what a look saw."""
-        total, finished = len(run.test_cases), run.finished_test_count
-        percent = 100.0 if run.is_final else 100.0 * finished / total if total else 0.0
-        if run.is_final and self._artifact_id is None:
-            return  # what was never seen to move needs no bar
-        if self._artifact_id is not None:
-            await _safely(aupdate_progress_artifact(artifact_id=self._artifact_id, progress=percent))
-            return
-        description = f"QA.tech run {self._run_short_id}: finished test cases"
-        self._artifact_id = await _safely(
-            acreate_progress_artifact(progress=percent, key=self._key, description=description)
-        )
+    async def show(self, percent: float, *, is_over: bool) -> None:
+        """Move the bar, a percent at least; what is over at once needs none.
+
+        Args:
+            percent: How much is done.
+            is_over: Whether nothing will change any more.
+        """
+        percent = 100.0 if is_over else percent
+        async with self._lock:
+            if self._artifact_id is None:
+                if not is_over:
+                    self._artifact_id = await _safely(
+                        acreate_progress_artifact(progress=percent, key=self._key, description=self._description)
+                    )
+            elif abs(percent - self._shown) >= LEAST_PERCENT or is_over:
+                await _safely(aupdate_progress_artifact(artifact_id=self._artifact_id, progress=percent))
+            else:
+                return
+            self._shown = percent
 
 
 async def _safely(write: Awaitable[T]) -> T | None:

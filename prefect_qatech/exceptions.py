@@ -17,6 +17,7 @@ QATechError
 ├── StartOutcomeUnknown            a run may or may not have been started; nothing retries this
 ├── LedgerConflict                 the flow run's ledger does not fit the call: nothing was sent
 ├── WaitTimedOut                   the deadline passed while the run went on
+├── RunsNotEnded                   not every one of several runs was seen to end
 ├── InvalidInputError              something that was passed in is not what it must be; a ValueError as well
 ├── GateNotPassed
 │   ├── GateFailed                 the gate's verdict is fail
@@ -251,6 +252,21 @@ class WaitTimedOut(QATechError):
         self.waited_seconds = waited_seconds
         self.last_error = last_error
         self.run = run
+
+
+class RunsNotEnded(QATechError):
+    """Not every one of several runs was seen to end.
+
+    Args:
+        message: How many, why, and what can be done.
+        runs: Those that have ended, by their short ids.
+        errors: Of each of the others: why it is waited for no more, `WaitTimedOut` or a `QATechAPIError`.
+    """
+
+    def __init__(self, message: str, *, runs: dict[str, QATechRun], errors: dict[str, QATechError]) -> None:
+        super().__init__(message)
+        self.runs = runs
+        self.errors = errors
 
 
 class GateNotPassed(QATechError):

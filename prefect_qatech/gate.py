@@ -56,7 +56,7 @@ from prefect_qatech.models import (
 )
 from prefect_qatech.polling import QATechPolling
 from prefect_qatech.report.escape import cell_text
-from prefect_qatech.tasks import apublish_gate_report, arerun_test_run, astart_test_run, await_for_test_run
+from prefect_qatech.tasks import apublish_gate_report, arerun_test_run, astart_test_run
 from prefect_qatech.twins import run_sync
 from prefect_qatech.verdict import (
     GatePolicy,
@@ -66,6 +66,7 @@ from prefect_qatech.verdict import (
     Verdict,
     plan_rerun,
 )
+from prefect_qatech.waits import await_for_test_run
 
 _DETAILS_AT_ONCE = 8
 _DETAILS_SECONDS = 120.0

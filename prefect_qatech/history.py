@@ -4,9 +4,9 @@ A variable, and not versions of an artifact, because it stays one small row: peo
 delete it, and nothing has to clear up behind it. It holds the last `MOST_DURATIONS` durations for each of the
 `MOST_TEST_COUNTS` numbers of test cases that were seen last.
 
-It is a help and nothing depends on it. Two waits that end at once may write over each other, and one duration is lost;
-a variable that cannot be read, written or understood counts as empty; what takes longer than `PATIENCE_SECONDS` is
-left.
+It is a help and nothing depends on it. Two flow runs that end at once may write over each other, and one duration is
+lost; a variable that cannot be read, written or understood counts as empty; what takes longer than `PATIENCE_SECONDS`
+is left.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _is_duration(seconds: object) -> bool:
 
 
 class PlanHistory:
-    """The durations of a plan's runs.
+    """The durations of a plan's runs, for all waits of a task run: read once, and written one after another.
 
     Args:
         plan_short_id: The plan.
@@ -71,29 +71,34 @@ class PlanHistory:
 
     def __init__(self, plan_short_id: str) -> None:
         self._name = variable_name(plan_short_id)
+        self._known: dict[str, list[float]] | None = None
+        self._lock = anyio.Lock()
 
     async def read(self, test_count: int) -> list[float]:
         """Give the durations of the runs with so many test cases; none where they cannot be had."""
         try:
             with anyio.fail_after(PATIENCE_SECONDS):
-                async with get_client() as client:
-                    variable = await client.read_variable_by_name(self._name)
+                async with self._lock:
+                    if self._known is None:
+                        async with get_client() as client:
+                            variable = await client.read_variable_by_name(self._name)
+                        self._known = durations_in(variable.value if variable else None)
         except Exception as error:  # a wait goes on without
             self._left(error)
-            return []
-        return durations_in(variable.value if variable else None).get(str(test_count), [])
+        return (self._known or {}).get(str(test_count), [])
 
     async def add(self, test_count: int, seconds: float) -> None:
         """Remember how long a run took."""
         try:
             with anyio.fail_after(PATIENCE_SECONDS):
-                async with get_client() as client:
+                async with self._lock, get_client() as client:
                     variable = await client.read_variable_by_name(self._name)
                     value = with_duration(variable.value if variable else None, test_count, seconds)
                     if variable is None:
                         await client.create_variable(VariableCreate(name=self._name, value=value, tags=["qatech"]))
                     else:
                         await client.update_variable(VariableUpdate(name=self._name, value=value))
+                    self._known = value
         except Exception as error:  # the run has ended, and that counts
             self._left(error)
 

@@ -506,6 +506,11 @@ class QATechRun(_Response):
         return sum(case.status in FINAL_STATUSES for case in self.test_cases)
 
     @property
+    def finished_percent(self) -> float:
+        """How many of the test cases have finished, of 100; 0 where none are listed."""
+        return 100.0 * self.finished_test_count / len(self.test_cases) if self.test_cases else 0.0
+
+    @property
     def running_test_count(self) -> int:
         """How many of the test cases that were asked for are running just now."""
         return sum(case.status == "RUNNING" for case in self.test_cases)

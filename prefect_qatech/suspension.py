@@ -42,9 +42,9 @@ from prefect_qatech.exceptions import NotFoundError, QATechAPIError, Unauthorize
 from prefect_qatech.ledger import Ledger, QATechRunRecord, fingerprint, forget_calls
 from prefect_qatech.models import QATechRun
 from prefect_qatech.polling import QATechPolling
-from prefect_qatech.tasks import telling_that_it_goes_on, turn_of
 from prefect_qatech.twins import run_sync, sleep_unless_stopped
 from prefect_qatech.waiting import Surroundings, wait_for_run
+from prefect_qatech.waits import telling_what_goes_on, turn_of
 
 _KEY = "qatech-"
 _PAGE = 200
@@ -172,7 +172,7 @@ async def _goes_on(
         logger.warning("A look at run %s failed and will be repeated: %s", record.run_short_id, error)
 
     async with (
-        telling_that_it_goes_on(record.run_short_id, record.run_url, logger),
+        telling_what_goes_on({record.run_short_id: record.run_url}, logger),
         credentials.get_client() as client,
     ):
         try:

@@ -1,4 +1,4 @@
-"""Prefect tasks: start, look at, wait for and rerun QA.tech runs, and publish a gate's report; sync and async twins.
+"""Prefect tasks: start, look at and rerun QA.tech runs, and publish a gate's report; sync and async twins.
 
 What the tasks keep to, in any combination of sync and async flows, called, `.submit`ted and `.map`ped:
 
@@ -6,33 +6,24 @@ What the tasks keep to, in any combination of sync and async flows, called, `.su
   restart, the run that was started; Prefect retries a POST only where QA.tech surely did not accept it. Outside a flow
   run there is no ledger, and nothing is known of what was started before.
 - A run's link is logged, and published as an artifact, right after its POST.
-- A wait is one task run. It lives through failing looks, ends at its deadline, and ends within seconds when the flow
-  run is cancelled; log, event and artifact then say that the run goes on at QA.tech, which has no call to cancel it.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timezone
 from typing import Any, Literal, TypedDict
 
-import anyio
 from prefect import task
 from prefect.cache_policies import NO_CACHE, CachePolicy
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.concurrency.asyncio import rate_limit
-from prefect.exceptions import TerminationSignal
 from prefect.logging import get_run_logger
 from prefect.tasks import Task
 
 from prefect_qatech import artifacts, events, ledger
 from prefect_qatech.campaign import GateReport
 from prefect_qatech.credentials import QATechCredentials
-from prefect_qatech.exceptions import QATechAPIError, QATechError, WaitTimedOut
-from prefect_qatech.history import PlanHistory
+from prefect_qatech.exceptions import QATechError
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.models import (
     QATechApplication,
@@ -45,10 +36,8 @@ from prefect_qatech.models import (
     QATechStartedRun,
     check_run_short_id,
 )
-from prefect_qatech.polling import QATechPolling
 from prefect_qatech.report import append_job_summary, write_report_files
 from prefect_qatech.twins import run_sync, sleep_unless_stopped
-from prefect_qatech.waiting import Surroundings, goes_on, wait_for_run
 
 RETRY_DELAY_SECONDS = [2.0, 10.0, 30.0]
 LONGEST_RETRY_AFTER_SECONDS = 120.0
@@ -87,7 +76,7 @@ async def retry_if_safe(task: Task[Any, Any], task_run: TaskRun, state: State[An
 # The ledger finds an earlier start, and survives what a cache does not; a look must never come from a cache. A task
 # worker keeps results, and puts Prefect's default, by which equal calls of a flow run share one, in place of NO_CACHE:
 # there, each task run keeps its result under a key of its own.
-_NOT_CACHED: _ResultOptions = {
+NOT_CACHED: _ResultOptions = {
     "cache_policy": NO_CACHE,
     "persist_result": False,
     "result_storage_key": "qatech-{task_run.id}",
@@ -97,7 +86,7 @@ _RETRIED: _RetryOptions = {
     "retries": 3,
     "retry_delay_seconds": RETRY_DELAY_SECONDS,
     "retry_condition_fn": retry_if_safe,
-    **_NOT_CACHED,
+    **NOT_CACHED,
 }
 
 
@@ -194,104 +183,6 @@ async def _get(
 ) -> QATechRun:
     async with credentials.get_client() as client:
         return await client.get_run(run_short_id, test_cases=test_cases)
-
-
-async def _wait(
-    credentials: QATechCredentials,
-    run_short_id: str,
-    timeout_seconds: float,
-    polling: QATechPolling | None,
-    run_url: str | None,
-    key: str | None,
-    record: QATechRunRecord | None,
-) -> QATechRun:
-    check_run_short_id(run_short_id)
-    if not 0 <= timeout_seconds < float("inf"):
-        raise ValueError("timeout_seconds must be a number of seconds, not negative and not infinite")
-    logger = get_run_logger()
-    progress = artifacts.Progress(run_short_id, key or artifacts.artifact_key("progress", run_short_id))
-
-    async def on_change(run: QATechRun) -> None:
-        logger.info(
-            "Run %s: %s%s, %d of %d test cases finished",
-            run_short_id,
-            run.status or "no status",
-            f" ({run.result})" if run.result else "",
-            run.finished_test_count,
-            len(run.test_cases),
-        )
-        await progress.show(run)
-
-    def on_error(error: QATechAPIError) -> None:
-        logger.warning("A look at run %s failed and will be repeated: %s", run_short_id, error)
-
-    async with (
-        telling_that_it_goes_on(run_short_id, run_url, logger),
-        credentials.get_client() as client,
-    ):
-        run = await wait_for_run(
-            client,
-            run_short_id,
-            timeout_seconds=timeout_seconds,
-            polling=polling or QATechPolling(),
-            surroundings=Surroundings(sleep=sleep_unless_stopped, before_look=turn_of(credentials)),
-            on_change=on_change,
-            on_error=on_error,
-            run_url=run_url,
-            age_seconds=_age_of(record),
-            history=PlanHistory(record.plan_short_id) if record is not None and record.plan_short_id else None,
-        )
-    events.emit_run_finished(run, run_url)
-    return run
-
-
-def turn_of(credentials: QATechCredentials) -> Callable[[float], Awaitable[None]]:
-    """Give a function that waits until these credentials may be used for one more look, up to so many seconds."""
-    budget, name = credentials.get_request_budget(), credentials.rate_limit_name
-
-    async def wait(most_seconds: float) -> None:
-        began = time.monotonic()
-        if budget is not None:
-            await budget.wait(sleep_unless_stopped, most_seconds)
-        left = most_seconds - (time.monotonic() - began)
-        if name is not None and left > 0:
-            try:
-                with anyio.move_on_after(left):
-                    await rate_limit(name, strict=False)
-            except Exception as error:  # a limit that cannot be asked for limits nothing; the wait counts
-                get_run_logger().debug("The limit %s could not be asked for: %r", name, error)
-
-    return wait
-
-
-def _age_of(record: QATechRunRecord | None) -> float | None:
-    # Of a run that was attached only the moment of attaching is known.
-    if record is None or record.kind == "attached":
-        return None
-    return max(0.0, (datetime.now(timezone.utc) - record.started_at).total_seconds())
-
-
-@asynccontextmanager
-async def telling_that_it_goes_on(run_short_id: str, run_url: str | None, logger: Any) -> AsyncIterator[None]:
-    """Say in log, event and artifact that the run goes on, when a wait is ended from outside or by its deadline."""
-    try:
-        yield
-    except WaitTimedOut:
-        events.emit_run_unattended(run_short_id, run_url, "timed out")
-        raise
-    except (asyncio.CancelledError, TerminationSignal, KeyboardInterrupt):
-        sentence = f"The wait was cancelled. {goes_on(run_short_id, run_url)}"
-        logger.warning(sentence)
-        events.emit_run_unattended(run_short_id, run_url, "cancelled")
-        with anyio.move_on_after(_CLEAN_UP_SECONDS, shield=True):
-            await artifacts.publish_link(
-                run_url,
-                f"Run {run_short_id} goes on at QA.tech",
-                key=artifacts.artifact_key("unattended", run_short_id),
-                description=f"The wait for run {run_short_id} was cancelled; the run was not.",
-            )
-            await events.deliver()
-        raise
 
 
 @task(name="start_test_run", description="Start a QA.tech run, once per flow run.", **_RETRIED)
@@ -471,67 +362,6 @@ def get_test_run(
     return run_sync(lambda: _get(credentials, run_short_id, test_cases))
 
 
-@task(name="wait_for_test_run", description="Wait until a QA.tech run has ended.", retries=0, **_NOT_CACHED)
-async def await_for_test_run(
-    credentials: QATechCredentials,
-    run_short_id: str,
-    timeout_seconds: float = 3600.0,
-    *,
-    polling: QATechPolling | None = None,
-    run_url: str | None = None,
-    artifact_key: str | None = None,
-    record: QATechRunRecord | None = None,
-) -> QATechRun:
-    """Async twin of `wait_for_test_run`: the same arguments, result and errors."""
-    return await _wait(credentials, run_short_id, timeout_seconds, polling, run_url, artifact_key, record)
-
-
-@task(name="wait_for_test_run", description="Wait until a QA.tech run has ended.", retries=0, **_NOT_CACHED)
-def wait_for_test_run(
-    credentials: QATechCredentials,
-    run_short_id: str,
-    timeout_seconds: float = 3600.0,
-    *,
-    polling: QATechPolling | None = None,
-    run_url: str | None = None,
-    artifact_key: str | None = None,
-    record: QATechRunRecord | None = None,
-) -> QATechRun:
-    """Wait until a run has ended, whoever started it; one task run, however many looks.
-
-    - Looks that fail (no connection, 5xx, 429, broken answers, 404 in the first minute) are repeated within a budget;
-      401 and 403 are final at once.
-    - A COMPLETED run whose result is not written yet is waited for, for a minute.
-    - The last look is at the deadline; a single request may last up to the credentials' time limit beyond it.
-    - A progress artifact moves with the test cases; the log says only what changed.
-    - It looks often when the run is about to end: by the test cases that have finished, and by past durations.
-
-    Args:
-        credentials: How to reach QA.tech.
-        run_short_id: The run.
-        timeout_seconds: How long to wait.
-        polling: How often to look.
-        run_url: The run's address, for errors and artifacts.
-        artifact_key: Key of the progress artifact, instead of one made of the run's id.
-        record: What its start or rerun returned. It tells plan and age; with it the wait goes by past durations of the
-            plan's runs, and remembers this one's.
-
-    Returns:
-        The run with all its test cases.
-
-    Raises:
-        ValueError: That is not a run's short id, or not a time; nothing was sent.
-        WaitTimedOut: It has not ended in time; it goes on.
-        QATechAPIError: Looking makes no sense any more; the run may go on.
-
-    Example:
-        ```python
-        run = wait_for_test_run(credentials, "abc123", timeout_seconds=1800)
-        ```
-    """
-    return run_sync(lambda: _wait(credentials, run_short_id, timeout_seconds, polling, run_url, artifact_key, record))
-
-
 async def _publish(report: GateReport, key: str | None, directory: str | None) -> None:
     await artifacts.publish_report(report, key=key)
     await events.emit_gate_verdict(report)
@@ -543,7 +373,7 @@ async def _publish(report: GateReport, key: str | None, directory: str | None) -
         logger.info("Job summary: %s", summary)
 
 
-@task(name="publish_gate_report", description="Publish the report of a QA.tech gate.", retries=0, **_NOT_CACHED)
+@task(name="publish_gate_report", description="Publish the report of a QA.tech gate.", retries=0, **NOT_CACHED)
 async def apublish_gate_report(
     report: GateReport, *, artifact_key: str | None = None, directory: str | None = None
 ) -> None:
@@ -551,7 +381,7 @@ async def apublish_gate_report(
     await _publish(report, artifact_key, directory)
 
 
-@task(name="publish_gate_report", description="Publish the report of a QA.tech gate.", retries=0, **_NOT_CACHED)
+@task(name="publish_gate_report", description="Publish the report of a QA.tech gate.", retries=0, **NOT_CACHED)
 def publish_gate_report(report: GateReport, *, artifact_key: str | None = None, directory: str | None = None) -> None:
     """Publish a gate's report: artifacts in the Prefect UI, the event of its verdict, and files where asked for.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,6 +27,8 @@ NOT_FOUND_GRACE_SECONDS = 60.0
 
 SETTLE_SECONDS = 60.0
 """A run can be COMPLETED before its result is written; so long the result is waited for."""
+
+_MOST_NAMED = 20
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,22 @@ def goes_on(run_short_id: str, run_url: str | None) -> str:
     return (
         f"Run {run_short_id} goes on at QA.tech, which has no call to cancel it ({run_url or 'address unknown'}). "
         "A retry of the flow run takes it up again."
+    )
+
+
+def they_go_on(runs: Mapping[str, str | None]) -> str:
+    """Say that runs go on although nobody waits for them.
+
+    Args:
+        runs: Their short ids and addresses.
+    """
+    if len(runs) == 1:
+        return goes_on(*next(iter(runs.items())))
+    named = [f"{short_id} ({url or 'address unknown'})" for short_id, url in list(runs.items())[:_MOST_NAMED]]
+    more = f" and {len(runs) - _MOST_NAMED} more" if len(runs) > _MOST_NAMED else ""
+    return (
+        f"{len(runs)} runs go on at QA.tech, which has no call to cancel them: {', '.join(named)}{more}. "
+        "A retry of the flow run takes them up again."
     )
 
 

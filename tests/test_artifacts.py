@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import signal
@@ -24,6 +25,7 @@ from prefect_qatech.artifacts import (
     is_web_link,
     publish_link,
     publish_report,
+    publish_unattended,
 )
 from prefect_qatech.campaign import GateReport, ObservedAttempt, build_report, recognise
 from prefect_qatech.models import QATechRun, QATechRunTestCaseDetails
@@ -172,9 +174,9 @@ def report() -> GateReport:
 async def write_all() -> None:
     await publish_link("https://app.qa.tech/x", "The run", key="qatech-x", description="A run")
     await publish_report(report())
-    progress = Progress("abc123", "qatech-x")
-    await progress.show(run("RUNNING", "RUNNING"))
-    await progress.show(run("COMPLETED", "COMPLETED"))
+    progress = Progress("A run", "qatech-x")
+    await progress.show(0, is_over=False)
+    await progress.show(100, is_over=True)
 
 
 async def test_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,11 +229,11 @@ async def test_a_report_that_cannot_be_drawn_changes_nothing(name: str, monkeypa
 
 async def test_a_progress_that_could_not_be_created_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     written = Written(monkeypatch, RuntimeError("server down"))
-    progress = Progress("abc123", "qatech-x")
-    await progress.show(run())
+    progress = Progress("A run", "qatech-x")
+    await progress.show(10, is_over=False)
     written.error = None
-    await progress.show(run())
-    await progress.show(run())
+    await progress.show(10, is_over=False)
+    await progress.show(20, is_over=False)
     assert written.names == ["acreate_progress_artifact", "acreate_progress_artifact", "aupdate_progress_artifact"]
 
 
@@ -239,7 +241,7 @@ async def test_a_progress_that_could_not_be_created_is_tried_again(monkeypatch: 
 async def test_a_stop_is_no_failed_write(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     Written(monkeypatch, error)
     with pytest.raises(type(error)):
-        await Progress("abc123", "qatech-x").show(run())
+        await Progress("A run", "qatech-x").show(0, is_over=False)
 
 
 @pytest.mark.parametrize("url", [None, "", "javascript:alert(1)", "http://app.qa.tech/x"])
@@ -249,36 +251,48 @@ async def test_no_link_is_better_than_a_bad_one(url: str | None, monkeypatch: py
     assert written.calls == []
 
 
-@pytest.mark.parametrize(
-    ("seen", "percent"),
-    [
-        (run("INITIATED"), 0),
-        (run("RUNNING"), 0),
-        (run("RUNNING", "RUNNING", "INITIATED"), 0),
-        (run("RUNNING", "COMPLETED", "RUNNING"), 50),
-        (run("RUNNING", "COMPLETED", "ERROR", "CANCELLED", "RUNNING"), 75),
-        (run("RUNNING", "COMPLETED"), 100),
-    ],
-)
-async def test_progress_moves_with_the_test_cases(
-    seen: QATechRun, percent: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_bar_moves_by_a_percent_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
     written = Written(monkeypatch)
-    await Progress("abc123", "qatech-x").show(seen)
-    assert written.calls[0][1]["progress"] == percent
+    progress = Progress("A run", "qatech-x")
+    for percent in (0, 0.4, 0.9, 1.2, 1.3, 50, 99.9):
+        await progress.show(percent, is_over=False)
+    await progress.show(99.9, is_over=True)
+    assert [call["progress"] for _, call in written.calls] == [0, 1.2, 50, 99.9, 100]
+    assert written.names == ["acreate_progress_artifact", *["aupdate_progress_artifact"] * 4]
     assert written.calls[0][1]["key"] == "qatech-x"
 
 
-@pytest.mark.parametrize(
-    "seen", [run("COMPLETED"), run("ERROR", "RUNNING"), run("CANCELLED", "INITIATED")], ids=lambda seen: seen.status
-)
-async def test_a_run_that_has_ended_fills_its_bar_and_gets_no_new_one(
-    seen: QATechRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_one_bar_is_made_however_many_ask_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     written = Written(monkeypatch)
-    progress = Progress("abc123", "qatech-x")
-    await progress.show(seen)
+    progress = Progress("Runs", "qatech-x")
+    await asyncio.gather(*(progress.show(10 * number, is_over=False) for number in range(5)))
+    assert written.names.count("acreate_progress_artifact") == 1
+
+
+async def test_what_is_over_fills_its_bar_and_gets_no_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = Written(monkeypatch)
+    progress = Progress("A run", "qatech-x")
+    await progress.show(50, is_over=True)
     assert written.calls == [], "what was never seen to move needs no bar"
-    await progress.show(run("RUNNING"))
-    await progress.show(seen)
+    await progress.show(50, is_over=False)
+    await progress.show(50, is_over=True)
     assert written.calls[-1] == ("aupdate_progress_artifact", {"artifact_id": ARTIFACT, "progress": 100})
+
+
+async def test_what_goes_on_unattended_is_one_link_or_a_table_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = Written(monkeypatch)
+    await publish_unattended({"abc123": "https://app.qa.tech/abc123"})
+    await publish_unattended({"abc123": "https://app.qa.tech/abc123", "d": None, "<b>e": "javascript:alert(1)"})
+    await publish_unattended({})
+    (one, link), (many, table) = written.calls
+    assert (one, link["key"]) == ("acreate_link_artifact", "qatech-unattended-abc123")
+    assert (many, table["key"]) == ("acreate_table_artifact", "qatech-unattended-runs")
+    assert [row["Address"] for row in table["table"]] == ["https://app.qa.tech/abc123", "", ""]
+    assert "<b>" not in str(table["table"])
+
+
+async def test_a_table_of_what_goes_on_has_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = Written(monkeypatch)
+    await publish_unattended({str(number): None for number in range(5_000)})
+    assert len(written.calls[0][1]["table"]) == 2_000
+    assert "5000" in written.calls[0][1]["description"]

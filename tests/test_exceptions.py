@@ -23,6 +23,7 @@ from prefect_qatech.exceptions import (
     NotFoundError,
     QATechAPIError,
     QATechError,
+    RunsNotEnded,
     StartOutcomeUnknown,
     WaitTimedOut,
 )
@@ -71,6 +72,12 @@ def fields_of(cls: type[QATechError]) -> dict[str, Any]:
         return SLOT
     if issubclass(cls, InvalidInputError):
         return {"faults": (("applications.0", "No application."), ("", "Not both."))}
+    if issubclass(cls, RunsNotEnded):
+        # Errors are equal to none but themselves; how they are kept, a test of its own tells.
+        return {
+            "runs": {"abc123": QATechRun.model_validate({"shortId": "abc123", "status": "COMPLETED"})},
+            "errors": {},
+        }
     if issubclass(cls, WaitTimedOut):
         run = QATechRun.model_validate({"shortId": "abc123", "status": "RUNNING", "kept": {"aside": 1}})
         return {"status": "RUNNING", "waited_seconds": 60.5, "last_error": "HTML", "run": run, **RUN}
@@ -118,6 +125,15 @@ def test_an_error_keeps_everything_through_pickle(
     assert {name: getattr(kept, name) for name in fields} == fields
 
 
+def test_why_each_run_is_waited_for_no_more_is_kept() -> None:
+    why = {"a": NotFoundError("Not there.", status=404, run_short_id="a"), "b": WaitTimedOut("Late.", status="RUNNING")}
+    kept = pickle.loads(pickle.dumps(RunsNotEnded("No.", runs={}, errors=why)))
+    assert [(type(error), error.message, error.status) for error in kept.errors.values()] == [
+        (NotFoundError, "Not there.", 404),
+        (WaitTimedOut, "Late.", "RUNNING"),
+    ]
+
+
 def test_a_message_that_a_wait_added_to_survives() -> None:
     error = NotFoundError("Not there.", status=404)
     error.message += " It goes on."
@@ -133,7 +149,8 @@ def test_the_message_is_what_prints(cls: type[QATechError]) -> None:
 
 @pytest.mark.parametrize("cls", CLASSES.values(), ids=CLASSES)
 def test_nothing_may_be_sent_again_unless_the_error_says_so(cls: type[QATechError]) -> None:
-    error = cls("No.", **({"report": report()} if issubclass(cls, (GateNotPassed, GatesNotPassed)) else {}))
+    needed = {name: value for name, value in fields_of(cls).items() if name in ("report", "runs", "errors")}
+    error = cls("No.", **needed)
     assert error.retryable is False
     assert error.retry_after_seconds is None
 

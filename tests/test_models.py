@@ -609,6 +609,12 @@ def test_finished_test_cases_are_counted() -> None:
     cases = [{"status": status} for status in ("COMPLETED", "ERROR", "CANCELLED", "RUNNING", "INITIATED", "NEW", None)]
     run = QATechRun.model_validate({"shortId": "abc123", "runTestCases": cases})
     assert run.finished_test_count == 3
+    assert run.finished_percent == pytest.approx(100 * 3 / 7)
+
+
+@pytest.mark.parametrize("fields", [{}, {"status": "COMPLETED"}, {"runTestCases": []}], ids=str)
+def test_nothing_of_no_test_cases_has_finished(fields: Any) -> None:
+    assert QATechRun.model_validate({"shortId": "abc123", **fields}).finished_percent == 0
 
 
 def test_numbers_instead_of_texts() -> None:

@@ -54,6 +54,7 @@ PUBLIC = [
     "QATechTimeoutError",
     "QuarantineEntry",
     "RateLimitedError",
+    "RunsNotEnded",
     "ServerError",
     "StartOutcomeUnknown",
     "TestVerdict",
@@ -72,6 +73,7 @@ PUBLIC = [
     "astart_test_run",
     "attach_run",
     "await_for_test_run",
+    "await_for_test_runs",
     "awake_suspended_gates",
     "clear_intent",
     "gather_gates",
@@ -82,6 +84,7 @@ PUBLIC = [
     "rerun_test_run",
     "start_test_run",
     "wait_for_test_run",
+    "wait_for_test_runs",
     "wake_suspended_gates",
 ]
 
@@ -98,6 +101,7 @@ ROOMS = [
     {"ledger"},
     {"events"},
     {"tasks"},
+    {"waits"},
     {"suspension"},
     {"gate"},
     {"jobs", "catalog", "gather"},
@@ -125,6 +129,7 @@ TWINS = [
     "rerun_test_run",
     "start_test_run",
     "wait_for_test_run",
+    "wait_for_test_runs",
     "release_gate",
     "gather_gates",
 ]
@@ -231,9 +236,9 @@ def test_twins_take_the_same(name: str) -> None:
 def test_there_are_modules_to_look_at() -> None:
     parts = {part_of(path) for path in MODULES}
     assert set(WITHOUT_PREFECT) <= parts
-    assert {"tasks", "gate", "sandbox", "ledger"} <= parts
+    assert {"tasks", "waits", "gate", "sandbox", "ledger"} <= parts
     assert "httpx" in set(imports_of(PACKAGE / "client.py"))
-    assert parts_imported(PACKAGE / "gate.py") >= {"tasks", "campaign", "verdict"}
+    assert parts_imported(PACKAGE / "gate.py") >= {"tasks", "waits", "campaign", "verdict"}
 
 
 def test_every_module_has_its_room() -> None:

@@ -24,13 +24,14 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from pydantic import SecretStr
 
 from prefect_qatech import QATechClient, QATechCredentials, QATechPolling, sharing
-from prefect_qatech import tasks as tasks_module
+from prefect_qatech import waits as waits_module
 from prefect_qatech.exceptions import QATechTimeoutError
 from prefect_qatech.models import QATechRunRequest
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.sharing import RequestBudget
-from prefect_qatech.tasks import astart_test_run, await_for_test_run
+from prefect_qatech.tasks import astart_test_run
 from prefect_qatech.twins import run_sync
+from prefect_qatech.waits import await_for_test_run
 from tests.support import credentials_for, looks, one_plan
 from tests.wire import TOKEN, accepted, listening, seen
 
@@ -205,6 +206,7 @@ SCRIPT = """
 import asyncio, gc, os, sys, threading, warnings
 from prefect_qatech.client import QATechClient
 from prefect_qatech.twins import run_sync
+from prefect_qatech.waits import await_for_test_run
 from pydantic import SecretStr
 
 async def look():
@@ -367,13 +369,13 @@ async def test_a_limit_on_the_prefect_server_is_asked_for_each_look(
     slow_run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    real = tasks_module.rate_limit
+    real = waits_module.rate_limit
 
     async def counted(name: str, strict: bool) -> None:
         asked.append(name)
         await real(name, strict=strict)
 
-    monkeypatch.setattr(tasks_module, "rate_limit", counted)
+    monkeypatch.setattr(waits_module, "rate_limit", counted)
     async with get_client() as prefect:
         await prefect.create_global_concurrency_limit(
             GlobalConcurrencyLimitCreate(name="qatech-looks", limit=5, slot_decay_per_second=50)
@@ -395,9 +397,9 @@ async def test_a_limit_that_cannot_be_asked_for_limits_nothing(monkeypatch: pyte
     async def broken(name: str, strict: bool) -> None:
         raise RuntimeError("no server")
 
-    monkeypatch.setattr(tasks_module, "rate_limit", broken)
-    monkeypatch.setattr(tasks_module, "get_run_logger", lambda: logging.getLogger("test"))
-    turn = tasks_module.turn_of(QATechCredentials(api_token=SecretStr("x"), rate_limit_name="qatech"))
+    monkeypatch.setattr(waits_module, "rate_limit", broken)
+    monkeypatch.setattr(waits_module, "get_run_logger", lambda: logging.getLogger("test"))
+    turn = waits_module.turn_of(QATechCredentials(api_token=SecretStr("x"), rate_limit_name="qatech"))
     await turn(60)
 
 
@@ -405,8 +407,8 @@ async def test_a_limit_that_hangs_does_not_move_the_deadline(monkeypatch: pytest
     async def hanging(name: str, strict: bool) -> None:
         await anyio.sleep(3600)
 
-    monkeypatch.setattr(tasks_module, "rate_limit", hanging)
-    turn = tasks_module.turn_of(QATechCredentials(api_token=SecretStr("x"), rate_limit_name="qatech"))
+    monkeypatch.setattr(waits_module, "rate_limit", hanging)
+    turn = waits_module.turn_of(QATechCredentials(api_token=SecretStr("x"), rate_limit_name="qatech"))
     with anyio.fail_after(30):
         await turn(0.05)
         await turn(0)

@@ -60,6 +60,7 @@ from prefect_qatech import (
     start_test_run,
     tasks,
     wait_for_test_run,
+    waits,
 )
 from prefect_qatech.history import PlanHistory
 from prefect_qatech.sandbox import Sandbox
@@ -999,7 +1000,7 @@ async def test_the_progress_artifact_moves_with_the_test_cases(
         async def sleep(seconds: float) -> None:
             sandbox.advance(10)
 
-        monkeypatch.setattr(tasks, "sleep_unless_stopped", sleep)
+        monkeypatch.setattr(waits, "sleep_unless_stopped", sleep)
 
         @flow
         async def user() -> QATechRun:
@@ -1164,13 +1165,13 @@ async def test_a_wait_with_its_record_remembers_the_duration_for_its_plan() -> N
     slow = {"plans": [{"short_id": plan, "name": "Slow", "test_cases": [{"name": "Test", "duration_seconds": 6000}]}]}
 
     @flow
-    async def waits(credentials: QATechCredentials, with_record: bool) -> None:
+    async def user(credentials: QATechCredentials, with_record: bool) -> None:
         record = await astart_test_run(credentials, plan)
         known = record if with_record else None
         await await_for_test_run(credentials, record.run_short_id, polling=polling, record=known)
 
     with Sandbox(speed=2000, scenario=slow) as sandbox:
-        await waits(credentials_for(sandbox), with_record=False)
+        await user(credentials_for(sandbox), with_record=False)
         assert await PlanHistory(plan).read(1) == []
-        await waits(credentials_for(sandbox), with_record=True)
+        await user(credentials_for(sandbox), with_record=True)
     assert len(await PlanHistory(plan).read(1)) == 1

@@ -1,0 +1,352 @@
+"""Many runs are waited for in one task run, and none that fails keeps another from being waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import anyio
+import pytest
+from prefect import flow, unmapped
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.exceptions import TerminationSignal
+
+from prefect_qatech import (
+    NotFoundError,
+    QATechCredentials,
+    QATechPolling,
+    QATechRun,
+    QATechRunRecord,
+    QATechRunRequest,
+    RunsNotEnded,
+    UnauthorizedError,
+    WaitTimedOut,
+    artifacts,
+    astart_test_run,
+    await_for_test_runs,
+    history,
+    start_test_run,
+    twins,
+    wait_for_test_runs,
+    waiting,
+    waits,
+)
+from prefect_qatech.history import PlanHistory
+from prefect_qatech.sandbox import Sandbox
+from prefect_qatech.twins import run_sync
+from tests.support import artifacts_of, credentials_for, flow_run_id, looks
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+PLANS = ("pln_green", "pln_broken", "pln_green")
+
+
+@pytest.fixture
+def emitted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
+    """The events: name and payload."""
+    events: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(
+        "prefect_qatech.events.emit_event", lambda event, **more: events.append((event, more["payload"]))
+    )
+    return events
+
+
+def started(sandbox: Sandbox, *plans: str) -> list[str]:
+    """Runs that somebody has started elsewhere."""
+
+    async def start() -> list[str]:
+        async with credentials_for(sandbox).get_client() as client:
+            return [(await client.start_run(QATechRunRequest(test_plan_short_id=plan))).short_id for plan in plans]
+
+    return run_sync(start)
+
+
+# --- What it gives
+
+
+@pytest.mark.parametrize("how", ["called", "submitted", "mapped"])
+def test_it_waits_for_all_from_a_sync_flow(
+    sandbox: Sandbox, credentials: QATechCredentials, polling: QATechPolling, how: str
+) -> None:
+    @flow
+    def user() -> tuple[list[QATechRunRecord], list[QATechRun]]:
+        records = [start_test_run(credentials, plan) for plan in PLANS]
+        if how == "called":
+            return records, wait_for_test_runs(credentials, records, polling=polling)
+        if how == "submitted":
+            return records, wait_for_test_runs.submit(credentials, records, polling=polling).result()
+        (runs,) = wait_for_test_runs.map(unmapped(credentials), [records], polling=unmapped(polling)).result()
+        return records, runs
+
+    records, runs = user()
+    assert [run.short_id for run in runs] == [record.run_short_id for record in records]
+    assert [run.result for run in runs] == ["PASSED", "FAILED", "PASSED"]
+    assert all(run.test_cases for run in runs)
+
+
+async def test_it_waits_for_all_from_an_async_flow_in_one_task_run(
+    sandbox: Sandbox, credentials: QATechCredentials, polling: QATechPolling
+) -> None:
+    ids: list[UUID] = []
+
+    @flow
+    async def user(runs: list[str]) -> list[QATechRun]:
+        ids.append(flow_run_id())
+        return await await_for_test_runs(credentials, runs, polling=polling)
+
+    names = started(sandbox, *PLANS)
+    runs = await user([*names, names[0]])
+    assert [run.short_id for run in runs] == [*names, names[0]], "named twice, waited for once, given twice"
+    assert await task_runs_of(ids[0]) == ["wait_for_test_runs"]
+
+
+async def task_runs_of(flow_run: UUID) -> list[str]:
+    of_the_flow = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run]))
+    async with get_client() as client:
+        with anyio.fail_after(30):
+            # They reach the server as events, a moment after they have begun.
+            while not (found := await client.read_task_runs(flow_run_filter=of_the_flow)):  # noqa: ASYNC110
+                await anyio.sleep(0.1)
+    return [run.name.rpartition("-")[0] for run in found]
+
+
+async def test_progress_moves_with_the_runs(
+    polling: QATechPolling, monkeypatch: pytest.MonkeyPatch, emitted: list[tuple[str, dict[str, Any]]]
+) -> None:
+    moved: list[float] = []
+    ids: list[UUID] = []
+    update = artifacts.aupdate_progress_artifact
+
+    async def updated(artifact_id: UUID, progress: float) -> UUID:
+        moved.append(progress)
+        return await update(artifact_id=artifact_id, progress=progress)
+
+    monkeypatch.setattr(artifacts, "aupdate_progress_artifact", updated)
+    plans = [
+        {"short_id": f"pln_{n}", "name": f"{n}", "test_cases": [{"name": f"T{n}", "duration_seconds": 100 * n}]}
+        for n in range(1, 5)
+    ]
+    with Sandbox({"plans": plans}, speed=0) as sandbox:
+
+        @flow
+        async def user(runs: list[str]) -> None:
+            ids.append(flow_run_id())
+            await await_for_test_runs(credentials_for(sandbox), runs, polling=polling)
+
+        running = asyncio.ensure_future(user(started(sandbox, "pln_1", "pln_2", "pln_3", "pln_4")))
+        for ended in range(4):
+            seen = looks(sandbox)
+            with anyio.fail_after(60):
+                # Each of the others is looked at, and the one that has ended was reported.
+                while looks(sandbox) < seen + 5 or len(emitted) < ended:  # noqa: ASYNC110
+                    await anyio.sleep(0.02)
+            sandbox.advance(120)
+        await running
+    assert moved == [25, 50, 75, 100]
+    (bar,) = [artifact for artifact in await artifacts_of(ids) if artifact.type == "progress"]
+    assert (bar.key, bar.data) == ("qatech-progress-runs", 100)
+
+
+# --- What fails
+
+
+@pytest.mark.parametrize("twin", ["sync", "async"])
+async def test_what_fails_keeps_no_other_from_being_waited_for(
+    sandbox: Sandbox,
+    credentials: QATechCredentials,
+    polling: QATechPolling,
+    emitted: list[tuple[str, dict[str, Any]]],
+    monkeypatch: pytest.MonkeyPatch,
+    twin: str,
+) -> None:
+    monkeypatch.setattr(waiting, "NOT_FOUND_GRACE_SECONDS", 0.0)
+    (never,) = started(sandbox, "pln_never")
+
+    @flow
+    async def user() -> None:
+        good = await astart_test_run(credentials, "pln_green")
+        runs = ["nobodys", good, never]
+        if twin == "sync":
+            wait_for_test_runs(credentials, runs, 1, polling=polling)
+        else:
+            await await_for_test_runs(credentials, runs, 1, polling=polling)
+
+    with pytest.raises(
+        RunsNotEnded, match=r"2 of 3 runs were not seen to end\. .*nobodys.*goes on at QA\.tech"
+    ) as caught:
+        await user()
+    error = caught.value
+    assert {run.result for run in error.runs.values()} == {"PASSED"}
+    assert {short_id: type(why) for short_id, why in error.errors.items()} == {
+        "nobodys": NotFoundError,
+        never: WaitTimedOut,
+    }
+    told = [payload["run_short_id"] for name, payload in emitted if name == "qatech.run.unattended"]
+    assert told == [never], "of a run that nobody knows nobody can say that it goes on"
+
+
+async def test_a_token_that_is_refused_is_told_at_once(sandbox: Sandbox, polling: QATechPolling) -> None:
+    stranger = credentials_for(sandbox, api_token="nobodys-token")
+    names = started(sandbox, "pln_never", "pln_never")
+
+    @flow
+    async def user() -> None:
+        await await_for_test_runs(stranger, names, 60, polling=polling)
+
+    with pytest.raises(RunsNotEnded) as caught:
+        await user()
+    assert {type(why) for why in caught.value.errors.values()} == {UnauthorizedError}
+    assert "nobodys-token" not in str(caught.value)
+    assert looks(sandbox) == 2
+
+
+def test_an_error_of_thousands_stays_readable() -> None:
+    errors: dict[str, Any] = {str(number): NotFoundError(f"Run {number} is not there.") for number in range(5_000)}
+    text = waits._not_ended(errors, 6_000)
+    assert text.startswith("5000 of 6000 runs were not seen to end. Run 0 is not there. ")
+    assert text.endswith(" And 4995 more.")
+
+
+BAD_CALLS: dict[str, Callable[[QATechCredentials], Any]] = {
+    "no run": lambda c: await_for_test_runs(c, []),
+    "a path": lambda c: await_for_test_runs(c, ["abc123", "../abc123"]),
+    "no end": lambda c: await_for_test_runs(c, ["abc123"], float("inf")),
+    "no time": lambda c: await_for_test_runs(c, ["abc123"], -1),
+}
+
+
+@pytest.mark.parametrize("what", BAD_CALLS)
+async def test_what_makes_no_sense_is_refused_before_anything_is_sent(
+    sandbox: Sandbox, credentials: QATechCredentials, what: str
+) -> None:
+    @flow
+    async def user() -> None:
+        await BAD_CALLS[what](credentials)
+
+    with pytest.raises(ValueError, match=r"."):
+        await user()
+    assert sandbox.requests() == []
+
+
+async def test_a_service_that_is_down_is_one_piece_of_news(
+    sandbox: Sandbox, credentials: QATechCredentials, polling: QATechPolling, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = started(sandbox, *["pln_green"] * 30)
+    sandbox.set_faults([{"on": {"method": "GET"}, "kind": "status", "status": 503, "times": 60}])
+
+    @flow
+    async def user() -> list[QATechRun]:
+        return await await_for_test_runs(credentials, names, 60, polling=polling)
+
+    assert len(await user()) == 30
+    told = [record.getMessage() for record in caplog.records if "looks have failed" in record.getMessage()]
+    assert len(told) == 2, "the first and the tenth of sixty"
+
+
+# --- How it ends before its time
+
+
+async def test_a_cancelled_wait_says_which_runs_go_on(
+    sandbox: Sandbox, credentials: QATechCredentials, polling: QATechPolling, emitted: list[tuple[str, dict[str, Any]]]
+) -> None:
+    ids: list[UUID] = []
+    names = started(sandbox, "pln_green", "pln_never", "pln_never")
+
+    @flow
+    async def user() -> None:
+        ids.append(flow_run_id())
+        await await_for_test_runs(credentials, names, 600, polling=polling)
+
+    running = asyncio.ensure_future(user())
+    with anyio.fail_after(60):
+        while "qatech.run.finished" not in [name for name, _ in emitted]:  # noqa: ASYNC110
+            await anyio.sleep(0.05)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    told = {payload["run_short_id"] for name, payload in emitted if name == "qatech.run.unattended"}
+    assert told == {*names[1:]}, "the one that has ended does not go on"
+    (table,) = [artifact for artifact in await artifacts_of(ids) if artifact.key == "qatech-unattended-runs"]
+    assert all(name in str(table.data) for name in names[1:])
+    assert names[0] not in str(table.data)
+
+
+def test_a_stop_of_the_process_ends_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a thread of a task runner, which no signal reaches."""
+    ended: list[str] = []
+
+    async def wait() -> None:
+        try:
+            await anyio.sleep(600)
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    monkeypatch.setattr(twins, "_exception_of_main_thread", lambda: TerminationSignal(signal.SIGTERM))
+    with pytest.raises(TerminationSignal):
+        run_sync(lambda: waits._all_unless_stopped([wait() for _ in range(10)]))
+    assert ended == ["cancelled"] * 10
+
+
+def test_a_fault_that_nobody_expects_ends_them_all() -> None:
+    ended: list[str] = []
+
+    async def wait() -> None:
+        try:
+            await anyio.sleep(600)
+        finally:
+            ended.append("ended")
+
+    async def fail() -> None:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_sync(lambda: waits._all_unless_stopped([wait(), fail(), wait()]))
+    assert ended == ["ended"] * 2
+
+
+def test_one_looks_for_a_stop_on_behalf_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = 0
+
+    def look() -> None:
+        nonlocal looked
+        looked += 1
+
+    monkeypatch.setattr(twins, "_exception_of_main_thread", look)
+    monkeypatch.setattr(twins, "WATCH_SECONDS", 0.05)
+    run_sync(lambda: waits._all_unless_stopped([anyio.sleep(0.5) for _ in range(300)]))
+    assert 1 <= looked <= 20
+
+
+# --- What it remembers
+
+
+async def test_a_plans_durations_are_read_once_and_none_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = 0
+    real = history.durations_in
+
+    def counted(value: Any) -> dict[str, list[float]]:
+        nonlocal reads
+        reads += 1
+        return real(value)
+
+    plan = f"pln_{uuid4().hex}"
+    slow = {"plans": [{"short_id": plan, "name": "Slow", "test_cases": [{"name": "Test", "duration_seconds": 6000}]}]}
+    monkeypatch.setattr(history, "durations_in", counted)
+    monkeypatch.setattr(
+        history, "with_duration", lambda value, count, seconds: {"1": [*(value or {}).get("1", []), 1.0]}
+    )
+
+    @flow
+    async def user(credentials: QATechCredentials) -> None:
+        records = [await astart_test_run(credentials, plan, label=str(number)) for number in range(6)]
+        await await_for_test_runs(credentials, records, polling=QATechPolling(first_seconds=0.01, growth=0.1))
+
+    with Sandbox(speed=2000, scenario=slow) as sandbox:
+        await user(credentials_for(sandbox))
+    assert reads == 1
+    assert await PlanHistory(plan).read(1) == [1.0] * 6
