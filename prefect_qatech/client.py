@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timezone
 from functools import cache
 from typing import Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import anyio
 import httpx
@@ -121,7 +121,6 @@ class QATechClient:
 
     def _new_http(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
-            base_url=f"{self.api_url}/v1/",
             headers={
                 "Authorization": f"Bearer {self._token.get_secret_value()}",
                 "Accept": "application/json",
@@ -132,9 +131,7 @@ class QATechClient:
             timeout=self._timeout,
             follow_redirects=False,
             event_hooks={"response": [_keep_location]},
-            limits=httpx.Limits(
-                max_connections=sharing.MOST_IN_FLIGHT, max_keepalive_connections=sharing.MOST_IN_FLIGHT
-            ),
+            limits=httpx.Limits(max_connections=sharing.MOST_IN_FLIGHT, max_keepalive_connections=sharing.MOST_IDLE),
             transport=self._transport,
             verify=_tls(),
             http2=True,
@@ -316,7 +313,7 @@ class QATechClient:
             with anyio.fail_after(self._timeout_seconds):
                 async with (
                     self._connection_for(method) as http,
-                    http.stream(method, path, params=params, json=body) as response,
+                    http.stream(method, self._address(path, params), json=body) as response,
                 ):
                     content = await self._read(response)
         except TimeoutError as error:
@@ -331,11 +328,15 @@ class QATechClient:
                 failure = exchange.unreadable(response, self._too_long)
             else:
                 try:
-                    return _without_lone_surrogates(json.loads(content)), None
+                    return _without_lone_surrogates(json.loads(content), content), None
                 except (ValueError, RecursionError):
                     kind = response.headers.get("content-type", "no content type")
                     failure = exchange.unreadable(response, f"an answer that is not JSON ({self._clean(kind)})")
         return None, failure
+
+    def _address(self, path: str, params: Mapping[str, str]) -> str:
+        # httpx takes an address apart three times where it has to put it together itself.
+        return f"{self.api_url}/v1/{path}{f'?{urlencode(params)}' if params else ''}"
 
     @property
     def _too_long(self) -> str:
@@ -468,8 +469,10 @@ async def _keep_location(response: httpx.Response) -> None:
         response.extensions[_LOCATION] = response.headers.pop("location")
 
 
-def _without_lone_surrogates(body: Any) -> Any:
+def _without_lone_surrogates(body: Any, content: bytes) -> Any:
     """JSON can spell halves of characters, which no encoding takes: such a result could not be stored."""
+    if content.isascii() and b"\\u" not in content and b"\0" not in content:
+        return body
     text = json.dumps(body, ensure_ascii=False)
     try:
         text.encode()

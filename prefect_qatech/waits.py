@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-import anyio
+from anyio import move_on_after, sleep
 from prefect import task
 from prefect.concurrency.asyncio import rate_limit
 from prefect.exceptions import TerminationSignal
@@ -30,6 +30,7 @@ from prefect_qatech.history import PlanHistory
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.models import QATechRun, check_run_short_id
 from prefect_qatech.polling import QATechPolling
+from prefect_qatech.sharing import MOST_IN_FLIGHT
 from prefect_qatech.tasks import NOT_CACHED
 from prefect_qatech.twins import run_sync, sleep_unless_stopped
 from prefect_qatech.waiting import Surroundings, they_go_on, wait_for_run
@@ -63,12 +64,13 @@ class _Wait:
 
     credentials: QATechCredentials
     timeout_seconds: float
-    polling: QATechPolling | None
+    polling: QATechPolling
     sleep: Sleep
 
     def __post_init__(self) -> None:
         if not 0 <= self.timeout_seconds < float("inf"):
             raise ValueError("timeout_seconds must be a number of seconds, not negative and not infinite")
+        self._deadline = time.monotonic() + self.timeout_seconds
         self._client = self.credentials.get_client()
         self._turn = turn_of(self.credentials, self.sleep)
         self._histories: dict[str, PlanHistory] = {}
@@ -90,8 +92,8 @@ class _Wait:
         run = await wait_for_run(
             self._client,
             wanted.run_short_id,
-            timeout_seconds=self.timeout_seconds,
-            polling=self.polling or QATechPolling(),
+            timeout_seconds=max(0.0, self._deadline - time.monotonic()),
+            polling=self.polling,
             surroundings=Surroundings(sleep=self.sleep, before_look=self._turn),
             on_change=on_change,
             on_error=on_error,
@@ -119,7 +121,7 @@ def turn_of(credentials: QATechCredentials, sleep: Sleep = sleep_unless_stopped)
         left = most_seconds - (time.monotonic() - began)
         if name is not None and left > 0:
             try:
-                with anyio.move_on_after(left):
+                with move_on_after(left):
                     await rate_limit(name, strict=False)
             except Exception as error:  # a limit that cannot be asked for limits nothing; the wait counts
                 get_run_logger().debug("The limit %s could not be asked for: %r", name, error)
@@ -141,7 +143,7 @@ async def telling_what_goes_on(going_on: Mapping[str, str | None], logger: Any) 
         logger.warning("The wait was cancelled. %s", they_go_on(going_on))
         for run_short_id, run_url in going_on.items():
             events.emit_run_unattended(run_short_id, run_url, "cancelled")
-        with anyio.move_on_after(_CLEAN_UP_SECONDS, shield=True):
+        with move_on_after(_CLEAN_UP_SECONDS, shield=True):
             await artifacts.publish_unattended(going_on)
             await events.deliver()
         raise
@@ -157,7 +159,7 @@ async def _wait(
     record: QATechRunRecord | None,
 ) -> QATechRun:
     wanted = _Wanted(check_run_short_id(run_short_id), run_url, record)
-    waiting = _Wait(credentials, timeout_seconds, polling, sleep_unless_stopped)
+    waiting = _Wait(credentials, timeout_seconds, polling or QATechPolling(), sleep_unless_stopped)
     logger = get_run_logger()
     progress = artifacts.Progress(
         f"QA.tech run {run_short_id}: finished test cases", key or artifacts.artifact_key("progress", run_short_id)
@@ -196,7 +198,10 @@ async def _wait_for_all(
         raise ValueError("runs must name at least one run: where nothing was tested, nothing has passed.")
     wanted = {one.run_short_id: one for one in map(_wanted, runs)}
     going_on = {one.run_short_id: one.run_url for one in wanted.values()}
-    waiting = _Wait(credentials, timeout_seconds, polling, anyio.sleep)
+    polling = polling or QATechPolling()
+    waiting = _Wait(credentials, timeout_seconds, polling, sleep)
+    # Thousands that begin together would look together, again and again.
+    begin_within_seconds = min(polling.first_seconds, timeout_seconds) if len(wanted) > MOST_IN_FLIGHT else 0.0
     logger = get_run_logger()
     key = key or artifacts.artifact_key("progress", "runs")
     progress = artifacts.Progress(f"{len(wanted)} QA.tech runs: those that have ended", key)
@@ -219,7 +224,8 @@ async def _wait_for_all(
         if str(failed_looks).rstrip("0") == "1":
             logger.warning("%d looks have failed so far, and are repeated. The last one: %s", failed_looks, error)
 
-    async def wait_for(one: _Wanted) -> None:
+    async def wait_for(one: _Wanted, place: int) -> None:
+        await sleep(begin_within_seconds * place / len(wanted))
         try:
             run = await waiting.until_ended(one, on_change, on_error)
         except QATechError as error:
@@ -234,7 +240,7 @@ async def _wait_for_all(
         await show()
 
     async with telling_what_goes_on(going_on, logger), waiting:
-        await _all_unless_stopped([wait_for(one) for one in wanted.values()])
+        await _all_unless_stopped([wait_for(one, place) for place, one in enumerate(wanted.values())])
     if errors:
         raise RunsNotEnded(_not_ended(errors, len(wanted)), runs=ended, errors=errors)
     return [ended[run_short_id] for run_short_id in (_wanted(run).run_short_id for run in runs)]

@@ -281,7 +281,7 @@ def test_a_stop_of_the_process_ends_them_all(monkeypatch: pytest.MonkeyPatch) ->
 
     async def wait() -> None:
         try:
-            await anyio.sleep(600)
+            await anyio.sleep(20)
         except asyncio.CancelledError:
             ended.append("cancelled")
             raise
@@ -309,7 +309,38 @@ def test_a_fault_that_nobody_expects_ends_them_all() -> None:
     assert ended == ["ended"] * 2
 
 
-def test_one_looks_for_a_stop_on_behalf_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("number", "within_seconds"), [(32, 0.0), (40, 0.2)])
+async def test_more_than_are_looked_at_at_once_begin_one_after_the_other(
+    credentials: QATechCredentials, monkeypatch: pytest.MonkeyPatch, number: int, within_seconds: float
+) -> None:
+    slept: list[float] = []
+    left: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        await anyio.sleep(seconds)
+
+    async def wait_for_run(client: object, run_short_id: str, *, timeout_seconds: float, **more: object) -> QATechRun:
+        left.append(timeout_seconds)
+        return QATechRun(short_id=run_short_id, status="COMPLETED", result="PASSED")
+
+    monkeypatch.setattr(waits, "sleep", sleep)
+    monkeypatch.setattr(waits, "wait_for_run", wait_for_run)
+
+    @flow
+    async def user() -> None:
+        names = [f"run{place}" for place in range(number)]
+        await await_for_test_runs(credentials, names, 60, polling=QATechPolling(first_seconds=0.2))
+
+    await user()
+    planned = [within_seconds * place / number for place in range(number)]
+    assert sorted(slept) == pytest.approx(planned)
+    assert all(seconds <= 60 - begins for seconds, begins in zip(left, planned, strict=True)), "one deadline for all"
+
+
+def test_one_looks_for_a_stop_on_behalf_of_all(
+    sandbox: Sandbox, credentials: QATechCredentials, polling: QATechPolling, monkeypatch: pytest.MonkeyPatch
+) -> None:
     looked = 0
 
     def look() -> None:
@@ -317,9 +348,17 @@ def test_one_looks_for_a_stop_on_behalf_of_all(monkeypatch: pytest.MonkeyPatch) 
         looked += 1
 
     monkeypatch.setattr(twins, "_exception_of_main_thread", look)
-    monkeypatch.setattr(twins, "WATCH_SECONDS", 0.05)
-    run_sync(lambda: waits._all_unless_stopped([anyio.sleep(0.5) for _ in range(300)]))
-    assert 1 <= looked <= 20
+    monkeypatch.setattr(twins, "WATCH_SECONDS", 0.2)
+    names = started(sandbox, *["pln_never"] * 40)
+
+    @flow
+    def user() -> None:
+        wait_for_test_runs(credentials, names, 1, polling=polling)
+
+    with pytest.raises(RunsNotEnded):
+        user()
+    assert looks(sandbox) > 150
+    assert 1 <= looked < 100, "each of the waits has slept several times"
 
 
 # --- What it remembers

@@ -1,9 +1,9 @@
 """One process with many waits: `python -m tests.bench.waiting_process KIND NUMBER SECONDS SPEED URL`; prints JSON.
 
-KIND is `ours` (a task run per wait, in one event loop), `core` (the same waits without task runs), `sleeps` (a task
-run for each that only sleeps), `poll-tasks` (a flow that spends a task run on each poll) or `threads` (a sync task per
-wait, with a thread each). The last two look at a fixed interval of ten seconds. Time goes SPEED times as fast: for the
-runs, for all pauses, and so for the load.
+KIND is `together` (all waits in one task run), `each` (a task run for each wait), `sleeps` (a task run for each that
+only sleeps), `poll-tasks` (a flow that spends a task run on each poll) or `threads` (a sync task per wait, with a
+thread each). The last two look at a fixed interval of ten seconds. Time goes SPEED times as fast: for the runs, for all
+pauses, and so for the load.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import resource
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any
 
 import anyio
@@ -27,8 +28,7 @@ from prefect.settings import PREFECT_LOGGING_LEVEL, PREFECT_LOGGING_TO_API_ENABL
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import SecretStr
 
-from prefect_qatech import QATechCredentials, QATechPolling, await_for_test_run, tasks
-from prefect_qatech.waiting import Surroundings, wait_for_run
+from prefect_qatech import QATechCredentials, QATechPolling, await_for_test_run, await_for_test_runs, waits
 
 FIXED_SECONDS = 10.0
 speed = float(sys.argv[4])
@@ -37,11 +37,35 @@ late: list[float] = []
 requests = 0
 
 
+due: ContextVar[float] = ContextVar("due")
+"""When the next request of a wait is to be sent; each wait has a context of its own."""
+
+
 async def timed_sleep(seconds: float) -> None:
-    """Sleep, and note how much later than asked that ended."""
-    due = time.monotonic() + seconds
+    """Sleep, and note when that is to end."""
+    due.set(time.monotonic() + seconds)
     await anyio.sleep(seconds)
-    late.append(time.monotonic() - due)
+
+
+def begun(real: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Note that the first look of a wait is to be sent at once."""
+
+    async def wait_for_run(*args: Any, **options: Any) -> Any:
+        due.set(time.monotonic())
+        return await real(*args, **options)
+
+    return wait_for_run
+
+
+def timed(real: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Note how much later than planned a request is sent, whatever has held it up."""
+
+    async def send(self: httpx.AsyncClient, request: httpx.Request, **options: Any) -> Any:
+        if (planned := due.get(None)) is not None and "/v1/run/" in request.url.path:
+            late.append(time.monotonic() - planned)
+        return await real(self, request, **options)
+
+    return send
 
 
 def counted(real: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -58,28 +82,14 @@ def credentials(url: str) -> QATechCredentials:
 
 
 @flow
-async def ours(ids: list[str], url: str) -> None:
+async def together(ids: list[str], url: str) -> None:
+    await await_for_test_runs(credentials(url), ids, 3600, polling=POLLING)
+
+
+@flow
+async def each(ids: list[str], url: str) -> None:
     block = credentials(url)
     await asyncio.gather(*(await_for_test_run(block, short_id, 3600, polling=POLLING) for short_id in ids))
-
-
-async def core(ids: list[str], url: str) -> None:
-    async def nothing(run: object) -> None: ...
-
-    async def one(short_id: str) -> None:
-        async with block.get_client() as client:
-            await wait_for_run(
-                client,
-                short_id,
-                timeout_seconds=3600,
-                polling=POLLING,
-                surroundings=Surroundings(sleep=timed_sleep),
-                on_change=nothing,
-                on_error=lambda error: None,
-            )
-
-    block = credentials(url)
-    await asyncio.gather(*map(one, ids))
 
 
 @task(cache_policy=NO_CACHE)
@@ -139,7 +149,7 @@ def work(kind: str, ids: list[str], url: str) -> None:
     if kind == "threads":
         threads.with_options(task_runner=ThreadPoolTaskRunner(max_workers=len(ids)))(ids, url)
     else:
-        asyncio.run({"ours": ours, "core": core, "sleeps": sleeps, "poll-tasks": poll_tasks}[kind](ids, url))
+        asyncio.run({"together": together, "each": each, "sleeps": sleeps, "poll-tasks": poll_tasks}[kind](ids, url))
 
 
 def main() -> None:
@@ -147,7 +157,9 @@ def main() -> None:
     from prefect_qatech.client import QATechClient
 
     QATechClient.get_run = counted(QATechClient.get_run)  # type: ignore[method-assign, assignment]
-    tasks.sleep_unless_stopped = timed_sleep  # type: ignore[attr-defined, assignment]
+    waits.sleep = waits.sleep_unless_stopped = timed_sleep  # type: ignore[attr-defined, assignment]
+    waits.wait_for_run = begun(waits.wait_for_run)  # type: ignore[assignment]
+    httpx.AsyncClient.send = timed(httpx.AsyncClient.send)  # type: ignore[method-assign, assignment]
     logging.disable(logging.INFO)
     with temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: False, PREFECT_LOGGING_LEVEL: "WARNING"}):
         # What the process, a flow run and a first look cost is not counted.

@@ -18,6 +18,7 @@ from prefect_qatech import (
     release_gate,
     start_test_run,
     wait_for_test_run,
+    wait_for_test_runs,
     wake_suspended_gates,
 )
 
@@ -84,6 +85,14 @@ def submitted_wait(plan: str) -> None:
     reach = credentials()
     run = start_test_run.submit(reach, plan).result()
     wait_for_test_run.submit(reach, run.run_short_id, 600, polling=POLLING, run_url=run.run_url).result()
+
+
+@flow
+def submitted_waits(plan: str) -> None:
+    """The sync task for several runs, submitted to a thread."""
+    reach = credentials()
+    runs = [start_test_run(reach, plan), start_test_run(reach, plan)]
+    wait_for_test_runs.submit(reach, runs, 600, polling=POLLING).result()
 
 
 @flow
