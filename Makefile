@@ -13,9 +13,9 @@ demo: .venv/.installed
 	$(BIN)/python -m flows.demo
 
 test: .venv/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/e2e --ignore tests/ui --ignore tests/scale --ignore tests/runners
+	$(BIN)/python -m pytest -n 4 --dist loadfile --ignore tests/e2e --ignore tests/ui --ignore tests/scale --ignore tests/runners
 	tests/ui/install-browser
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/e2e tests/ui
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests/e2e tests/ui
 
 # The tasks on Dask and on Ray.
 test-runners: .venv/.installed

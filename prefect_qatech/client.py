@@ -131,7 +131,9 @@ class QATechClient:
             timeout=self._timeout,
             follow_redirects=False,
             event_hooks={"response": [_keep_location]},
-            limits=httpx.Limits(max_connections=sharing.MOST_IN_FLIGHT, max_keepalive_connections=sharing.MOST_IDLE),
+            limits=httpx.Limits(
+                max_connections=sharing.MOST_IN_FLIGHT, max_keepalive_connections=sharing.MOST_IN_FLIGHT
+            ),
             transport=self._transport,
             verify=_tls(),
             http2=True,

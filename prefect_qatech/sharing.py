@@ -37,11 +37,6 @@ httpx goes through all that wait for a connection, and all connections, whenever
 the square of what it is asked at once, and 5,000 waits never came to an end.
 """
 
-MOST_IDLE = 4
-"""So many connections are kept for later. Each idle one makes each request take longer, for the same reason; what is in
-use is not idle, and over HTTP/2 one connection carries all.
-"""
-
 
 class Connections:
     """The connections of an event loop to one service with one token.

@@ -25,8 +25,8 @@ def main() -> int:
     world = World(home)
     try:
         world.start_server()
-        speeds: dict[int, float] = {100: 20, 200: 20} if asked.quick else {1_000: 5, 5_000: 3}
-        bars += compare(world, speeds, 10 if asked.quick else 40, 20 if asked.quick else 5)
+        speeds: dict[int, float] = {100: 20, 200: 20} if asked.quick else {1_000: 5, 5_000: 2}
+        bars += compare(world, speeds, 10 if asked.quick else 40, 20 if asked.quick else 5, 10 if asked.quick else 120)
         bars += compare_gates(world)
         bars += compare_imports(world)
     finally:

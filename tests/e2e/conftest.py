@@ -16,6 +16,7 @@ FLOWS = (
     "two_equal_gates",
     "sync_wait",
     "submitted_wait",
+    "submitted_waits",
     "async_wait",
     "async_submitted_wait",
 )

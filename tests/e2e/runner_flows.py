@@ -92,7 +92,7 @@ def campaign(credentials: QATechCredentials) -> dict[str, Any]:
 def errors(credentials: QATechCredentials) -> list[dict[str, Any]]:
     """What comes back of tasks that fail."""
     missing = start_test_run.submit(credentials, "pln_missing")
-    started = start_test_run.submit(credentials, "pln_green").result()
+    started = start_test_run.submit(credentials, "pln_never").result()
     late = wait_for_test_run.submit(credentials, started.run_short_id, 0, run_url=started.run_url)
     wrong = start_test_run.submit(credentials, "checkout")
     unsaved = credentials.model_copy()

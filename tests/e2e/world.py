@@ -35,7 +35,7 @@ def eventually(look: Callable[[], T], what: str, seconds: float = 120.0) -> T:
         if seen is not None and seen is not False and seen != []:
             return seen
         assert time.monotonic() < deadline, f"not seen within {seconds} s: {what}"
-        time.sleep(0.1)
+        time.sleep(0.25)
 
 
 class World:
@@ -46,7 +46,8 @@ class World:
         self.port = free_port()
         self.api_url = f"http://127.0.0.1:{self.port}/api"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.http = httpx.Client(base_url=self.api_url, timeout=30)
+        # A lock of SQLite is waited for by the server for up to 60 s.
+        self.http = httpx.Client(base_url=self.api_url, timeout=90)
 
     def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """The environment of everything in this world."""
@@ -167,7 +168,8 @@ class World:
                 "name": name,
                 "flow_id": flow["id"],
                 "entrypoint": entrypoint,
-                "path": str(ROOT),
+                # Where only a path is given, each flow run begins with a copy of all that is there.
+                "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}],
                 "work_pool_name": POOL,
                 "job_variables": {"env": dict(env)},
                 "enforce_parameter_schema": False,

@@ -32,6 +32,11 @@ def text_of(element: Locator) -> str:
     return words(element.inner_text())
 
 
+def shown_in(element: Locator) -> str:
+    """Give the text of what is not empty: while the page is still loading it is hidden now and then."""
+    return eventually(lambda: text_of(element) or None, "text that is not hidden", 30)
+
+
 def loaded_images(element: Locator, count: int) -> list[str]:
     """Give the addresses of an element's images, once all of them are loaded."""
     images = element.locator("img")
@@ -75,7 +80,7 @@ def test_the_report_says_first_whether_the_release_may_go_out(ui: UI, gates: Gat
     assert gate.verdict == verdict
     report = ui.report(gate, f"qatech-report-{PLANS[verdict]}")
     expect(report.locator("h2")).to_have_text(HEADLINES[verdict])
-    text = text_of(report)
+    text = shown_in(report)
     assert text.startswith(HEADLINES[verdict])
     assert {
         "pass": "6 tests: 5 passed, 1 flaky",
@@ -97,7 +102,7 @@ def test_the_report_says_first_whether_the_release_may_go_out(ui: UI, gates: Gat
         assert explanation not in text
         report.locator("summary").first.click()
         expect(report.locator("details").first).to_have_attribute("open", "")
-        assert explanation in text_of(report)
+        assert explanation in shown_in(report)
     if verdict == "inconclusive":
         assert "The order confirmation arrives by e-mail: missed on attempts 1, 2 and 3: The test mailbox" in text
     assert ("How to proceed" in text) is (verdict != "pass")
@@ -169,7 +174,7 @@ def state_message(ui: UI, gate: Gate) -> str:
     expect(message).to_be_visible()
     # It is text and nothing else; the old UI adds a button to fold it.
     assert message.locator("*").count() == message.get_by_text("See Less").count()
-    return text_of(message)
+    return shown_in(message)
 
 
 def test_the_flow_runs_page_says_why_the_release_may_not_go_out(ui: UI, gates: Gates) -> None:
@@ -226,7 +231,7 @@ def test_a_hostile_service_in_the_report(ui: UI, gates: Gates, beacon: Beacon, m
     assert ui.content.locator("script, style, link, iframe, object, embed, video, h1").count() == 0
     report.evaluate("root => root.querySelectorAll('details').forEach(one => { one.open = true })")
 
-    text = text_of(report)
+    text = shown_in(report)
     for kind, written in hostile_texts(beacon.url).items():
         assert words(plain_text(written, 200)) in text, kind
         assert words(plain_text(f"title-of {written}", 500)) in text, kind
@@ -254,7 +259,7 @@ def test_hostile_words_where_the_service_has_a_few_of_its_own(
     report = ui.report(gates["words"], "qatech-report-pln-words")
     loaded_images(report, 1)
     assert_only_ours(report, harmless)
-    text = text_of(report)
+    text = shown_in(report)
     texts = hostile_texts(beacon.url)
     assert words(plain_text(texts["image"], 60)) in text  # the run's status, in the attempts' table
     assert words(plain_text(texts["details"], 200)) in text  # the plan's name
@@ -266,7 +271,7 @@ def test_a_hostile_service_in_the_tests_table(ui: UI, gates: Gates, beacon: Beac
     table = ui.table(gates["hostile"], "qatech-tests-pln-hostile")
     texts = hostile_texts(beacon.url)
     expect(table.locator("tbody tr")).to_have_count(len(texts) + 1)
-    text = text_of(table)
+    text = shown_in(table)
     for kind, written in texts.items():
         assert words(cell_text(written, 200)) in text, kind
     tags, attributes = model_of(table)
