@@ -348,17 +348,17 @@ def test_one_looks_for_a_stop_on_behalf_of_all(
         looked += 1
 
     monkeypatch.setattr(twins, "_exception_of_main_thread", look)
-    monkeypatch.setattr(twins, "WATCH_SECONDS", 0.2)
+    monkeypatch.setattr(twins, "WATCH_SECONDS", 600)
     names = started(sandbox, *["pln_never"] * 40)
 
     @flow
     def user() -> None:
-        wait_for_test_runs(credentials, names, 1, polling=polling)
+        wait_for_test_runs(credentials, names, 3, polling=polling)
 
     with pytest.raises(RunsNotEnded):
         user()
-    assert looks(sandbox) > 150
-    assert 1 <= looked < 100, "each of the waits has slept several times"
+    assert looks(sandbox) >= 80, "each of the waits has looked, slept and looked"
+    assert looked == 1
 
 
 # --- What it remembers
