@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prefect import flow
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.objects import FlowRunInput
+from prefect.client.schemas.objects import FlowRun, FlowRunInput
 from prefect.exceptions import PrefectHTTPStatusError
+from prefect.states import Pending, Running
 
 from prefect_qatech import (
     LedgerConflict,
@@ -375,6 +376,16 @@ async def test_the_first_attempt_is_known_in_the_flow_and_in_its_sub_flows(prefe
     await user()
     # The sub-flow of a retried flow is a new flow run, which has never run before.
     assert seen == [("flow", True), ("sub-flow", True), ("flow", False), ("sub-flow", False)]
+
+
+@pytest.mark.parametrize(
+    ("run_count", "seconds", "first"), [(1, 0, True), (2, 0, False), (1, 1, False), (1, None, False)]
+)
+def test_a_first_attempt_is_in_the_state_in_which_it_began(run_count: int, seconds: int | None, first: bool) -> None:
+    began = datetime(2026, 9, 1, tzinfo=timezone.utc)
+    state = Running(timestamp=began + timedelta(seconds=seconds)) if seconds is not None else Pending(timestamp=began)
+    flow_run = FlowRun(flow_id=uuid4(), run_count=run_count, start_time=began, state=state)
+    assert ledger._runs_for_the_first_time(flow_run) is first
 
 
 @pytest.fixture
