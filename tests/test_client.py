@@ -554,9 +554,12 @@ async def test_a_refusal_that_is_too_long_still_says_when_to_come_again(call: st
     assert (error.retryable, error.retry_after_seconds) == (True, 7)
 
 
-async def test_half_a_character_is_replaced_wherever_it_stands() -> None:
-    content = json.dumps({**seen(), "title": "\ud800", "unknown": [{"text \udfff": "a \ud83d b \U0001f600"}]})
-    async with Service(lambda request: answer(content.encode())).client() as client:
+@pytest.mark.parametrize("escaped", [True, False])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-32-be"])
+async def test_half_a_character_is_replaced_wherever_it_stands(encoding: str, escaped: bool) -> None:
+    body = {**seen(), "title": "\ud800", "unknown": [{"text \udfff": "a \ud83d b \U0001f600"}]}
+    content = json.dumps(body, ensure_ascii=escaped).encode(encoding, "surrogatepass")
+    async with Service(lambda request: answer(content)).client() as client:
         run = await client.get_run("abc123")
     kept = run.model_dump_json()
     assert "a ? b \U0001f600" in kept
