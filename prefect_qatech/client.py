@@ -292,9 +292,12 @@ class QATechClient:
         """Send one request; return the JSON of a 2xx answer, raise for everything else."""
         content, failure = await self._outcome(method, path, query, body, run_short_id)
         if failure is not None:
-            # Raised out here: httpx's errors hold the request, and with it the token. In Python 3.10 an error that was
-            # caught in a coroutine hangs on to what that coroutine raises later.
-            raise failure
+            # httpx's errors hold the request, and with it the token. Raised out here none of them hangs on it, but in
+            # Python 3.10, where what a coroutine caught hangs on to what is raised later.
+            try:
+                raise failure
+            finally:
+                failure.__context__ = None
         return content
 
     async def _outcome(
