@@ -59,6 +59,7 @@ class ObservedAttempt:
         details: Run test case short id to `GET /run-test-case/{shortId}`, for the test cases that did not pass.
         rerun_of: Short id of the run that it repeats.
         filter: What a rerun was asked to repeat.
+        details_lost: Short ids of the run test cases whose details could not be had.
     """
 
     kind: AttemptKind
@@ -70,6 +71,7 @@ class ObservedAttempt:
     details: Mapping[str, QATechRunTestCaseDetails] = field(default_factory=dict)
     rerun_of: str | None = None
     filter: str | None = None
+    details_lost: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -336,6 +338,12 @@ class GateReport(_Fact):
         judged_on: The day for which quarantine entries were checked.
         flow_run_id: The flow run of the gate.
         decision: What a person decided, where one was asked.
+        target: What was tested, as the caller named it: a commit, an image digest, a version of the data.
+        evidence_is_older: Whether the evidence was found in an earlier attempt of the flow run.
+        is_one_run_only: Whether the gate took up a run that somebody else started, so that only this run was judged.
+        notes: What the incidents were about, a sentence each, with the run's id and link.
+        causes_unknown: Ids of the tests whose details could not be had, so that their cause is not known.
+        quarantine_unmatched: Quarantine keys that match no test, or more than one.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -355,6 +363,12 @@ class GateReport(_Fact):
     judged_on: date | None = None
     flow_run_id: str | None = None
     decision: GateDecision | None = None
+    target: str | None = None
+    evidence_is_older: bool = False
+    is_one_run_only: bool = False
+    notes: tuple[str, ...] = ()
+    causes_unknown: tuple[str, ...] = ()
+    quarantine_unmatched: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -471,6 +485,10 @@ def build_report(
     plan_name: str | None = None,
     label: str | None = None,
     flow_run_id: str | None = None,
+    target: str | None = None,
+    evidence_is_older: bool = False,
+    is_one_run_only: bool = False,
+    notes: Iterable[str] = (),
 ) -> GateReport:
     """Judge a campaign and put everything that readers need into one report.
 
@@ -483,6 +501,10 @@ def build_report(
         plan_name: Its name.
         label: The user's label of the gate.
         flow_run_id: The flow run of the gate.
+        target: What was tested, as the caller named it.
+        evidence_is_older: Whether the evidence was found in an earlier attempt of the flow run.
+        is_one_run_only: Whether the gate took up a run that somebody else started.
+        notes: What the incidents were about.
 
     Returns:
         The report.
@@ -523,6 +545,10 @@ def build_report(
         ended_at=ended_at,
         judged_on=today,
         flow_run_id=flow_run_id,
+        target=target,
+        evidence_is_older=evidence_is_older,
+        is_one_run_only=is_one_run_only,
+        notes=tuple(notes),
     )
 
 

@@ -68,6 +68,7 @@ class QATechRunRecord(BaseModel):
         run_short_id: Its short id.
         run_url: Its address on QA.tech.
         test_count: How many test cases the answer to its POST promised.
+        test_count_is_unreadable: Whether the answer told a count that cannot be read.
         plan_short_id: The plan it belongs to.
         plan_name: The plan's name.
         started_at: When the POST was sent, or the run was attached.
@@ -82,6 +83,7 @@ class QATechRunRecord(BaseModel):
     run_short_id: str
     run_url: str | None = None
     test_count: int | None = None
+    test_count_is_unreadable: bool = False
     plan_short_id: str | None = None
     plan_name: str | None = None
     started_at: datetime

@@ -88,6 +88,9 @@ class Incident(_Word):
     USAGE_LIMIT = "usage_limit"
     OUTCOME_UNKNOWN = "outcome_unknown"
     NOTHING_TO_RERUN = "nothing_to_rerun"
+    RERUN_REFUSED = "rerun_refused"
+    WAIT_GAVE_UP = "wait_gave_up"
+    COUNT_UNREADABLE = "count_unreadable"
 
 
 _INCIDENT_SENTENCES = {
@@ -95,6 +98,10 @@ _INCIDENT_SENTENCES = {
     Incident.USAGE_LIMIT: "QA.tech refused a rerun: the organisation has used up what its plan allows (402).",
     Incident.OUTCOME_UNKNOWN: "A request to start a run got no clear answer: whether that run exists is not known.",
     Incident.NOTHING_TO_RERUN: "QA.tech says that nothing is left to rerun, although tests are still open.",
+    Incident.RERUN_REFUSED: "A rerun that the verdict needed could not be started.",
+    Incident.WAIT_GAVE_UP: "A run could not be followed to its end, so what it found is not known.",
+    Incident.COUNT_UNREADABLE: "QA.tech told how many tests the run has in a way that cannot be read, "
+    "so nobody knows whether all are listed.",
 }
 _DECIDING = frozenset({Outcome.PASSED, Outcome.FAILED})
 _PASSING = frozenset({TestVerdict.PASSED, TestVerdict.RECOVERED, TestVerdict.FLAKY})
