@@ -74,6 +74,7 @@ class QATechRunRecord(BaseModel):
         started_at: When the POST was sent, or the run was attached.
         slot: The slot of the ledger that holds it; None outside a flow run.
         flow_run_id: The root flow run whose ledger that is.
+        attempt: The attempt in which it was started: flow run ids with their run counts, the root first.
         found: Whether it was found in the ledger instead of being started by this call.
     """
 
@@ -89,6 +90,7 @@ class QATechRunRecord(BaseModel):
     started_at: datetime
     slot: str | None = None
     flow_run_id: str | None = None
+    attempt: tuple[tuple[str, int], ...] = ()
     found: bool = False
 
 
@@ -228,14 +230,15 @@ def _ambiguous(call: Call, entry: QATechLedgerEntry, where: str) -> LedgerConfli
 
 def _taken_up(entry: QATechLedgerEntry, call: Call) -> bool:
     """Whether the attempt that a call stands in has written a slot, or taken it up."""
-    return any(_same_attempt(chain, call.chain) for chain in _chains(entry))
+    return any(same_attempt(chain, call.chain) for chain in _chains(entry))
 
 
 def _chains(entry: QATechLedgerEntry) -> Iterable[Chain]:
     return (entry.chain, *entry.seen_in)
 
 
-def _same_attempt(one: Chain, other: Chain) -> bool:
+def same_attempt(one: Chain, other: Chain) -> bool:
+    """Pure: whether two calls stand in the same attempt of the flow runs, and tasks, that both stand in."""
     counts = dict(one)
     return all(counts[flow_run_id] == count for flow_run_id, count in other if flow_run_id in counts)
 
@@ -364,7 +367,9 @@ class Ledger:
         except QATechAPIError:
             await self.client.delete_flow_run_input(flow_run_id=self.flow_run_id, key=f"{_PREFIX}{intent.slot}-intent")
             raise
-        record = record.model_copy(update=self._where(intent.slot) | {"started_at": intent.sent_at})
+        record = record.model_copy(
+            update=self._where(intent.slot) | {"started_at": intent.sent_at, "attempt": intent.chain}
+        )
         await self._record(intent, record)
         return record
 

@@ -10,7 +10,10 @@ What the tasks keep to, in any combination of sync and async flows, called, `.su
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime, timezone
 from typing import Any, Literal, TypedDict
 
@@ -44,6 +47,19 @@ LONGEST_RETRY_AFTER_SECONDS = 120.0
 _CLEAN_UP_SECONDS = 3.0
 
 
+_deadline: ContextVar[float] = ContextVar("qatech_deadline", default=float("inf"))
+
+
+@contextmanager
+def no_retry_after(seconds_left: float) -> Iterator[None]:
+    """Let no task that is called here be retried once so many seconds have passed, nor sleep longer for a retry."""
+    token = _deadline.set(time.monotonic() + seconds_left)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
 class _ResultOptions(TypedDict):
     cache_policy: CachePolicy
     persist_result: bool
@@ -60,7 +76,8 @@ async def retry_if_safe(task: Task[Any, Any], task_run: TaskRun, state: State[An
     """Prefect's `retry_condition_fn` of the tasks: our own errors know whether they may be retried.
 
     Where the service asked for more time than the task's next delay (Retry-After), the rest is slept here; Prefect
-    takes the delays from the decoration only. More than `LONGEST_RETRY_AFTER_SECONDS` is not slept: the task fails.
+    takes the delays from the decoration only. More than `LONGEST_RETRY_AFTER_SECONDS` is not slept, and nothing past a
+    deadline (`no_retry_after`): the task fails.
     """
     error = await state.aresult(raise_on_failure=False)
     if not isinstance(error, QATechError) or not error.retryable:
@@ -69,6 +86,8 @@ async def retry_if_safe(task: Task[Any, Any], task_run: TaskRun, state: State[An
     if wanted > LONGEST_RETRY_AFTER_SECONDS:
         return False
     delay = RETRY_DELAY_SECONDS[min(task_run.run_count, len(RETRY_DELAY_SECONDS)) - 1]
+    if time.monotonic() + max(wanted, delay) >= _deadline.get():
+        return False
     await sleep_unless_stopped(max(0.0, wanted - delay))
     return True
 
@@ -90,7 +109,9 @@ _RETRIED: _RetryOptions = {
 }
 
 
-async def _start(credentials: QATechCredentials, request: QATechRunRequest, label: str | None) -> QATechRunRecord:
+async def _start(
+    credentials: QATechCredentials, request: QATechRunRequest, label: str | None, target: str | None
+) -> QATechRunRecord:
     plan = request.test_plan_short_id
     what = f"POST /v1/run ({plan or 'test cases' if plan or request.test_case_ids else 'the default plan'})"
     body = request.to_json()
@@ -104,8 +125,11 @@ async def _start(credentials: QATechCredentials, request: QATechRunRequest, labe
         record = await ledger.once(
             "start",
             what,
-            ledger.fingerprint(credentials.api_url, credentials.project_short_id, meaning),
-            label,
+            ledger.fingerprint(
+                credentials.api_url, credentials.project_short_id, meaning, *([target] if target else [])
+            ),
+            # A label stands for one start of one target: the next version is tested anew under the same label.
+            f"{label} of {target}" if label is not None and target is not None else label,
             send,
             busy_seconds=credentials.timeout_seconds,
         )
@@ -195,6 +219,7 @@ async def astart_test_run(
     notifications: list[QATechNotification] | None = None,
     github: QATechGitHubTrigger | None = None,
     parameters: QATechParameters | None = None,
+    target: str | None = None,
     label: str | None = None,
 ) -> QATechRunRecord:
     """Async twin of `start_test_run`: the same arguments, result and errors."""
@@ -206,7 +231,7 @@ async def astart_test_run(
         github=github,
         parameters=parameters,
     )
-    return await _start(credentials, request, label)
+    return await _start(credentials, request, label, target)
 
 
 @task(name="start_test_run", description="Start a QA.tech run, once per flow run.", **_RETRIED)
@@ -219,6 +244,7 @@ def start_test_run(
     notifications: list[QATechNotification] | None = None,
     github: QATechGitHubTrigger | None = None,
     parameters: QATechParameters | None = None,
+    target: str | None = None,
     label: str | None = None,
 ) -> QATechRunRecord:
     """Start a QA.tech run (`POST /run`); on a retry of the flow run, find the run that was started before.
@@ -238,6 +264,8 @@ def start_test_run(
         notifications: Slack channels that QA.tech tells.
         github: The GitHub event behind the run.
         parameters: Values for the project's configs.
+        target: What is tested: a commit, an image digest, a version of the data. A retry finds the run that was started
+            for the same target, and starts one for another.
         label: Names this start within the flow run.
 
     Returns:
@@ -266,7 +294,7 @@ def start_test_run(
         github=github,
         parameters=parameters,
     )
-    return run_sync(lambda: _start(credentials, request, label))
+    return run_sync(lambda: _start(credentials, request, label, target))
 
 
 @task(name="rerun_test_run", description="Rerun a QA.tech run: everything, failed only, or a list.", **_RETRIED)
