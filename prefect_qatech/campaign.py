@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import Literal
 
@@ -23,11 +23,16 @@ from prefect_qatech.verdict import (
     GatePolicy,
     GateVerdict,
     Incident,
+    NoRerun,
     Outcome,
+    QuarantineEntry,
+    Reason,
+    Rerun,
     TestVerdict,
     Verdict,
     classify,
     judge,
+    plan_rerun,
 )
 
 SCHEMA_VERSION = 1
@@ -40,6 +45,8 @@ URL_LENGTH = 1_000
 """The longest address that a report takes; a longer one is left out."""
 LINKS_BYTES = 96 * 1024
 """What the addresses of a report's tests may take together: signed ones are long."""
+UNMATCHED = "quarantine_unmatched"
+"""The rule whose reason names keys of the quarantine instead of tests."""
 _LINKS = ("url", "screenshot_url", "recording_url")
 
 AttemptKind = Literal["start", "rerun", "attached"]
@@ -119,6 +126,11 @@ class Campaign:
     expected: tuple[str, ...]
     expected_count: int | None
     attempts: tuple[Attempt, ...]
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Test id to name."""
+        return {test_id: test.name for test_id, test in self.tests.items()}
 
     def project_test_case_ids(self, test_ids: Iterable[str]) -> list[str]:
         """Give the UUIDs by which the tests are named in a rerun, where they are known."""
@@ -211,12 +223,107 @@ def _new_test(item: _Observed, tests: Mapping[str, _Test]) -> _Test:
     return _Test(test_id, item.case.name, set(), item.project_test_case_id)
 
 
+def resolve_quarantine(policy: GatePolicy, names: Mapping[str, str]) -> tuple[GatePolicy, tuple[str, ...]]:
+    """Find the tests that the entries of a quarantine are about.
+
+    A key is a test's id, or its exact name where only one test has it. Where two entries are about one test, the one
+    that expires first holds.
+
+    Args:
+        policy: A policy as people write it.
+        names: Test id to name, of all tests of the campaign.
+
+    Returns:
+        The policy with test ids as keys, and the keys that match no test, or more than one: they are not applied.
+
+    Example:
+        >>> entry = QuarantineEntry(reason="known", owner="ana", expires=date(2026, 9, 1))
+        >>> policy = GatePolicy(quarantine={"Login": entry, "Pay": entry})
+        >>> resolved, unmatched = resolve_quarantine(policy, {"1": "Login"})
+        >>> list(resolved.quarantine), unmatched
+        (['1'], ('Pay',))
+    """
+    if not policy.quarantine:
+        return policy, ()
+    tests: dict[str, set[str]] = {}
+    for test_id, name in names.items():
+        # Entries of a list that share an id got numbers behind it, by their order: no number tells which test is meant.
+        shared, _, number = test_id.rpartition("#")
+        tests.setdefault(shared if number.isdigit() and shared in names else test_id, set()).add(test_id)
+        if name:
+            tests.setdefault(name[:NAME_LENGTH], set()).add(test_id)
+    found: dict[str, QuarantineEntry] = {}
+    unmatched = []
+    for key, entry in policy.quarantine.items():
+        matches = tests.get(key[:NAME_LENGTH], set())
+        if len(matches) == 1:
+            [test_id] = matches
+            found[test_id] = min(found.get(test_id, entry), entry, key=lambda one: one.expires)
+        else:
+            unmatched.append(key)
+    return policy.model_copy(update={"quarantine": found}), tuple(unmatched)
+
+
+def next_rerun(
+    campaign: Campaign, policy: GatePolicy, *, now: datetime, incidents: Iterable[Incident] = ()
+) -> Rerun | NoRerun:
+    """Decide what to rerun, if anything: `plan_rerun`, for what was observed.
+
+    Args:
+        campaign: What was observed.
+        policy: The policy that decides.
+        now: Its day decides on quarantine entries.
+        incidents: What happened outside of the tests.
+
+    Returns:
+        What to ask for, or why nothing is asked for.
+    """
+    resolved, _ = resolve_quarantine(policy, campaign.names)
+    return plan_rerun(
+        campaign.expected,
+        campaign.attempts,
+        resolved,
+        expected_count=campaign.expected_count,
+        incidents=incidents,
+        today=policy.quarantine_day(now),
+    )
+
+
+def _judge(
+    names: Mapping[str, str],
+    expected: Iterable[str],
+    attempts: Sequence[Attempt],
+    policy: GatePolicy,
+    *,
+    expected_count: int | None,
+    incidents: Iterable[Incident] = (),
+    today: date | None,
+) -> GateVerdict:
+    """Judge by a policy as people write it, and say which of its quarantine entries are not applied."""
+    resolved, unmatched = resolve_quarantine(policy, names)
+    gate = judge(expected, attempts, resolved, expected_count=expected_count, incidents=incidents, today=today)
+    if not unmatched:
+        return gate
+    what = "1 quarantine entry matches" if len(unmatched) == 1 else f"{len(unmatched)} quarantine entries match"
+    sentence = (
+        f"{what} no test, or more than one, and so had no effect: name a test's id, or its exact and unique name."
+    )
+    return replace(gate, reasons=(*gate.reasons, Reason(UNMATCHED, Verdict.PASS, sentence, unmatched)))
+
+
 class _Fact(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class ReportedReason(_Fact):
-    """Why a verdict is what it is, by one rule."""
+    """Why a verdict is what it is, by one rule.
+
+    Attributes:
+        rule: Name of the rule.
+        verdict: What the rule says on its own.
+        sentence: The same in words.
+        test_ids: The tests that it is about; for `quarantine_unmatched`, the keys of the quarantine.
+    """
 
     rule: str
     verdict: Verdict
@@ -335,7 +442,7 @@ class GateReport(_Fact):
         label: The user's label of the gate.
         started_at: When the campaign began.
         ended_at: When the verdict was given.
-        judged_on: The day for which quarantine entries were checked.
+        judged_on: The day for which quarantine entries were checked, by the policy's time zone.
         flow_run_id: The flow run of the gate.
         decision: What a person decided, where one was asked.
         target: What was tested, as the caller named it: a commit, an image digest, a version of the data.
@@ -435,14 +542,27 @@ class GateReport(_Fact):
             )
             for attempt in self.attempts
         ]
-        return judge(
+        if today is None:
+            same_zone = policy.quarantine_time_zone == self.policy.quarantine_time_zone
+            today = self.judged_on if same_zone or not self.ended_at else policy.quarantine_day(self.ended_at)
+        return _judge(
+            self._names,
             [test.test_id for test in self.tests if test.expected],
             attempts,
             policy,
             expected_count=self.expected_count,
             incidents=self.incidents,
-            today=today or self.judged_on,
+            today=today,
         )
+
+    @property
+    def quarantine(self) -> dict[str, QuarantineEntry]:
+        """Test id to the policy's quarantine entry for it, expired ones included."""
+        return resolve_quarantine(self.policy, self._names)[0].quarantine
+
+    @property
+    def _names(self) -> dict[str, str]:
+        return {test.test_id: test.name for test in self.tests}
 
 
 class GatesReport(BaseModel):
@@ -509,8 +629,10 @@ def build_report(
     Returns:
         The report.
     """
-    incidents, today = tuple(incidents), ended_at.date()
-    verdict = judge(
+    incidents, today = tuple(incidents), policy.quarantine_day(ended_at)
+    quarantine, unmatched = resolve_quarantine(policy, campaign.names)
+    verdict = _judge(
+        campaign.names,
         campaign.expected,
         campaign.attempts,
         policy,
@@ -521,7 +643,7 @@ def build_report(
     explained = sum(_shown(test)[1] for test in campaign.tests.values())
     text_bytes = TEXTS_BYTES // max(1, 2 * explained)
     without_reruns = judge(
-        campaign.expected, campaign.attempts[:1], policy, expected_count=campaign.expected_count, today=today
+        campaign.expected, campaign.attempts[:1], quarantine, expected_count=campaign.expected_count, today=today
     )
     return GateReport(
         verdict=verdict.verdict,
@@ -532,7 +654,7 @@ def build_report(
         ),
         attempts=tuple(_report_attempt(number, campaign) for number in range(len(campaign.observed))),
         tests=_with_fewer_links(
-            _report_test(test, verdict.tests[test_id], campaign, policy, today, text_bytes)
+            _report_test(test, verdict.tests[test_id], campaign, quarantine, today, text_bytes)
             for test_id, test in campaign.tests.items()
         ),
         expected_count=campaign.expected_count,
@@ -549,6 +671,7 @@ def build_report(
         evidence_is_older=evidence_is_older,
         is_one_run_only=is_one_run_only,
         notes=tuple(notes),
+        quarantine_unmatched=unmatched,
     )
 
 

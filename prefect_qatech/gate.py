@@ -29,7 +29,15 @@ from prefect.logging import get_run_logger
 from prefect_qatech import artifacts, events, ledger, suspension
 from prefect_qatech.artifacts import artifact_key, is_web_link
 from prefect_qatech.asking import ask, ask_suspended
-from prefect_qatech.campaign import Campaign, GateDecision, GateReport, ObservedAttempt, build_report, recognise
+from prefect_qatech.campaign import (
+    Campaign,
+    GateDecision,
+    GateReport,
+    ObservedAttempt,
+    build_report,
+    next_rerun,
+    recognise,
+)
 from prefect_qatech.client import QATechClient
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import (
@@ -64,7 +72,6 @@ from prefect_qatech.verdict import (
     Rerun,
     TestVerdict,
     Verdict,
-    plan_rerun,
 )
 from prefect_qatech.waits import await_for_test_run
 
@@ -179,15 +186,7 @@ class _Gate:
         return await ledger.once("start", f"run {run_short_id}", fingerprint, self.slot_label, send, busy_seconds=0)
 
     def _next_rerun(self) -> Rerun | None:
-        campaign = self.campaign
-        decision = plan_rerun(
-            campaign.expected,
-            campaign.attempts,
-            self.policy,
-            expected_count=campaign.expected_count,
-            incidents=self.incidents,
-            today=datetime.now(timezone.utc).date(),
-        )
+        decision = next_rerun(self.campaign, self.policy, now=datetime.now(timezone.utc), incidents=self.incidents)
         if isinstance(decision, Rerun):
             return decision
         if decision.reason not in ("nothing_open", "gate_passes"):

@@ -394,6 +394,8 @@ async def _publish(report: GateReport, key: str | None, directory: str | None) -
     await artifacts.publish_report(report, key=key)
     await events.emit_gate_verdict(report)
     logger = get_run_logger()
+    for key in report.quarantine_unmatched:
+        logger.warning("The quarantine entry %r matches no test, or more than one, and had no effect.", key[:300])
     if directory is not None:
         paths = write_report_files(report, directory)
         logger.info("Report files: %s", ", ".join(str(path) for path in paths.values()))

@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime, timezone, tzinfo
 from enum import Enum
 from fractions import Fraction
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class _Word(str, Enum):
@@ -161,11 +162,48 @@ class GatePolicy(BaseModel):
     quarantine: dict[str, QuarantineEntry] = Field(
         default_factory=dict,
         title="Quarantine",
-        description="By test id: tests that run and are reported, but do not block until their entry expires.",
+        description="By a test's id, or its exact and unique name: tests that run and are reported, but do not block "
+        "until their entry expires. An entry that matches no test, or more than one, is not applied, and is reported.",
+    )
+    quarantine_time_zone: str = Field(
+        "UTC",
+        title="Time zone of the quarantine",
+        description="The days of the quarantine end by the clocks of this time zone, such as Europe/Stockholm.",
     )
     deadline_seconds: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] = Field(
         3600, title="Deadline in seconds", description="The campaign, reruns included, must end within this time."
     )
+
+    @field_validator("quarantine_time_zone")
+    @classmethod
+    def _is_a_time_zone(cls, name: str) -> str:
+        _time_zone(name)
+        return name
+
+    def quarantine_day(self, moment: datetime) -> date:
+        """Return the day for which quarantine entries are looked at.
+
+        Args:
+            moment: When the verdict is given; one without a time zone is taken to be in UTC.
+
+        Returns:
+            Its date by the clocks of `quarantine_time_zone`.
+
+        Example:
+            >>> GatePolicy(quarantine_time_zone="Asia/Tokyo").quarantine_day(datetime(2026, 9, 1, 20))
+            datetime.date(2026, 9, 2)
+        """
+        aware = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+        return aware.astimezone(_time_zone(self.quarantine_time_zone)).date()
+
+
+def _time_zone(name: str) -> tzinfo:
+    if name == "UTC":
+        return timezone.utc  # also where a system has no time zones on its disk
+    try:
+        return ZoneInfo(name)
+    except (OSError, ValueError, KeyError):  # of a folder, of a path, of a name that nobody knows
+        raise ValueError(f"{name!r:.80} is not a time zone: an IANA name such as Europe/Stockholm is needed") from None
 
 
 _DEFAULT_POLICY = GatePolicy()
@@ -186,7 +224,8 @@ class Reason:
 
     The rules: `passed`, `max_failed`, `max_flaky`, `flaky_reported`, `max_undecided`, `min_decided`,
     `only_quarantined`, `mass_failure`, `no_attempt`, `run_not_completed`, `contradiction`, the words of `Incident`, and
-    `vanished`, `appeared`, `quarantine`, `quarantine_expired`, which only report. A limit that holds is a pass.
+    `vanished`, `appeared`, `quarantine`, `quarantine_expired`, `quarantine_unmatched`, which only report. A limit that
+    holds is a pass.
     """
 
     rule: str
@@ -464,6 +503,10 @@ def _tests(count: int) -> str:
     return f"{count} test" if count == 1 else f"{count} tests"
 
 
+def _limit(count: int) -> str:
+    return f"at most {count}" if count else "none"
+
+
 def _run(index: int) -> str:
     return f"Rerun {index}" if index else "The first run"
 
@@ -479,23 +522,24 @@ def _test_reasons(survey: _Survey) -> Iterable[Reason]:
         yield Reason(
             "max_failed",
             Verdict.FAIL if len(survey.failed) > policy.max_failed else Verdict.PASS,
-            f"{_tests(len(survey.failed))} failed; at most {policy.max_failed} may.",
+            f"{_tests(len(survey.failed))} failed; this gate allows {_limit(policy.max_failed)}.",
             survey.failed,
         )
     if survey.flaky:
         sentence = f"{_tests(len(survey.flaky))} failed first and passed in a rerun"
         if policy.max_flaky is not None and len(survey.flaky) > policy.max_flaky:
-            sentence += f"; at most {policy.max_flaky} may be flaky."
+            sentence += f": flaky; this gate allows {_limit(policy.max_flaky)}."
             yield Reason("max_flaky", Verdict.FAIL, sentence, survey.flaky)
         else:
             sentence += ": flaky, which this gate allows. A real bug that shows only sometimes looks like this."
             yield Reason("flaky_reported", Verdict.PASS, sentence, survey.flaky)
     if undecided := len(survey.undecided) + survey.unnamed:
         unlisted = f" ({survey.unnamed} of them announced by QA.tech, but never listed)" if survey.unnamed else ""
+        allowed = _limit(policy.max_undecided)
         yield Reason(
             "max_undecided",
             Verdict.INCONCLUSIVE if undecided > policy.max_undecided else Verdict.PASS,
-            f"{_tests(undecided)}{unlisted} neither passed nor failed; at most {policy.max_undecided} may do so.",
+            f"{_tests(undecided)}{unlisted} neither passed nor failed; this gate allows {allowed}.",
             survey.undecided,
         )
     if len(survey.decided) < policy.min_decided:
@@ -633,7 +677,8 @@ def plan_rerun(
     least_flaky = len(survey.flaky) + max(0, len(survey.failed) - policy.max_failed)
     if policy.max_flaky is not None and least_flaky > policy.max_flaky:
         sentence = (
-            f"Even if all open tests passed now, {_tests(least_flaky)} would be flaky; at most {policy.max_flaky} may."
+            f"Even if all open tests passed now, {_tests(least_flaky)} would be flaky; "
+            f"this gate allows {_limit(policy.max_flaky)}."
         )
         return NoRerun("cannot_help", sentence)
     hoped = Attempt("COMPLETED", dict.fromkeys([*survey.open, *(expected if whole else ())], Outcome.PASSED))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import pickle
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from prefect_qatech import campaign as module
 from prefect_qatech.campaign import (
     EXPLANATION_LENGTH,
     NAME_LENGTH,
@@ -21,10 +23,27 @@ from prefect_qatech.campaign import (
     GateReport,
     ObservedAttempt,
     build_report,
+    next_rerun,
     recognise,
 )
 from prefect_qatech.models import QATechRun, QATechRunTestCaseDetails
-from prefect_qatech.verdict import GatePolicy, Incident, Outcome, QuarantineEntry, TestVerdict, Verdict
+from prefect_qatech.verdict import (
+    GatePolicy,
+    Incident,
+    NoRerun,
+    Outcome,
+    QuarantineEntry,
+    Rerun,
+    TestVerdict,
+    Verdict,
+)
+
+
+def test_examples_in_the_docstrings_run() -> None:
+    result = doctest.testmod(module)
+    assert result.failed == 0
+    assert result.attempted >= 1
+
 
 NOW = datetime(2026, 9, 1, 12, tzinfo=timezone.utc)
 PASSED, FAILED = {"result": "PASSED"}, {"result": "FAILED"}
@@ -308,6 +327,104 @@ def test_judging_again_on_another_day() -> None:
     late = build_report(recognise(campaigns()["failed"]), policy, ended_at=NOW + timedelta(days=1))
     assert not late.tests[1].quarantined
     assert late.verdict is Verdict.FAIL
+
+
+# --- Quarantine
+
+
+def quarantined(*keys: str, expires: date = date(2026, 9, 30), **fields: Any) -> GatePolicy:
+    entry = QuarantineEntry(reason="known", owner="ana", expires=expires)
+    return GatePolicy(quarantine=dict.fromkeys(keys, entry), **fields)
+
+
+def two(*names: str) -> ObservedAttempt:
+    """Test 1 passes, test 2 fails."""
+    first, second = names
+    return attempt(case(first, id="1"), case(second, id="2", **FAILED), result="FAILED")
+
+
+@pytest.mark.parametrize("key", ["2", "Pay by card"])
+def test_a_quarantine_takes_a_test_by_its_id_or_its_name(key: str) -> None:
+    policy, observed = quarantined(key), two("Search", "Pay by card")
+    report = build_report(recognise([observed]), policy, ended_at=NOW)
+    assert (report.verdict, report.quarantine_unmatched) == (Verdict.PASS, ())
+    assert [test.quarantined for test in report.tests] == [False, True]
+    assert list(report.quarantine) == ["2"]
+    assert isinstance(next_rerun(recognise([observed]), policy, now=NOW), NoRerun), "it does not block: no rerun"
+
+
+@pytest.mark.parametrize(
+    ("key", "names"),
+    [
+        ("Pay", ("Search", "Pay by card")),  # a part of the name
+        ("pay by card", ("Search", "Pay by card")),
+        ("Pay by card ", ("Search", "Pay by card")),
+        ("", ("Search", "")),
+        ("3", ("Search", "Pay by card")),
+        ("Pay", ("Pay", "Pay")),
+        ("1", ("Search", "1")),  # the id of one test, and the name of another
+        ("2", ("2", "Pay")),
+        ("x" * 400, ("x" * 300 + "a", "x" * 300 + "b")),
+    ],
+)
+def test_a_quarantine_entry_that_matches_no_test_or_more_than_one_has_no_effect(
+    key: str, names: tuple[str, ...]
+) -> None:
+    policy, campaign = quarantined(key), recognise([two(*names)])
+    report = build_report(campaign, policy, ended_at=NOW)
+    assert report.verdict is Verdict.FAIL
+    assert report.quarantine_unmatched == (key,)
+    assert not any(test.quarantined for test in report.tests)
+    assert report.quarantine == {}
+    [reason] = [reason for reason in report.reasons if reason.rule == "quarantine_unmatched"]
+    assert (reason.verdict, reason.test_ids) == (Verdict.PASS, (key,))
+    assert isinstance(next_rerun(campaign, policy, now=NOW), Rerun), "it blocks, so that it is rerun"
+    kept = GateReport.model_validate_json(report.model_dump_json())
+    assert kept.judge_again(policy).reasons[-1].test_ids == (key,)
+
+
+def test_an_entry_that_matches_nothing_does_not_touch_the_others() -> None:
+    report = build_report(recognise([two("Search", "Pay")]), quarantined("Pay", "Refund", "x"), ended_at=NOW)
+    assert (report.verdict, report.quarantine_unmatched) == (Verdict.PASS, ("Refund", "x"))
+
+
+def test_a_quarantined_name_that_a_rerun_makes_ambiguous_has_no_effect_any_more() -> None:
+    first, namesake = two("Search", "Pay"), case("Pay", id="9")
+    assert build_report(recognise([first]), quarantined("Pay"), ended_at=NOW).verdict is Verdict.PASS
+    rerun = attempt(case("Pay", id="2", **FAILED), namesake, result="FAILED", kind="rerun")
+    report = build_report(recognise([first, rerun]), quarantined("Pay"), ended_at=NOW)
+    assert (report.verdict, report.quarantine_unmatched) == (Verdict.FAIL, ("Pay",))
+
+
+@pytest.mark.parametrize("key", ["1", "1#2"])
+def test_two_tests_that_share_an_id_are_not_in_quarantine_by_it(key: str) -> None:
+    # Which of the two is the first is a matter of the list's order.
+    for cases in permutations((case("Search", id="1"), case("Pay", id="1", **FAILED))):
+        report = build_report(recognise([attempt(*cases, result="FAILED")]), quarantined(key), ended_at=NOW)
+        assert (report.verdict, report.quarantine_unmatched) == (Verdict.FAIL, (key,))
+
+
+def test_of_two_entries_for_one_test_the_one_that_expires_first_holds() -> None:
+    past, future = quarantined("2", expires=date(2026, 8, 1)), quarantined("Pay", expires=date(2026, 12, 1))
+    for first, second in permutations((past, future)):
+        policy = GatePolicy(quarantine={**first.quarantine, **second.quarantine})
+        report = build_report(recognise([two("Search", "Pay")]), policy, ended_at=NOW)
+        assert (report.verdict, report.quarantine_unmatched) == (Verdict.FAIL, ())
+
+
+@pytest.mark.parametrize(
+    ("zone", "verdict"),
+    [("UTC", Verdict.PASS), ("Pacific/Kiritimati", Verdict.FAIL), ("America/New_York", Verdict.PASS)],
+)
+def test_a_quarantine_expires_by_its_time_zone(zone: str, verdict: Verdict) -> None:
+    # 12:00 UTC is 02:00 of the next day on Kiritimati.
+    policy, campaign = quarantined("Pay", expires=NOW.date(), quarantine_time_zone=zone), recognise([two("a", "Pay")])
+    report = build_report(campaign, policy, ended_at=NOW)
+    assert report.verdict is verdict
+    assert isinstance(next_rerun(campaign, policy, now=NOW), Rerun) is (verdict is Verdict.FAIL)
+    assert report.judge_again(policy).verdict is verdict
+    elsewhere = build_report(campaign, GatePolicy(), ended_at=NOW)
+    assert elsewhere.judge_again(policy).verdict is verdict, "another policy brings its own time zone"
 
 
 @pytest.mark.parametrize(

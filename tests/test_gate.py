@@ -7,7 +7,7 @@ import json
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -44,7 +44,7 @@ from prefect_qatech import (
 from prefect_qatech.report import load_verdict_json
 from prefect_qatech.report.escape import cell_text
 from prefect_qatech.sandbox import Sandbox
-from prefect_qatech.verdict import Incident
+from prefect_qatech.verdict import Incident, QuarantineEntry
 from tests.support import (
     Failing,
     artifacts_of,
@@ -166,6 +166,19 @@ async def test_every_kind_of_outcome(sandbox: Sandbox) -> None:
     # Not "failed only": that leaves out the cancelled one and the one with unknown words.
     assert all("projectTestCaseIds" in body for body in kinds(sandbox))
     assert counted(sandbox) == (1, 2)
+
+
+async def test_a_test_in_quarantine_by_its_name_is_not_rerun_and_an_entry_without_effect_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    entry = QuarantineEntry(reason="known", owner="ana", expires=date.max)
+    policy = GatePolicy(quarantine={"Test 1": entry, "Test 7": entry})
+    with sandbox_of(one_plan(cases("passed", "failed"))) as sandbox:
+        report = await look_at(sandbox, policy=policy)
+        assert counted(sandbox) == (1, 0)
+    assert report.passed
+    assert report.quarantine_unmatched == ("Test 7",)
+    assert "'Test 7' matches no test, or more than one" in caplog.text
 
 
 async def test_a_run_that_ends_in_error_is_rerun_whole(sandbox: Sandbox) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from prefect_qatech.campaign import GateReport, ReportedReason
+from prefect_qatech.campaign import UNMATCHED, GateReport, ReportedReason
 from prefect_qatech.report.escape import plain_text
 from prefect_qatech.report.verdict_json import RULES, load_verdict_json
 from prefect_qatech.report.words import (
@@ -20,6 +20,8 @@ from prefect_qatech.report.words import (
     counts_text,
     spent,
     story,
+    tests_named,
+    until_text,
 )
 from prefect_qatech.verdict import GatePolicy, GateVerdict, Reason, Verdict
 
@@ -74,11 +76,10 @@ def _rules(reasons: Iterable[ReportedReason | Reason], report: GateReport) -> It
         rule, sentence = plain_text(reason.rule, 40), plain_text(reason.sentence, _SENTENCE)
         yield f"  {reason.verdict.value:<12}  {rule:<18}  {sentence}"
         # A gate that passed need not list each test that did.
-        named = () if rule == "passed" else reason.test_ids
-        for test_id in named[:_MAX_NAMES]:
-            test = tests.get(test_id)
-            told = f": {plain_text(story(test), _SENTENCE)}" if test else ""
-            yield f"{' ' * 36}- {plain_text(test.name if test else test_id, _NAME)}{told}"
+        named = [] if rule == "passed" else tests_named(reason, tests)
+        for name, test_id in named[:_MAX_NAMES]:
+            told = f" ({plain_text(test_id, _NAME)}): {plain_text(story(tests[test_id]), _SENTENCE)}" if test_id else ""
+            yield f"{' ' * 36}- {plain_text(name, _NAME) or '(no name)'}{told}"
         if len(named) > _MAX_NAMES:
             yield f"{' ' * 36}- … and {len(named) - _MAX_NAMES} more"
     silent = [rule for rule in RULES if rule not in {reason.rule for reason in reasons}]
@@ -86,7 +87,7 @@ def _rules(reasons: Iterable[ReportedReason | Reason], report: GateReport) -> It
 
 
 def _compare(report: GateReport, policy: GatePolicy, before: GateVerdict, after: GateVerdict) -> Iterable[str]:
-    changes = list(_changes(_flat(report.policy), _flat(policy)))
+    changes = list(_changes(_flat(report.policy, before), _flat(policy, after)))
     yield from ("", f"Under the other policy: {HEADLINES[after.verdict]}", "", "What it asks for differently:")
     yield from (f"  {plain_text(change, _SENTENCE)}" for change in changes or ["nothing"])
     if policy.max_reruns != report.policy.max_reruns:
@@ -98,10 +99,15 @@ def _compare(report: GateReport, policy: GatePolicy, before: GateVerdict, after:
             yield f"  {plain_text(test.name, _NAME)} is {now} instead of {then}"
 
 
-def _flat(policy: GatePolicy) -> dict[str, object]:
-    values = policy.model_dump(mode="json")
-    quarantine = values.pop("quarantine")
-    return {**values, **{f"quarantine of {test}": f"until {entry['expires']}" for test, entry in quarantine.items()}}
+def _flat(policy: GatePolicy, judged: GateVerdict) -> dict[str, object]:
+    values = policy.model_dump(mode="json", exclude={"quarantine"})
+    unmatched = {key for reason in judged.reasons if reason.rule == UNMATCHED for key in reason.test_ids}
+    for key, entry in policy.quarantine.items():
+        is_applied = key not in unmatched
+        values[f"quarantine of {key}"] = (
+            until_text(entry, policy) if is_applied else "no effect: see quarantine_unmatched"
+        )
+    return values
 
 
 def _changes(old: Mapping[str, object], new: Mapping[str, object]) -> Iterable[str]:

@@ -148,4 +148,5 @@ def _details(test: ReportedTest, report: GateReport) -> str:
     took_part = zip(report.attempts, test.outcomes, strict=False)
     links += [(f"run of attempt {a.number + 1}", a.run_url) for a, outcome in took_part if outcome != Outcome.ABSENT]
     shown = [f"{name}: {address}" for name, url in links if (address := safe_url(url))]
-    return "\n".join([f"{test.verdict}{' (in quarantine)' if test.quarantined else ''}: {story(test)}", *shown])
+    told = f"{test.verdict}{' (in quarantine)' if test.quarantined else ''}: {story(test)}"
+    return "\n".join([told, f"id: {plain_text(test.test_id, _NAME)}", *shown])

@@ -7,7 +7,7 @@ everything else. All of the service's words are escaped; the whole stays below `
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from prefect_qatech.campaign import GateDecision, GateReport, ReportedAttempt, ReportedReason, ReportedTest
@@ -25,9 +25,11 @@ from prefect_qatech.report.words import (
     shown_attempt,
     spent,
     story,
+    tests_named,
     time_text,
+    until_text,
 )
-from prefect_qatech.verdict import Outcome, Verdict
+from prefect_qatech.verdict import Outcome, QuarantineEntry, Verdict
 
 MAX_BYTES = 200_000
 _NAME, _REASON, _EXPLANATION, _SENTENCE, _WORD = 200, 500, 1_000, 400, 60
@@ -176,23 +178,23 @@ def _plan(report: GateReport) -> str:
 
 
 def _lists(report: GateReport) -> Iterable[tuple[str, list[str]]]:
-    names = {test.test_id: test.name for test in report.tests}
-    yield "", [_reason(reason, names) for reason in report.reasons]
+    by_id, quarantine = {test.test_id: test for test in report.tests}, report.quarantine
+    yield "", [_reason(reason, by_id) for reason in report.reasons]
     for wanted, title in _SECTIONS:
         tests = [test for test in report.tests if group(test) == wanted]
         if tests:
-            yield f"### {title} ({len(tests)})\n", [_test(test, report) for test in tests]
+            yield f"### {title} ({len(tests)})\n", [_test(test, report, quarantine) for test in tests]
 
 
-def _reason(reason: ReportedReason, names: dict[str, str]) -> str:
+def _reason(reason: ReportedReason, tests: Mapping[str, ReportedTest]) -> str:
     # A remark beside a verdict is no pass, and where all passed there is nothing to name.
     is_remark = reason.verdict is Verdict.PASS and reason.rule != "passed"
     text = f"- {'ℹ️' if is_remark else SYMBOLS[reason.verdict]} {_text(reason.sentence, _SENTENCE)}"
     if not reason.test_ids or reason.rule == "passed":
         return text
-    ids = reason.test_ids[:_NAMES_PER_REASON]
-    shown = [_text(names.get(test) or test, _WORD) or "(no name)" for test in ids]
-    more = len(reason.test_ids) - len(shown)
+    named = tests_named(reason, tests)
+    shown = [_text(name or test_id or "", _WORD) or "(no name)" for name, test_id in named[:_NAMES_PER_REASON]]
+    more = len(named) - len(shown)
     return f"{text} *{', '.join(shown)}{f' and {more} more' if more else ''}*"
 
 
@@ -204,7 +206,7 @@ def _links(*links: tuple[str, str | None]) -> list[str]:
     return [_link(text, url) for text, url in links if safe_url(url)]
 
 
-def _test(test: ReportedTest, report: GateReport) -> str:
+def _test(test: ReportedTest, report: GateReport, quarantine: Mapping[str, QuarantineEntry]) -> str:
     told = shown_attempt(test)
     attempt = report.attempts[told] if told is not None and told < len(report.attempts) else None
     links = _links(
@@ -214,13 +216,13 @@ def _test(test: ReportedTest, report: GateReport) -> str:
         (f"run of attempt {attempt.number + 1}", attempt.run_url) if attempt else ("", None),
     )
     parts = [f"- {_name(test)}: {story(test, lambda words: _text(words, _REASON))}", *links]
-    entry = report.policy.quarantine.get(test.test_id)
+    entry = quarantine.get(test.test_id)
     if test.quarantined and entry:
-        parts.append(
-            f"in quarantine until {entry.expires}: {_text(entry.reason, _REASON)} (owner: {_text(entry.owner, _NAME)})"
-        )
+        until = _text(until_text(entry, report.policy), _NAME)
+        parts.append(f"in quarantine {until}: {_text(entry.reason, _REASON)} (owner: {_text(entry.owner, _NAME)})")
     if not test.expected:
         parts.append("appeared in a rerun only")
+    parts.append(f"id {_text(test.test_id, _NAME)}")
     text = " · ".join(parts)
     # A backslash would show inside of HTML.
     explanation = markdown_text(test.explanation or "", _EXPLANATION)

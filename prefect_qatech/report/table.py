@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from prefect_qatech.campaign import GateReport
 from prefect_qatech.report.escape import cell_text
 from prefect_qatech.verdict import Outcome
@@ -34,6 +36,7 @@ def render_table(report: GateReport) -> list[dict[str, str]]:
             "Verdict": f"{test.verdict} (in quarantine)" if test.quarantined else test.verdict.value,
             **{column: _outcome(outcome) for column, outcome in zip(columns, test.outcomes, strict=False)},
             "Reason": cell_text(test.reason or "", 300),
+            "Id": _id(test.test_id),
         }
         for test in tests[:MAX_ROWS]
     ]
@@ -41,6 +44,11 @@ def render_table(report: GateReport) -> list[dict[str, str]]:
         # The UI takes its columns from the first row, so that this one needs no others.
         rows.append({"Test": f"… and {len(tests) - MAX_ROWS} more; verdict.json has them all"})
     return rows
+
+
+def _id(test_id: str) -> str:
+    # People copy it, so that what cannot be markup stays as it is.
+    return test_id if re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z-]{0,99}", test_id) else cell_text(test_id, 200)
 
 
 def _outcome(outcome: Outcome) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from itertools import groupby
 from typing import Literal, NamedTuple
 
-from prefect_qatech.campaign import GateReport, ReportedTest
+from prefect_qatech.campaign import UNMATCHED, GateReport, ReportedReason, ReportedTest
 from prefect_qatech.models import check_run_short_id
-from prefect_qatech.verdict import Outcome, TestVerdict, Verdict
+from prefect_qatech.verdict import GatePolicy, Outcome, QuarantineEntry, Reason, TestVerdict, Verdict
 
 Group = Literal["failed", "undecided", "flaky", "quarantined", "recovered", "passed"]
 CIStatus = Literal["passed", "failed", "error", "skipped"]
@@ -177,6 +177,18 @@ def time_text(moment: datetime | None, beside: datetime | None = None) -> str:
         return "unknown"
     same_day = beside is not None and in_utc(beside).date() == in_utc(moment).date()
     return f"{in_utc(moment):{'%H:%M' if same_day else '%Y-%m-%d %H:%M'}} UTC"
+
+
+def tests_named(reason: ReportedReason | Reason, tests: Mapping[str, ReportedTest]) -> list[tuple[str, str | None]]:
+    """Return what a reason is about: each test's name and id; of a quarantine that matched nothing, the keys alone."""
+    if reason.rule == UNMATCHED:
+        return [(key, None) for key in reason.test_ids]
+    return [(tests[key].name, key) if key in tests else (key, None) for key in reason.test_ids]
+
+
+def until_text(entry: QuarantineEntry, policy: GatePolicy) -> str:
+    """Say how long a quarantine entry holds: "through 2026-09-01 (UTC)"."""
+    return f"through {entry.expires} ({policy.quarantine_time_zone})"
 
 
 def campaign_id(report: GateReport) -> str | None:

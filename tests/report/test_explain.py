@@ -25,7 +25,8 @@ def test_every_rule_and_the_tests_that_it_is_about() -> None:
     text = explain(everything())
     for reason in everything().reasons:
         assert f"  {reason.verdict.value:<12}  {reason.rule:<18}  {reason.sentence}" in text
-    assert "- Checkout: failed on attempts 1, 2 and 3: Checkout: the button is missing" in text
+    found = f"- Checkout ({project_id('Checkout')}): failed on attempts 1, 2 and 3: Checkout: the button is missing"
+    assert found in text
     assert "nothing to say: no_attempt, max_flaky, min_decided" in text
     assert "Under the other policy" not in text
     assert "contradicts" not in text
@@ -39,10 +40,10 @@ def test_what_another_policy_would_have_said() -> None:
     assert "max_reruns: 2 -> 0" in after
     assert "what more or fewer reruns would have found, nobody knows" in after
     assert (
-        "  fail          max_flaky           1 test failed first and passed in a rerun; at most 0 may be flaky."
+        "  fail          max_flaky           1 test failed first and passed in a rerun: flaky; this gate allows none."
         in after
     )
-    assert "- Login: failed on attempt 1" in after
+    assert f"- Login ({project_id('Login')}): failed on attempt 1" in after
 
 
 def test_a_test_that_another_policy_judges_otherwise_is_named() -> None:
@@ -54,9 +55,21 @@ def test_another_quarantine_is_told() -> None:
     entry = QuarantineEntry(reason="x", owner="y", expires=date(2026, 12, 1))
     policy = GatePolicy(quarantine={project_id("Login"): entry})
     text = explain(campaigns.flaky_pass(), policy)
-    assert f"quarantine of {project_id('Login')}: none -> until 2026-12-01" in text
+    assert f"quarantine of {project_id('Login')}: none -> through 2026-12-01 (UTC)" in text
     expired = explain(campaigns.flaky_pass(), policy, today=date(2026, 12, 2))
     assert "quarantine_expired" in expired
+
+
+def test_a_quarantine_entry_that_matched_nothing_is_named_and_not_told_as_applied() -> None:
+    entry = QuarantineEntry(reason="x", owner="y", expires=date(2026, 12, 1))
+    policy = GatePolicy(quarantine={"Login": entry, "Logout": entry}, quarantine_time_zone="Asia/Tokyo")
+    text = explain(campaigns.flaky_pass(), policy)
+    assert "quarantine of Login: none -> through 2026-12-01 (Asia/Tokyo)" in text
+    assert "quarantine of Logout: none -> no effect: see quarantine_unmatched" in text
+    rule = "  pass          quarantine_unmatched  1 quarantine entry matches no test, or more than one, and so had no"
+    assert rule in text
+    assert text.partition(rule)[2].splitlines()[1].strip() == "- Logout"
+    assert text.count("Logout") == 2
 
 
 def test_the_same_policy_differs_in_nothing() -> None:

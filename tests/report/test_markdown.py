@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 
 import pytest
 
@@ -20,9 +20,9 @@ from prefect_qatech.report import (
 )
 from prefect_qatech.report.escape import plain_text
 from prefect_qatech.report.markdown import MAX_BYTES
-from prefect_qatech.verdict import Outcome, Verdict
+from prefect_qatech.verdict import GatePolicy, Outcome, QuarantineEntry, TestVerdict, Verdict
 from tests.report import campaigns
-from tests.report.campaigns import attempt, everything, hostile, report_of
+from tests.report.campaigns import attempt, everything, hostile, project_id, report_of
 from tests.report.reading import HOSTILE, Page, invisible, render, svg, words
 
 OUR_TAGS = {
@@ -103,7 +103,7 @@ def test_what_the_report_tells() -> None:
         "Checkout: failed on attempts 1, 2 and 3: Checkout: the button is missing · test · screenshot · recording",
         "Login: failed on attempt 1: Login: the button is missing; passed on attempt 2",
         "Invoice: missed on attempts 1, 2 and 3: Invoice: the button is missing (PLATFORM_BROWSER_CRASHED)",
-        "in quarantine until 2026-12-01: Redesign is under way (owner: web team)",
+        "in quarantine through 2026-12-01 (UTC): Redesign is under way (owner: web team)",
         "The agent's explanation",
         "On attempt 3 I looked for the button of Checkout.",
         "Spent: 29 test executions, 2 reruns, 25 min 30 s of runs.",
@@ -116,6 +116,32 @@ def test_what_the_report_tells() -> None:
         assert sentence in text
     assert "https://app.qa.tech/results/run3/run3-0" in page().links
     assert "https://cdn.qa.tech/run3-0.png?a=1&copy=2" in page().links
+
+
+def test_the_report_names_quarantine_entries_without_effect_and_says_by_which_clocks_they_expire() -> None:
+    entry = QuarantineEntry(reason="x", owner="y", expires=date(2026, 12, 1))
+    policy = GatePolicy(quarantine={"Browse": entry, "Lo*gin": entry}, quarantine_time_zone="Asia/Tokyo")
+    report = report_of(attempt(0, {"Login": "F", "Browse": "F"}), policy=policy)
+    text = words(render(render_markdown(report)).text)
+    assert "1 quarantine entry matches no test, or more than one, and so had no effect" in text
+    assert "its exact and unique name. Lo*gin" in text
+    assert "in quarantine through 2026-12-01 (Asia/Tokyo): x (owner: y)" in text
+
+
+def test_each_test_is_shown_with_its_id() -> None:
+    text, rows = words(page().text), render_table(everything())
+    for test in everything().tests:
+        assert {row["Id"] for row in rows if row["Test"] == test.name} == {test.test_id}
+        assert (f"id {test.test_id}" in text) is (test.verdict is not TestVerdict.PASSED or not test.expected)
+
+
+@pytest.mark.parametrize("test_id", ["12345678-0000-4000-8000-000000000001", "1-", "name:Pay | <b>", "![x](y)", "- x"])
+def test_an_id_can_be_copied_from_the_table_or_is_shown_as_text(test_id: str) -> None:
+    report = campaigns.passing()
+    test = report.tests[0].model_copy(update={"test_id": test_id})
+    shown = render_table(report.model_copy(update={"tests": (test,)}))[0]["Id"]
+    assert render(shown, bare_domains=False).tags <= {"p"}
+    assert (shown == test_id) is bool(re.fullmatch("[0-9-]+", test_id))
 
 
 def test_the_links_of_a_test_are_those_of_what_is_told() -> None:
@@ -134,7 +160,7 @@ def test_tests_without_a_name_are_named_so() -> None:
     markdown = render_markdown(hostile(HOSTILE["zero width"][1:2]))
     text = words(render(markdown).text)
     assert "(no name): failed on attempts 1 and 2" in text
-    assert "at most 0 may. (no name), weak" in text
+    assert "this gate allows none. (no name), weak" in text
 
 
 def test_a_chart_that_is_too_large_is_left_out() -> None:
@@ -313,7 +339,7 @@ def test_charts_are_shown_in_the_artifact_alone() -> None:
 def test_the_table_has_a_row_per_test_and_a_column_per_attempt() -> None:
     report = everything()
     rows = render_table(report)
-    assert all(list(row) == ["Test", "Verdict", "Attempt 1", "Attempt 2", "Attempt 3", "Reason"] for row in rows)
+    assert all(list(row) == ["Test", "Verdict", "Attempt 1", "Attempt 2", "Attempt 3", "Reason", "Id"] for row in rows)
     assert {
         "Test": "Login",
         "Verdict": "flaky",
@@ -321,6 +347,7 @@ def test_the_table_has_a_row_per_test_and_a_column_per_attempt() -> None:
         "Attempt 2": "passed",
         "Attempt 3": "–",
         "Reason": "Login: the button is missing",
+        "Id": project_id("Login"),
     } in rows
     assert [row["Verdict"] for row in rows][:1] == ["failed"]
     assert rows[-1]["Verdict"] == "passed"
