@@ -228,12 +228,10 @@ class _Gate:
         try:
             run = await await_for_test_run(
                 self.credentials,
-                record.run_short_id,
+                record,
                 max(0.0, timeout_seconds),
                 polling=self.polling,
-                run_url=record.run_url,
                 artifact_key=artifact_key("progress", subject),
-                record=record,
             )
         except WaitTimedOut as error:
             self.incidents.append(Incident.DEADLINE_PASSED)

@@ -283,7 +283,7 @@ def start_test_run(
         def nightly():
             credentials = QATechCredentials.load("prod")
             run = start_test_run(credentials, "pln_smoke")
-            wait_for_test_run(credentials, run.run_short_id)
+            wait_for_test_run(credentials, run)
         ```
     """
     request = QATechRunRequest(

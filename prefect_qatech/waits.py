@@ -7,8 +7,6 @@ What they keep to, in any combination of sync and async flows, called, `.submit`
   event and artifact then say that the run goes on at QA.tech, which has no call to cancel it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -75,7 +73,7 @@ class _Wait:
         self._turn = turn_of(self.credentials, self.sleep)
         self._histories: dict[str, PlanHistory] = {}
 
-    async def __aenter__(self) -> _Wait:
+    async def __aenter__(self) -> "_Wait":
         await self._client.__aenter__()
         return self
 
@@ -151,14 +149,13 @@ async def telling_what_goes_on(going_on: Mapping[str, str | None], logger: Any) 
 
 async def _wait(
     credentials: QATechCredentials,
-    run_short_id: str,
+    run: QATechRunRecord | str,
     timeout_seconds: float,
     polling: QATechPolling | None,
-    run_url: str | None,
     key: str | None,
-    record: QATechRunRecord | None,
 ) -> QATechRun:
-    wanted = _Wanted(check_run_short_id(run_short_id), run_url, record)
+    wanted = _wanted(run)
+    run_short_id, run_url = wanted.run_short_id, wanted.run_url
     waiting = _Wait(credentials, timeout_seconds, polling or QATechPolling(), sleep_unless_stopped)
     logger = get_run_logger()
     progress = artifacts.Progress(
@@ -280,28 +277,24 @@ async def _all_unless_stopped(works: Sequence[Any]) -> None:
 @task(name="wait_for_test_run", description="Wait until a QA.tech run has ended.", retries=0, **NOT_CACHED)
 async def await_for_test_run(
     credentials: QATechCredentials,
-    run_short_id: str,
+    run: QATechRunRecord | str,
     timeout_seconds: float = 3600.0,
     *,
     polling: QATechPolling | None = None,
-    run_url: str | None = None,
     artifact_key: str | None = None,
-    record: QATechRunRecord | None = None,
 ) -> QATechRun:
     """Async twin of `wait_for_test_run`: the same arguments, result and errors."""
-    return await _wait(credentials, run_short_id, timeout_seconds, polling, run_url, artifact_key, record)
+    return await _wait(credentials, run, timeout_seconds, polling, artifact_key)
 
 
 @task(name="wait_for_test_run", description="Wait until a QA.tech run has ended.", retries=0, **NOT_CACHED)
 def wait_for_test_run(
     credentials: QATechCredentials,
-    run_short_id: str,
+    run: QATechRunRecord | str,
     timeout_seconds: float = 3600.0,
     *,
     polling: QATechPolling | None = None,
-    run_url: str | None = None,
     artifact_key: str | None = None,
-    record: QATechRunRecord | None = None,
 ) -> QATechRun:
     """Wait until a run has ended, whoever started it; one task run, however many looks.
 
@@ -314,13 +307,11 @@ def wait_for_test_run(
 
     Args:
         credentials: How to reach QA.tech.
-        run_short_id: The run.
+        run: What its start or rerun returned, or its short id. What was returned tells address, plan and age; with it
+            the wait goes by past durations of the plan's runs, and remembers this one's.
         timeout_seconds: How long to wait.
         polling: How often to look.
-        run_url: The run's address, for errors and artifacts.
         artifact_key: Key of the progress artifact, instead of one made of the run's id.
-        record: What its start or rerun returned. It tells plan and age; with it the wait goes by past durations of the
-            plan's runs, and remembers this one's.
 
     Returns:
         The run with all its test cases.
@@ -332,10 +323,10 @@ def wait_for_test_run(
 
     Example:
         ```python
-        run = wait_for_test_run(credentials, "abc123", timeout_seconds=1800)
+        run = wait_for_test_run(credentials, start_test_run(credentials, "pln_smoke"), timeout_seconds=1800)
         ```
     """
-    return run_sync(lambda: _wait(credentials, run_short_id, timeout_seconds, polling, run_url, artifact_key, record))
+    return run_sync(lambda: _wait(credentials, run, timeout_seconds, polling, artifact_key))
 
 
 @task(name="wait_for_test_runs", description="Wait until QA.tech runs have ended.", retries=0, **NOT_CACHED)

@@ -353,9 +353,7 @@ async def test_waits_of_a_process_keep_to_the_budget(slow_run: Any) -> None:
     @flow
     async def many(credentials: QATechCredentials) -> None:
         records = [await astart_test_run(credentials, "pln_one") for _ in range(3)]
-        await asyncio.gather(
-            *(await_for_test_run(credentials, record.run_short_id, polling=polling) for record in records)
-        )
+        await asyncio.gather(*(await_for_test_run(credentials, record, polling=polling) for record in records))
 
     with Sandbox(speed=2000, scenario=slow_run) as sandbox:
         began = anyio.current_time()
@@ -384,7 +382,7 @@ async def test_a_limit_on_the_prefect_server_is_asked_for_each_look(
     @flow
     async def one(credentials: QATechCredentials) -> None:
         record = await astart_test_run(credentials, "pln_one")
-        await await_for_test_run(credentials, record.run_short_id, polling=QATechPolling(first_seconds=0.2))
+        await await_for_test_run(credentials, record, polling=QATechPolling(first_seconds=0.2))
 
     with Sandbox(speed=2000, scenario=slow_run) as sandbox:
         await one(credentials_for(sandbox, rate_limit_name="qatech-looks"))

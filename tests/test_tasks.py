@@ -861,7 +861,7 @@ async def test_a_run_without_failures_has_nothing_to_rerun(
 ) -> None:
     async def work() -> None:
         record = await astart_test_run(credentials, "pln_green")
-        await await_for_test_run(credentials, record.run_short_id, 30, polling=polling)
+        await await_for_test_run(credentials, record, 30, polling=polling)
         await arerun_test_run(credentials, record.run_short_id, failed_only=True)
 
     await _failing(NothingToRerunError, work)
@@ -1007,8 +1007,8 @@ async def test_the_progress_artifact_moves_with_the_test_cases(
             ids.append(flow_run_id())
             record = await astart_test_run(credentials, "pln_green")
             if twin == "sync":
-                return wait_for_test_run(credentials, record.run_short_id, run_url=record.run_url)
-            return await await_for_test_run(credentials, record.run_short_id, run_url=record.run_url)
+                return wait_for_test_run(credentials, record)
+            return await await_for_test_run(credentials, record)
 
         run = await user()
     assert (run.status, run.result) == ("COMPLETED", "PASSED")
@@ -1031,9 +1031,9 @@ async def test_a_wait_that_times_out_says_that_the_run_goes_on(
     async def work() -> None:
         record = await astart_test_run(credentials, "pln_never")
         if twin == "sync":
-            wait_for_test_run(credentials, record.run_short_id, 0.3, polling=polling, run_url=record.run_url)
+            wait_for_test_run(credentials, record, 0.3, polling=polling)
         else:
-            await await_for_test_run(credentials, record.run_short_id, 0.3, polling=polling, run_url=record.run_url)
+            await await_for_test_run(credentials, record, 0.3, polling=polling)
 
     error = await _failing(WaitTimedOut, work)
     assert "goes on at QA.tech" in error.message
@@ -1107,12 +1107,12 @@ async def test_the_token_is_seen_nowhere(
         await attempt(lambda: _impatient(aget_test_run)(credentials, record.run_short_id), echoing_html)
         elsewhere = {"kind": "redirect", "status": 308, "location": f"https://{SECRET}.invalid/"}
         await attempt(lambda: start(credentials, "pln_one"), elsewhere)
-        await attempt(lambda: await_for_test_run(credentials, record.run_short_id, 5, polling=polling))
+        await attempt(lambda: await_for_test_run(credentials, record, 5, polling=polling))
         wrong_id = {"kind": "status", "status": 200, "body": f'{{"run": {{"shortId": "../{SECRET}"}}}}'}
         await attempt(lambda: start(credentials, "pln_one"), wrong_id)
         await attempt(lambda: aget_test_run(credentials, f"../{record.run_short_id}"))
         never = await start(credentials, "pln_never")
-        await attempt(lambda: await_for_test_run(credentials, never.run_short_id, 0.1, polling=polling))
+        await attempt(lambda: await_for_test_run(credentials, never, 0.1, polling=polling))
         await attempt(lambda: arerun_test_run(credentials, record.run_short_id, failed_only=True))
         return [repr(credentials), str(credentials)]
 
@@ -1167,8 +1167,7 @@ async def test_a_wait_with_its_record_remembers_the_duration_for_its_plan() -> N
     @flow
     async def user(credentials: QATechCredentials, with_record: bool) -> None:
         record = await astart_test_run(credentials, plan)
-        known = record if with_record else None
-        await await_for_test_run(credentials, record.run_short_id, polling=polling, record=known)
+        await await_for_test_run(credentials, record if with_record else record.run_short_id, polling=polling)
 
     with Sandbox(speed=2000, scenario=slow) as sandbox:
         await user(credentials_for(sandbox), with_record=False)

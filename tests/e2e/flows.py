@@ -76,7 +76,7 @@ def sync_wait(plan: str) -> None:
     """The sync task, called."""
     reach = credentials()
     run = start_test_run(reach, plan)
-    wait_for_test_run(reach, run.run_short_id, 600, polling=POLLING, run_url=run.run_url)
+    wait_for_test_run(reach, run, 600, polling=POLLING)
 
 
 @flow
@@ -84,7 +84,7 @@ def submitted_wait(plan: str) -> None:
     """The sync task, submitted to a thread."""
     reach = credentials()
     run = start_test_run.submit(reach, plan).result()
-    wait_for_test_run.submit(reach, run.run_short_id, 600, polling=POLLING, run_url=run.run_url).result()
+    wait_for_test_run.submit(reach, run, 600, polling=POLLING).result()
 
 
 @flow
@@ -100,7 +100,7 @@ async def async_wait(plan: str) -> None:
     """The async task, awaited."""
     reach = credentials()
     run = await astart_test_run(reach, plan)
-    await await_for_test_run(reach, run.run_short_id, 600, polling=POLLING, run_url=run.run_url)
+    await await_for_test_run(reach, run, 600, polling=POLLING)
 
 
 @flow
@@ -108,7 +108,7 @@ async def async_submitted_wait(plan: str) -> None:
     """The async task, submitted to a thread of an async flow."""
     reach = credentials()
     run = await astart_test_run(reach, plan)
-    future = await_for_test_run.submit(reach, run.run_short_id, 600, polling=POLLING, run_url=run.run_url)
+    future = await_for_test_run.submit(reach, run, 600, polling=POLLING)
     future.result()
 
 

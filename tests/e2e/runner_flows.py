@@ -93,7 +93,7 @@ def errors(credentials: QATechCredentials) -> list[dict[str, Any]]:
     """What comes back of tasks that fail."""
     missing = start_test_run.submit(credentials, "pln_missing")
     started = start_test_run.submit(credentials, "pln_never").result()
-    late = wait_for_test_run.submit(credentials, started.run_short_id, 0, run_url=started.run_url)
+    late = wait_for_test_run.submit(credentials, started, 0)
     wrong = start_test_run.submit(credentials, "checkout")
     unsaved = credentials.model_copy()
     unsaved._block_document_id = None
