@@ -17,7 +17,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, TypedDict, TypeVar
 from uuid import UUID
 
-from prefect_qatech.models import QATechApplication, QATechRerunRequest, QATechRunRequest
+from prefect_qatech.sandbox.bodies import ApplicationBody, RerunBody, StartBody
 from prefect_qatech.sandbox.scenario import Outcome, Plan, RunBehaviour, SandboxScenario, TestCase
 
 __all__ = ["Clock", "Engine", "Execution", "Refusal", "Run", "SandboxCounts"]
@@ -151,7 +151,7 @@ class Run:
     behaviour: RunBehaviour
     parallel: int
     executions: list[Execution]
-    applications: dict[str, QATechApplication]
+    applications: dict[str, ApplicationBody]
     created: float
     test_count: int
     time: float = 0.0
@@ -286,7 +286,7 @@ class Engine:
 
     # --- what is asked
 
-    def start(self, request: QATechRunRequest) -> dict[str, Any]:
+    def start(self, request: StartBody) -> dict[str, Any]:
         """Carry out `POST /run` and give its answer."""
         scenario = self.scenario
         self.check_project(request.project_short_id)
@@ -313,7 +313,7 @@ class Engine:
         reference = plan and {"name": plan.name, "shortId": plan.short_id}
         return {"success": True, "run": {**self._reference(run), "testPlan": reference}}
 
-    def rerun(self, run: Run, request: QATechRerunRequest) -> dict[str, Any]:
+    def rerun(self, run: Run, request: RerunBody) -> dict[str, Any]:
         """Carry out `POST /run/{shortId}` and give its answer."""
         self.check_project(request.project_short_id)
         if request.test_case_ids is not None:
@@ -405,7 +405,9 @@ class Engine:
             "result": run.result(now),
             "test_count": run.test_count,
             "test_cases": [execution.case.name for execution in run.executions],
-            "applications": [override.to_json() for override in run.applications.values()],
+            "applications": [
+                override.model_dump(by_alias=True, exclude_none=True) for override in run.applications.values()
+            ],
             "created_at": self.clock.text(run.created),
         }
 
@@ -438,7 +440,7 @@ class Engine:
         keys: Sequence[str],
         campaign: Campaign,
         parent: Run | None,
-        applications: dict[str, QATechApplication],
+        applications: dict[str, ApplicationBody],
     ) -> Run:
         cases = self.scenario.with_dependencies(keys)
         if self.remaining is not None:
@@ -472,7 +474,7 @@ class Engine:
         self.executions.update({execution.short_id: (run, execution) for execution in executions})
         return run
 
-    def _check_override(self, override: QATechApplication) -> None:
+    def _check_override(self, override: ApplicationBody) -> None:
         application = self.scenario.application(override.application_short_id)
         if application is None:
             raise Refusal(404, "Application not found")
