@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from prefect_qatech.models import QATechRun, QATechRunTestCase, QATechRunTestCaseDetails
 from prefect_qatech.verdict import (
@@ -311,6 +312,14 @@ def _judge(
     return replace(gate, reasons=(*gate.reasons, Reason(UNMATCHED, Verdict.PASS, sentence, unmatched)))
 
 
+def _finite(seconds: float | None) -> float | None:
+    # JSON has neither NaN nor Infinity.
+    return seconds if seconds is not None and math.isfinite(seconds) else None
+
+
+_Seconds = Annotated[float | None, AfterValidator(_finite)]
+
+
 class _Fact(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -400,7 +409,7 @@ class ReportedTest(_Fact):
     reason: str | None = None
     explanation: str | None = None
     error_code: str | None = None
-    duration_seconds: float | None = None
+    duration_seconds: _Seconds = None
     url: str | None = None
     screenshot_url: str | None = None
     recording_url: str | None = None

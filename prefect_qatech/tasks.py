@@ -425,12 +425,12 @@ def publish_gate_report(report: GateReport, *, artifact_key: str | None = None, 
     Args:
         report: The report.
         artifact_key: Key of the Markdown artifact, instead of one made of the gate's label or plan.
-        directory: Where to write `verdict.json`, `junit.xml`, `ctrf.json` and `summary.md`; files of another campaign
-            are not overwritten, these then go into a directory below. JUnit needs the extra `junit`.
+        directory: Where to write `verdict.json`, `junit.xml`, `ctrf.json` and `summary.md`. It holds the last verdict;
+            files of another campaign are moved to `older/` below it. JUnit needs the extra `junit`.
 
     Raises:
         OSError: A file could not be written; artifacts and event are out by then.
-        ImportError: The extra `junit` is not installed; the other files are written.
+        InvalidInputError: The extra `junit` is not installed; all else is published.
 
     Example:
         ```python

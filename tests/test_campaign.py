@@ -27,6 +27,7 @@ from prefect_qatech.campaign import (
     recognise,
 )
 from prefect_qatech.models import QATechRun, QATechRunTestCaseDetails
+from prefect_qatech.report import render_verdict_json
 from prefect_qatech.verdict import (
     GatePolicy,
     Incident,
@@ -525,6 +526,22 @@ def test_a_report_of_500_failures_with_long_addresses_is_small() -> None:
     few = attempt(*cases[:5], result="FAILED", details=details)
     small = build_report(recognise([few]), GatePolicy(), ended_at=NOW)
     assert all(test.url and test.screenshot_url and test.recording_url for test in small.tests)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_no_number_that_json_lacks_leaves_the_report(number: str) -> None:
+    body = f'{{"shortId": "t1", "status": "COMPLETED", "result": "FAILED", "durationMs": {number}}}'
+    details = QATechRunTestCaseDetails.model_validate(json.loads(body))
+    run = QATechRun.model_validate({"shortId": "abc123", "status": "COMPLETED", "runTestCases": [json.loads(body)]})
+    observed = ObservedAttempt("start", run, details={"t1": details})
+    report = build_report(recognise([observed]), GatePolicy(), ended_at=NOW)
+    assert report.tests[0].duration_seconds is None
+    for text in (report.model_dump_json(), render_verdict_json(report)):
+        json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is no JSON"))
+    forged = json.loads(
+        render_verdict_json(report).replace('"duration_seconds": null', f'"duration_seconds": {number}')
+    )
+    assert GateReport.model_validate(forged) == report
 
 
 def full_report() -> GateReport:

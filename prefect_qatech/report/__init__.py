@@ -1,12 +1,17 @@
 """One ledger, the `GateReport`, in the forms that its readers need: people, CI tools, programs, later campaigns.
 
-Pure: a report in, text out. Only `write_report_files`, `append_job_summary` and `explain_command` touch files.
+Pure: a report in, text out. Only `files` and `explain_command` touch the disk.
 """
 
 from prefect_qatech.report.chart import HistoryEntry, attempts_chart, history_chart, history_line, read_history
 from prefect_qatech.report.ctrf import render_ctrf
 from prefect_qatech.report.explain import explain, explain_command, load_policy
-from prefect_qatech.report.files import append_job_summary, write_report_files
+from prefect_qatech.report.files import (
+    append_job_summary,
+    check_report_directory,
+    clear_report_files,
+    write_report_files,
+)
 from prefect_qatech.report.gates import gates_message, render_gates
 from prefect_qatech.report.junit import render_junit
 from prefect_qatech.report.markdown import render_job_summary, render_markdown
@@ -17,6 +22,8 @@ __all__ = [
     "HistoryEntry",
     "append_job_summary",
     "attempts_chart",
+    "check_report_directory",
+    "clear_report_files",
     "explain",
     "explain_command",
     "gates_message",

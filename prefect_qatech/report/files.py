@@ -1,40 +1,84 @@
 """The report as files in a directory, and as a GitHub job's summary.
 
-Each file is complete or not there: written beside its place, then moved over it. Files of another gate are left alone.
+The directory that a user names holds the last verdict and no other. What stands there goes before anything new is
+rendered, so that no older verdict is left behind when the disk is full; then each file is written beside its place and
+moved over it, complete. `verdict.json` comes last: whoever finds it finds the other files of the same campaign.
+
+The files of one campaign have the same time of change, by which they are known: older ones are kept in `older/<time>`,
+and a writer that finds its own files mixed with those of another one, which writes at the same moment, writes again.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import datetime, timezone
 from pathlib import Path
 from uuid import uuid4
 
 from prefect_qatech.campaign import GateReport
+from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.report.ctrf import render_ctrf
-from prefect_qatech.report.junit import render_junit
+from prefect_qatech.report.junit import check_junit, render_junit
 from prefect_qatech.report.markdown import MAX_BYTES, render_job_summary
 from prefect_qatech.report.verdict_json import load_verdict_json, render_verdict_json
-from prefect_qatech.report.words import campaign_id
+from prefect_qatech.report.words import HEADLINES, SYMBOLS, campaign_id
 
 MAX_STEP_SUMMARY_BYTES = 1024 * 1024
 """GitHub takes no larger summary of a step, and shows nothing of one that is."""
 
-# The ledger first: it says whose the directory is. JUnit last: it needs an extra, and the others are there by then.
+OLDER = "older"
+"""The directory of older files, below the one that a user names."""
+
+_VERDICT = "verdict.json"
 _FILES: dict[str, tuple[str, Callable[[GateReport], str]]] = {
-    "verdict": ("verdict.json", render_verdict_json),
     "ctrf": ("ctrf.json", render_ctrf),
     "summary": ("summary.md", render_job_summary),
     "junit": ("junit.xml", render_junit),
+    "verdict": (_VERDICT, render_verdict_json),
 }
+# How each file of ours begins.
+_MARKS = {
+    "ctrf.json": ['"generatedBy": "prefect-qatech"'],
+    "summary.md": [f"## {SYMBOLS[verdict]} {HEADLINES[verdict]}\n" for verdict in HEADLINES],
+    "junit.xml": ['name="qatech.verdict"'],
+    _VERDICT: ['"verdict_without_reruns":'],
+}
+_HEAD_BYTES = 4096
+_MAX_TRIES = 200
+
+
+def check_report_directory(directory: Path | str) -> None:
+    """Check, before anything is started, that a report can be written into a directory; make it where it is missing.
+
+    Args:
+        directory: Where the files of a report will go.
+
+    Raises:
+        InvalidInputError: `junitparser` is not installed, or the directory cannot be made or written to.
+
+    Example:
+        ```python
+        check_report_directory("qatech-report")
+        ```
+    """
+    check_junit()
+    try:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInputError(f"The report directory {directory} cannot be made: {error.strerror}.") from None
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise InvalidInputError(f"The report directory {directory} cannot be written to.")
 
 
 def write_report_files(report: GateReport, directory: Path | str) -> dict[str, Path]:
     """Write `verdict.json`, `ctrf.json`, `summary.md` and `junit.xml`.
 
     - Files of the same campaign (the same first run) are replaced.
-    - Where the directory holds files of another one, or of nobody known, they go into a directory below it, which has
-      the name of this campaign's first run, or of a number. The paths that come back say where.
+    - Any other files of these names are moved to `older/<time>` below the directory, where they can be deleted.
+    - Of several gates that write into one directory at once, the last one wins, with all of its files.
 
     Args:
         report: The report.
@@ -44,56 +88,135 @@ def write_report_files(report: GateReport, directory: Path | str) -> dict[str, P
         `verdict`, `ctrf`, `summary` and `junit` to the path of the file.
 
     Raises:
-        OSError: A file could not be written; those before it in the order above are there.
-        ImportError: `junitparser` is not installed; the other files are there.
+        OSError: A file could not be written; no older one is left in its place.
+        InvalidInputError: `junitparser` is not installed; the other files are there.
 
     Example:
         ```python
         write_report_files(report, "qatech-report")["junit"]
         ```
     """
-    target = _claim(Path(directory), campaign_id(report))
-    paths = {}
-    for kind, (name, render) in _FILES.items():
-        paths[kind] = target / name
-        _write(paths[kind], render(report))
-    return paths
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    campaign = campaign_id(report)
+    is_same = campaign is not None and _campaign_of(directory / _VERDICT) == campaign
+    _clear(directory, _remove if is_same else _set_aside)
+    texts: dict[str, str] = {}
+    missing: InvalidInputError | None = None
+    for name, render in _FILES.values():
+        try:
+            texts[name] = render(report)
+        except InvalidInputError as error:
+            missing = error
+    _write(directory, texts)
+    if missing is not None:
+        raise missing
+    return {kind: directory / name for kind, (name, _) in _FILES.items()}
 
 
-def _claim(directory: Path, campaign: str | None) -> Path:
-    names = [campaign] if campaign else []
-    candidates = [directory, *(directory / name for name in [*names, *(f"gate-{n}" for n in range(1, 1_000))])]
-    for candidate in candidates:
-        candidate.mkdir(parents=True, exist_ok=True)
-        ledger = candidate / _FILES["verdict"][0]
-        if not any(os.path.lexists(candidate / name) for name, _ in _FILES.values()):
-            try:
-                # Two gates may look at the same moment; the one that makes the file has the directory.
-                ledger.open("x").close()
-            except FileExistsError:
-                continue
-            return candidate
-        if campaign and _owner(ledger) == campaign:
-            return candidate
-    raise FileExistsError(f"{directory} and all directories below it that could be taken hold files of other gates")
+def clear_report_files(directory: Path | str) -> None:
+    """Move the files of an older report out of the way, for a gate that ends without a report of its own.
+
+    Files of these names that are not ours stay where they are.
+
+    Args:
+        directory: The directory; it need not exist.
+
+    Raises:
+        OSError: A file could be neither moved nor removed.
+
+    Example:
+        ```python
+        clear_report_files("qatech-report")
+        ```
+    """
+    _clear(Path(directory), lambda path: _set_aside(path) if _is_ours(path) else None)
 
 
-def _owner(ledger: Path) -> str | None:
+def _clear(directory: Path, clear: Callable[[Path], None]) -> None:
+    failure: OSError | None = None
+    for name in reversed(_MARKS):  # the verdict first, as it says that all are there
+        try:
+            clear(directory / name)
+        except OSError as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
+
+
+def _remove(path: Path) -> None:
+    if _is_ours(path):
+        path.unlink(missing_ok=True)
+    else:
+        _set_aside(path)
+
+
+def _set_aside(path: Path) -> None:
+    if not os.path.lexists(path):
+        return
+    older = path.parent / OLDER
+    moved = older / f".{path.name}.{uuid4().hex}"
     try:
-        return campaign_id(load_verdict_json(ledger.read_text(encoding="utf-8")))
+        older.mkdir(exist_ok=True)
+        # Moved first, and then looked at: what is looked at first could be replaced in between.
+        path.rename(moved)
+    except FileNotFoundError:
+        return  # another gate was faster
+    except OSError:
+        # A full disk, say. An older verdict that stays would be worse than one that is lost.
+        if not _is_ours(path):
+            raise
+        path.unlink(missing_ok=True)
+        return
+    with suppress(OSError):  # it is out of the way
+        folder = older / f"{datetime.fromtimestamp(moved.lstat().st_mtime, tz=timezone.utc):%Y-%m-%dT%H-%M-%S.%fZ}"
+        folder.mkdir(exist_ok=True)
+        moved.replace(folder / path.name)
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES).decode("utf-8", errors="replace")
+    except OSError:
+        return False
+    return any(mark in head for mark in _MARKS[path.name])
+
+
+def _campaign_of(verdict: Path) -> str | None:
+    try:
+        return campaign_id(load_verdict_json(verdict.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return None
 
 
-def _write(path: Path, text: str) -> None:
-    # In the same directory, as a file can be moved at once only within one file system.
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
+def _write(directory: Path, texts: Mapping[str, str]) -> None:
+    stamp = time.time_ns()
+    for _ in range(_MAX_TRIES):
+        temporary: dict[Path, Path] = {}
+        try:
+            for name, text in texts.items():
+                path = directory / name
+                # In the same directory, as a file can be moved at once only within one file system.
+                temporary[path] = path.with_name(f".{name}.{uuid4().hex}")
+                with temporary[path].open("x", encoding="utf-8", errors="replace", newline="\n") as file:
+                    file.write(text)
+                os.utime(temporary[path], ns=(stamp, stamp))
+            for path, written in temporary.items():
+                written.replace(path)
+        finally:
+            for written in temporary.values():
+                written.unlink(missing_ok=True)
+        if len({_is_of(stamp, path) for path in temporary}) == 1:
+            return  # all are ours, or none is: then another gate came later, and sees to the whole
+    raise OSError(f"Other gates write into {directory} without end: give each gate a directory of its own.")
+
+
+def _is_of(stamp: int, path: Path) -> bool:
     try:
-        with temporary.open("x", encoding="utf-8", errors="replace", newline="\n") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        return path.lstat().st_mtime_ns == stamp
+    except OSError:
+        return False
 
 
 def append_job_summary(report: GateReport, environ: Mapping[str, str] = os.environ) -> Path | None:

@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import Any
 
 from prefect_qatech.campaign import GateReport, ReportedTest
+from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.report.escape import plain_text, safe_url, xml_text
 from prefect_qatech.report.words import (
     GATE_TEST,
@@ -34,6 +35,22 @@ from prefect_qatech.verdict import Outcome, TestVerdict, Verdict
 _NAME, _MESSAGE, _TEXT = 250, 500, 5_000
 
 
+def check_junit() -> Any:
+    """Return the module `junitparser`, without which there is no JUnit XML.
+
+    Raises:
+        InvalidInputError: It is not installed; the extra `junit` brings it.
+    """
+    try:
+        # Here, as it is an extra; and as Any, as its functions carry no types.
+        import_module("junitparser.xunit2")
+        return import_module("junitparser")
+    except ImportError:
+        raise InvalidInputError(
+            'JUnit XML needs junitparser, which is not installed: pip install "prefect-qatech[junit]"'
+        ) from None
+
+
 def render_junit(report: GateReport) -> str:
     """Give the report as JUnit XML.
 
@@ -44,19 +61,14 @@ def render_junit(report: GateReport) -> str:
         One `<testsuite>`, in ASCII.
 
     Raises:
-        ImportError: `junitparser` is not installed; the extra `junit` brings it.
+        InvalidInputError: `junitparser` is not installed; the extra `junit` brings it.
 
     Example:
         ```python
         Path("junit.xml").write_text(render_junit(report), encoding="utf-8")
         ```
     """
-    try:
-        # Here, as it is an extra; and as Any, as its functions carry no types.
-        parser: Any = import_module("junitparser")
-        import_module("junitparser.xunit2")
-    except ImportError as error:
-        raise ImportError("JUnit XML needs junitparser: pip install 'prefect-qatech[junit]'") from error
+    parser = check_junit()
     suite = parser.xunit2.TestSuite(plain_text(f"QA.tech: {campaign_name(report)}", _NAME))
     for name, value in _properties(report):  # before the testcases, as Surefire's schema wants it
         suite.add_property(name, value)

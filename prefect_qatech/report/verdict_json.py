@@ -58,10 +58,8 @@ def render_verdict_json(report: GateReport) -> str:
     """
     counts = {verdict.value: report.counts.get(verdict, 0) for verdict in TestVerdict}
     # json, not pydantic's own writer: that one refuses half of a surrogate pair, which JSON itself can say.
-    return (
-        json.dumps({**report.model_dump(mode="json"), "rules": rule_outcomes(report), "counts": counts}, indent=2)
-        + "\n"
-    )
+    content = {**report.model_dump(mode="json"), "rules": rule_outcomes(report), "counts": counts}
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 def verdict_json_schema() -> dict[str, Any]:
