@@ -141,17 +141,7 @@ class _Gate:
             await suspension.suspend_until_ended(self.credentials, record, time_left(), self.polling)
 
     async def _start(self) -> QATechRunRecord:
-        request = self.request
-        return await astart_test_run(
-            self.credentials,
-            request.test_plan_short_id,
-            test_case_ids=request.test_case_ids,
-            applications=request.applications,
-            notifications=request.notifications,
-            github=request.github,
-            parameters=request.parameters,
-            label=self.slot_label,
-        )
+        return await astart_test_run(self.credentials, self.request, label=self.slot_label)
 
     async def _decide(self, first: QATechRunRecord, report: GateReport) -> GateDecision:
         """Ask a person, unless this evidence has been approved before."""

@@ -14,7 +14,7 @@ from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import GateNotPassed, QATechError
 from prefect_qatech.gate import arelease_gate, release_gate
 from prefect_qatech.ledger import QATechRunRecord
-from prefect_qatech.models import Checked, QATechApplication, TestPlanShortId
+from prefect_qatech.models import Checked, QATechApplication, QATechRunRequest, TestPlanShortId
 from prefect_qatech.polling import QATechPolling
 from prefect_qatech.tasks import astart_test_run, start_test_run
 from prefect_qatech.verdict import GatePolicy
@@ -171,11 +171,13 @@ class QATechTestPlan(Checked, JobBlock[GateReport]):
     )
     polling: QATechPolling | None = Field(default=None, title="Polling", description="How often to look at a run.")
 
+    @property
+    def _request(self) -> QATechRunRequest:
+        return QATechRunRequest(test_plan_short_id=self.test_plan_short_id, applications=self.applications)
+
     async def atrigger(self, label: str | None = None) -> QATechTestRun:
         """Async twin of `trigger`: the same argument, result and errors."""
-        record = await astart_test_run(
-            self.credentials, self.test_plan_short_id, applications=self.applications, label=label
-        )
+        record = await astart_test_run(self.credentials, self._request, label=label)
         return QATechTestRun(self, record)
 
     def trigger(self, label: str | None = None) -> QATechTestRun:  # type: ignore[override]
@@ -201,5 +203,5 @@ class QATechTestPlan(Checked, JobBlock[GateReport]):
             run = QATechTestPlan.load("checkout").trigger()
             ```
         """
-        record = start_test_run(self.credentials, self.test_plan_short_id, applications=self.applications, label=label)
+        record = start_test_run(self.credentials, self._request, label=label)
         return QATechTestRun(self, record)

@@ -94,6 +94,22 @@ class QATechRunRecord(BaseModel):
     found: bool = False
 
 
+def short_id_of(run: QATechRunRecord | str) -> str:
+    """Return the short id of a run, given as what its start or rerun returned or as the id itself.
+
+    Args:
+        run: The record, or the id.
+
+    Returns:
+        The short id.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    # What the service gave is not refused for its looks.
+    return run.run_short_id if isinstance(run, QATechRunRecord) else check_run_short_id(run)
+
+
 class QATechLedgerEntry(BaseModel):
     """One slot of a flow run's ledger.
 

@@ -46,6 +46,7 @@ __all__ = [
     "QATechRunTestCaseDetails",
     "QATechStartedRun",
     "QATechTestPlanReference",
+    "as_request",
     "check_run_short_id",
 ]
 
@@ -334,6 +335,27 @@ class QATechRunRequest(_Request):
         body = super().to_json()
         github = body.pop("github", None)
         return {**body, "trigger": "API"} if github is None else {**body, "trigger": "GITHUB", **github}
+
+
+def as_request(request: QATechRunRequest | str | None) -> QATechRunRequest:
+    """Return the request that a caller means.
+
+    Args:
+        request: A request; or, for short, the id of a test plan; or None, which is the project's default plan.
+
+    Returns:
+        The request.
+
+    Raises:
+        InvalidInputError: It is none of these, or not the id of a test plan.
+    """
+    if isinstance(request, QATechRunRequest):
+        return request
+    if request is None or isinstance(request, str):
+        return QATechRunRequest(test_plan_short_id=request)
+    raise InvalidInputError(
+        f"request: a QATechRunRequest, the id of a test plan ('pln_...') or None is needed, not {_shown(request)}"
+    )
 
 
 class QATechRerunRequest(_Request):

@@ -8,8 +8,6 @@ What the tasks keep to, in any combination of sync and async flows, called, `.su
 - A run's link is logged, and published as an artifact, right after its POST.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -27,17 +25,13 @@ from prefect_qatech import artifacts, events, ledger
 from prefect_qatech.campaign import GateReport
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import QATechError
-from prefect_qatech.ledger import QATechRunRecord
+from prefect_qatech.ledger import QATechRunRecord, short_id_of
 from prefect_qatech.models import (
-    QATechApplication,
-    QATechGitHubTrigger,
-    QATechNotification,
-    QATechParameters,
     QATechRerunRequest,
     QATechRun,
     QATechRunRequest,
     QATechStartedRun,
-    check_run_short_id,
+    as_request,
 )
 from prefect_qatech.report import append_job_summary, write_report_files
 from prefect_qatech.twins import run_sync, sleep_unless_stopped
@@ -212,38 +206,20 @@ async def _get(
 @task(name="start_test_run", description="Start a QA.tech run, once per flow run.", **_RETRIED)
 async def astart_test_run(
     credentials: QATechCredentials,
-    test_plan_short_id: str | None = None,
+    request: QATechRunRequest | str | None = None,
     *,
-    test_case_ids: list[str] | None = None,
-    applications: list[QATechApplication] | None = None,
-    notifications: list[QATechNotification] | None = None,
-    github: QATechGitHubTrigger | None = None,
-    parameters: QATechParameters | None = None,
     target: str | None = None,
     label: str | None = None,
 ) -> QATechRunRecord:
     """Async twin of `start_test_run`: the same arguments, result and errors."""
-    request = QATechRunRequest(
-        test_plan_short_id=test_plan_short_id,
-        test_case_ids=test_case_ids,
-        applications=applications,
-        notifications=notifications,
-        github=github,
-        parameters=parameters,
-    )
-    return await _start(credentials, request, label, target)
+    return await _start(credentials, as_request(request), label, target)
 
 
 @task(name="start_test_run", description="Start a QA.tech run, once per flow run.", **_RETRIED)
 def start_test_run(
     credentials: QATechCredentials,
-    test_plan_short_id: str | None = None,
+    request: QATechRunRequest | str | None = None,
     *,
-    test_case_ids: list[str] | None = None,
-    applications: list[QATechApplication] | None = None,
-    notifications: list[QATechNotification] | None = None,
-    github: QATechGitHubTrigger | None = None,
-    parameters: QATechParameters | None = None,
     target: str | None = None,
     label: str | None = None,
 ) -> QATechRunRecord:
@@ -258,12 +234,8 @@ def start_test_run(
 
     Args:
         credentials: How to reach QA.tech.
-        test_plan_short_id: The plan to run, `pln_...`. Without plan and test cases: the project's default plan.
-        test_case_ids: UUIDs of the test cases to run; not together with a plan.
-        applications: Applications to test elsewhere than their plan says.
-        notifications: Slack channels that QA.tech tells.
-        github: The GitHub event behind the run.
-        parameters: Values for the project's configs.
+        request: What to run, and where; or, for short, the id of a test plan (`pln_...`). None is the project's default
+            plan.
         target: What is tested: a commit, an image digest, a version of the data. A retry finds the run that was started
             for the same target, and starts one for another.
         label: Names this start within the flow run.
@@ -286,21 +258,14 @@ def start_test_run(
             wait_for_test_run(credentials, run)
         ```
     """
-    request = QATechRunRequest(
-        test_plan_short_id=test_plan_short_id,
-        test_case_ids=test_case_ids,
-        applications=applications,
-        notifications=notifications,
-        github=github,
-        parameters=parameters,
-    )
-    return run_sync(lambda: _start(credentials, request, label, target))
+    wanted = as_request(request)
+    return run_sync(lambda: _start(credentials, wanted, label, target))
 
 
 @task(name="rerun_test_run", description="Rerun a QA.tech run: everything, failed only, or a list.", **_RETRIED)
 async def arerun_test_run(
     credentials: QATechCredentials,
-    run_short_id: str,
+    run: QATechRunRecord | str,
     failed_only: bool = False,
     test_case_ids: list[str] | None = None,
     *,
@@ -308,15 +273,14 @@ async def arerun_test_run(
     artifact_key: str | None = None,
 ) -> QATechRunRecord:
     """Async twin of `rerun_test_run`: the same arguments, result and errors."""
-    check_run_short_id(run_short_id)
     request = QATechRerunRequest(failed_only=failed_only, test_case_ids=test_case_ids)
-    return await _rerun(credentials, run_short_id, request, label, artifact_key)
+    return await _rerun(credentials, short_id_of(run), request, label, artifact_key)
 
 
 @task(name="rerun_test_run", description="Rerun a QA.tech run: everything, failed only, or a list.", **_RETRIED)
 def rerun_test_run(
     credentials: QATechCredentials,
-    run_short_id: str,
+    run: QATechRunRecord | str,
     failed_only: bool = False,
     test_case_ids: list[str] | None = None,
     *,
@@ -330,7 +294,7 @@ def rerun_test_run(
 
     Args:
         credentials: How to reach QA.tech.
-        run_short_id: The run to repeat.
+        run: The run to repeat: what its start or rerun returned, or its short id.
         failed_only: Only its failed, skipped and errored test cases; not together with `test_case_ids`.
         test_case_ids: UUIDs of the test cases to repeat. With neither: everything.
         label: Names this rerun within the flow run.
@@ -348,31 +312,30 @@ def rerun_test_run(
 
     Example:
         ```python
-        rerun = rerun_test_run(credentials, "abc123", failed_only=True)
+        rerun = rerun_test_run(credentials, run, failed_only=True)
         ```
     """
-    check_run_short_id(run_short_id)
-    request = QATechRerunRequest(failed_only=failed_only, test_case_ids=test_case_ids)
+    request, run_short_id = QATechRerunRequest(failed_only=failed_only, test_case_ids=test_case_ids), short_id_of(run)
     return run_sync(lambda: _rerun(credentials, run_short_id, request, label, artifact_key))
 
 
 @task(name="get_test_run", description="Look at a QA.tech run once.", **_RETRIED)
 async def aget_test_run(
-    credentials: QATechCredentials, run_short_id: str, test_cases: Literal["failed", "all"] | None = None
+    credentials: QATechCredentials, run: QATechRunRecord | str, test_cases: Literal["failed", "all"] | None = None
 ) -> QATechRun:
     """Async twin of `get_test_run`: the same arguments, result and errors."""
-    return await _get(credentials, run_short_id, test_cases)
+    return await _get(credentials, short_id_of(run), test_cases)
 
 
 @task(name="get_test_run", description="Look at a QA.tech run once.", **_RETRIED)
 def get_test_run(
-    credentials: QATechCredentials, run_short_id: str, test_cases: Literal["failed", "all"] | None = None
+    credentials: QATechCredentials, run: QATechRunRecord | str, test_cases: Literal["failed", "all"] | None = None
 ) -> QATechRun:
     """Look at a run once (`GET /run/{shortId}`); Prefect retries a look that failed and may not fail again.
 
     Args:
         credentials: How to reach QA.tech.
-        run_short_id: The run.
+        run: What its start or rerun returned, or its short id.
         test_cases: Which of its test cases to list: `failed` (failed, skipped and errored ones), `all`, or none.
 
     Returns:
@@ -387,6 +350,7 @@ def get_test_run(
         run = get_test_run(credentials, "abc123", test_cases="failed")
         ```
     """
+    run_short_id = short_id_of(run)
     return run_sync(lambda: _get(credentials, run_short_id, test_cases))
 
 

@@ -29,6 +29,7 @@ from prefect_qatech.models import (
     QATechRunTestCase,
     QATechRunTestCaseDetails,
     QATechStartedRun,
+    as_request,
     check_run_short_id,
 )
 
@@ -124,6 +125,20 @@ def test_test_cases_instead_of_a_plan() -> None:
 
 def test_an_empty_github_event_is_one() -> None:
     assert QATechRunRequest(github=QATechGitHubTrigger()).to_json() == {"trigger": "GITHUB"}
+
+
+def test_a_request_is_given_whole_or_as_the_id_of_a_plan_or_not_at_all() -> None:
+    whole = QATechRunRequest(test_case_ids=[CASE])
+    assert as_request(whole) is whole
+    assert as_request("pln_smoke") == QATechRunRequest(test_plan_short_id="pln_smoke")
+    assert as_request(None) == QATechRunRequest()
+
+
+@pytest.mark.parametrize("given", ["smoke tests", "app_shop", "", ["pln_smoke"], {"test_plan_short_id": "pln_a"}, 5])
+def test_what_is_no_request_is_refused_in_one_line(given: Any) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        as_request(given)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

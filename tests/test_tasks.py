@@ -10,6 +10,7 @@ import textwrap
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -41,6 +42,7 @@ from prefect_qatech import (
     QATechPolling,
     QATechRun,
     QATechRunRecord,
+    QATechRunRequest,
     RateLimitedError,
     StartOutcomeUnknown,
     UnauthorizedError,
@@ -167,8 +169,8 @@ def test_every_task_works_from_a_sync_flow(
 
     @flow
     def user() -> Any:
-        started = _use_sync(how, use["start"], creds, {"test_plan_short_id": PLANS})
-        ids = {"run_short_id": [record.run_short_id for record in started]}
+        started = _use_sync(how, use["start"], creds, {"request": PLANS})
+        ids = {"run": started}
         runs = _use_sync(how, use["wait"], {**creds, "timeout_seconds": 30.0, "polling": polling}, ids)
         looked = _use_sync(how, use["get"], {**creds, "test_cases": "failed"}, ids)
         reruns = _use_sync(how, use["rerun"], creds, ids)
@@ -193,8 +195,8 @@ async def test_every_task_works_from_an_async_flow(
 
     @flow
     async def user() -> Any:
-        started = await do("start", creds, {"test_plan_short_id": PLANS})
-        ids = {"run_short_id": [record.run_short_id for record in started]}
+        started = await do("start", creds, {"request": PLANS})
+        ids = {"run": started}
         runs = await do("wait", {**creds, "timeout_seconds": 30.0, "polling": polling}, ids)
         looked = await do("get", {**creds, "test_cases": "failed"}, ids)
         reruns = await do("rerun", creds, ids)
@@ -222,14 +224,14 @@ async def test_a_retry_of_the_flow_starts_nothing_again(
     @flow(retries=2)
     def sync_user() -> None:
         started = start_test_run(credentials, "pln_broken")
-        again = rerun_test_run(credentials, started.run_short_id, failed_only=False)
+        again = rerun_test_run(credentials, started, failed_only=False)
         seen.append((started.run_short_id, again.run_short_id))
         step()
 
     @flow(retries=2)
     async def async_user() -> None:
         started = await astart_test_run(credentials, "pln_broken")
-        again = await arerun_test_run(credentials, started.run_short_id, failed_only=False)
+        again = await arerun_test_run(credentials, started, failed_only=False)
         seen.append((started.run_short_id, again.run_short_id))
         step()
 
@@ -319,8 +321,8 @@ async def test_a_label_of_a_rerun_of_another_run_is_a_conflict(
     async def user() -> None:
         one = await astart_test_run(credentials, "pln_broken")
         two = await astart_test_run(credentials, "pln_flaky")
-        await arerun_test_run(credentials, one.run_short_id, label="again")
-        await arerun_test_run(credentials, two.run_short_id, label="again")
+        await arerun_test_run(credentials, one, label="again")
+        await arerun_test_run(credentials, two, label="again")
 
     with pytest.raises(LedgerConflict, match="again"):
         await user()
@@ -570,7 +572,8 @@ async def test_a_channel_to_notify_does_not_make_it_another_start(
     @flow(retries=1)
     async def user() -> None:
         tell = [QATechNotification(channel=next(channels))]
-        await astart_test_run(credentials, "pln_green", notifications=tell, label="smoke")
+        request = QATechRunRequest(test_plan_short_id="pln_green", notifications=tell)
+        await astart_test_run(credentials, request, label="smoke")
         step()
 
     await user()
@@ -669,7 +672,7 @@ async def test_a_look_that_fails_is_tried_again(
 
     async def look() -> QATechRun:
         record = await astart_test_run(credentials, "pln_green")
-        run: QATechRun = await _impatient(aget_test_run)(credentials, record.run_short_id)
+        run: QATechRun = await _impatient(aget_test_run)(credentials, record)
         return run
 
     await _in_a_flow(look)
@@ -862,23 +865,25 @@ async def test_a_run_without_failures_has_nothing_to_rerun(
     async def work() -> None:
         record = await astart_test_run(credentials, "pln_green")
         await await_for_test_run(credentials, record, 30, polling=polling)
-        await arerun_test_run(credentials, record.run_short_id, failed_only=True)
+        await arerun_test_run(credentials, record, failed_only=True)
 
     await _failing(NothingToRerunError, work)
     assert len(posts(sandbox)) == 2
 
 
+def a_record() -> QATechRunRecord:
+    return QATechRunRecord(kind="start", run_short_id="abc123", started_at=datetime.now(timezone.utc))
+
+
 BAD_CALLS: dict[str, Callable[[QATechCredentials], Awaitable[Any]]] = {
     "a plan's name": lambda c: astart_test_run(c, "smoke tests"),
     "an application for a plan": lambda c: astart_test_run(c, "app_shop"),
-    "plan and test cases": lambda c: astart_test_run(
-        c, "pln_green", test_case_ids=["a1b2c3d4-e5f6-4789-a012-3456789abcde"]
-    ),
-    "no test cases": lambda c: astart_test_run(c, test_case_ids=[]),
-    "test cases that are no UUIDs": lambda c: astart_test_run(c, test_case_ids=["login"]),
-    "no notifications": lambda c: astart_test_run(c, "pln_green", notifications=[]),
+    "a run for a plan": lambda c: astart_test_run(c, a_record()),  # type: ignore[arg-type]
+    "a list of plans": lambda c: astart_test_run(c, ["pln_green"]),  # type: ignore[arg-type]
     "a path for a run": lambda c: arerun_test_run(c, "../run"),
     "a plan for a run": lambda c: arerun_test_run(c, "pln_green"),
+    "no run": lambda c: arerun_test_run(c, None),  # type: ignore[arg-type]
+    "what a wait returns": lambda c: arerun_test_run(c, QATechRun(short_id="abc123")),  # type: ignore[arg-type]
     "both filters": lambda c: arerun_test_run(
         c, "abc123", failed_only=True, test_case_ids=["a1b2c3d4-e5f6-4789-a012-3456789abcde"]
     ),
@@ -1098,13 +1103,15 @@ async def test_the_token_is_seen_nowhere(
     async def user(credentials: QATechCredentials) -> list[str]:
         ids.append(flow_run_id())
         start = _impatient(astart_test_run)
-        record = await start(credentials, "pln_one", parameters=QATechParameters(configs={"cfg_key": "payload-secret"}))
+        parameters = QATechParameters(configs={"cfg_key": "payload-secret"})
+        request = QATechRunRequest(test_plan_short_id="pln_one", parameters=parameters)
+        record = await start(credentials, request)
         for status in (400, 401, 403, 404, 429, 500, 503, 302):
             await attempt(lambda: start(credentials, "pln_one"), {**echo, "status": status})
         for kind in UNKNOWN_FAULTS.values():
             await attempt(lambda: start(hasty, "pln_one"), kind)
         echoing_html = {"kind": "html", "body": f"<p>{SECRET}</p>", "content_type": f"text/{SECRET}"}
-        await attempt(lambda: _impatient(aget_test_run)(credentials, record.run_short_id), echoing_html)
+        await attempt(lambda: _impatient(aget_test_run)(credentials, record), echoing_html)
         elsewhere = {"kind": "redirect", "status": 308, "location": f"https://{SECRET}.invalid/"}
         await attempt(lambda: start(credentials, "pln_one"), elsewhere)
         await attempt(lambda: await_for_test_run(credentials, record, 5, polling=polling))
@@ -1113,7 +1120,7 @@ async def test_the_token_is_seen_nowhere(
         await attempt(lambda: aget_test_run(credentials, f"../{record.run_short_id}"))
         never = await start(credentials, "pln_never")
         await attempt(lambda: await_for_test_run(credentials, never, 0.1, polling=polling))
-        await attempt(lambda: arerun_test_run(credentials, record.run_short_id, failed_only=True))
+        await attempt(lambda: arerun_test_run(credentials, record, failed_only=True))
         return [repr(credentials), str(credentials)]
 
     texts += await user(credentials)

@@ -71,8 +71,8 @@ def campaign(credentials: QATechCredentials) -> dict[str, Any]:
     """Starts, waits and reruns, submitted and mapped, sync and async; then a later step fails once."""
     first = start_test_run.submit(credentials, "pln_flaky").result()
     run = wait_for_test_run.submit(credentials, first.run_short_id, 600, polling=POLLING, record=first).result()
-    rerun = rerun_test_run.submit(credentials, first.run_short_id, failed_only=True)
-    everything = arerun_test_run.submit(credentials, first.run_short_id, label="everything")
+    rerun = rerun_test_run.submit(credentials, first, failed_only=True)
+    everything = arerun_test_run.submit(credentials, first, label="everything")
     mapped = start_test_run.map(unmapped(credentials), ["pln_green", "pln_broken"])
     labelled = [astart_test_run.submit(credentials, "pln_green", label=f"number {number}") for number in range(2)]
     equal = [start_test_run.submit(credentials, "pln_flaky") for _ in range(2)]
@@ -82,7 +82,7 @@ def campaign(credentials: QATechCredentials) -> dict[str, Any]:
     _seen.append(found)
     waits = wait_for_test_run.map(unmapped(credentials), found["mapped"], 600, polling=unmapped(POLLING))
     results = [wait.result().result for wait in waits]
-    look = aget_test_run.submit(credentials, first.run_short_id, "all").result()
+    look = aget_test_run.submit(credentials, first, "all").result()
     if len(_seen) == 1:
         raise LaterStepFailed
     return {"attempts": _seen, "first": run.result, "mapped": results, "tests": len(look.test_cases)}
