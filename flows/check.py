@@ -6,8 +6,6 @@ serves it from this machine; `deployments/prefect.yaml` deploys it for a work po
 form: the credentials are picked from the saved blocks.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 from prefect import flow

@@ -1,7 +1,5 @@
 """A task that runs a command of the user's, for flows that deploy."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shlex

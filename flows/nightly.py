@@ -5,8 +5,6 @@
 serves it from this machine; `deployments/prefect.yaml` deploys it for a work pool, with a schedule.
 """
 
-from __future__ import annotations
-
 from prefect import flow
 
 from prefect_qatech import GatePolicy, QATechCredentials, QATechPolling, QATechRunRequest, agather_gates

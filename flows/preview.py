@@ -6,8 +6,6 @@ serves it from this machine; `deployments/prefect.yaml` deploys it for a work po
 with the parameters below, or by an event `preview.deployed` with a payload of the same names.
 """
 
-from __future__ import annotations
-
 from prefect import flow
 
 from prefect_qatech import (

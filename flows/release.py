@@ -19,8 +19,6 @@ A command runs a second time where the process was killed during the first. Two 
 know of each other: give the deployment of this flow a concurrency limit of 1.
 """
 
-from __future__ import annotations
-
 import json
 from urllib.parse import urlsplit
 from uuid import UUID

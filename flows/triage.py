@@ -6,8 +6,6 @@ serves it from this machine; `deployments/prefect.yaml` deploys it for a work po
 starts it with the gate's ids.
 """
 
-from __future__ import annotations
-
 import asyncio
 
 from prefect import flow

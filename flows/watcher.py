@@ -6,8 +6,6 @@ serves it from this machine, every minute, with the credentials block `qatech`; 
 for a work pool. One is enough for all gates at one address whose runs the credentials can see.
 """
 
-from __future__ import annotations
-
 from prefect import flow
 
 from prefect_qatech import QATechCredentials, awake_suspended_gates

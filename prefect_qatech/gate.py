@@ -13,8 +13,6 @@ What a retry means
     - for a fresh start: run the deployment (or the flow) again. A new flow run has a new ledger.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ Each gate is a sub-flow run of its own, so that each shows its verdict in the Pr
 another from being tested and told. A retry takes up all of their campaigns, as that of a single gate does.
 """
 
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 

@@ -4,8 +4,6 @@ A job run is a whole gate: the run that `trigger` has started, and the reruns, t
 `release_gate` makes of it.
 """
 
-from __future__ import annotations
-
 from prefect.blocks.abstract import JobBlock, JobRun
 from pydantic import ConfigDict, Field
 
@@ -32,7 +30,7 @@ class QATechTestRun(JobRun[GateReport]):
         record: The run: short id, address, number of test cases.
     """
 
-    def __init__(self, plan: QATechTestPlan, record: QATechRunRecord) -> None:
+    def __init__(self, plan: "QATechTestPlan", record: QATechRunRecord) -> None:
         self.plan = plan
         self.record = record
         self._outcome: GateReport | GateNotPassed | None = None

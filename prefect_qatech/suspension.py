@@ -11,8 +11,6 @@
   bounds the wait where no watcher runs.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
