@@ -17,6 +17,7 @@ from prefect_qatech import (
     QATechCredentials,
     QATechEnvironment,
     QATechPolling,
+    QATechRunRequest,
     release_gate,
 )
 
@@ -55,16 +56,16 @@ def check_release(
         raise ValueError(
             "Give both application_short_id and environment_url, or neither: an address is an application's."
         )
-    applications = None
+    request = QATechRunRequest(test_plan_short_id=test_plan_short_id)
     if application_short_id is not None:
         environment = QATechEnvironment(url=environment_url)
-        applications = [QATechApplication(application_short_id=application_short_id, environment=environment)]
+        application = QATechApplication(application_short_id=application_short_id, environment=environment)
+        request = QATechRunRequest(test_plan_short_id=test_plan_short_id, applications=[application])
     # Prefect suspends no sub-flow run, so that gate is this flow run itself.
     gate = release_gate.fn if waiting == "suspend" else release_gate
     return gate(
         credentials,
-        test_plan_short_id,
-        applications=applications,
+        request,
         policy=policy,
         polling=polling,
         on_inconclusive=on_inconclusive,

@@ -16,6 +16,7 @@ from prefect_qatech import (
     QATechEnvironment,
     QATechGitHubTrigger,
     QATechPolling,
+    QATechRunRequest,
     release_gate,
 )
 
@@ -64,9 +65,11 @@ def preview_check(
     )
     return release_gate(
         credentials,
-        test_plan_short_id,
-        applications=[QATechApplication(application_short_id=application_short_id, environment=preview)],
-        github=github if github != QATechGitHubTrigger() else None,
+        QATechRunRequest(
+            test_plan_short_id=test_plan_short_id,
+            applications=[QATechApplication(application_short_id=application_short_id, environment=preview)],
+            github=github if github != QATechGitHubTrigger() else None,
+        ),
         policy=policy,
         label=name,
         polling=polling,

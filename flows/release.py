@@ -36,6 +36,7 @@ from prefect_qatech import (
     QATechCredentials,
     QATechEnvironment,
     QATechPolling,
+    QATechRunRequest,
     release_gate,
 )
 
@@ -99,8 +100,7 @@ def release(
     try:
         report = release_gate(
             credentials,
-            test_plan_short_id,
-            applications=[application],
+            QATechRunRequest(test_plan_short_id=test_plan_short_id, applications=[application]),
             policy=policy,
             polling=polling,
             # A flow that calls this one and is retried runs it anew, with a deployment of its own, which the verdict on

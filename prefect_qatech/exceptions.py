@@ -16,6 +16,7 @@ QATechError
 │   └── ServerError                5xx
 ├── StartOutcomeUnknown            a run may or may not have been started; nothing retries this
 ├── LedgerConflict                 the flow run's ledger does not fit the call: nothing was sent
+├── LedgerUnavailable              the Prefect API could not be asked for the ledger, for as long as there was time
 ├── WaitTimedOut                   the deadline passed while the run went on
 ├── RunsNotEnded                   not every one of several runs was seen to end
 ├── InvalidInputError              something that was passed in is not what it must be; a ValueError as well
@@ -221,6 +222,16 @@ class LedgerConflict(QATechError):
         super().__init__(message, run_short_id=run_short_id, run_url=run_url)
         self.slot = slot
         self.flow_run_id = flow_run_id
+
+
+class LedgerUnavailable(QATechError):
+    """The Prefect API could not be asked for what a flow run has on record, for as long as there was time.
+
+    Args:
+        message: For how long, about which run, and what can be done.
+        run_short_id: Short id of the run that is on record.
+        run_url: Address of that run.
+    """
 
 
 class WaitTimedOut(QATechError):

@@ -1,20 +1,26 @@
-"""The flow `release_gate`: run -> wait -> rerun what failed -> verdict -> report. Its async twin is `arelease_gate`.
+"""The flow `release_gate`: run -> wait -> rerun what failed -> verdict -> report. Its async version is `arelease_gate`.
 
 What a retry means
-    The gate replays what its ledger holds. A flow retry, "Retry" in the UI and a restart after a crash find the runs
-    that were started and start none of them again; a rerun is spent only where the policy's `max_reruns`, counted over
-    the whole campaign, leaves one.
+    Evidence is about a target. `target=` names it: a commit, an image digest, a version of the data. The gate replays
+    what its ledger holds: a flow retry, "Retry" in the UI and a restart after a crash find the runs that were started.
 
+    - after a pass, for the same named target: the same evidence, judged again; for another target: another campaign;
+    - after a pass without a target: the gate tests again, because the steps before it may have changed what runs. A
+      pass is good for the attempt of the flow run in which it was found;
     - after a crash or a kill: the campaign goes on where it was, under the same deadline;
-    - after a time-out: the run is looked at again, with `deadline_seconds` anew, because somebody asked again;
-    - after a verdict: the same evidence, judged again (with the policy's remaining reruns, if there are any);
+    - after a time-out: the run is polled again, with `deadline_seconds` anew, because somebody asked again;
+    - after a verdict that was no pass: the same runs are polled and judged again, and reruns that the policy has left
+      may be spent; nothing is started anew;
     - after a person's approval: the approval stands for the same evidence, and is void for any other; after a "no" the
       person is asked again, because somebody asked again;
     - for a fresh start: run the deployment (or the flow) again. A new flow run has a new ledger.
+
+Once the first run has ended, whatever goes wrong (a rerun that is refused, a wait that gives up, a Prefect API that is
+down) is an incident in a report with a verdict.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Literal
@@ -24,7 +30,7 @@ from prefect import flow
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 
-from prefect_qatech import artifacts, events, ledger, suspension
+from prefect_qatech import artifacts, events, journal, ledger, suspension
 from prefect_qatech.artifacts import artifact_key, is_web_link
 from prefect_qatech.asking import ask, ask_suspended
 from prefect_qatech.campaign import (
@@ -42,8 +48,10 @@ from prefect_qatech.exceptions import (
     GateFailed,
     GateInconclusive,
     GateNotPassed,
+    InvalidInputError,
     NothingToRerunError,
     QATechAPIError,
+    QATechError,
     StartOutcomeUnknown,
     UsageLimitError,
     WaitTimedOut,
@@ -51,19 +59,16 @@ from prefect_qatech.exceptions import (
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.models import (
     FINAL_STATUSES,
-    QATechApplication,
-    QATechGitHubTrigger,
-    QATechNotification,
-    QATechParameters,
     QATechRun,
     QATechRunRequest,
     QATechRunTestCaseDetails,
+    as_request,
     check_run_short_id,
 )
 from prefect_qatech.polling import QATechPolling
 from prefect_qatech.report.escape import cell_text
-from prefect_qatech.tasks import apublish_gate_report, arerun_test_run, astart_test_run
-from prefect_qatech.twins import run_sync
+from prefect_qatech.tasks import apublish_gate_report, arerun_test_run, astart_test_run, no_retry_after
+from prefect_qatech.twins import run_sync, sleep_unless_stopped
 from prefect_qatech.verdict import (
     GatePolicy,
     Incident,
@@ -71,15 +76,57 @@ from prefect_qatech.verdict import (
     TestVerdict,
     Verdict,
 )
-from prefect_qatech.waits import await_for_test_run
+from prefect_qatech.waits import await_for_test_run, turn_of
 
-_DETAILS_AT_ONCE = 8
-_DETAILS_SECONDS = 120.0
+DETAILS_AT_ONCE = 8
+DETAILS_SECONDS = 120.0
+"""How long the details of an attempt's tests are asked for, all together, however the requests fail."""
+DETAILS_FIRST_PAUSE_SECONDS = 1.0
+DETAILS_MAX_PAUSE_SECONDS = 15.0
+_RECORD_SECONDS = 30.0
 _MOST_NAMES = 10
 _LONGEST_DECISION_SECONDS = 30 * 24 * 3600
 OnNoPass = Literal["stop", "ask"]
 HowToWait = Literal["poll", "suspend"]
 _DECIDED = (TestVerdict.PASSED, TestVerdict.RECOVERED, TestVerdict.FLAKY, TestVerdict.FAILED)
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """How a gate goes about its work; `release_gate` tells of each."""
+
+    policy: GatePolicy = field(default_factory=GatePolicy)
+    target: str | None = None
+    label: str | None = None
+    slot_label: str | None = None
+    polling: QATechPolling = field(default_factory=QATechPolling)
+    report_directory: str | None = None
+    raise_unless_passed: bool = True
+    on_inconclusive: OnNoPass = "stop"
+    on_failed: OnNoPass = "stop"
+    decision_timeout_seconds: float = 3600.0
+    waiting: HowToWait = "poll"
+
+    def check(self) -> None:
+        """Raise where something makes no sense.
+
+        Raises:
+            InvalidInputError: Nothing was sent.
+        """
+        if not 0 < self.decision_timeout_seconds <= _LONGEST_DECISION_SECONDS:
+            raise InvalidInputError(
+                f"decision_timeout_seconds must be more than 0 and at most {_LONGEST_DECISION_SECONDS:,}"
+            )
+        if self.target is not None and (not self.target.strip() or not self.target.isprintable()):
+            raise InvalidInputError("target must name what is tested, in one line: a commit, say, or leave it out.")
+        if self.waiting == "suspend":
+            suspension.check_can_suspend()
+
+    @property
+    def asks_on(self) -> frozenset[Verdict]:
+        """The verdicts on which a person is asked."""
+        on = {Verdict.INCONCLUSIVE: self.on_inconclusive, Verdict.FAIL: self.on_failed}
+        return frozenset(verdict for verdict, what in on.items() if what == "ask")
 
 
 @dataclass
@@ -88,90 +135,121 @@ class _Gate:
 
     credentials: QATechCredentials
     request: QATechRunRequest
-    policy: GatePolicy
-    polling: QATechPolling
-    label: str | None
-    slot_label: str | None
-    report_directory: str | None
-    asks_on: frozenset[Verdict]
-    decision_timeout_seconds: float
-    waiting: HowToWait
+    settings: GateSettings
     attempts: list[ObservedAttempt] = field(default_factory=list)
     incidents: list[Incident] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    evidence_is_older: bool = False
+    is_one_run_only: bool = False
+
+    @property
+    def policy(self) -> GatePolicy:
+        return self.settings.policy
 
     @property
     def campaign(self) -> Campaign:
         return recognise(self.attempts)
 
-    async def run(self, run_short_id: str | None) -> GateReport:
-        first = await (self._attach(run_short_id) if run_short_id is not None else self._start())
-        time_left = _time_left(await ledger.window_of(first), self.policy.deadline_seconds)
+    async def run(self, run: QATechRunRecord | str | None) -> GateReport:
+        deadline_seconds = self.policy.deadline_seconds
+        with no_retry_after(deadline_seconds):
+            first = await journal.through_outages(lambda: self._first(run), deadline_seconds)
+        began = await journal.through_outages(lambda: journal.window_of(first), deadline_seconds, first)
+        time_left = _time_left(began, deadline_seconds)
         await self._free_the_worker(first, time_left)
         await self._observe(first, time_left())
         while (rerun := self._next_rerun()) is not None:
-            label = f"{first.slot}/rerun-{len(self.attempts)}"
-            # A rerun that was started in time counts, however late it is looked at.
-            if time_left() <= 0 and not await ledger.is_on_record(first, label):
-                get_run_logger().warning("No rerun: the deadline has passed.")
-                self.incidents.append(Incident.DEADLINE_PASSED)
-                break
-            record = await self._rerun(first, rerun, label)
+            record = await self._rerun(first, rerun, time_left)
             if record is None:
                 break
             await self._free_the_worker(record, time_left)
-            await self._observe(record, time_left(), rerun)
+            await self._observe_rerun(record, time_left(), rerun)
         report = self.report(first)
-        if report.verdict in self.asks_on:
-            report = report.model_copy(update={"decision": await self._decide(first, report)})
+        if report.verdict in self.settings.asks_on:
+            report = await self._with_decision(first, report)
+        if report.passed and (self.settings.target is None or run is not None):
+            await self._keep(lambda: journal.record_pass(first, self.settings.target), "The pass")
         try:
-            await apublish_gate_report(report, directory=self.report_directory)
+            await apublish_gate_report(report, directory=self.settings.report_directory)
         except Exception as error:  # the verdict counts, not the files that tell it
             get_run_logger().error("The report could not be published as a whole: %s", error)
         # Whoever retries a pass waits for nothing and reruns nothing, so no new time begins for it.
         if not report.passed:
-            await ledger.end_of(first, report.verdict.value)
+            await self._keep(lambda: journal.record_end(first, report.verdict.value), "The end of the campaign")
         return report
+
+    async def _first(self, run: QATechRunRecord | str | None) -> QATechRunRecord:
+        if run is None:
+            first = await astart_campaign(
+                self.credentials, self.request, target=self.settings.target, label=self.settings.slot_label
+            )
+        else:
+            first = await self._attach(run)
+            if await journal.has_stale_pass(first, self.settings.target):
+                self._note(
+                    Incident.STALE_PASS,
+                    f"Run {first.run_short_id} has passed before ({first.run_url or 'address unknown'}). Name what is "
+                    "tested with target=..., or start a new run.",
+                )
+            self.is_one_run_only = first.kind == "attached"
+        self.evidence_is_older = await journal.is_older(first)
+        if first.test_count_is_unreadable:
+            self._note(
+                Incident.COUNT_UNREADABLE,
+                f"How many tests run {first.run_short_id} has cannot be read ({first.run_url or 'address unknown'}).",
+            )
+        return first
+
+    async def _attach(self, run: QATechRunRecord | str) -> QATechRunRecord:
+        """Take a run that was started elsewhere; recorded like a start, so that a restart keeps its deadline."""
+        known = run if isinstance(run, QATechRunRecord) else None
+        run_short_id = known.run_short_id if known is not None else check_run_short_id(str(run))
+
+        async def send() -> QATechRunRecord:
+            now = datetime.now(timezone.utc)
+            return known or QATechRunRecord(kind="attached", run_short_id=run_short_id, started_at=now)
+
+        fingerprint = ledger.fingerprint(self.credentials.api_url, "attach", run_short_id)
+        # One run is one piece of evidence, wherever in the flow run it is asked for.
+        label = self.settings.slot_label or f"run {run_short_id}"
+        return await ledger.once("start", f"run {run_short_id}", fingerprint, label, send, busy_seconds=0)
 
     async def _free_the_worker(self, record: QATechRunRecord, time_left: Callable[[], float]) -> None:
         """Suspend the flow run while a run goes on; whoever is resumed comes here again, through the ledger."""
-        if self.waiting == "suspend" and time_left() > 0:
-            await suspension.suspend_until_ended(self.credentials, record, time_left(), self.polling)
+        if self.settings.waiting == "suspend" and time_left() > 0:
+            await suspension.suspend_until_ended(self.credentials, record, time_left(), self.settings.polling)
 
-    async def _start(self) -> QATechRunRecord:
-        return await astart_test_run(self.credentials, self.request, label=self.slot_label)
+    async def _with_decision(self, first: QATechRunRecord, report: GateReport) -> GateReport:
+        try:
+            return report.model_copy(update={"decision": await self._decide(first, report)})
+        except Exception as error:  # nobody could be asked, so nobody has approved
+            get_run_logger().error("Nobody could be asked: %s", error)
+            self.notes.append(f"Nobody could be asked: {_one_line(f'{type(error).__name__}: {error}')}")
+            return self.report(first)
 
     async def _decide(self, first: QATechRunRecord, report: GateReport) -> GateDecision:
         """Ask a person, unless this evidence has been approved before."""
         evidence = report.evidence_sha256
-        if (approval := await ledger.approval_of(first, evidence)) is not None:
+        if (approval := await journal.approval_of(first, evidence)) is not None:
             return approval
         context = FlowRunContext.get()
         run_count = context.flow_run.run_count if context is not None and context.flow_run is not None else 0
         key = f"qatech-{evidence[:16]}-{run_count}"
-        note = await suspension.read_note(key) if self.waiting == "suspend" else None
+        is_suspending = self.settings.waiting == "suspend"
+        note = await suspension.read_note(key) if is_suspending else None
         if note is None:
             # Who decides must see what on.
             await artifacts.publish_report(report)
             await events.emit_gate_asked(report)
-        if self.waiting == "suspend":
-            seconds = self.decision_timeout_seconds
+        seconds = self.settings.decision_timeout_seconds
+        if is_suspending:
             note = note or await suspension.write_note(key, "decision", seconds, self.credentials, first)
             decision = await ask_suspended(report, until=note.until, key=key)
         else:
-            decision = await ask(report, timeout_seconds=self.decision_timeout_seconds, key=key)
+            decision = await ask(report, timeout_seconds=seconds, key=key)
         if decision.approved:
-            await ledger.record_approval(first, decision)
+            await journal.record_approval(first, decision)
         return decision
-
-    async def _attach(self, run_short_id: str) -> QATechRunRecord:
-        """Take up a run that was started elsewhere; recorded like a start, so that a restart keeps its deadline."""
-
-        async def send() -> QATechRunRecord:
-            return QATechRunRecord(kind="attached", run_short_id=run_short_id, started_at=datetime.now(timezone.utc))
-
-        fingerprint = ledger.fingerprint(self.credentials.api_url, "attach", run_short_id)
-        return await ledger.once("start", f"run {run_short_id}", fingerprint, self.slot_label, send, busy_seconds=0)
 
     def _next_rerun(self) -> Rerun | None:
         decision = next_rerun(self.campaign, self.policy, now=datetime.now(timezone.utc), incidents=self.incidents)
@@ -181,36 +259,80 @@ class _Gate:
             get_run_logger().info("No rerun: %s", decision.sentence)
         return None
 
-    async def _rerun(self, first: QATechRunRecord, rerun: Rerun, label: str) -> QATechRunRecord | None:
-        logger = get_run_logger()
+    async def _rerun(
+        self, first: QATechRunRecord, rerun: Rerun, time_left: Callable[[], float]
+    ) -> QATechRunRecord | None:
+        """Start a rerun; None where none could be started, and then an incident says why."""
+        label = f"{first.slot}/rerun-{len(self.attempts)}"
         ids = self.campaign.project_test_case_ids(rerun.test_ids) if rerun.kind == "test_cases" else None
-        if ids is not None and len(ids) < len(rerun.test_ids):
-            logger.warning("No rerun: QA.tech has not told the ids of all tests that are open.")
-            return None
+        base = self.attempts[rerun.base]
         try:
-            return await arerun_test_run(
-                self.credentials,
-                self.attempts[rerun.base].run.short_id,
-                failed_only=rerun.kind == "failed_only",
-                test_case_ids=ids,
-                label=label,
-                artifact_key=artifact_key("rerun", self.label or first.plan_short_id or first.run_short_id),
-            )
+            # A rerun that was started in time counts, however late it is polled.
+            if time_left() <= 0 and not await journal.through_outages(
+                lambda: ledger.is_on_record(first, label), _RECORD_SECONDS, first
+            ):
+                get_run_logger().warning("No rerun: the deadline has passed.")
+                self.incidents.append(Incident.DEADLINE_PASSED)
+                return None
+            if ids is not None and len(ids) < len(rerun.test_ids):
+                get_run_logger().warning("No rerun: QA.tech has not told the ids of all tests that are open.")
+                return None
+
+            async def send() -> QATechRunRecord:
+                return await arerun_test_run(
+                    self.credentials,
+                    base.run.short_id,
+                    failed_only=rerun.kind == "failed_only",
+                    test_case_ids=ids,
+                    label=label,
+                    artifact_key=artifact_key(
+                        "rerun", self.settings.label or first.plan_short_id or first.run_short_id
+                    ),
+                )
+
+            with no_retry_after(time_left()):
+                return await journal.through_outages(send, max(0.0, time_left()), first)
         except UsageLimitError as error:
-            self._stopped_by(Incident.USAGE_LIMIT, error)
+            self._note(Incident.USAGE_LIMIT, str(error))
         except NothingToRerunError as error:
-            self._stopped_by(Incident.NOTHING_TO_RERUN, error)
+            self._note(Incident.NOTHING_TO_RERUN, str(error))
         except StartOutcomeUnknown as error:
-            self._stopped_by(Incident.OUTCOME_UNKNOWN, error)
+            self._note(Incident.OUTCOME_UNKNOWN, str(error))
+        except Exception as error:  # what was found out so far is judged and reported, whatever stops the rerun
+            what = str(error) if isinstance(error, QATechError) else f"{type(error).__name__}: {error}"
+            where = f"Run {base.run.short_id} ({base.run_url or 'address unknown'}) was not rerun."
+            self._note(Incident.RERUN_REFUSED, f"{where} {what}")
         return None
 
-    def _stopped_by(self, incident: Incident, error: Exception) -> None:
-        get_run_logger().error("Rerun stopped: %s", error)
-        self.incidents.append(incident)
-        self.notes.append(str(error))
+    def _note(self, incident: Incident, sentence: str) -> None:
+        get_run_logger().error("%s", sentence)
+        if incident not in self.incidents:
+            self.incidents.append(incident)
+        self.notes.append(_one_line(sentence))
+
+    async def _keep(self, write: Callable[[], Awaitable[None]], what: str) -> None:
+        """Record something about a campaign that has a verdict; the verdict counts more than the record of it."""
+        try:
+            await journal.through_outages(write, _RECORD_SECONDS)
+        except Exception as error:
+            get_run_logger().error(
+                "%s could not be recorded (%s): a retry of this flow run may judge the same evidence again.",
+                what,
+                error,
+            )
+
+    async def _observe_rerun(self, record: QATechRunRecord, timeout_seconds: float, rerun: Rerun) -> None:
+        try:
+            await self._observe(record, timeout_seconds, rerun)
+        except Exception as error:  # the attempts before it are evidence, and are reported
+            what = str(error) if isinstance(error, QATechError) else f"{type(error).__name__}: {error}"
+            where = f"Run {record.run_short_id} ({record.run_url or 'address unknown'}) could not be followed."
+            self._note(Incident.WAIT_GAVE_UP, f"{where} {what}")
+            unknown = QATechRun(short_id=record.run_short_id)
+            self.attempts.append(self._attempt(record, unknown, rerun))
 
     async def _observe(self, record: QATechRunRecord, timeout_seconds: float, rerun: Rerun | None = None) -> None:
-        subject = self.label or record.plan_short_id or self.request.test_plan_short_id or record.run_short_id
+        subject = self.settings.label or record.plan_short_id or self.request.test_plan_short_id or record.run_short_id
         watched_since = time.monotonic()
         finished_at: datetime | None = None
         try:
@@ -218,31 +340,40 @@ class _Gate:
                 self.credentials,
                 record,
                 max(0.0, timeout_seconds),
-                polling=self.polling,
+                polling=self.settings.polling,
                 artifact_key=artifact_key("progress", subject),
             )
         except WaitTimedOut as error:
-            self.incidents.append(Incident.DEADLINE_PASSED)
-            self.notes.append(str(error))
+            self._note(Incident.DEADLINE_PASSED, str(error))
             run = error.run or QATechRun(short_id=record.run_short_id)
         else:
-            # A run that is taken up after its end ended nobody knows when.
-            if not record.found or time.monotonic() - watched_since > self.polling.first_seconds:
+            # A run that is resumed after its end ended nobody knows when.
+            if not record.found or time.monotonic() - watched_since > self.settings.polling.first_seconds:
                 finished_at = datetime.now(timezone.utc)
-        async with self.credentials.get_client() as client:
-            details = await _details_of(client, run)
-        self.attempts.append(
-            ObservedAttempt(
-                kind=record.kind,
-                run=run,
-                run_url=record.run_url or (run.url if is_web_link(run.url) else None),
-                test_count=record.test_count,
-                started_at=record.started_at,
-                finished_at=finished_at,
-                details=details,
-                rerun_of=self.attempts[rerun.base].run.short_id if rerun else None,
-                filter=rerun.kind if rerun else None,
-            )
+        left = timeout_seconds - (time.monotonic() - watched_since)
+        details, lost = await _details_of(self.credentials, run, left)
+        self.attempts.append(self._attempt(record, run, rerun, finished_at, details, lost))
+
+    def _attempt(
+        self,
+        record: QATechRunRecord,
+        run: QATechRun,
+        rerun: Rerun | None,
+        finished_at: datetime | None = None,
+        details: dict[str, QATechRunTestCaseDetails] | None = None,
+        details_lost: frozenset[str] = frozenset(),
+    ) -> ObservedAttempt:
+        return ObservedAttempt(
+            kind=record.kind,
+            run=run,
+            run_url=record.run_url or (run.url if is_web_link(run.url) else None),
+            test_count=record.test_count,
+            started_at=record.started_at,
+            finished_at=finished_at,
+            details=details or {},
+            rerun_of=self.attempts[rerun.base].run.short_id if rerun else None,
+            filter=rerun.kind if rerun else None,
+            details_lost=details_lost,
         )
 
     def report(self, first: QATechRunRecord) -> GateReport:
@@ -254,9 +385,40 @@ class _Gate:
             incidents=self.incidents,
             plan_short_id=first.plan_short_id or self.request.test_plan_short_id,
             plan_name=first.plan_name,
-            label=self.label,
+            label=self.settings.label,
             flow_run_id=str(context.flow_run.id) if context is not None and context.flow_run is not None else None,
+            target=self.settings.target,
+            evidence_is_older=self.evidence_is_older,
+            is_one_run_only=self.is_one_run_only,
+            notes=self.notes,
         )
+
+
+async def astart_campaign(
+    credentials: QATechCredentials, request: QATechRunRequest, *, target: str | None, label: str | None
+) -> QATechRunRecord:
+    """Start the first run of a campaign, or find it: unless it has passed in an earlier attempt of the flow run.
+
+    Args:
+        credentials: How to reach QA.tech.
+        request: What to run, where.
+        target: What is tested, where it is named.
+        label: Names this start within the flow run.
+
+    Returns:
+        The run.
+    """
+    record = first = await astart_test_run(credentials, request, target=target, label=label)
+    again = 0
+    while record.found and await journal.has_stale_pass(record, target):
+        again += 1
+        get_run_logger().warning(
+            "Run %s passed in an earlier attempt of this flow run, and what runs now may be another version: it is "
+            "tested again. Name what is tested (target=...) to keep its evidence on a retry.",
+            record.run_short_id,
+        )
+        record = await astart_test_run(credentials, request, target=target, label=f"{first.slot}/again-{again}")
+    return record
 
 
 def _time_left(began: datetime, deadline_seconds: float) -> Callable[[], float]:
@@ -266,31 +428,53 @@ def _time_left(began: datetime, deadline_seconds: float) -> Callable[[], float]:
     return lambda: deadline - time.monotonic()
 
 
-async def _details_of(client: QATechClient, run: QATechRun) -> dict[str, QATechRunTestCaseDetails]:
-    """Look at each test case that ended without a pass, for its error code; where a look fails, it stays without."""
+async def _details_of(
+    credentials: QATechCredentials, run: QATechRun, seconds_left: float
+) -> tuple[dict[str, QATechRunTestCaseDetails], frozenset[str]]:
+    """Ask for the details of each test case that ended without a pass, for its error code.
+
+    A request that fails and may be repeated is repeated like a poll, until the deadline.
+
+    Returns:
+        Run test case short id to its details, and those whose details could not be had.
+    """
     wanted = [
         case.short_id
         for case in run.test_cases
         if case.short_id and case.status in FINAL_STATUSES and (case.status, case.result) != ("COMPLETED", "PASSED")
     ]
     found: dict[str, QATechRunTestCaseDetails] = {}
-    limit = anyio.CapacityLimiter(_DETAILS_AT_ONCE)
+    if not wanted:
+        return found, frozenset()
+    limit, wait_for_turn = anyio.CapacityLimiter(DETAILS_AT_ONCE), turn_of(credentials)
+    # At the deadline each is asked for once, as the run itself is polled once.
+    deadline = time.monotonic() + min(DETAILS_SECONDS, seconds_left)
 
-    async def look(short_id: str) -> None:
-        async with limit:
+    async def ask_for(client: QATechClient, short_id: str) -> None:
+        pause = DETAILS_FIRST_PAUSE_SECONDS
+        while True:
             try:
-                found[short_id] = await client.get_run_test_case(short_id)
+                async with limit:
+                    await wait_for_turn(max(0.0, deadline - time.monotonic()))
+                    found[short_id] = await client.get_run_test_case(short_id)
+                return
             except (QATechAPIError, ValueError) as error:
-                get_run_logger().warning("Test case %s could not be looked at: %s", short_id, error)
+                retryable = isinstance(error, QATechAPIError) and error.retryable
+                wait = max(pause, getattr(error, "retry_after_seconds", None) or 0.0)
+                if not retryable or time.monotonic() + wait > deadline:
+                    get_run_logger().warning("The details of test case %s could not be had: %s", short_id, error)
+                    return
+            await sleep_unless_stopped(wait)
+            pause = min(2 * pause, DETAILS_MAX_PAUSE_SECONDS)
 
-    with anyio.move_on_after(_DETAILS_SECONDS):
-        async with anyio.create_task_group() as group:
+    with anyio.move_on_after(max(0.0, deadline - time.monotonic()) + credentials.timeout_seconds):
+        async with credentials.get_client() as client, anyio.create_task_group() as group:
             for short_id in wanted:
-                group.start_soon(look, short_id)
-    return found
+                group.start_soon(ask_for, client, short_id)
+    return found, frozenset(wanted) - set(found)
 
 
-def _not_passed(report: GateReport, notes: Iterable[str]) -> GateNotPassed:
+def _not_passed(report: GateReport) -> GateNotPassed:
     """Put what a release manager needs into the message that the UI shows for the flow run."""
     kind = GateFailed if report.verdict is Verdict.FAIL else GateInconclusive
     blocking = [reason.sentence for reason in report.reasons if reason.verdict is not Verdict.PASS]
@@ -304,12 +488,21 @@ def _not_passed(report: GateReport, notes: Iterable[str]) -> GateNotPassed:
         f"The gate {'failed' if kind is GateFailed else 'is inconclusive'}: the release may not go out.",
         *blocking,
         f"{'Failed' if kind is GateFailed else 'Undecided'}: {shown}{more}." if names else "",
-        *map(_one_line, notes),
+        *map(_one_line, report.notes),
         f"A person was asked; the answer is no: {_one_line(report.decision.reason)}" if report.decision else "",
         f"Run: {report.run_url or report.run_short_id or 'none'}.",
-        "A retry takes up this campaign; for a fresh start run the flow anew.",
+        _what_a_retry_does(report),
     ]
     return kind(" ".join(part for part in parts if part), report=report)
+
+
+def _what_a_retry_does(report: GateReport) -> str:
+    reruns_left = max(0, report.policy.max_reruns - (len(report.attempts) - 1))
+    has_ended = all(attempt.status in FINAL_STATUSES for attempt in report.attempts)
+    if has_ended and reruns_left == 0:
+        return "No reruns are left, so a retry finds the same evidence; for a fresh start run the flow anew."
+    may = f" and may spend {reruns_left} more rerun{'s' if reruns_left > 1 else ''}" if reruns_left else ""
+    return f"A retry resumes this campaign{may}; for a fresh start run the flow anew."
 
 
 def _one_line(text: str) -> str:
@@ -318,64 +511,26 @@ def _one_line(text: str) -> str:
 
 async def run_gate(
     credentials: QATechCredentials,
-    request: QATechRunRequest,
-    policy: GatePolicy,
-    run_short_id: str | None,
-    label: str | None,
-    polling: QATechPolling | None,
-    report_directory: str | None,
-    raise_unless_passed: bool,
-    on_inconclusive: OnNoPass,
-    on_failed: OnNoPass,
-    decision_timeout_seconds: float,
-    slot_label: str | None = None,
-    waiting: HowToWait = "poll",
+    request: QATechRunRequest | str | None,
+    run: QATechRunRecord | str | None,
+    settings: GateSettings,
 ) -> GateReport:
     """Run one gate in the current flow run; `release_gate` tells of the arguments.
 
     Args:
-        credentials: See there.
+        credentials: How to reach QA.tech.
         request: What to run, where.
-        policy: See there.
-        run_short_id: See there.
-        label: The gate's name in reports and keys.
-        polling: See there.
-        report_directory: See there.
-        raise_unless_passed: See there.
-        on_inconclusive: See there.
-        on_failed: See there.
-        decision_timeout_seconds: See there.
-        slot_label: The gate's name in the ledger; its label by default.
-        waiting: See there.
+        run: A run to judge instead of starting one.
+        settings: The rest.
 
     Returns:
         The report.
     """
-    if not 0 < decision_timeout_seconds <= _LONGEST_DECISION_SECONDS:
-        raise ValueError(f"decision_timeout_seconds must be more than 0 and at most {_LONGEST_DECISION_SECONDS:,}")
-    if run_short_id is not None:
-        check_run_short_id(run_short_id)
-        if request != QATechRunRequest():
-            raise ValueError(
-                "run_short_id takes up a run as it is: a plan, test cases, applications and so on cannot go with it."
-            )
-    if waiting == "suspend":
-        suspension.check_can_suspend()
-    said = {Verdict.INCONCLUSIVE: on_inconclusive, Verdict.FAIL: on_failed}
-    asks_on = frozenset(verdict for verdict, what in said.items() if what == "ask")
-    gate = _Gate(
-        credentials,
-        request,
-        policy,
-        polling or QATechPolling(),
-        label,
-        slot_label or label,
-        report_directory,
-        asks_on,
-        decision_timeout_seconds,
-        waiting,
-    )
-    report = await gate.run(run_short_id)
+    settings.check()
+    if run is not None and request is not None:
+        raise InvalidInputError("run judges a run as it is: give run or a request, not both.")
+    gate = _Gate(credentials, as_request(request), settings)
+    report = await gate.run(run)
     logger = get_run_logger()
     for reason in report.reasons:
         logger.info("%s: %s", reason.rule, reason.sentence)
@@ -386,25 +541,21 @@ async def run_gate(
         by = _one_line(report.decision.decided_by or "nobody who gave a name")
         logger.warning("Not passed, but approved by %s: %s", by, _one_line(report.decision.reason))
         return report
-    error = _not_passed(report, gate.notes)
-    if raise_unless_passed:
+    error = _not_passed(report)
+    if settings.raise_unless_passed:
         raise error
     logger.warning("%s", error)
     return report
 
 
-@flow(name="release-gate")
+@flow(name="release-gate", retries=0)
 async def arelease_gate(
     credentials: QATechCredentials,
-    test_plan_short_id: str | None = None,
+    request: QATechRunRequest | str | None = None,
     *,
-    test_case_ids: list[str] | None = None,
-    applications: list[QATechApplication] | None = None,
-    notifications: list[QATechNotification] | None = None,
-    github: QATechGitHubTrigger | None = None,
-    parameters: QATechParameters | None = None,
+    target: str | None = None,
     policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen, and the UI's form shows it
-    run_short_id: str | None = None,
+    run: QATechRunRecord | str | None = None,
     label: str | None = None,
     polling: QATechPolling | None = None,
     report_directory: str | None = None,
@@ -414,43 +565,31 @@ async def arelease_gate(
     decision_timeout_seconds: float = 3600.0,
     waiting: HowToWait = "poll",
 ) -> GateReport:
-    """Async twin of `release_gate`: the same arguments, result and errors."""
-    request = QATechRunRequest(
-        test_plan_short_id=test_plan_short_id,
-        test_case_ids=test_case_ids,
-        applications=applications,
-        notifications=notifications,
-        github=github,
-        parameters=parameters,
-    )
-    return await run_gate(
-        credentials,
-        request,
-        policy,
-        run_short_id,
-        label,
-        polling,
-        report_directory,
-        raise_unless_passed,
-        on_inconclusive,
-        on_failed,
-        decision_timeout_seconds,
+    """Async version of `release_gate`: the same arguments, result and errors."""
+    settings = GateSettings(
+        policy=policy,
+        target=target,
+        label=label,
+        slot_label=label,
+        polling=polling or QATechPolling(),
+        report_directory=report_directory,
+        raise_unless_passed=raise_unless_passed,
+        on_inconclusive=on_inconclusive,
+        on_failed=on_failed,
+        decision_timeout_seconds=decision_timeout_seconds,
         waiting=waiting,
     )
+    return await run_gate(credentials, request, run, settings)
 
 
-@flow(name="release-gate")
+@flow(name="release-gate", retries=0)
 def release_gate(
     credentials: QATechCredentials,
-    test_plan_short_id: str | None = None,
+    request: QATechRunRequest | str | None = None,
     *,
-    test_case_ids: list[str] | None = None,
-    applications: list[QATechApplication] | None = None,
-    notifications: list[QATechNotification] | None = None,
-    github: QATechGitHubTrigger | None = None,
-    parameters: QATechParameters | None = None,
+    target: str | None = None,
     policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen, and the UI's form shows it
-    run_short_id: str | None = None,
+    run: QATechRunRecord | str | None = None,
     label: str | None = None,
     polling: QATechPolling | None = None,
     report_directory: str | None = None,
@@ -464,21 +603,21 @@ def release_gate(
 
     - Starts exactly one run per gate, and reruns within the policy's budget; see the module for what a retry means.
     - Only evidence of a pass is a pass: an empty, skipped, cancelled, unfinished or unknown outcome never is.
+    - Evidence is about a target. Without one, a pass is good for the attempt of the flow run in which it was found.
     - One deadline, `policy.deadline_seconds`, for the campaign; on a time-out the run goes on at QA.tech.
     - An approval never makes a verdict a pass: the report holds both. It counts for the evidence that was shown.
 
     Args:
         credentials: How to reach QA.tech.
-        test_plan_short_id: The plan to run, `pln_...`. Without plan and test cases: the project's default plan.
-        test_case_ids: UUIDs of the test cases to run; not together with a plan.
-        applications: Applications to test elsewhere than their plan says: a preview deployment, say.
-        notifications: Slack channels that QA.tech tells.
-        github: The GitHub event behind the release.
-        parameters: Values for the project's configs.
+        request: What to run, where: a `QATechRunRequest` or, for short, a plan's id; the project's default plan when
+            absent.
+        target: What is tested: a commit, an image digest, a version of the data. On a retry, evidence for the same
+            target is kept; another target is tested anew.
         policy: What is tolerated, how often is rerun, how long is waited.
-        run_short_id: Take up this run, started elsewhere or before, instead of starting one.
-        label: Names this gate within its flow run; needed where gates with equal inputs run side by side.
-        polling: How often to look at a run.
+        run: Judge this run, started elsewhere or before, instead of starting one: what a start returned or, for short,
+            a run's short id.
+        label: Names this gate within its flow run; needed where gates with equal requests run side by side.
+        polling: How often to poll a run.
         report_directory: Where to write `verdict.json`, `junit.xml`, `ctrf.json` and `summary.md`.
         raise_unless_passed: Whether a verdict that is not a pass raises, so that the flow run fails.
         on_inconclusive: `stop`, or `ask`: the flow run pauses, and a person approves or rejects in the Prefect UI.
@@ -495,37 +634,28 @@ def release_gate(
         GateInconclusive: The evidence is not enough.
         StartOutcomeUnknown: The run may or may not have been started; nothing retries this.
         QATechAPIError: The gate could not be evaluated: bad ids, no access, no such plan, a service that is down.
-        ValueError: Something that was passed in makes no sense; nothing was sent.
+        LedgerUnavailable: The Prefect API could not be asked for what was started before.
+        InvalidInputError: Something that was passed in makes no sense; nothing was sent.
 
     Example:
         ```python
         @flow
-        def release():
-            report = release_gate(QATechCredentials.load("prod"), "pln_smoke")
+        def release(version: str):
+            report = release_gate(QATechCredentials.load("prod"), "pln_smoke", target=version)
             print(report.verdict)
         ```
     """
-    request = QATechRunRequest(
-        test_plan_short_id=test_plan_short_id,
-        test_case_ids=test_case_ids,
-        applications=applications,
-        notifications=notifications,
-        github=github,
-        parameters=parameters,
+    settings = GateSettings(
+        policy=policy,
+        target=target,
+        label=label,
+        slot_label=label,
+        polling=polling or QATechPolling(),
+        report_directory=report_directory,
+        raise_unless_passed=raise_unless_passed,
+        on_inconclusive=on_inconclusive,
+        on_failed=on_failed,
+        decision_timeout_seconds=decision_timeout_seconds,
+        waiting=waiting,
     )
-    return run_sync(
-        lambda: run_gate(
-            credentials,
-            request,
-            policy,
-            run_short_id,
-            label,
-            polling,
-            report_directory,
-            raise_unless_passed,
-            on_inconclusive,
-            on_failed,
-            decision_timeout_seconds,
-            waiting=waiting,
-        )
-    )
+    return run_sync(lambda: run_gate(credentials, request, run, settings))

@@ -1,10 +1,11 @@
-"""The flow `gather_gates`: many plans, many environments, one verdict. Its async twin is `agather_gates`.
+"""The flow `gather_gates`: many plans, many environments, one verdict. Its async version is `agather_gates`.
 
 Each gate is a sub-flow run of its own, so that each shows its verdict in the Prefect UI, and none that fails keeps
 another from being tested and told. A retry takes up all of their campaigns, as that of a single gate does.
 """
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 from prefect import flow
@@ -16,9 +17,9 @@ from prefect_qatech import events, ledger
 from prefect_qatech.artifacts import artifact_key
 from prefect_qatech.campaign import GateReport, GatesReport
 from prefect_qatech.credentials import QATechCredentials
-from prefect_qatech.exceptions import GateNotPassed, GatesNotPassed
-from prefect_qatech.gate import run_gate
-from prefect_qatech.models import QATechRunRequest
+from prefect_qatech.exceptions import GateNotPassed, GatesNotPassed, InvalidInputError
+from prefect_qatech.gate import GateSettings, run_gate
+from prefect_qatech.models import QATechRunRequest, as_request
 from prefect_qatech.polling import QATechPolling
 from prefect_qatech.report import gates_message, render_gates
 from prefect_qatech.report.escape import plain_text
@@ -29,47 +30,30 @@ _NAME_LENGTH = 200
 _ERROR_LENGTH = 1_000
 
 
-@flow(name="release-gate", flow_run_name="{name}")
+@flow(name="release-gate", flow_run_name="{name}", retries=0)
 async def _one_gate(
     name: str,
-    slot_label: str,
     credentials: QATechCredentials,
     request: QATechRunRequest,
-    policy: GatePolicy,
-    polling: QATechPolling | None,
-    report_directory: str | None,
+    settings: GateSettings,
 ) -> GateReport:
-    return await run_gate(
-        credentials,
-        request,
-        policy,
-        run_short_id=None,
-        label=name,
-        polling=polling,
-        report_directory=report_directory,
-        raise_unless_passed=True,
-        on_inconclusive="stop",
-        on_failed="stop",
-        decision_timeout_seconds=1,
-        slot_label=slot_label,
-    )
+    return await run_gate(credentials, request, None, settings)
 
 
 async def _gather(
     credentials: QATechCredentials,
-    requests: dict[str, QATechRunRequest],
-    policy: GatePolicy,
+    plans: dict[str, QATechRunRequest | str],
+    settings: GateSettings,
     gates_at_once: int,
-    polling: QATechPolling | None,
-    report_directory: str | None,
     raise_unless_passed: bool,
 ) -> GatesReport:
+    requests = {name: as_request(plan) for name, plan in plans.items()}
     if not requests:
-        raise ValueError("requests must name at least one gate: where nothing is tested, nothing passes.")
+        raise InvalidInputError("requests must name at least one gate: where nothing is tested, nothing passes.")
     if unusable := [name for name in requests if not name.strip() or len(name) > _NAME_LENGTH]:
-        raise ValueError(f"A gate's name must have 1 to {_NAME_LENGTH} characters: {unusable[0][:50]!r}")
+        raise InvalidInputError(f"A gate's name must have 1 to {_NAME_LENGTH} characters: {unusable[0][:50]!r}")
     if gates_at_once < 1:
-        raise ValueError("gates_at_once must be at least 1.")
+        raise InvalidInputError("gates_at_once must be at least 1.")
     logger = get_run_logger()
     place = await _place(credentials, requests)
     limit = asyncio.Semaphore(gates_at_once)
@@ -77,13 +61,16 @@ async def _gather(
     errors: dict[str, str] = {}
 
     async def evaluate(name: str) -> None:
-        directory = str(Path(report_directory) / artifact_key(name)) if report_directory is not None else None
+        directory = settings.report_directory
+        own = replace(
+            settings,
+            label=name,
+            slot_label=f"{name} ({place})" if place else name,
+            report_directory=str(Path(directory) / artifact_key(name)) if directory is not None else None,
+        )
         async with limit:
             try:
-                slot_label = f"{name} ({place})" if place else name
-                reports[name] = await _one_gate(
-                    name, slot_label, credentials, requests[name], policy, polling, directory
-                )
+                reports[name] = await _one_gate(name, credentials, requests[name], own)
             except GateNotPassed as error:
                 reports[name] = error.report
             except Exception as error:
@@ -126,26 +113,31 @@ async def _place(credentials: QATechCredentials, requests: dict[str, QATechRunRe
     return located[1].place if located is not None and located[1].place_is_stable else None
 
 
-@flow(name="gather-gates")
+@flow(name="gather-gates", retries=0)
 async def agather_gates(
     credentials: QATechCredentials,
-    requests: dict[str, QATechRunRequest],
+    requests: dict[str, QATechRunRequest | str],
     *,
+    target: str | None = None,
     policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen, and the UI's form shows it
     gates_at_once: int = 8,
     polling: QATechPolling | None = None,
     report_directory: str | None = None,
     raise_unless_passed: bool = True,
 ) -> GatesReport:
-    """Async twin of `gather_gates`: the same arguments, result and errors."""
-    return await _gather(credentials, requests, policy, gates_at_once, polling, report_directory, raise_unless_passed)
+    """Async version of `gather_gates`: the same arguments, result and errors."""
+    settings = GateSettings(
+        policy=policy, target=target, polling=polling or QATechPolling(), report_directory=report_directory
+    )
+    return await _gather(credentials, requests, settings, gates_at_once, raise_unless_passed)
 
 
-@flow(name="gather-gates")
+@flow(name="gather-gates", retries=0)
 def gather_gates(
     credentials: QATechCredentials,
-    requests: dict[str, QATechRunRequest],
+    requests: dict[str, QATechRunRequest | str],
     *,
+    target: str | None = None,
     policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen, and the UI's form shows it
     gates_at_once: int = 8,
     polling: QATechPolling | None = None,
@@ -162,7 +154,9 @@ def gather_gates(
 
     Args:
         credentials: How to reach QA.tech.
-        requests: A name for each gate to what it runs; the name stands in reports and in the keys of artifacts.
+        requests: A name for each gate to what it runs, a `QATechRunRequest` or, for short, a plan's id; the name stands
+            in reports and in the keys of artifacts.
+        target: What is tested: a commit, an image digest, a version of the data; for each gate, as for `release_gate`.
         policy: What is tolerated, how often is rerun, how long is waited; for each gate.
         gates_at_once: How many gates are at work at the same time. The time of a gate begins with its start.
         polling: How often to look at a run.
@@ -174,7 +168,7 @@ def gather_gates(
 
     Raises:
         GatesNotPassed: Not every gate has passed; `error.report` tells of each.
-        ValueError: Something that was passed in makes no sense; nothing was sent.
+        InvalidInputError: Something that was passed in makes no sense; nothing was sent.
 
     Example:
         ```python
@@ -200,6 +194,7 @@ def gather_gates(
             )
         ```
     """
-    return run_sync(
-        lambda: _gather(credentials, requests, policy, gates_at_once, polling, report_directory, raise_unless_passed)
+    settings = GateSettings(
+        policy=policy, target=target, polling=polling or QATechPolling(), report_directory=report_directory
     )
+    return run_sync(lambda: _gather(credentials, requests, settings, gates_at_once, raise_unless_passed))

@@ -10,11 +10,11 @@ from pydantic import ConfigDict, Field
 from prefect_qatech.campaign import GateReport
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import GateNotPassed, QATechError
-from prefect_qatech.gate import arelease_gate, release_gate
+from prefect_qatech.gate import arelease_gate, astart_campaign, release_gate
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.models import Checked, QATechApplication, QATechRunRequest, TestPlanShortId
 from prefect_qatech.polling import QATechPolling
-from prefect_qatech.tasks import astart_test_run, start_test_run
+from prefect_qatech.twins import run_sync
 from prefect_qatech.verdict import GatePolicy
 
 __all__ = ["QATechTestPlan", "QATechTestRun"]
@@ -28,11 +28,13 @@ class QATechTestRun(JobRun[GateReport]):
     Attributes:
         plan: The plan as it was configured.
         record: The run: short id, address, number of test cases.
+        target: What is tested, where it was named.
     """
 
-    def __init__(self, plan: "QATechTestPlan", record: QATechRunRecord) -> None:
+    def __init__(self, plan: "QATechTestPlan", record: QATechRunRecord, target: str | None = None) -> None:
         self.plan = plan
         self.record = record
+        self.target = target
         self._outcome: GateReport | GateNotPassed | None = None
 
     def __repr__(self) -> str:
@@ -49,11 +51,12 @@ class QATechTestRun(JobRun[GateReport]):
         return self.record.run_url
 
     async def await_for_completion(self) -> None:
-        """Async twin of `wait_for_completion`: the same errors."""
+        """Async version of `wait_for_completion`: the same errors."""
         try:
             report = await arelease_gate(
                 self.plan.credentials,
-                run_short_id=self.run_short_id,
+                run=self.record,
+                target=self.target,
                 policy=self.plan.policy,
                 polling=self.plan.polling,
             )
@@ -75,7 +78,8 @@ class QATechTestRun(JobRun[GateReport]):
         try:
             report = release_gate(
                 self.plan.credentials,
-                run_short_id=self.run_short_id,
+                run=self.record,
+                target=self.target,
                 policy=self.plan.policy,
                 polling=self.plan.polling,
             )
@@ -85,7 +89,7 @@ class QATechTestRun(JobRun[GateReport]):
             self._outcome = report
 
     async def afetch_result(self) -> GateReport:
-        """Async twin of `fetch_result`: the same result and errors."""
+        """Async version of `fetch_result`: the same result and errors."""
         return self._result()
 
     def fetch_result(self) -> GateReport:  # type: ignore[override]
@@ -110,15 +114,6 @@ class QATechTestRun(JobRun[GateReport]):
             )
         if isinstance(self._outcome, GateNotPassed):
             raise self._outcome
-        # Outside a flow run no record tells the gate how many test cases the start has promised.
-        promised, seen = self.record.test_count or 0, len(self._outcome.tests)
-        if seen < promised:
-            raise QATechError(
-                f"Run {self.run_short_id} was started with {promised} test cases and lists {seen}: what is missing "
-                "may have failed.",
-                run_short_id=self.run_short_id,
-                run_url=self.run_url,
-            )
         return self._outcome
 
 
@@ -169,23 +164,21 @@ class QATechTestPlan(Checked, JobBlock[GateReport]):
     )
     polling: QATechPolling | None = Field(default=None, title="Polling", description="How often to look at a run.")
 
-    @property
-    def _request(self) -> QATechRunRequest:
-        return QATechRunRequest(test_plan_short_id=self.test_plan_short_id, applications=self.applications)
+    async def atrigger(self, target: str | None = None, label: str | None = None) -> QATechTestRun:
+        """Async version of `trigger`: the same arguments, result and errors."""
+        record = await astart_campaign(self.credentials, self._request(), target=target, label=label)
+        return QATechTestRun(self, record, target)
 
-    async def atrigger(self, label: str | None = None) -> QATechTestRun:
-        """Async twin of `trigger`: the same argument, result and errors."""
-        record = await astart_test_run(self.credentials, self._request, label=label)
-        return QATechTestRun(self, record)
-
-    def trigger(self, label: str | None = None) -> QATechTestRun:  # type: ignore[override]
+    def trigger(self, target: str | None = None, label: str | None = None) -> QATechTestRun:  # type: ignore[override]
         """Start a run of the plan.
 
-        - Within a flow run it is started once: a retry or a restart of the flow run finds it.
+        - Within a flow run it is started once: a retry or a restart of the flow run finds it. A run that has passed in
+          an earlier attempt counts on a retry only for the same named target; else another one is started.
         - Two calls in one flow run start two runs; where they are made side by side, give each a label.
         - Outside a flow run nothing is recorded: each call starts a run.
 
         Args:
+            target: What is tested: a commit, an image digest, a version of the data.
             label: Names this start within the flow run.
 
         Returns:
@@ -194,12 +187,16 @@ class QATechTestPlan(Checked, JobBlock[GateReport]):
         Raises:
             StartOutcomeUnknown: A run may or may not have been started; nothing retries this.
             QATechAPIError: QA.tech did not accept it.
-            ValueError: The token is the mask that Prefect puts in place of a secret; nothing was sent.
+            InvalidInputError: Something that was configured makes no sense; nothing was sent.
 
         Example:
             ```python
-            run = QATechTestPlan.load("checkout").trigger()
+            run = QATechTestPlan.load("checkout").trigger(target="4f2c9e1")
             ```
         """
-        record = start_test_run(self.credentials, self._request, label=label)
-        return QATechTestRun(self, record)
+        request = self._request()
+        record = run_sync(lambda: astart_campaign(self.credentials, request, target=target, label=label))
+        return QATechTestRun(self, record, target)
+
+    def _request(self) -> QATechRunRequest:
+        return QATechRunRequest(test_plan_short_id=self.test_plan_short_id, applications=self.applications)

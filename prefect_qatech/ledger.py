@@ -38,7 +38,6 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from prefect_qatech.campaign import GateDecision
 from prefect_qatech.exceptions import LedgerConflict, QATechAPIError, StartOutcomeUnknown
 from prefect_qatech.models import check_run_short_id
 from prefect_qatech.twins import run_sync
@@ -692,33 +691,6 @@ async def once(
         return await ledger.as_started(record) if record.kind == "attached" else record
 
 
-async def window_of(record: QATechRunRecord) -> datetime:
-    """Say when the time that a gate has for its campaign began.
-
-    A crash or a restart does not give it more time. A retry of a gate that had ended does: somebody asked again.
-
-    Args:
-        record: The first run of the campaign.
-
-    Returns:
-        The beginning of the time that counts.
-    """
-    if not record.found or record.slot is None or record.flow_run_id is None:
-        return record.started_at
-    async with get_client() as client:
-        ledger = Ledger(client, UUID(record.flow_run_id))
-        rows = await ledger.rows(record.slot)
-        ended = sum("-ended-" in key for key in rows)
-        if ended == 0:
-            return record.started_at
-        key = f"{record.slot}-window-{ended}"
-        opened = json.dumps(datetime.now(timezone.utc).isoformat())
-        if f"{_PREFIX}{key}" not in rows and await ledger.insert(key, opened):
-            return datetime.fromisoformat(json.loads(opened))
-        rows = await ledger.rows(key)
-        return datetime.fromisoformat(json.loads(rows[f"{_PREFIX}{key}"]))
-
-
 async def is_on_record(first: QATechRunRecord, label: str) -> bool:
     """Whether the ledger that holds a run has a rerun of that label.
 
@@ -731,50 +703,6 @@ async def is_on_record(first: QATechRunRecord, label: str) -> bool:
     call = Call(kind="rerun", what="", fingerprint="", chain=(), label=label)
     async with get_client() as client:
         return bool(await Ledger(client, UUID(first.flow_run_id)).entries(call.family))
-
-
-async def approval_of(record: QATechRunRecord, evidence_sha256: str) -> GateDecision | None:
-    """Give the approval that this evidence of a campaign got before, in another attempt of the flow run.
-
-    Args:
-        record: The first run of the campaign.
-        evidence_sha256: Hash of the evidence.
-    """
-    if record.slot is None or record.flow_run_id is None:
-        return None
-    key = f"{record.slot}-approved-{evidence_sha256[:32]}"
-    async with get_client() as client:
-        row = (await Ledger(client, UUID(record.flow_run_id)).rows(key)).get(f"{_PREFIX}{key}")
-    return None if row is None else _read(GateDecision, key, row)
-
-
-async def record_approval(record: QATechRunRecord, decision: GateDecision) -> None:
-    """Record an approval, so that a retry on the same evidence does not ask again.
-
-    Args:
-        record: The first run of the campaign.
-        decision: The approval.
-    """
-    if record.slot is None or record.flow_run_id is None:
-        return
-    key = f"{record.slot}-approved-{decision.evidence_sha256[:32]}"
-    async with get_client() as client:
-        await Ledger(client, UUID(record.flow_run_id)).insert(key, decision.model_dump_json())
-
-
-async def end_of(record: QATechRunRecord, verdict: str) -> None:
-    """Record that a gate has ended with a verdict that a retry could change.
-
-    Args:
-        record: The first run of its campaign.
-        verdict: The verdict.
-    """
-    if record.slot is None or record.flow_run_id is None:
-        return
-    async with get_client() as client:
-        await Ledger(client, UUID(record.flow_run_id)).insert(
-            f"{record.slot}-ended-{uuid4().hex[:12]}", json.dumps(verdict)
-        )
 
 
 async def _root_of(client: PrefectClient, flow_run_id: UUID | str) -> UUID:

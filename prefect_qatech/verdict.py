@@ -92,6 +92,7 @@ class Incident(_Word):
     RERUN_REFUSED = "rerun_refused"
     WAIT_GAVE_UP = "wait_gave_up"
     COUNT_UNREADABLE = "count_unreadable"
+    STALE_PASS = "stale_pass"  # noqa: S105 - a verdict, not a password
 
 
 _INCIDENT_SENTENCES = {
@@ -103,6 +104,8 @@ _INCIDENT_SENTENCES = {
     Incident.WAIT_GAVE_UP: "A run could not be followed to its end, so what it found is not known.",
     Incident.COUNT_UNREADABLE: "QA.tech told how many tests the run has in a way that cannot be read, "
     "so nobody knows whether all are listed.",
+    Incident.STALE_PASS: "This run passed before, for another target or in an earlier attempt of the flow run: "
+    "it says nothing of what was deployed since.",
 }
 _DECIDING = frozenset({Outcome.PASSED, Outcome.FAILED})
 _PASSING = frozenset({TestVerdict.PASSED, TestVerdict.RECOVERED, TestVerdict.FLAKY})

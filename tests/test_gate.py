@@ -72,6 +72,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     async def sleep(seconds: float) -> None:
         """Nothing."""
 
+    monkeypatch.setattr(gate, "DETAILS_FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(gate, "DETAILS_SECONDS", 1)
     monkeypatch.setattr(gate, "astart_test_run", gate.astart_test_run.with_options(retry_delay_seconds=0))
     monkeypatch.setattr(gate, "arerun_test_run", gate.arerun_test_run.with_options(retry_delay_seconds=0))
 
@@ -501,9 +503,9 @@ async def test_a_run_from_elsewhere_is_taken_up_with_its_passes(
 ) -> None:
     run = await a_run_from_elsewhere(sandbox, "pln_flaky")
     if twin == "sync":
-        report = release_gate(credentials, run_short_id=run, polling=POLLING)
+        report = release_gate(credentials, run=run, polling=POLLING)
     else:
-        report = await arelease_gate(credentials, run_short_id=run, polling=POLLING)
+        report = await arelease_gate(credentials, run=run, polling=POLLING)
     assert report.passed
     assert report.attempts[0].kind == "attached"
     assert report.attempts[0].run_short_id == run
@@ -519,7 +521,7 @@ async def test_a_retry_of_a_gate_on_a_run_from_elsewhere_goes_on_with_it(sandbox
 
     @flow(retries=1)
     async def user() -> None:
-        reports.append(await look_at(sandbox, None, run_short_id=run))
+        reports.append(await look_at(sandbox, None, run=run))
         step()
 
     await user()
@@ -530,15 +532,11 @@ async def test_a_retry_of_a_gate_on_a_run_from_elsewhere_goes_on_with_it(sandbox
 
 
 BAD_GATES: dict[str, dict[str, Any]] = {
-    "run and plan": {"run_short_id": "abc123", "test_plan_short_id": "pln_green"},
-    "run and test cases": {"run_short_id": "abc123", "test_case_ids": ["a1b2c3d4-e5f6-4789-a012-3456789abcde"]},
-    "a path for a run": {"run_short_id": "../abc123"},
-    "a plan for a run": {"run_short_id": "pln_green"},
-    "a name for a plan": {"test_plan_short_id": "smoke tests"},
-    "plan and test cases": {
-        "test_plan_short_id": "pln_green",
-        "test_case_ids": ["a1b2c3d4-e5f6-4789-a012-3456789abcde"],
-    },
+    "run and plan": {"run": "abc123", "request": "pln_green"},
+    "a path for a run": {"run": "../abc123"},
+    "a plan for a run": {"run": "pln_green"},
+    "a name for a plan": {"request": "smoke tests"},
+    "a target of two lines": {"request": "pln_green", "target": "v1\nv2"},
 }
 
 

@@ -784,46 +784,6 @@ async def test_read_attach_and_clear_say_what_is_wrong(book: Ledger, twin: str) 
     assert [found.is_open for found in await book.entries()] == [True, False]
 
 
-# --- the time that a gate has
-
-
-async def recorded_run(book: Ledger, *, age: timedelta) -> QATechRunRecord:
-    """A run that a later attempt takes up, started so long ago."""
-    await book.once(call(), Sends(), busy_seconds=0)
-    key = f"qatech-{call().slot}-done"
-    done = json.loads((await rows_of(book.flow_run_id))[key])
-    done["started_at"] = (datetime.now(timezone.utc) - age).isoformat()
-    await rewrite(book.flow_run_id, key, done)
-    return await book.once(call(chain=SECOND), Sends(), busy_seconds=0)
-
-
-async def test_a_restart_gets_no_more_time_and_a_retry_after_a_verdict_does(book: Ledger) -> None:
-    record = await recorded_run(book, age=timedelta(hours=2))
-    assert await ledger.window_of(record) == record.started_at
-    before = datetime.now(timezone.utc)
-    await ledger.end_of(record, "fail")
-    opened = await ledger.window_of(record)
-    assert opened >= before
-    # A crash in that second window gets no more time either.
-    assert await ledger.window_of(record) == opened
-    await ledger.end_of(record, "fail")
-    assert await ledger.window_of(record) > opened
-
-
-async def test_two_restarts_at_once_share_a_window(book: Ledger) -> None:
-    record = await recorded_run(book, age=timedelta(hours=2))
-    await ledger.end_of(record, "inconclusive")
-    assert len({*await asyncio.gather(*(ledger.window_of(record) for _ in range(4)))}) == 1
-
-
-async def test_a_run_that_was_just_started_begins_its_window(book: Ledger) -> None:
-    record = await book.once(call(), Sends(), busy_seconds=0)
-    assert await ledger.window_of(record) == record.started_at
-    outside = a_run()
-    assert await ledger.window_of(outside) == outside.started_at
-    await ledger.end_of(outside, "pass")
-
-
 def test_a_step_of_these_tests_fails_as_often_as_it_should() -> None:
     step = Failing(1)
     with pytest.raises(StepFailed):

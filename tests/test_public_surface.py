@@ -27,6 +27,7 @@ PUBLIC = [
     "InvalidInputError",
     "InvalidResponseError",
     "LedgerConflict",
+    "LedgerUnavailable",
     "NotFoundError",
     "NothingToRerunError",
     "Outcome",

@@ -1,0 +1,395 @@
+"""A verdict is about this target, now; and nothing that was found out is thrown away."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from prefect import flow, task
+from prefect.settings import PREFECT_FLOWS_DEFAULT_RETRIES, temporary_settings
+
+from prefect_qatech import (
+    GateFailed,
+    GateInconclusive,
+    GateNotPassed,
+    GatePolicy,
+    GateReport,
+    InvalidInputError,
+    LedgerUnavailable,
+    QATechCredentials,
+    QATechPolling,
+    QATechTestPlan,
+    Verdict,
+    agather_gates,
+    arelease_gate,
+    astart_test_run,
+    events,
+    gate,
+    journal,
+    ledger,
+)
+from prefect_qatech.sandbox import Sandbox
+from prefect_qatech.verdict import Incident
+from tests.support import Failing, cases, counted, credentials_for, fault, one_plan, posts
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+CONNECTION_REFUSED = httpx.ConnectError("All connection attempts failed")
+POLLING = QATechPolling(first_seconds=0.05, max_seconds=0.2)
+STATUS = {"path": "status", "method": "GET"}
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody sleeps between attempts."""
+    monkeypatch.setattr(gate, "DETAILS_FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(gate, "astart_test_run", gate.astart_test_run.with_options(retry_delay_seconds=0))
+    monkeypatch.setattr(gate, "arerun_test_run", gate.arerun_test_run.with_options(retry_delay_seconds=0))
+
+
+@pytest.fixture
+def emitted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The events that were emitted."""
+    seen: list[str] = []
+    real: Callable[..., Any] = events.emit_event
+
+    def emit(event: str, **more: Any) -> Any:
+        seen.append(event)
+        return real(event=event, **more)
+
+    monkeypatch.setattr(events, "emit_event", emit)
+    return seen
+
+
+@pytest.fixture
+def flaky() -> Iterator[Sandbox]:
+    """A plan whose only failing test passes when it is asked for again."""
+    with Sandbox(one_plan(cases("passed", ["failed", "passed"])), speed=2000) as running:
+        yield running
+
+
+class Outage:
+    """The ledger cannot be reached when a rerun is due, so many times."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+        self.met = 0
+        real = ledger.once
+
+        async def once(kind: str, *args: Any, **options: Any) -> Any:
+            if kind == "rerun" and self.met < times:
+                self.met += 1
+                raise CONNECTION_REFUSED
+            return await real(kind, *args, **options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(ledger, "once", once)
+
+
+async def judge(sandbox: Sandbox, request: str | None = "pln_one", **arguments: Any) -> GateReport:
+    """A gate that returns its report whatever it says."""
+    arguments = {"polling": POLLING, "raise_unless_passed": False, **arguments}
+    return await arelease_gate(credentials_for(sandbox), request, **arguments)
+
+
+# --- about this target, now
+
+
+@pytest.mark.parametrize(
+    ("targets", "starts"),
+    [((None, None), 2), (("v1", "v2"), 2), (("v1", "v1"), 1)],
+    ids=["no target", "another target", "the same target"],
+)
+async def test_a_pass_of_an_earlier_attempt_is_kept_for_the_same_target_only(
+    sandbox: Sandbox, targets: tuple[str | None, str | None], starts: int
+) -> None:
+    publish, reports = Failing(), list[GateReport]()
+
+    @flow(retries=1)
+    async def release() -> None:
+        reports.append(await judge(sandbox, "pln_green", target=targets[len(reports)]))
+        publish()
+
+    await release()
+    assert counted(sandbox) == (starts, 0)
+    assert [report.verdict for report in reports] == [Verdict.PASS, Verdict.PASS]
+    assert tuple(report.target for report in reports) == targets
+    assert len({report.run_short_id for report in reports}) == starts
+    assert [report.evidence_is_older for report in reports] == [False, starts == 1]
+
+
+async def test_each_attempt_tests_again_and_a_third_one_knows_the_second(sandbox: Sandbox) -> None:
+    publish, runs = Failing(2), list[str | None]()
+
+    @flow(retries=2)
+    async def release() -> None:
+        runs.append((await judge(sandbox, "pln_green")).run_short_id)
+        publish()
+
+    await release()
+    assert len(set(runs)) == 3
+    assert counted(sandbox) == (3, 0)
+
+
+async def test_what_was_no_pass_is_not_turned_green_by_starting_anew() -> None:
+    reports: list[GateReport] = []
+    step = Failing()
+    with Sandbox(one_plan(cases("failed")), speed=2000) as sandbox:
+
+        @flow(retries=1)
+        async def release() -> None:
+            reports.append(await judge(sandbox, policy=GatePolicy(max_reruns=0)))
+            step()
+
+        await release()
+        assert counted(sandbox) == (1, 0)
+    assert [report.verdict for report in reports] == [Verdict.FAIL, Verdict.FAIL]
+    assert reports[0].run_short_id == reports[1].run_short_id
+
+
+async def test_a_retried_sub_flow_is_another_attempt_and_so_is_a_retried_task(sandbox: Sandbox) -> None:
+    in_flow, in_task = Failing(), Failing()
+
+    @flow(retries=1)
+    async def inner() -> None:
+        await judge(sandbox, "pln_green")
+        in_flow()
+
+    @task(retries=1)
+    async def step() -> None:
+        await judge(sandbox, "pln_flaky", label="in a task")
+        in_task()
+
+    @flow
+    async def outer() -> None:
+        await inner()
+        await step()
+
+    await outer()
+    starts = [request for request in posts(sandbox) if request["path"] == "/v1/run"]
+    assert [request["body"]["testPlanShortId"] for request in starts] == ["pln_green"] * 2 + ["pln_flaky"] * 2
+
+
+async def test_many_gates_keep_evidence_for_their_target_only(sandbox: Sandbox) -> None:
+    step = Failing(2)
+    targets = ["v1", "v1", "v2"]
+
+    @flow(retries=2)
+    async def release() -> None:
+        await agather_gates(
+            credentials_for(sandbox),
+            {"one": "pln_green", "two": "pln_flaky"},
+            target=targets[step.calls],
+            polling=POLLING,
+            raise_unless_passed=False,
+        )
+        step()
+
+    await release()
+    assert counted(sandbox)[0] == 4
+
+
+@pytest.mark.parametrize(("target", "starts"), [(None, 2), ("v1", 1)])
+async def test_a_job_starts_anew_on_a_retry_unless_its_target_is_named(
+    sandbox: Sandbox, credentials: QATechCredentials, target: str | None, starts: int
+) -> None:
+    step = Failing()
+    plan = QATechTestPlan(credentials=credentials, test_plan_short_id="pln_green", polling=POLLING)
+
+    @flow(retries=1)
+    async def release() -> GateReport:
+        run = await plan.atrigger(target=target)
+        await run.await_for_completion()
+        step()
+        return await run.afetch_result()
+
+    report = await release()
+    assert report.target == target
+    assert counted(sandbox) == (starts, 0)
+
+
+async def test_a_run_that_passed_for_another_target_proves_nothing(sandbox: Sandbox) -> None:
+    credentials = credentials_for(sandbox)
+
+    @flow
+    async def release() -> list[GateReport]:
+        run = await astart_test_run(credentials, "pln_green")
+        return [await judge(sandbox, None, run=run, target=target) for target in ("v1", "v1", "v2")]
+
+    first, same, other = await release()
+    assert first.passed
+    assert same.passed
+    assert other.verdict is Verdict.INCONCLUSIVE
+    assert Incident.STALE_PASS in other.incidents
+
+
+async def test_a_run_that_a_gate_did_not_start_is_said_to_be_judged_alone(sandbox: Sandbox) -> None:
+    credentials = credentials_for(sandbox)
+    elsewhere = await astart_test_run(credentials, "pln_green")
+    assert (await judge(sandbox, None, run=elsewhere.run_short_id)).is_one_run_only
+    assert not (await judge(sandbox, "pln_green")).is_one_run_only
+
+
+async def test_tests_that_were_promised_and_not_listed_are_no_pass_outside_a_flow(emitted: list[str]) -> None:
+    with Sandbox(one_plan(cases("passed", "passed"), test_count_offset=3), speed=2000) as sandbox:
+        plan = QATechTestPlan(
+            credentials=credentials_for(sandbox),
+            test_plan_short_id="pln_one",
+            polling=POLLING,
+            policy=GatePolicy(max_reruns=0),
+        )
+        run = await plan.atrigger()
+        await run.await_for_completion()
+        with pytest.raises(GateInconclusive):
+            await run.afetch_result()
+    assert "qatech.gate.passed" not in emitted
+    assert "qatech.gate.inconclusive" in emitted
+
+
+async def test_a_run_and_a_request_together_make_no_sense(sandbox: Sandbox) -> None:
+    with pytest.raises(InvalidInputError):
+        await judge(sandbox, "pln_green", run="abc123")
+    assert sandbox.requests() == []
+
+
+# --- nothing is thrown away
+
+REFUSALS: dict[str, dict[str, Any]] = {
+    "401": {"kind": "status", "status": 401},
+    "403": {"kind": "status", "status": 403},
+    "404": {"kind": "status", "status": 404},
+    "400": {"kind": "status", "status": 400, "body": '{"message": "Slack is not set up"}'},
+    "429 for a long time": {"kind": "status", "status": 429, "retry_after": 600, "times": -1},
+    "no connection": {"kind": "status", "status": 503, "retry_after": 0, "times": 9},
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_a_refused_rerun_leaves_a_report_with_a_verdict(flaky: Sandbox, emitted: list[str], refusal: str) -> None:
+    flaky.set_faults(fault(REFUSALS[refusal], "rerun"))
+    with pytest.raises(GateFailed) as caught:
+        await judge(flaky, raise_unless_passed=True)
+    report = caught.value.report
+    assert report.incidents == (Incident.RERUN_REFUSED,)
+    assert len(report.attempts) == 1
+    first = report.attempts[0]
+    assert first.run_short_id in report.notes[0]
+    assert first.run_url is not None
+    assert first.run_url in report.notes[0]
+    assert counted(flaky) == (1, 0)
+    assert [event for event in emitted if event.startswith("qatech.gate.")] == ["qatech.gate.failed"]
+
+
+async def test_a_rerun_that_cannot_be_followed_leaves_a_report_with_a_verdict(flaky: Sandbox) -> None:
+    def refuse(*_: object) -> None:
+        flaky.set_faults([{"on": STATUS, "kind": "status", "status": 401, "times": -1}])
+
+    real = gate.arerun_test_run
+
+    async def rerun(*args: Any, **options: Any) -> Any:
+        record = await real(*args, **options)
+        refuse()
+        return record
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gate, "arerun_test_run", rerun)
+        report = await judge(flaky)
+    assert report.verdict is Verdict.FAIL
+    assert report.incidents == (Incident.WAIT_GAVE_UP,)
+    assert len(report.attempts) == 2
+    assert report.attempts[1].run_short_id in report.notes[0]
+
+
+async def test_what_stops_the_first_run_is_a_bare_error(flaky: Sandbox) -> None:
+    flaky.set_faults([{"on": STATUS, "kind": "status", "status": 401, "times": -1}])
+    with pytest.raises(Exception, match="401") as caught:
+        await judge(flaky)
+    assert not isinstance(caught.value, GateNotPassed)
+
+
+@pytest.mark.parametrize("fails", [1, 3])
+async def test_details_are_asked_for_again(fails: int) -> None:
+    """Without its error code a test that the agent missed looks like one that failed."""
+    with Sandbox(one_plan(cases("passed", "agent_error")), speed=2000) as sandbox:
+        sandbox.set_faults([{"on": {"path": "test_case"}, "kind": "status", "status": 503, "times": fails}])
+        report = await judge(sandbox, policy=GatePolicy(max_reruns=0))
+    assert report.verdict is Verdict.INCONCLUSIVE
+    assert [test.verdict.value for test in report.tests] == ["passed", "errored"]
+    assert report.causes_unknown == ()
+
+
+async def test_details_that_are_lost_are_named() -> None:
+    with Sandbox(one_plan(cases("passed", "agent_error")), speed=2000) as sandbox:
+        sandbox.set_faults([{"on": {"path": "test_case"}, "kind": "status", "status": 404, "times": -1}])
+        report = await judge(sandbox, policy=GatePolicy(max_reruns=0))
+    assert report.verdict is Verdict.FAIL
+    assert report.causes_unknown == (report.tests[1].test_id,)
+
+
+# --- deadlines
+
+
+async def test_no_rerun_is_sent_that_cannot_be_waited_for(flaky: Sandbox) -> None:
+    flaky.set_faults(fault({"kind": "status", "status": 429, "retry_after": 60, "times": 3}, "rerun"))
+    began = time.monotonic()
+    report = await judge(flaky, policy=GatePolicy(deadline_seconds=30))
+    assert time.monotonic() - began < 30
+    assert report.incidents == (Incident.RERUN_REFUSED,)
+    assert len(posts(flaky)) == 2
+
+
+async def test_an_installation_that_retries_flows_does_not_multiply_a_gate(emitted: list[str]) -> None:
+    with (
+        Sandbox(one_plan(cases("failed")), speed=2000) as sandbox,
+        temporary_settings({PREFECT_FLOWS_DEFAULT_RETRIES: 2}),
+        pytest.raises(GateFailed),
+    ):
+        await judge(sandbox, policy=GatePolicy(max_reruns=0), raise_unless_passed=True)
+    assert emitted.count("qatech.gate.failed") == 1
+
+
+# --- a Prefect API that is down
+
+
+async def test_an_outage_of_prefect_at_the_rerun_is_waited_through(
+    flaky: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outage = Outage(monkeypatch, times=3)
+    report = await judge(flaky, label="release")
+    assert outage.met == 3
+    assert report.passed
+    assert counted(flaky) == (1, 1)
+
+
+async def test_an_outage_of_prefect_that_lasts_is_an_incident(flaky: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    Outage(monkeypatch, times=10_000)
+    report = await judge(flaky, policy=GatePolicy(deadline_seconds=6))
+    assert report.verdict is Verdict.FAIL
+    assert report.incidents == (Incident.RERUN_REFUSED,)
+    assert report.attempts[0].run_short_id in report.notes[0]
+    assert counted(flaky) == (1, 0)
+
+
+async def test_an_outage_names_the_run_that_is_on_record() -> None:
+    record = ledger.QATechRunRecord(
+        kind="start", run_short_id="abc123", run_url="https://app.qa.tech/r/abc123", started_at="2026-11-01T00:00:00Z"
+    )
+
+    async def down() -> None:
+        raise CONNECTION_REFUSED
+
+    with pytest.raises(LedgerUnavailable, match="abc123") as caught:
+        await journal.through_outages(down, 0.1, record)
+    assert caught.value.run_url == record.run_url
+
+
+async def test_what_prefect_refuses_is_not_asked_again() -> None:
+    asked = 0
+
+    async def refused() -> None:
+        nonlocal asked
+        asked += 1
+        raise LookupError("no such flow run")
+
+    with pytest.raises(LookupError):
+        await journal.through_outages(refused, 60)
+    assert asked == 1
