@@ -52,6 +52,7 @@ def release(
     application_short_id: str,
     test_plan_short_id: str | None = None,
     *,
+    target: str | None = None,
     credentials: QATechCredentials | None = None,
     promote_command: Command | None = None,
     rollback_command: Command | None = None,
@@ -66,6 +67,7 @@ def release(
         environment_url: The address where it can be tested then.
         application_short_id: The application at QA.tech that is tested there, `app_...`.
         test_plan_short_id: The plan to run, `pln_...`; the project's default plan when absent.
+        target: What is deployed: its version or commit, for the report.
         credentials: How to reach QA.tech; from the environment (`QATECH_API_TOKEN`) when absent.
         promote_command: Lets the version through, when the gate has passed.
         rollback_command: Takes it back, when the gate has not passed.
@@ -103,9 +105,9 @@ def release(
             QATechRunRequest(test_plan_short_id=test_plan_short_id, applications=[application]),
             policy=policy,
             polling=polling,
-            # A flow that calls this one and is retried runs it anew, with a deployment of its own, which the verdict on
-            # the earlier one must not let through.
-            label=f"release-{runtime.flow_run.id}" if runtime.flow_run.parent_flow_run_id else None,
+            # A flow run deploys once, so on a retry of it the evidence is still about what is deployed. A flow that
+            # calls this one and is retried runs it anew, with a deployment of its own.
+            target=f"{target or 'deployment'} by flow run {runtime.flow_run.id}",
         )
     except Exception as error:
         if rollback_command is not None and not _noted("promoted"):

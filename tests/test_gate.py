@@ -273,13 +273,13 @@ async def test_a_restart_after_a_crash_gets_no_more_time_and_a_retry_after_the_v
     policy = GatePolicy(deadline_seconds=3600)
     reports: list[GateReport] = []
     looked: list[int] = []
-    step = Failing(3)
+    step = Failing(2)
     with sandbox_of(one_plan(cases(["failed", "passed"])), speed=0) as sandbox:
 
         async def sleep(seconds: float) -> None:
             sandbox.advance(60)
 
-        @flow(retries=3)
+        @flow(retries=2)
         async def user() -> None:
             if step.calls == 0:
                 # As far as a gate comes before it crashes: its start is on record.
@@ -295,7 +295,7 @@ async def test_a_restart_after_a_crash_gets_no_more_time_and_a_retry_after_the_v
 
         await user()
         assert counted(sandbox) == (1, 1)
-    late, retried, again = reports
+    late, retried = reports
     assert late.incidents == (Incident.DEADLINE_PASSED,)
     assert looked[0] == 1, "the deadline has passed: one look, no wait"
     assert late.verdict is Verdict.INCONCLUSIVE
@@ -303,7 +303,6 @@ async def test_a_restart_after_a_crash_gets_no_more_time_and_a_retry_after_the_v
     assert retried.incidents == ()
     assert [attempt.kind for attempt in retried.attempts] == ["start", "rerun"]
     assert retried.passed
-    assert again.passed
 
 
 async def test_a_rerun_that_is_on_record_counts_although_the_time_is_over() -> None:
@@ -317,7 +316,7 @@ async def test_a_rerun_that_is_on_record_counts_although_the_time_is_over() -> N
             reports.append(await look_at(sandbox, label="release"))
             if step.left:
                 for key in await rows_of(flow_run_id()):
-                    if "-ended-" in key:
+                    if "-ended-" in key or "-passed-" in key:
                         await rewrite(flow_run_id(), key, None)
                 await aged(flow_run_id(), hours=2)
             step()
@@ -750,9 +749,9 @@ async def test_two_equal_gates_in_one_flow_are_two_and_stay_them(
     @flow(retries=1)
     async def user() -> None:
         if twin == "sync":
-            reports = [release_gate(credentials, "pln_flaky", polling=POLLING) for _ in range(2)]
+            reports = [release_gate(credentials, "pln_flaky", target="v1", polling=POLLING) for _ in range(2)]
         else:
-            reports = [await arelease_gate(credentials, "pln_flaky", polling=POLLING) for _ in range(2)]
+            reports = [await arelease_gate(credentials, "pln_flaky", target="v1", polling=POLLING) for _ in range(2)]
         seen.append([[attempt.run_short_id for attempt in report.attempts] for report in reports])
         step()
 
@@ -770,7 +769,7 @@ async def test_labelled_gates_side_by_side_keep_their_runs_in_any_order(sandbox:
     @flow(retries=1)
     async def user() -> None:
         order = labels if step.left else labels[::-1]
-        reports = await asyncio.gather(*(look_at(sandbox, "pln_green", label=label) for label in order))
+        reports = await asyncio.gather(*(look_at(sandbox, "pln_green", target="v1", label=label) for label in order))
         seen.append({report.label: report.run_short_id for report in reports})
         step()
 
@@ -803,7 +802,7 @@ async def test_a_gate_in_a_users_own_task_is_found_by_a_retry(sandbox: Sandbox, 
 
     @task(retries=1 if retried == "the task" else 0, retry_delay_seconds=0)
     async def mine() -> None:
-        runs.append((await look_at(sandbox, "pln_green")).run_short_id)
+        runs.append((await look_at(sandbox, "pln_green", target="v1")).run_short_id)
         step()
 
     @flow(retries=1 if retried == "the flow" else 0)
@@ -822,7 +821,7 @@ async def test_a_start_and_a_gate_with_equal_inputs_are_two(sandbox: Sandbox, cr
     @flow(retries=1)
     async def user() -> None:
         start_test_run(credentials, "pln_green")
-        await look_at(sandbox, "pln_green")
+        await look_at(sandbox, "pln_green", target="v1")
         step()
 
     await user()

@@ -143,7 +143,9 @@ async def test_a_retry_of_the_flow_starts_nothing_again(sandbox: Sandbox, creden
 
     @flow(retries=1)
     async def user() -> None:
-        report = await agather_gates(credentials, plans("pln_green", "pln_flaky"), gates_at_once=1, polling=POLLING)
+        report = await agather_gates(
+            credentials, plans("pln_green", "pln_flaky"), target="v1", gates_at_once=1, polling=POLLING
+        )
         seen.append({found.run_short_id for found in report.reports.values()})
         step()
 
@@ -161,8 +163,12 @@ async def test_the_same_gates_later_in_the_flow_are_runs_of_their_own(
 
     async def both(number: int) -> None:
         requests = plans("pln_green")
-        one = await agather_gates(credentials, requests, polling=POLLING)
-        two = await asyncio.to_thread(gather_gates, credentials, requests, polling=POLLING) if number else one
+        one = await agather_gates(credentials, requests, target="v1", polling=POLLING)
+        two = (
+            await asyncio.to_thread(gather_gates, credentials, requests, target="v1", polling=POLLING)
+            if number
+            else one
+        )
         seen.extend({report.reports["green"].run_short_id for report in (one, two)})
 
     @flow

@@ -100,7 +100,7 @@ ROOMS = [
     {"report"},
     {"asking", "credentials", "twins", "waiting", "artifacts", "history"},
     {"ledger"},
-    {"events"},
+    {"events", "journal"},
     {"tasks"},
     {"waits"},
     {"suspension"},
