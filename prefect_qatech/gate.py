@@ -66,6 +66,7 @@ from prefect_qatech.models import (
     check_run_short_id,
 )
 from prefect_qatech.polling import QATechPolling
+from prefect_qatech.report import check_report_directory, clear_report_files
 from prefect_qatech.report.escape import cell_text
 from prefect_qatech.tasks import apublish_gate_report, arerun_test_run, astart_test_run, no_retry_after
 from prefect_qatech.twins import run_sync, sleep_unless_stopped
@@ -121,6 +122,8 @@ class GateSettings:
             raise InvalidInputError("target must name what is tested, in one line: a commit, say, or leave it out.")
         if self.waiting == "suspend":
             suspension.check_can_suspend()
+        if self.report_directory is not None:
+            check_report_directory(self.report_directory)
 
     @property
     def asks_on(self) -> frozenset[Verdict]:
@@ -530,6 +533,9 @@ async def run_gate(
     if run is not None and request is not None:
         raise InvalidInputError("run judges a run as it is: give run or a request, not both.")
     gate = _Gate(credentials, as_request(request), settings)
+    if settings.report_directory is not None:
+        # However this gate ends, its directory must not tell of an earlier one.
+        clear_report_files(settings.report_directory)
     report = await gate.run(run)
     logger = get_run_logger()
     for reason in report.reasons:

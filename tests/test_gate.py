@@ -21,6 +21,7 @@ from prefect_qatech import (
     GateNotPassed,
     GatePolicy,
     GateReport,
+    InvalidInputError,
     LedgerConflict,
     NotFoundError,
     QATechCredentials,
@@ -646,10 +647,33 @@ async def test_the_files_of_a_gate_and_the_summary_of_its_job(
     assert written["summary.md"].startswith("## ✅ PASS" if report.passed else "## ❌ FAIL")
 
 
-async def test_files_that_cannot_be_written_change_nothing_of_the_verdict(sandbox: Sandbox, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("no directory", encoding="utf-8")
-    report = await look_at(sandbox, "pln_green", report_directory=str(tmp_path / "file"))
+async def test_a_disk_that_is_full_at_the_end_changes_nothing_of_the_verdict(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("prefect_qatech.tasks.write_report_files", full)
+    report = await look_at(sandbox, "pln_green", report_directory=str(tmp_path))
     assert report.passed
+
+
+async def test_a_directory_that_cannot_be_written_to_is_refused_before_anything_is_sent(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no directory", encoding="utf-8")
+    with pytest.raises(InvalidInputError):
+        await look_at(sandbox, "pln_green", report_directory=str(tmp_path / "file"))
+    assert sandbox.requests() == []
+
+
+async def test_a_gate_that_ends_without_a_report_leaves_no_older_one(sandbox: Sandbox, tmp_path: Path) -> None:
+    await look_at(sandbox, "pln_green", report_directory=str(tmp_path))
+    assert (tmp_path / "verdict.json").exists()
+    with pytest.raises(NotFoundError):
+        await look_at(sandbox, "pln_nosuch", report_directory=str(tmp_path))
+    assert not (tmp_path / "verdict.json").exists()
+    assert not (tmp_path / "junit.xml").exists()
 
 
 HOSTILE = [

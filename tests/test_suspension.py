@@ -104,7 +104,7 @@ class Deployed:
 
 
 async def a_gate(sandbox: Sandbox, scenario: str = "pln_one", **more: Any) -> Deployed:
-    arguments: dict[str, Any] = {"test_plan_short_id": scenario, "polling": POLLING, "waiting": "suspend", **more}
+    arguments: dict[str, Any] = {"request": scenario, "polling": POLLING, "waiting": "suspend", **more}
     return await Deployed.of(arelease_gate, credentials=credentials_for(sandbox), **arguments)
 
 
@@ -162,7 +162,7 @@ async def test_a_flow_run_that_was_resumed_is_not_in_its_first_attempt() -> None
 async def test_the_deployed_check_is_the_gate_itself() -> None:
     with Sandbox(PASSES, speed=0) as sandbox:
         reach = {"credentials": credentials_for(sandbox), "polling": POLLING, "waiting": "suspend"}
-        gate = await Deployed.of(check_release, "pln_one", **reach)
+        gate = await Deployed.of(check_release, test_plan_short_id="pln_one", **reach)
         await gate.suspends()
         sandbox.advance(10_000)
         assert await watch(credentials_for(sandbox)) >= 1
