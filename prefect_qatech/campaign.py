@@ -1,8 +1,8 @@
-"""Pure: what QA.tech answered about the attempts of one gate, and the report that is made of it.
+"""Pure: the report that is made of what QA.tech answered about the attempts of one gate.
 
-A *campaign* is all attempts of one gate; *attempt* 0 is the first run, the others are reruns. `build_report` turns what
-was observed into a `GateReport`: the one ledger that people, files and events are served from, small enough to be the
-result of a flow run (texts are cut to a stated length), and complete enough to be judged again under another policy.
+`build_report` turns what was observed into a `GateReport`: the one ledger that people, files and events are served
+from, small enough to be the result of a flow run (texts are cut to a stated length), and complete enough to be judged
+again under another policy.
 """
 
 from __future__ import annotations
@@ -12,32 +12,35 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import date, datetime
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from prefect_qatech.models import QATechRun, QATechRunTestCase, QATechRunTestCaseDetails
+from prefect_qatech.identity import (
+    NAME_LENGTH,
+    AttemptKind,
+    Campaign,
+    CampaignTest,
+    Execution,
+    attempt_of,
+    resolve_quarantine,
+)
 from prefect_qatech.verdict import (
     Attempt,
     GatePolicy,
     GateVerdict,
     Incident,
-    NoRerun,
     Outcome,
     QuarantineEntry,
     Reason,
-    Rerun,
     TestVerdict,
     Verdict,
-    classify,
     judge,
-    plan_rerun,
 )
 
 SCHEMA_VERSION = 1
-NAME_LENGTH = 300
 TITLE_LENGTH = 500
 EXPLANATION_LENGTH = 1_000
 TEXTS_BYTES = 192 * 1024
@@ -49,245 +52,6 @@ LINKS_BYTES = 96 * 1024
 UNMATCHED = "quarantine_unmatched"
 """The rule whose reason names keys of the quarantine instead of tests."""
 _LINKS = ("url", "screenshot_url", "recording_url")
-
-AttemptKind = Literal["start", "rerun", "attached"]
-
-
-@dataclass(frozen=True)
-class ObservedAttempt:
-    """What is known of one attempt.
-
-    Attributes:
-        kind: How it came to be: started, rerun, or attached (started elsewhere).
-        run: The last answer of `GET /run/{shortId}?testCases=all`.
-        run_url: Address of the run.
-        test_count: How many test cases the answer to its POST promised; None where there was no such answer.
-        started_at: When it was started.
-        finished_at: When it was first seen to have ended; None while it goes on.
-        details: Run test case short id to `GET /run-test-case/{shortId}`, for the test cases that did not pass.
-        rerun_of: Short id of the run that it repeats.
-        filter: What a rerun was asked to repeat.
-        details_lost: Short ids of the run test cases whose details could not be had.
-    """
-
-    kind: AttemptKind
-    run: QATechRun
-    run_url: str | None = None
-    test_count: int | None = None
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
-    details: Mapping[str, QATechRunTestCaseDetails] = field(default_factory=dict)
-    rerun_of: str | None = None
-    filter: str | None = None
-    details_lost: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class _Observed:
-    """One test case in one attempt."""
-
-    case: QATechRunTestCase
-    details: QATechRunTestCaseDetails | None
-
-    @property
-    def project_test_case_id(self) -> str | None:
-        return (self.details.project_test_case_id if self.details else None) or self.case.project_test_case_id
-
-    @property
-    def outcome(self) -> Outcome:
-        return classify(self.case.status, self.case.result, self.details.error_code if self.details else None)
-
-
-@dataclass
-class _Test:
-    """One test across the attempts."""
-
-    test_id: str
-    name: str
-    ids: set[str]
-    project_test_case_id: str | None
-    identity_is_weak: bool = False
-    seen: dict[int, _Observed] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Campaign:
-    """The attempts of one gate, with each test recognised across them.
-
-    Attributes:
-        observed: What was observed, in attempt order.
-        tests: Test id to what is known of the test, in the order of first appearance.
-        expected: Ids of the tests of attempt 0.
-        expected_count: How many tests attempt 0 was to have, by the answer to its POST.
-        attempts: What `judge` takes.
-    """
-
-    observed: tuple[ObservedAttempt, ...]
-    tests: Mapping[str, _Test]
-    expected: tuple[str, ...]
-    expected_count: int | None
-    attempts: tuple[Attempt, ...]
-
-    @property
-    def names(self) -> dict[str, str]:
-        """Test id to name."""
-        return {test_id: test.name for test_id, test in self.tests.items()}
-
-    def project_test_case_ids(self, test_ids: Iterable[str]) -> list[str]:
-        """Give the UUIDs by which the tests are named in a rerun, where they are known."""
-        found = (self.tests[test_id] for test_id in test_ids if test_id in self.tests)
-        ids = (test.project_test_case_id or next(iter(sorted(test.ids)), None) for test in found)
-        return [known for known in ids if known]
-
-
-def recognise(observed: Sequence[ObservedAttempt]) -> Campaign:
-    """Recognise the tests of a campaign across its attempts.
-
-    A test is the same one where `projectTestCaseId` is the same; else where `id` is; else where the name is the same
-    and unique on both sides, and then its identity is weak. A run test case's short id is new in each run.
-
-    Args:
-        observed: The attempts, attempt 0 first.
-
-    Returns:
-        The campaign.
-    """
-    tests: dict[str, _Test] = {}
-    for number, attempt in enumerate(observed):
-        cases = [_Observed(case, attempt.details.get(case.short_id or "")) for case in attempt.run.test_cases]
-        names = Counter(item.case.name for item in cases)
-        known_names = Counter(test.name for test in tests.values())
-        known = list(tests.values())
-        found: dict[int, _Test] = {}
-        # The stronger identity goes first for the whole list: a name must not take what an id names.
-        for is_same in (_same_project_id, _same_id, _same_name):
-            for index, item in enumerate(cases):
-                by_name = is_same is _same_name
-                if index in found or (by_name and (names[item.case.name] > 1 or known_names[item.case.name] > 1)):
-                    continue
-                test = next((test for test in known if number not in test.seen and is_same(item, test)), None)
-                if test is not None:
-                    found[index] = test
-                    test.seen[number] = item
-                    test.identity_is_weak = test.identity_is_weak or by_name
-        for index, item in enumerate(cases):
-            if (test := found.get(index)) is None:
-                test = _new_test(item, tests)
-                tests[test.test_id] = test
-                test.seen[number] = item
-            test.project_test_case_id = test.project_test_case_id or item.project_test_case_id
-            if item.case.id:
-                test.ids.add(item.case.id)
-    expected = tuple(test_id for test_id, test in tests.items() if 0 in test.seen)
-    attempts = tuple(
-        _attempt(
-            attempt.run.status,
-            attempt.run.result,
-            {test_id: test.seen[number].outcome for test_id, test in tests.items() if number in test.seen},
-        )
-        for number, attempt in enumerate(observed)
-    )
-    return Campaign(tuple(observed), tests, expected, observed[0].test_count if observed else None, attempts)
-
-
-def _attempt(status: str, result: str | None, outcomes: Mapping[str, Outcome]) -> Attempt:
-    # COMPLETED without a result is unfinished, for a run as for a test.
-    return Attempt("RUNNING" if status == "COMPLETED" and result is None else status, outcomes, result)
-
-
-def _same_project_id(item: _Observed, test: _Test) -> bool:
-    ours, theirs = item.project_test_case_id, test.project_test_case_id
-    # The vendor's examples show a run test case's id equal to the test case's own; a pass has no details that tell it.
-    return ours is not None and (ours == theirs or (theirs is None and ours in test.ids))
-
-
-def _same_id(item: _Observed, test: _Test) -> bool:
-    known = test.ids | ({test.project_test_case_id} if item.project_test_case_id is None else set())
-    return bool(item.case.id) and item.case.id in known and not _contradict(item, test)
-
-
-def _same_name(item: _Observed, test: _Test) -> bool:
-    return bool(item.case.name) and item.case.name == test.name and not _contradict(item, test)
-
-
-def _contradict(item: _Observed, test: _Test) -> bool:
-    ours, theirs = item.project_test_case_id, test.project_test_case_id
-    return ours is not None and theirs is not None and ours != theirs
-
-
-def _new_test(item: _Observed, tests: Mapping[str, _Test]) -> _Test:
-    wanted = (item.project_test_case_id or item.case.id or f"name:{item.case.name}")[:NAME_LENGTH]
-    test_id, twin = wanted, 1
-    while test_id in tests:
-        twin += 1
-        test_id = f"{wanted}#{twin}"
-    return _Test(test_id, item.case.name, set(), item.project_test_case_id)
-
-
-def resolve_quarantine(policy: GatePolicy, names: Mapping[str, str]) -> tuple[GatePolicy, tuple[str, ...]]:
-    """Find the tests that the entries of a quarantine are about.
-
-    A key is a test's id, or its exact name where only one test has it. Where two entries are about one test, the one
-    that expires first holds.
-
-    Args:
-        policy: A policy as people write it.
-        names: Test id to name, of all tests of the campaign.
-
-    Returns:
-        The policy with test ids as keys, and the keys that match no test, or more than one: they are not applied.
-
-    Example:
-        >>> entry = QuarantineEntry(reason="known", owner="ana", expires=date(2026, 9, 1))
-        >>> policy = GatePolicy(quarantine={"Login": entry, "Pay": entry})
-        >>> resolved, unmatched = resolve_quarantine(policy, {"1": "Login"})
-        >>> list(resolved.quarantine), unmatched
-        (['1'], ('Pay',))
-    """
-    if not policy.quarantine:
-        return policy, ()
-    tests: dict[str, set[str]] = {}
-    for test_id, name in names.items():
-        # Entries of a list that share an id got numbers behind it, by their order: no number tells which test is meant.
-        shared, _, number = test_id.rpartition("#")
-        tests.setdefault(shared if number.isdigit() and shared in names else test_id, set()).add(test_id)
-        if name:
-            tests.setdefault(name[:NAME_LENGTH], set()).add(test_id)
-    found: dict[str, QuarantineEntry] = {}
-    unmatched = []
-    for key, entry in policy.quarantine.items():
-        matches = tests.get(key[:NAME_LENGTH], set())
-        if len(matches) == 1:
-            [test_id] = matches
-            found[test_id] = min(found.get(test_id, entry), entry, key=lambda one: one.expires)
-        else:
-            unmatched.append(key)
-    return policy.model_copy(update={"quarantine": found}), tuple(unmatched)
-
-
-def next_rerun(
-    campaign: Campaign, policy: GatePolicy, *, now: datetime, incidents: Iterable[Incident] = ()
-) -> Rerun | NoRerun:
-    """Decide what to rerun, if anything: `plan_rerun`, for what was observed.
-
-    Args:
-        campaign: What was observed.
-        policy: The policy that decides.
-        now: Its day decides on quarantine entries.
-        incidents: What happened outside of the tests.
-
-    Returns:
-        What to ask for, or why nothing is asked for.
-    """
-    resolved, _ = resolve_quarantine(policy, campaign.names)
-    return plan_rerun(
-        campaign.expected,
-        campaign.attempts,
-        resolved,
-        expected_count=campaign.expected_count,
-        incidents=incidents,
-        today=policy.quarantine_day(now),
-    )
 
 
 def _judge(
@@ -540,7 +304,7 @@ class GateReport(_Fact):
             The verdict that it would have been.
         """
         attempts = [
-            _attempt(
+            attempt_of(
                 attempt.status,
                 attempt.result,
                 {
@@ -680,6 +444,7 @@ def build_report(
         evidence_is_older=evidence_is_older,
         is_one_run_only=is_one_run_only,
         notes=tuple(notes),
+        causes_unknown=campaign.causes_unknown,
         quarantine_unmatched=unmatched,
     )
 
@@ -703,10 +468,11 @@ def _report_attempt(number: int, campaign: Campaign) -> ReportedAttempt:
 
 
 def _report_test(
-    test: _Test, verdict: TestVerdict, campaign: Campaign, policy: GatePolicy, today: date, text_bytes: int
+    test: CampaignTest, verdict: TestVerdict, campaign: Campaign, policy: GatePolicy, today: date, text_bytes: int
 ) -> ReportedTest:
     outcomes = tuple(
-        test.seen[number].outcome if number in test.seen else Outcome.ABSENT for number in range(len(campaign.observed))
+        test.executions[number].outcome if number in test.executions else Outcome.ABSENT
+        for number in range(len(campaign.observed))
     )
     shown, not_passed = _shown(test)
     details = shown.details
@@ -716,7 +482,7 @@ def _report_test(
         name=test.name[:NAME_LENGTH],
         verdict=verdict,
         outcomes=outcomes,
-        expected=0 in test.seen,
+        expected=0 in test.executions,
         identity_is_weak=test.identity_is_weak,
         quarantined=entry is not None and today <= entry.expires,
         reason=_cut_to_bytes(shown.case.result_title, TITLE_LENGTH, text_bytes) if not_passed else None,
@@ -746,10 +512,10 @@ def _with_fewer_links(tests: Iterable[ReportedTest]) -> tuple[ReportedTest, ...]
     return tuple(kept)
 
 
-def _shown(test: _Test) -> tuple[_Observed, bool]:
+def _shown(test: CampaignTest) -> tuple[Execution, bool]:
     """Give the execution that a report tells of: the last that was not a pass, else the last; and which it is."""
-    not_passed = [number for number in test.seen if test.seen[number].outcome is not Outcome.PASSED]
-    return test.seen[max(not_passed or test.seen)], bool(not_passed)
+    not_passed = [number for number in test.executions if test.executions[number].outcome is not Outcome.PASSED]
+    return test.executions[max(not_passed or test.executions)], bool(not_passed)
 
 
 def _cut_to_bytes(text: str | None, length: int, size: int) -> str | None:

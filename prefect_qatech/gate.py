@@ -33,15 +33,7 @@ from prefect.logging import get_run_logger
 from prefect_qatech import artifacts, events, journal, ledger, suspension
 from prefect_qatech.artifacts import artifact_key, is_web_link
 from prefect_qatech.asking import ask, ask_suspended
-from prefect_qatech.campaign import (
-    Campaign,
-    GateDecision,
-    GateReport,
-    ObservedAttempt,
-    build_report,
-    next_rerun,
-    recognise,
-)
+from prefect_qatech.campaign import GateDecision, GateReport, build_report
 from prefect_qatech.client import QATechClient
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import (
@@ -56,6 +48,7 @@ from prefect_qatech.exceptions import (
     UsageLimitError,
     WaitTimedOut,
 )
+from prefect_qatech.identity import Campaign, ObservedAttempt, next_rerun, recognise
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.models import (
     FINAL_STATUSES,

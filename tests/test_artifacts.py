@@ -27,7 +27,8 @@ from prefect_qatech.artifacts import (
     publish_report,
     publish_unattended,
 )
-from prefect_qatech.campaign import GateReport, ObservedAttempt, build_report, recognise
+from prefect_qatech.campaign import GateReport, build_report
+from prefect_qatech.identity import ObservedAttempt, recognise
 from prefect_qatech.models import QATechRun, QATechRunTestCaseDetails
 from prefect_qatech.verdict import GatePolicy
 

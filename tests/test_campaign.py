@@ -2,256 +2,33 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import pickle
-from collections.abc import Mapping, Sequence
-from datetime import date, datetime, timedelta, timezone
-from itertools import permutations
-from typing import Any
+from collections.abc import Sequence
+from datetime import date, timedelta
 
 import pytest
 
-from prefect_qatech import campaign as module
 from prefect_qatech.campaign import (
     EXPLANATION_LENGTH,
-    NAME_LENGTH,
     SCHEMA_VERSION,
     TITLE_LENGTH,
     URL_LENGTH,
-    Campaign,
     GateReport,
-    ObservedAttempt,
     build_report,
-    next_rerun,
-    recognise,
 )
+from prefect_qatech.identity import NAME_LENGTH, Campaign, ObservedAttempt, recognise
 from prefect_qatech.models import QATechRun, QATechRunTestCaseDetails
 from prefect_qatech.report import render_verdict_json
 from prefect_qatech.verdict import (
     GatePolicy,
     Incident,
-    NoRerun,
     Outcome,
     QuarantineEntry,
-    Rerun,
     TestVerdict,
     Verdict,
 )
-
-
-def test_examples_in_the_docstrings_run() -> None:
-    result = doctest.testmod(module)
-    assert result.failed == 0
-    assert result.attempted >= 1
-
-
-NOW = datetime(2026, 9, 1, 12, tzinfo=timezone.utc)
-PASSED, FAILED = {"result": "PASSED"}, {"result": "FAILED"}
-
-
-def case(name: str = "", **fields: Any) -> dict[str, Any]:
-    return {"name": name, "status": "COMPLETED", "result": "PASSED", **fields}
-
-
-def attempt(
-    *cases: Mapping[str, Any],
-    status: str = "COMPLETED",
-    result: str | None = None,
-    details: Mapping[str, Mapping[str, Any]] | None = None,
-    **fields: Any,
-) -> ObservedAttempt:
-    body = {"shortId": "abc123", "status": status, "result": result, "runTestCases": list(cases)}
-    read = {key: QATechRunTestCaseDetails.model_validate(value) for key, value in (details or {}).items()}
-    return ObservedAttempt(
-        fields.pop("kind", "start"),
-        QATechRun.model_validate(body),
-        details=read,
-        **{"run_url": "https://q/abc", **fields},
-    )
-
-
-def outcomes(*attempts: ObservedAttempt) -> dict[str, str]:
-    """Test id to the first letters of its outcomes, `w` behind those whose identity is weak."""
-    campaign = recognise(attempts)
-    found = {}
-    for test_id, test in campaign.tests.items():
-        words = (item.outcomes.get(test_id, Outcome.ABSENT).value[0] for item in campaign.attempts)
-        found[test_id] = "".join(words) + ("w" if test.identity_is_weak else "")
-    return found
-
-
-# --- A test's identity
-
-
-def test_by_project_test_case_id() -> None:
-    found = outcomes(
-        attempt(case("Pay", id="r1", projectTestCaseId="P", **FAILED)),
-        attempt(case("Pay by card", id="r2", projectTestCaseId="P")),
-    )
-    assert found == {"P": "fp"}
-
-
-def test_by_the_project_test_case_id_that_only_the_details_know() -> None:
-    found = outcomes(
-        attempt(
-            case("Pay", shortId="t1", **FAILED), details={"t1": {"projectTestCaseId": "P", "errorCode": "TEST_FAILED"}}
-        ),
-        attempt(
-            case("Buy", shortId="t2", **FAILED), details={"t2": {"projectTestCaseId": "P", "errorCode": "TEST_FAILED"}}
-        ),
-    )
-    assert found == {"P": "ff"}
-
-
-def test_by_id_where_there_is_no_other() -> None:
-    found = outcomes(attempt(case("Pay", id="1", **FAILED)), attempt(case("Pay by card", id="1")))
-    assert found == {"1": "fp"}
-
-
-def test_by_an_id_that_turns_out_to_be_the_project_test_case_id() -> None:
-    # The examples of the vendor's command line show the two as one; a pass has no details.
-    found = outcomes(
-        attempt(case("Pay", id="P")),
-        attempt(case("Buy", id="r9", shortId="t2", **FAILED), details={"t2": {"projectTestCaseId": "P"}}),
-    )
-    assert found == {"P": "pf"}
-
-
-def test_the_same_the_other_way_round() -> None:
-    found = outcomes(
-        attempt(case("Pay", id="r1", shortId="t1", **FAILED), details={"t1": {"projectTestCaseId": "P"}}),
-        attempt(case("Buy", id="P")),
-    )
-    assert found == {"P": "fp"}
-
-
-def test_the_same_without_an_id_of_its_own() -> None:
-    found = outcomes(
-        attempt(case("Pay", id="P")),
-        attempt(case("Buy", shortId="t2", **FAILED), details={"t2": {"projectTestCaseId": "P"}}),
-    )
-    assert found == {"P": "pf"}
-
-
-def test_by_a_name_that_is_unique_and_then_weakly() -> None:
-    found = outcomes(attempt(case("Pay", id="1", **FAILED)), attempt(case("Pay", id="2")))
-    assert found == {"1": "fpw"}
-
-
-def test_without_any_id_by_name() -> None:
-    found = outcomes(attempt(case("Pay", **FAILED), case("Search")), attempt(case("Pay")))
-    assert found == {"name:Pay": "fpw", "name:Search": "pa"}
-
-
-def test_a_strong_identity_stays_strong() -> None:
-    assert outcomes(attempt(case("Pay", id="1")), attempt(case("Pay", id="1"))) == {"1": "pp"}
-
-
-def test_a_name_that_stands_twice_in_the_later_attempt_identifies_nothing() -> None:
-    found = outcomes(attempt(case("Pay", id="1", **FAILED)), attempt(case("Pay", id="2"), case("Pay", id="3")))
-    assert found == {"1": "fa", "2": "ap", "3": "ap"}
-
-
-def test_a_name_that_stood_twice_in_the_earlier_attempt_identifies_nothing() -> None:
-    found = outcomes(attempt(case("Pay", id="1", **FAILED), case("Pay", id="2")), attempt(case("Pay", id="3")))
-    assert found == {"1": "fa", "2": "pa", "3": "ap"}
-
-
-def test_no_name_identifies_nothing() -> None:
-    found = outcomes(attempt(case("", id="1", **FAILED)), attempt(case("", id="2")))
-    assert found == {"1": "fa", "2": "ap"}
-
-
-def test_short_ids_identify_nothing() -> None:
-    found = outcomes(attempt(case("Pay", shortId="t1", **FAILED)), attempt(case("Buy", shortId="t1")))
-    assert found == {"name:Pay": "fa", "name:Buy": "ap"}
-
-
-def test_names_do_not_overrule_project_test_case_ids() -> None:
-    found = outcomes(attempt(case("Pay", projectTestCaseId="P", **FAILED)), attempt(case("Pay", projectTestCaseId="Q")))
-    assert found == {"P": "fa", "Q": "ap"}
-
-
-def test_ids_do_not_overrule_project_test_case_ids() -> None:
-    found = outcomes(
-        attempt(case("Pay", id="1", projectTestCaseId="P", **FAILED)),
-        attempt(case("Pay", id="1", projectTestCaseId="Q")),
-    )
-    assert found == {"P": "fa", "Q": "ap"}
-
-
-def test_an_id_that_is_the_project_test_case_id_of_another_test_does_not_overrule_them_either() -> None:
-    found = outcomes(
-        attempt(case("Pay", id="A", projectTestCaseId="B", **FAILED)),
-        attempt(case("Search", id="C", projectTestCaseId="A")),
-    )
-    assert found == {"B": "fa", "A": "ap"}
-
-
-def test_names_do_not_overrule_ids_whatever_the_order() -> None:
-    # "Pay" was renamed, and another test has its name now.
-    first = attempt(case("Pay", id="1", **FAILED))
-    renamed, namesake = case("Pay by card", id="1", **FAILED), case("Pay", id="9")
-    for cases in permutations((renamed, namesake)):
-        assert outcomes(first, attempt(*cases)) == {"1": "ff", "9": "ap"}
-
-
-def test_ids_do_not_overrule_project_test_case_ids_whatever_the_order() -> None:
-    first = attempt(case("Pay", id="1", projectTestCaseId="P", **FAILED))
-    same, other = case("Pay", id="2", projectTestCaseId="P", **FAILED), case("Search", id="1")
-    for cases in permutations((same, other)):
-        assert outcomes(first, attempt(*cases)) == {"P": "ff", "1": "ap"}
-
-
-def test_a_stranger_with_the_name_of_a_failed_test_does_not_pass_for_it() -> None:
-    first = attempt(case("Pay", id="1", **FAILED), result="FAILED")
-    skipped, stranger = case("Pay by card", id="1", result="SKIPPED"), case("Pay", id="9")
-    for cases in permutations((skipped, stranger)):
-        campaign = recognise([first, attempt(*cases, kind="rerun")])
-        assert build_report(campaign, GatePolicy(), ended_at=NOW).verdict is Verdict.FAIL
-
-
-def test_the_order_of_a_list_changes_nothing() -> None:
-    first = [case("a", id="1", **FAILED), case("b", id="2"), case("c"), case("d", projectTestCaseId="D", **FAILED)]
-    second = [case("a", id="1"), case("b", id="7"), case("c", **FAILED), case("x", projectTestCaseId="D", id="1")]
-    found = {json.dumps(outcomes(attempt(*first), attempt(*cases)), sort_keys=True) for cases in permutations(second)}
-    assert len(found) == 1
-
-
-def test_two_entries_with_one_id_are_two_tests() -> None:
-    found = outcomes(attempt(case("Pay", id="1", **FAILED), case("Pay", id="1")), attempt(case("Pay", id="1")))
-    assert found == {"1": "fp", "1#2": "pa"}
-
-
-def test_two_entries_without_anything_are_two_tests() -> None:
-    found = outcomes(attempt(case("", **FAILED), case("", **FAILED)))
-    assert found == {"name:": "f", "name:#2": "f"}
-
-
-def test_names_that_differ_only_behind_the_cut_are_two_tests() -> None:
-    found = outcomes(attempt(case("x" * 400 + "a", **FAILED), case("x" * 400 + "b")))
-    assert sorted(found.values()) == ["f", "p"]
-    assert all(len(test_id) <= NAME_LENGTH + len("name:#2") for test_id in found)
-
-
-def test_expected_is_what_attempt_0_listed() -> None:
-    campaign = recognise([attempt(case("a", id="1"), case("b", id="2"), test_count=3), attempt(case("c", id="3"))])
-    assert campaign.expected == ("1", "2")
-    assert campaign.expected_count == 3
-    assert list(campaign.tests) == ["1", "2", "3"]
-
-
-def test_the_ids_of_a_rerun() -> None:
-    first = attempt(
-        case("a", id="r1", projectTestCaseId="P"),
-        case("b", id="2"),
-        case("c"),
-        case("d", id="r4", shortId="t4"),
-    )
-    second = attempt(case("d", id="r4", shortId="t9", **FAILED), details={"t9": {"projectTestCaseId": "Q"}})
-    campaign = recognise([first, second])
-    assert campaign.project_test_case_ids(["P", "2", "name:c", "r4", "gone"]) == ["P", "2", "Q"]
+from tests.observed import FAILED, NOW, attempt, case
 
 
 def test_no_attempt() -> None:
@@ -328,104 +105,6 @@ def test_judging_again_on_another_day() -> None:
     late = build_report(recognise(campaigns()["failed"]), policy, ended_at=NOW + timedelta(days=1))
     assert not late.tests[1].quarantined
     assert late.verdict is Verdict.FAIL
-
-
-# --- Quarantine
-
-
-def quarantined(*keys: str, expires: date = date(2026, 9, 30), **fields: Any) -> GatePolicy:
-    entry = QuarantineEntry(reason="known", owner="ana", expires=expires)
-    return GatePolicy(quarantine=dict.fromkeys(keys, entry), **fields)
-
-
-def two(*names: str) -> ObservedAttempt:
-    """Test 1 passes, test 2 fails."""
-    first, second = names
-    return attempt(case(first, id="1"), case(second, id="2", **FAILED), result="FAILED")
-
-
-@pytest.mark.parametrize("key", ["2", "Pay by card"])
-def test_a_quarantine_takes_a_test_by_its_id_or_its_name(key: str) -> None:
-    policy, observed = quarantined(key), two("Search", "Pay by card")
-    report = build_report(recognise([observed]), policy, ended_at=NOW)
-    assert (report.verdict, report.quarantine_unmatched) == (Verdict.PASS, ())
-    assert [test.quarantined for test in report.tests] == [False, True]
-    assert list(report.quarantine) == ["2"]
-    assert isinstance(next_rerun(recognise([observed]), policy, now=NOW), NoRerun), "it does not block: no rerun"
-
-
-@pytest.mark.parametrize(
-    ("key", "names"),
-    [
-        ("Pay", ("Search", "Pay by card")),  # a part of the name
-        ("pay by card", ("Search", "Pay by card")),
-        ("Pay by card ", ("Search", "Pay by card")),
-        ("", ("Search", "")),
-        ("3", ("Search", "Pay by card")),
-        ("Pay", ("Pay", "Pay")),
-        ("1", ("Search", "1")),  # the id of one test, and the name of another
-        ("2", ("2", "Pay")),
-        ("x" * 400, ("x" * 300 + "a", "x" * 300 + "b")),
-    ],
-)
-def test_a_quarantine_entry_that_matches_no_test_or_more_than_one_has_no_effect(
-    key: str, names: tuple[str, ...]
-) -> None:
-    policy, campaign = quarantined(key), recognise([two(*names)])
-    report = build_report(campaign, policy, ended_at=NOW)
-    assert report.verdict is Verdict.FAIL
-    assert report.quarantine_unmatched == (key,)
-    assert not any(test.quarantined for test in report.tests)
-    assert report.quarantine == {}
-    [reason] = [reason for reason in report.reasons if reason.rule == "quarantine_unmatched"]
-    assert (reason.verdict, reason.test_ids) == (Verdict.PASS, (key,))
-    assert isinstance(next_rerun(campaign, policy, now=NOW), Rerun), "it blocks, so that it is rerun"
-    kept = GateReport.model_validate_json(report.model_dump_json())
-    assert kept.judge_again(policy).reasons[-1].test_ids == (key,)
-
-
-def test_an_entry_that_matches_nothing_does_not_touch_the_others() -> None:
-    report = build_report(recognise([two("Search", "Pay")]), quarantined("Pay", "Refund", "x"), ended_at=NOW)
-    assert (report.verdict, report.quarantine_unmatched) == (Verdict.PASS, ("Refund", "x"))
-
-
-def test_a_quarantined_name_that_a_rerun_makes_ambiguous_has_no_effect_any_more() -> None:
-    first, namesake = two("Search", "Pay"), case("Pay", id="9")
-    assert build_report(recognise([first]), quarantined("Pay"), ended_at=NOW).verdict is Verdict.PASS
-    rerun = attempt(case("Pay", id="2", **FAILED), namesake, result="FAILED", kind="rerun")
-    report = build_report(recognise([first, rerun]), quarantined("Pay"), ended_at=NOW)
-    assert (report.verdict, report.quarantine_unmatched) == (Verdict.FAIL, ("Pay",))
-
-
-@pytest.mark.parametrize("key", ["1", "1#2"])
-def test_two_tests_that_share_an_id_are_not_in_quarantine_by_it(key: str) -> None:
-    # Which of the two is the first is a matter of the list's order.
-    for cases in permutations((case("Search", id="1"), case("Pay", id="1", **FAILED))):
-        report = build_report(recognise([attempt(*cases, result="FAILED")]), quarantined(key), ended_at=NOW)
-        assert (report.verdict, report.quarantine_unmatched) == (Verdict.FAIL, (key,))
-
-
-def test_of_two_entries_for_one_test_the_one_that_expires_first_holds() -> None:
-    past, future = quarantined("2", expires=date(2026, 8, 1)), quarantined("Pay", expires=date(2026, 12, 1))
-    for first, second in permutations((past, future)):
-        policy = GatePolicy(quarantine={**first.quarantine, **second.quarantine})
-        report = build_report(recognise([two("Search", "Pay")]), policy, ended_at=NOW)
-        assert (report.verdict, report.quarantine_unmatched) == (Verdict.FAIL, ())
-
-
-@pytest.mark.parametrize(
-    ("zone", "verdict"),
-    [("UTC", Verdict.PASS), ("Pacific/Kiritimati", Verdict.FAIL), ("America/New_York", Verdict.PASS)],
-)
-def test_a_quarantine_expires_by_its_time_zone(zone: str, verdict: Verdict) -> None:
-    # 12:00 UTC is 02:00 of the next day on Kiritimati.
-    policy, campaign = quarantined("Pay", expires=NOW.date(), quarantine_time_zone=zone), recognise([two("a", "Pay")])
-    report = build_report(campaign, policy, ended_at=NOW)
-    assert report.verdict is verdict
-    assert isinstance(next_rerun(campaign, policy, now=NOW), Rerun) is (verdict is Verdict.FAIL)
-    assert report.judge_again(policy).verdict is verdict
-    elsewhere = build_report(campaign, GatePolicy(), ended_at=NOW)
-    assert elsewhere.judge_again(policy).verdict is verdict, "another policy brings its own time zone"
 
 
 @pytest.mark.parametrize(

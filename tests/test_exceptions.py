@@ -14,7 +14,7 @@ import cloudpickle
 import pytest
 
 from prefect_qatech import exceptions as module
-from prefect_qatech.campaign import GateReport, GatesReport, ObservedAttempt, build_report, recognise
+from prefect_qatech.campaign import GateReport, GatesReport, build_report
 from prefect_qatech.exceptions import (
     GateNotPassed,
     GatesNotPassed,
@@ -27,6 +27,7 @@ from prefect_qatech.exceptions import (
     StartOutcomeUnknown,
     WaitTimedOut,
 )
+from prefect_qatech.identity import ObservedAttempt, recognise
 from prefect_qatech.models import QATechRun
 from prefect_qatech.verdict import GatePolicy, Verdict
 

@@ -1,0 +1,339 @@
+"""Pure: which tests the attempts of a gate are about, and by which names people and reruns call them.
+
+A *campaign* is all attempts of one gate; *attempt* 0 is the first run, the others are reruns. Tests are recognised by
+the lists of the runs alone: whether the request for a test's details was answered changes neither which test it is, nor
+which quarantine entry finds it. Details tell causes, and the id by which a rerun names a test where the list has none.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from prefect_qatech.models import QATechRun, QATechRunTestCase, QATechRunTestCaseDetails
+from prefect_qatech.verdict import (
+    Attempt,
+    GatePolicy,
+    Incident,
+    NoRerun,
+    Outcome,
+    QuarantineEntry,
+    Rerun,
+    classify,
+    plan_rerun,
+)
+
+NAME_LENGTH = 300
+
+AttemptKind = Literal["start", "rerun", "attached"]
+
+
+@dataclass(frozen=True)
+class ObservedAttempt:
+    """What is known of one attempt.
+
+    Attributes:
+        kind: How it came to be: started, rerun, or attached (started elsewhere).
+        run: The last answer of `GET /run/{shortId}?testCases=all`.
+        run_url: Address of the run.
+        test_count: How many test cases the answer to its POST promised; None where there was no such answer.
+        started_at: When it was started.
+        finished_at: When it was first seen to have ended; None while it goes on.
+        details: Run test case short id to `GET /run-test-case/{shortId}`, for the test cases that did not pass.
+        rerun_of: Short id of the run that it repeats.
+        filter: What a rerun was asked to repeat.
+        details_lost: Short ids of the run test cases whose details could not be had.
+    """
+
+    kind: AttemptKind
+    run: QATechRun
+    run_url: str | None = None
+    test_count: int | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    details: Mapping[str, QATechRunTestCaseDetails] = field(default_factory=dict)
+    rerun_of: str | None = None
+    filter: str | None = None
+    details_lost: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Execution:
+    """One test in one attempt.
+
+    Attributes:
+        case: What the list of the run says.
+        details: What `GET /run-test-case/{shortId}` says, where it was asked and answered.
+    """
+
+    case: QATechRunTestCase
+    details: QATechRunTestCaseDetails | None
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the attempt says about the test."""
+        return classify(self.case.status, self.case.result, self.details.error_code if self.details else None)
+
+
+@dataclass
+class CampaignTest:
+    """One test across the attempts.
+
+    Attributes:
+        test_id: Its `projectTestCaseId`, else its id, else its name, as the first list that has the test gives them.
+        name: Its name in that list.
+        ids: Its ids in the lists.
+        project_test_case_id: The same of its `projectTestCaseId`, where a list gives one.
+        identity_is_weak: Whether it was recognised by its name alone.
+        executions: Number of an attempt to what that attempt says about it.
+    """
+
+    test_id: str
+    name: str
+    ids: set[str] = field(default_factory=set)
+    project_test_case_id: str | None = None
+    identity_is_weak: bool = False
+    executions: dict[int, Execution] = field(default_factory=dict)
+
+    @property
+    def rerun_id(self) -> str | None:
+        """The UUID by which a rerun names it, as far as it is known."""
+        told = (item.details.project_test_case_id for item in self.executions.values() if item.details)
+        return self.project_test_case_id or next(filter(None, told), None) or min(self.ids, default=None)
+
+    def add(self, number: int, item: Execution) -> None:
+        """Add what an attempt says about it."""
+        self.executions[number] = item
+        self.project_test_case_id = self.project_test_case_id or item.case.project_test_case_id or None
+        if item.case.id:
+            self.ids.add(item.case.id)
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """The attempts of one gate, with each test recognised across them.
+
+    Attributes:
+        observed: What was observed, in attempt order.
+        tests: Test id to what is known of the test, in the order of first appearance.
+        expected: Ids of the tests of attempt 0.
+        expected_count: How many tests attempt 0 was to have, by the answer to its POST.
+        attempts: What `judge` takes.
+    """
+
+    observed: tuple[ObservedAttempt, ...]
+    tests: Mapping[str, CampaignTest]
+    expected: tuple[str, ...]
+    expected_count: int | None
+    attempts: tuple[Attempt, ...]
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Test id to name."""
+        return {test_id: test.name for test_id, test in self.tests.items()}
+
+    @property
+    def causes_unknown(self) -> tuple[str, ...]:
+        """Ids of the tests of which some execution's details were lost, and with them perhaps its cause."""
+        return tuple(
+            test_id
+            for test_id, test in self.tests.items()
+            if any(item.case.short_id in self.observed[n].details_lost for n, item in test.executions.items())
+        )
+
+    def project_test_case_ids(self, test_ids: Iterable[str]) -> list[str]:
+        """Return the UUIDs by which a rerun names the tests, where they are known."""
+        ids = (self.tests[test_id].rerun_id for test_id in test_ids if test_id in self.tests)
+        return [known for known in ids if known]
+
+
+def recognise(observed: Sequence[ObservedAttempt]) -> Campaign:
+    """Recognise the tests of a campaign across its attempts.
+
+    In the lists of the runs, a test is the same one where `projectTestCaseId` is the same; else where `id` is; else
+    where the name is the same and unique on both sides, and then its identity is weak. A run test case's short id is
+    new in each run.
+
+    Args:
+        observed: The attempts, attempt 0 first.
+
+    Returns:
+        The campaign.
+    """
+    tests: dict[str, CampaignTest] = {}
+    twins: Counter[str] = Counter()
+    for number, attempt in enumerate(observed):
+        cases = [Execution(case, attempt.details.get(case.short_id or "")) for case in attempt.run.test_cases]
+        found = _found([item.case for item in cases], list(tests.values()))
+        for place, item in enumerate(cases):
+            if (test := found.get(place)) is None:
+                test = _new_test(item.case, tests, twins)
+                tests[test.test_id] = test
+            test.add(number, item)
+    attempts = tuple(
+        attempt_of(
+            attempt.run.status,
+            attempt.run.result,
+            {test_id: test.executions[number].outcome for test_id, test in tests.items() if number in test.executions},
+        )
+        for number, attempt in enumerate(observed)
+    )
+    expected = tuple(test_id for test_id, test in tests.items() if 0 in test.executions)
+    return Campaign(tuple(observed), tests, expected, observed[0].test_count if observed else None, attempts)
+
+
+def attempt_of(status: str, result: str | None, outcomes: Mapping[str, Outcome]) -> Attempt:
+    """Return what `judge` takes: COMPLETED without a result is unfinished, for a run as for a test."""
+    return Attempt("RUNNING" if status == "COMPLETED" and result is None else status, outcomes, result)
+
+
+_Key = tuple[str | None, ...]
+
+
+def _found(cases: Sequence[QATechRunTestCase], tests: Sequence[CampaignTest]) -> dict[int, CampaignTest]:
+    """Find the known tests that a list holds: place in the list to test."""
+    found: dict[int, CampaignTest] = {}
+    taken: set[str] = set()
+    in_list, known = Counter(case.name for case in cases), Counter(test.name for test in tests)
+
+    def match(index: _Index, keys_of: Callable[[QATechRunTestCase], list[_Key]], *, is_weak: bool = False) -> None:
+        for place, case in enumerate(cases):
+            if place not in found and (test := index.first(keys_of(case), taken)) is not None:
+                found[place] = test
+                taken.add(test.test_id)
+                test.identity_is_weak = test.identity_is_weak or is_weak
+
+    # The stronger identity goes first for the whole list: a name must not take what an id names.
+    match(
+        _Index(tests, _project_keys), lambda case: [(case.project_test_case_id,)] if case.project_test_case_id else []
+    )
+    match(_Index(tests, _id_keys), lambda case: _keys_of_case(case.id, case))
+    unique = [test for test in tests if known[test.name] == 1]
+    match(
+        _Index(unique, lambda test: _keys_of_test(test.name, test)),
+        lambda case: _keys_of_case(case.name, case) if in_list[case.name] == 1 else [],
+        is_weak=True,
+    )
+    return found
+
+
+def _project_keys(test: CampaignTest) -> list[_Key]:
+    # The vendor's examples show the id in a list equal to the projectTestCaseId, which not every list gives.
+    return [(known,) for known in ([test.project_test_case_id] if test.project_test_case_id else test.ids)]
+
+
+def _id_keys(test: CampaignTest) -> list[_Key]:
+    keys = [key for known in test.ids for key in _keys_of_test(known, test)]
+    return [*keys, (test.project_test_case_id,)] if test.project_test_case_id else keys
+
+
+# An id or a name does not make one test of two whose projectTestCaseIds differ. So a test is found by it alone (by a
+# case that has no projectTestCaseId), and by it together with its own projectTestCaseId, which may be none.
+
+
+def _keys_of_test(known: str, test: CampaignTest) -> list[_Key]:
+    return [(known,), (known, test.project_test_case_id)]
+
+
+def _keys_of_case(known: str | None, case: QATechRunTestCase) -> list[_Key]:
+    if not known:
+        return []
+    return [(known, None), (known, case.project_test_case_id)] if case.project_test_case_id else [(known,)]
+
+
+class _Index:
+    """Known tests by key, each line in the order of their first appearance."""
+
+    def __init__(self, tests: Iterable[CampaignTest], keys_of: Callable[[CampaignTest], list[_Key]]) -> None:
+        self._lines: dict[_Key, deque[tuple[int, CampaignTest]]] = defaultdict(deque)
+        for place, test in enumerate(tests):
+            for key in keys_of(test):
+                self._lines[key].append((place, test))
+
+    def first(self, keys: Iterable[_Key], taken: Container[str]) -> CampaignTest | None:
+        """Return the first test under one of the keys that is not taken."""
+        heads = []
+        for key in keys:
+            line = self._lines.get(key, deque())
+            while line and line[0][1].test_id in taken:
+                line.popleft()
+            heads += [line[0]] if line else []
+        return min(heads, key=lambda head: head[0])[1] if heads else None
+
+
+def _new_test(case: QATechRunTestCase, tests: Mapping[str, CampaignTest], twins: Counter[str]) -> CampaignTest:
+    wanted = (case.project_test_case_id or case.id or f"name:{case.name}")[:NAME_LENGTH]
+    test_id = wanted
+    while test_id in tests:
+        twins[wanted] += 1
+        test_id = f"{wanted}#{twins[wanted] + 1}"
+    return CampaignTest(test_id, case.name)
+
+
+def resolve_quarantine(policy: GatePolicy, names: Mapping[str, str]) -> tuple[GatePolicy, tuple[str, ...]]:
+    """Find the tests that the entries of a quarantine are about.
+
+    A key is a test's id, or its exact name where only one test has it. Where two entries are about one test, the one
+    that expires first holds.
+
+    Args:
+        policy: A policy as people write it.
+        names: Test id to name, of all tests of the campaign.
+
+    Returns:
+        The policy with test ids as keys, and the keys that match no test, or more than one: they are not applied.
+
+    Example:
+        >>> entry = QuarantineEntry(reason="known", owner="ana", expires="2026-09-01")
+        >>> policy = GatePolicy(quarantine={"Login": entry, "Pay": entry})
+        >>> resolved, unmatched = resolve_quarantine(policy, {"1": "Login"})
+        >>> list(resolved.quarantine), unmatched
+        (['1'], ('Pay',))
+    """
+    if not policy.quarantine:
+        return policy, ()
+    tests: dict[str, set[str]] = {}
+    for test_id, name in names.items():
+        # Entries of a list that share an id got numbers behind it, by their order: no number tells which test is meant.
+        shared, _, number = test_id.rpartition("#")
+        tests.setdefault(shared if number.isdigit() and shared in names else test_id, set()).add(test_id)
+        if name:
+            tests.setdefault(name[:NAME_LENGTH], set()).add(test_id)
+    found: dict[str, QuarantineEntry] = {}
+    unmatched = []
+    for key, entry in policy.quarantine.items():
+        matches = tests.get(key[:NAME_LENGTH], set())
+        if len(matches) == 1:
+            [test_id] = matches
+            found[test_id] = min(found.get(test_id, entry), entry, key=lambda one: one.expires)
+        else:
+            unmatched.append(key)
+    return policy.model_copy(update={"quarantine": found}), tuple(unmatched)
+
+
+def next_rerun(
+    campaign: Campaign, policy: GatePolicy, *, now: datetime, incidents: Iterable[Incident] = ()
+) -> Rerun | NoRerun:
+    """Decide what to rerun, if anything: `plan_rerun`, for what was observed.
+
+    Args:
+        campaign: What was observed.
+        policy: The policy that decides.
+        now: Its day decides on quarantine entries.
+        incidents: What happened outside of the tests.
+
+    Returns:
+        What to ask for, or why nothing is asked for.
+    """
+    resolved, _ = resolve_quarantine(policy, campaign.names)
+    return plan_rerun(
+        campaign.expected,
+        campaign.attempts,
+        resolved,
+        expected_count=campaign.expected_count,
+        incidents=incidents,
+        today=policy.quarantine_day(now),
+    )
