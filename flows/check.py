@@ -22,7 +22,7 @@ from prefect_qatech import (
 )
 
 
-@flow(name="check-release")
+@flow(name="check-release", retries=0)
 def check_release(
     credentials: QATechCredentials,
     test_plan_short_id: str,

@@ -10,7 +10,7 @@ from prefect import flow
 from prefect_qatech import GatePolicy, QATechCredentials, QATechPolling, QATechRunRequest, agather_gates
 
 
-@flow(name="nightly-regression")
+@flow(name="nightly-regression", retries=0)
 async def nightly(
     credentials: QATechCredentials,
     test_plan_short_ids: list[str],

@@ -21,7 +21,7 @@ from prefect_qatech import (
 )
 
 
-@flow(name="preview-check")
+@flow(name="preview-check", retries=0)
 def preview_check(
     credentials: QATechCredentials,
     preview_url: str,

@@ -20,7 +20,7 @@ AT_ONCE = 8
 MOST_TESTS = 50
 
 
-@flow(name="triage")
+@flow(name="triage", retries=0)
 async def triage(
     credentials: QATechCredentials,
     run_short_ids: list[str],

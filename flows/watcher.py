@@ -11,7 +11,7 @@ from prefect import flow
 from prefect_qatech import QATechCredentials, awake_suspended_gates
 
 
-@flow(name="watch-suspended-gates")
+@flow(name="watch-suspended-gates", retries=0)
 async def watch(credentials: QATechCredentials) -> int:
     """Look after all suspended gates once.
 

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import os
 import re
 import sys
-import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from flows.storefront import deploy
 from flows.storefront.serve import serving
-from prefect_qatech import GateNotPassed, QATechCredentials, QATechPolling
-from prefect_qatech.sandbox import Sandbox
 
 APPLICATION = "app_shop"
 TEST_PLAN = "pln_storefront"
+
+
+class Commands(TypedDict):
+    """The release flow's commands for a version."""
+
+    deploy_command: list[str]
+    promote_command: list[str]
+    rollback_command: list[str]
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,17 @@ class LocalStorefront:
     staging_url: str
     production_url: str
 
-    def commands(self, version: str) -> dict[str, list[str]]:
+    def commands(self, version: str) -> Commands:
         """Give the flow's commands for a version."""
-        command = [sys.executable, deploy.__file__, "--site", str(self.site)]
-        return {f"{action}_command": [*command, action, version] for action in ("deploy", "promote", "rollback")}
+
+        def command(action: str) -> list[str]:
+            return [sys.executable, deploy.__file__, "--site", str(self.site), action, version]
+
+        return {
+            "deploy_command": command("deploy"),
+            "promote_command": command("promote"),
+            "rollback_command": command("rollback"),
+        }
 
 
 @contextlib.contextmanager
@@ -72,48 +82,3 @@ def version_served_at(url: str) -> str | None:
     except urllib.error.HTTPError:
         return None
     return found[1] if found else None
-
-
-def release_sample(release: Callable[..., Any]) -> None:
-    """Run the release flow on the sample storefront, tested by the sandbox, or by QA.tech where there is a token.
-
-    Args:
-        release: The flow.
-    """
-    parser = argparse.ArgumentParser(
-        prog="flows.release",
-        description="Release a version of the sample storefront. It is tested by the sandbox; with QATECH_API_TOKEN "
-        "set, by QA.tech, which needs --url: a public address of http://127.0.0.1:PORT, a tunnel for example.",
-    )
-    parser.add_argument("version", nargs="?", default=deploy.BASE, help=", ".join(deploy.VERSIONS))
-    parser.add_argument("--port", type=int, default=8410, help="port of the staging server")
-    parser.add_argument("--url", help="the address under which QA.tech reaches the staging server")
-    parser.add_argument("--application", default=APPLICATION, help="short id of the application at QA.tech")
-    parser.add_argument("--plan", default=TEST_PLAN, help="short id of the test plan")
-    given = parser.parse_args()
-    with contextlib.ExitStack() as stack:
-        site = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="storefront-")))
-        try:
-            shop = stack.enter_context(local_storefront(site, staging_port=given.port))
-        except OSError as error:
-            parser.error(f"port {given.port}: {error}")
-        if os.environ.get("QATECH_API_TOKEN") or os.environ.get("QATECH_API_KEY"):
-            credentials, polling = QATechCredentials.from_env(), None
-        else:
-            sandbox = stack.enter_context(Sandbox())
-            credentials = QATechCredentials.model_validate({"api_token": sandbox.token, "api_url": sandbox.url})
-            polling = QATechPolling(first_seconds=0.5, max_seconds=1)
-        try:
-            release(
-                environment_url=given.url or shop.staging_url,
-                application_short_id=given.application,
-                test_plan_short_id=given.plan,
-                credentials=credentials,
-                polling=polling,
-                **shop.commands(given.version),
-            )
-        except GateNotPassed as error:
-            sys.exit(str(error))
-        finally:
-            for name, url in (("Staging", shop.staging_url), ("Production", shop.production_url)):
-                print(f"{name} serves {version_served_at(url) or 'nothing'}.")

@@ -1,25 +1,29 @@
-"""The task that runs a command: its output, its end, and what it leaves behind."""
+"""How the release flow runs a command: its output, its end, and what it leaves behind."""
 
 from __future__ import annotations
 
+import ctypes
+import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect.exceptions import TerminationSignal
 
-from flows import commands
-from flows.commands import CommandFailed, run_command, words_of
+from flows.release import CommandFailed, run_command, words_of
 
-pytestmark = [
-    pytest.mark.usefixtures("prefect_server"),
-    # Called outside of a flow, for brevity.
-    pytest.mark.filterwarnings("ignore:Logger .* attempted to send logs to the API without a flow run id"),
-]
+
+@pytest.fixture(autouse=True)
+def logger(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Outside of a flow, for brevity: no flow run's logger."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr("flows.release.get_run_logger", lambda: logging.getLogger("release"))
 
 
 def python(code: str) -> list[str]:
@@ -46,7 +50,7 @@ def wait_for_end(pid: int) -> None:
 def test_each_line_of_the_output_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     code = "import sys; print('one'); print('two', file=sys.stderr, flush=True); sys.stdout.buffer.write(b'\\xff\\n')"
     run_command("deploy", [sys.executable, "-u", "-c", code])
-    messages = [record.getMessage() for record in caplog.records if record.name == "prefect.task_runs"]
+    messages = [record.getMessage() for record in caplog.records if record.name == "release"]
     assert [line for line in messages if line in ("one", "two", "\N{REPLACEMENT CHARACTER}")] == [
         "one",
         "two",
@@ -94,7 +98,7 @@ def test_an_empty_command_is_refused(command: str | list[str]) -> None:
 def test_it_is_stopped_with_all_its_children_when_it_takes_too_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands, "_GRACE_SECONDS", 0.5)
+    monkeypatch.setattr("flows.release.GRACE_SECONDS", 0.5)
     pids = tmp_path / "pids"
     # Neither the command nor its child listens to SIGTERM.
     code = (
@@ -110,7 +114,7 @@ def test_it_is_stopped_with_all_its_children_when_it_takes_too_long(
 
 
 def test_what_a_command_leaves_running_on_purpose_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "_GRACE_SECONDS", 0.5)
+    monkeypatch.setattr("flows.release.GRACE_SECONDS", 0.5)
     began = time.monotonic()
     # The background process holds the output open.
     run_command("deploy", ["sh", "-c", f"sleep 30 & echo $! > {tmp_path}/pid; echo started"])
@@ -120,8 +124,10 @@ def test_what_a_command_leaves_running_on_purpose_goes_on(tmp_path: Path, monkey
     os.kill(pid, signal.SIGKILL)
 
 
-def test_an_interruption_stops_the_command(tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["as soon as it is started", "while it runs"])
+def test_an_interruption_stops_the_command(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pid = tmp_path / "pid"
+    popen = subprocess.Popen
 
     def interrupt(*_: object) -> None:
         raise TerminationSignal(signal.SIGTERM)
@@ -131,11 +137,41 @@ def test_an_interruption_stops_the_command(tmp_path: Path) -> None:
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGALRM)
 
+    def start(*args: Any, **options: Any) -> Any:
+        process = popen(*args, **options)
+        interrupt_once_it_runs()
+        time.sleep(0.1)  # where this is the main thread, the interruption comes here, before anybody has the process
+        return process
+
     previous = signal.signal(signal.SIGALRM, interrupt)
     try:
-        threading.Thread(target=interrupt_once_it_runs, daemon=True).start()
+        if moment == "while it runs":
+            threading.Thread(target=interrupt_once_it_runs, daemon=True).start()
+        else:
+            monkeypatch.setattr(subprocess, "Popen", start)
         with pytest.raises(TerminationSignal):
             run_command("deploy", ["sh", "-c", f"echo $$ > {pid}; sleep 60"])
     finally:
         signal.signal(signal.SIGALRM, previous)
+    wait_for_end(int(pid.read_text()))
+
+
+def test_a_time_out_of_prefects_stops_the_command_in_a_thread_too(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    caught: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            run_command("deploy", ["sh", "-c", f"echo $$ > {pid}; sleep 60"])
+        except BaseException as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    while not pid.exists() or not pid.read_text():
+        time.sleep(0.05)
+    # What Prefect does to a thread.
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_long(thread.ident or 0), ctypes.py_object(TimeoutError))
+    thread.join(20)
+    assert [type(error) for error in caught] == [TimeoutError]
     wait_for_end(int(pid.read_text()))

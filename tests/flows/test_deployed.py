@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -78,3 +81,13 @@ async def test_a_triage_shows_texts_of_the_service_as_text() -> None:
 async def test_a_triage_without_runs_says_so(credentials: QATechCredentials) -> None:
     with pytest.raises(ValueError, match="nothing to look into"):
         await triage(credentials, [])
+
+
+def test_no_default_of_an_installation_multiplies_deadlines_and_deployments() -> None:
+    code = "from flows import check, nightly, preview, release, triage, watcher; " + (
+        "print([check.check_release.retries, nightly.nightly.retries, preview.preview_check.retries, "
+        "release.release.retries, triage.triage.retries, watcher.watch.retries])"
+    )
+    environment = {**os.environ, "PREFECT_FLOWS_DEFAULT_RETRIES": "2"}
+    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[0, 0, 0, 0, 0, 0]"

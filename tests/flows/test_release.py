@@ -6,11 +6,13 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import httpx
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
@@ -20,14 +22,13 @@ from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Scheduled
 
-from flows.commands import CommandFailed
-from flows.release import ReleaseRolledBack, release
+from flows.release import CommandFailed, ReleaseRolledBack, release
 from flows.storefront import deploy
 from flows.storefront.local import LocalStorefront, version_served_at
-from prefect_qatech import GateFailed, QATechCredentials, StartOutcomeUnknown, UnauthorizedError
+from prefect_qatech import GateFailed, QATechCredentials, StartOutcomeUnknown, UnauthorizedError, release_gate
 from prefect_qatech.sandbox import Sandbox
 from tests.flows.conftest import Arguments
-from tests.support import counted, fault, posts
+from tests.support import Failing, StepFailed, counted, fault, posts
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -220,6 +221,81 @@ def test_a_retry_after_a_roll_back_that_did_not_end_says_so(shop: LocalStorefron
     with pytest.raises(ReleaseRolledBack, match="the end of that is not on record"):
         release.with_options(retries=1)(**arguments("v3-broken", rollback_command=FAILING))
     assert deployments(shop) == ["v3-broken"]
+
+
+def test_without_prefects_api_the_roll_back_comes_first(
+    shop: LocalStorefront, arguments: Arguments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release(**arguments("v1-good"))
+    monkeypatch.setattr("flows.release.NOTE_SECONDS", 1.0)
+    asked: list[tuple[str | None, str | None]] = []
+
+    def gate(*args: Any, **options: Any) -> Any:
+        try:
+            return release_gate(*args, **options)
+        finally:
+            monkeypatch.setattr("flows.release.get_client", no_api)
+
+    def no_api(**_: Any) -> Any:
+        asked.append(served(shop))
+        raise httpx.ConnectError("All connection attempts failed")
+
+    monkeypatch.setattr("flows.release.release_gate", gate)
+    with pytest.raises(
+        ReleaseRolledBack, match=r"took no note of that .*: do not retry this flow run, release anew"
+    ) as told:
+        release(**arguments("v3-broken"))
+    assert "Failed: Checkout takes an order." in str(told.value)
+    assert served(shop) == ("v1-good", "v1-good")
+    assert len(asked) > 1
+
+
+def test_a_note_is_written_once_the_api_answers_again(
+    shop: LocalStorefront, arguments: Arguments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Failing(2)
+
+    def away_at_first(**options: Any) -> Any:
+        try:
+            out()
+        except StepFailed:
+            raise httpx.ConnectError("All connection attempts failed") from None
+        return get_client(**options)
+
+    def gate(*args: Any, **options: Any) -> Any:
+        monkeypatch.setattr("flows.release.get_client", away_at_first)
+        return release_gate(*args, **options)
+
+    monkeypatch.setattr("flows.release.release_gate", gate)
+    state = release(**arguments("v3-broken"), return_state=True)
+    assert isinstance(state.result(raise_on_failure=False), GateFailed)
+    assert state.state_details.flow_run_id is not None
+    with pytest.raises(ReleaseRolledBack, match=r"This release was rolled back\."):
+        retry(state.state_details.flow_run_id, arguments("v3-broken"))
+
+
+def test_a_roll_back_is_on_record_while_it_runs(arguments: Arguments, tmp_path: Path) -> None:
+    name = f"killed-{uuid4()}"
+    seen: list[str] = []
+
+    def look() -> None:
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.05)
+        deadline = time.monotonic() + 20
+        while "release-roll-back" not in seen and time.monotonic() < deadline:
+            with get_client(sync_client=True) as client:
+                [running] = client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=[name])))
+                rows = client.filter_flow_run_input(running.id, "release-", limit=10, exclude_keys=set())
+            seen[:] = [row.key for row in rows]
+        (tmp_path / "go").touch()
+
+    command = ["sh", "-c", f"touch {tmp_path}/begun; while [ ! -e {tmp_path}/go ]; do sleep 0.1; done; exit 1"]
+    looker = threading.Thread(target=look, daemon=True)
+    looker.start()
+    with pytest.raises(ReleaseRolledBack):
+        release.with_options(flow_run_name=name)(**arguments("v3-broken", rollback_command=command))
+    looker.join(30)
+    assert sorted(seen) == ["release-deployed", "release-roll-back"]
 
 
 def test_a_promotion_that_failed_is_retried_for_the_same_deployment(
