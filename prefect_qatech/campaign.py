@@ -43,6 +43,7 @@ from prefect_qatech.verdict import (
 SCHEMA_VERSION = 1
 TITLE_LENGTH = 500
 EXPLANATION_LENGTH = 1_000
+NOTE_LENGTH = 1_500
 TEXTS_BYTES = 192 * 1024
 """What the reasons and explanations of a report may take together: Prefect stores it as a result."""
 URL_LENGTH = 1_000
@@ -263,8 +264,9 @@ class GateReport(_Fact):
 
     @property
     def evidence_sha256(self) -> str:
-        """Hash of what the verdict stands on: runs, outcomes, incidents and policy; of no times and no words."""
+        """Hash of what the verdict stands on: target, runs, outcomes, incidents, policy; of no times and no words."""
         evidence = {
+            "target": self.target,
             "verdict": self.verdict,
             "runs": [(attempt.run_short_id, attempt.status, attempt.result) for attempt in self.attempts],
             "tests": sorted((test.test_id, test.verdict, test.quarantined, test.outcomes) for test in self.tests),
@@ -443,7 +445,7 @@ def build_report(
         target=target,
         evidence_is_older=evidence_is_older,
         is_one_run_only=is_one_run_only,
-        notes=tuple(notes),
+        notes=tuple(_cut(note, NOTE_LENGTH) or "" for note in notes),
         causes_unknown=campaign.causes_unknown,
         quarantine_unmatched=unmatched,
     )

@@ -6,6 +6,7 @@ import json
 import pickle
 from collections.abc import Sequence
 from datetime import date, timedelta
+from typing import Any
 
 import pytest
 
@@ -280,6 +281,34 @@ def test_a_newer_report_can_be_read() -> None:
     newer = json.loads(full_report().model_dump_json())
     newer["tests"][0]["mood"] = newer["mood"] = newer["attempts"][0]["mood"] = "good"
     assert GateReport.model_validate(newer) == full_report()
+
+
+def test_evidence_is_about_its_target_and_of_no_words() -> None:
+    observed = recognise(campaigns()["failed"])
+
+    def hash_of(**fields: Any) -> str:
+        return build_report(observed, GatePolicy(), ended_at=NOW, **fields).evidence_sha256
+
+    assert hash_of(target="v1") == hash_of(target="v1", notes=["x"], label="y", evidence_is_older=True)
+    assert len({hash_of(), hash_of(target="v1"), hash_of(target="v2")}) == 3
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_failure_whose_details_were_lost_stays_a_failure_and_its_cause_is_unknown(number: int) -> None:
+    details = {"t0": {"errorCode": "TEST_FAILED"}, "t1": {"errorCode": "AGENT_STUCK"}}
+    cases = [case("Pay", id="1", shortId="t0", **FAILED), case("Search", id="2", shortId="t1", **FAILED)]
+    lost = {key: value for key, value in details.items() if key != f"t{number}"}
+    observed = attempt(*cases, result="FAILED", details=lost, details_lost=frozenset({f"t{number}"}))
+    report = build_report(recognise([observed]), GatePolicy(), ended_at=NOW)
+    assert report.causes_unknown == (("1", "2")[number],)
+    assert report.tests[number].outcomes == (Outcome.FAILED,)
+    assert [test.test_id for test in report.tests] == ["1", "2"]
+    assert report.verdict is Verdict.FAIL
+
+
+def test_notes_are_cut() -> None:
+    report = build_report(recognise([]), GatePolicy(), ended_at=NOW, notes=["x" * 100_000, "short"])
+    assert [len(note) for note in report.notes] == [1500, 5]
 
 
 def test_what_readers_ask_of_a_report() -> None:

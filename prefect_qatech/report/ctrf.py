@@ -21,6 +21,7 @@ from prefect_qatech.report.words import (
     GATE_TEST,
     campaign_id,
     campaign_name,
+    caveats,
     ci_status,
     finite,
     in_utc,
@@ -49,8 +50,8 @@ def render_ctrf(report: GateReport) -> str:
         int(in_utc(moment).timestamp() * 1000) if moment else 0
         for moment in (report.started_at or report.ended_at, report.ended_at or report.started_at)
     )
-    suite = plain_text(campaign_name(report), _NAME)
-    tests = [_test(test, suite) for test in report.tests]
+    suite, unknown = plain_text(campaign_name(report), _NAME), frozenset(report.causes_unknown)
+    tests = [_test(test, suite, test.test_id in unknown) for test in report.tests]
     message = unseen_verdict(report, red=any(test["status"] == "failed" for test in tests))
     if message:
         tests.append({"name": GATE_TEST, "status": "failed", "duration": 0, "suite": [suite]})
@@ -72,7 +73,7 @@ def render_ctrf(report: GateReport) -> str:
                 "duration": max(0, stop - start),
             },
             "tests": tests,
-            "environment": {"reportName": suite, "healthy": report.passed},
+            "environment": _environment(report, suite),
             "extra": {
                 "verdict": report.verdict.value,
                 "verdictWithoutReruns": report.verdict_without_reruns.value,
@@ -95,7 +96,26 @@ def render_ctrf(report: GateReport) -> str:
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
-def _test(test: ReportedTest, suite: str) -> dict[str, Any]:
+def _environment(report: GateReport, suite: str) -> dict[str, Any]:
+    target = plain_text(report.target, _MESSAGE) if report.target else None
+    return {
+        "reportName": suite,
+        **({"buildName": target} if target else {}),
+        "healthy": report.passed,
+        "extra": {
+            "target": target,
+            "evidenceIsOlder": report.evidence_is_older,
+            "isOneRunOnly": report.is_one_run_only,
+            "expectedCount": report.expected_count,
+            "caveats": [sentence for sentence, _ in caveats(report)],
+            "incidents": [incident.value for incident in report.incidents],
+            "notes": [plain_text(note, _TEXT) for note in report.notes],
+            "quarantineUnmatched": [plain_text(key, _NAME) for key in report.quarantine_unmatched],
+        },
+    }
+
+
+def _test(test: ReportedTest, suite: str, cause_is_unknown: bool) -> dict[str, Any]:
     executed = [index for index, outcome in enumerate(test.outcomes) if outcome is not Outcome.ABSENT]
     found: dict[str, Any] = {
         "name": plain_text(test.name, _NAME) or "(no name)",
@@ -112,8 +132,9 @@ def _test(test: ReportedTest, suite: str) -> dict[str, Any]:
         found["message"] = plain_text(story(test), _MESSAGE)
     if test.explanation:
         found["ai"] = xml_text(test.explanation, _TEXT)
-    if test.quarantined:
-        found["tags"] = ["quarantined"]
+    tags = [*(["quarantined"] if test.quarantined else []), *(["cause unknown"] if cause_is_unknown else [])]
+    if tags:
+        found["tags"] = tags
     if len(executed) > 1:
         found["retryAttempts"] = [
             {"attempt": index + 1, "status": _ATTEMPT_STATUS.get(test.outcomes[index], "other")} for index in executed

@@ -17,9 +17,11 @@ from prefect_qatech.report.words import (
     HEADLINES,
     campaign_id,
     campaign_name,
+    caveats,
     counts_text,
     spent,
     story,
+    target_text,
     tests_named,
     until_text,
 )
@@ -27,7 +29,7 @@ from prefect_qatech.verdict import GatePolicy, GateVerdict, Reason, Verdict
 
 EXIT_CODES = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 3}
 UNREADABLE = 2
-_MAX_NAMES, _NAME, _SENTENCE = 50, 200, 500
+_MAX_NAMES, _NAME, _SENTENCE, _NOTE = 50, 200, 500, 900
 
 
 def explain(report: GateReport, policy: GatePolicy | None = None, *, today: date | None = None) -> str:
@@ -51,13 +53,15 @@ def explain(report: GateReport, policy: GatePolicy | None = None, *, today: date
     """
     again = report.judge_again(report.policy)
     lines = [
-        f"{plain_text(campaign_name(report), _NAME)}, campaign {campaign_id(report) or 'without a run'}",
+        f"{plain_text(campaign_name(report), _NAME)}, campaign {campaign_id(report) or 'without a run'}, "
+        f"{plain_text(target_text(report), _NAME)}",
         HEADLINES[report.verdict],
         f"{counts_text(report)}. Spent: {spent(report)}.",
         f"Without reruns the verdict would have been {report.verdict_without_reruns}.",
         "",
         "Rule by rule:",
         *_rules(report.reasons, report),
+        *_caveats(report),
     ]
     if again.verdict is not report.verdict:
         lines += [
@@ -84,6 +88,18 @@ def _rules(reasons: Iterable[ReportedReason | Reason], report: GateReport) -> It
             yield f"{' ' * 36}- … and {len(named) - _MAX_NAMES} more"
     silent = [rule for rule in RULES if rule not in {reason.rule for reason in reasons}]
     yield f"  {'pass':<12}  nothing to say: {', '.join(silent)}"
+
+
+def _caveats(report: GateReport) -> Iterable[str]:
+    names = {test.test_id: test.name for test in report.tests}
+    told = [plain_text(note, _NOTE) for note in report.notes]
+    for sentence, test_ids in caveats(report):
+        told.append(sentence)
+        told += [
+            f"  - {plain_text(names.get(key, ''), _NAME)} ({plain_text(key, _NAME)})" for key in test_ids[:_MAX_NAMES]
+        ]
+    if told:
+        yield from ("", "About the evidence:", *(f"  {line}" for line in told))
 
 
 def _compare(report: GateReport, policy: GatePolicy, before: GateVerdict, after: GateVerdict) -> Iterable[str]:

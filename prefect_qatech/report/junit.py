@@ -23,6 +23,7 @@ from prefect_qatech.report.words import (
     GATE_TEST,
     campaign_id,
     campaign_name,
+    caveats,
     ci_status,
     finite,
     shown_attempt,
@@ -76,7 +77,11 @@ def render_junit(report: GateReport) -> str:
     plan = re.sub(r"[^A-Za-z0-9_]+", "-", report.plan_short_id or report.plan_name or "").strip("-")
     classname = f"qatech.{plan or 'default-plan'}"
     names = _unique_names(report.tests)
+    unknown = frozenset(report.causes_unknown)
     cases = [_testcase(parser, test, names[test.test_id], classname, report) for test in report.tests]
+    for case, test in zip(cases, report.tests, strict=True):
+        cause = ["The cause could not be found out."] if test.test_id in unknown else []
+        case.system_out = xml_text("\n".join([*_details(test, report), *cause]), _TEXT)
     message = unseen_verdict(report, red=any(case.is_failure or case.is_error for case in cases))
     if message:
         cases.append(parser.xunit2.TestCase(GATE_TEST, classname, 0.0))
@@ -94,6 +99,11 @@ def _properties(report: GateReport) -> list[tuple[str, str]]:
         ("qatech.campaign", campaign_id(report) or ""),
         ("qatech.plan", report.plan_short_id or ""),
         ("qatech.label", report.label or ""),
+        ("qatech.target", report.target or ""),
+        ("qatech.caveats", " ".join(sentence for sentence, _ in caveats(report))),
+        ("qatech.incidents", ", ".join(report.incidents)),
+        *((f"qatech.note.{number}", note) for number, note in enumerate(report.notes, start=1)),
+        ("qatech.quarantine_unmatched", ", ".join(report.quarantine_unmatched)),
         ("prefect.flow_run_id", report.flow_run_id or ""),
         *((f"qatech.tests.{verdict}", str(report.counts.get(verdict, 0))) for verdict in TestVerdict),
     ]
@@ -130,7 +140,6 @@ def _testcase(parser: Any, test: ReportedTest, name: str, classname: str, report
         _add(case, parser.Skipped, f"in quarantine: {story(test)}" if test.quarantined else story(test), None)
     elif status == "error":
         _add(case, parser.Error, story(test), test.verdict.value, test.explanation)
-    case.system_out = xml_text(_details(test, report), _TEXT)
     return case
 
 
@@ -155,10 +164,10 @@ def _message(test: ReportedTest, index: int) -> str:
     return f"{test.outcomes[index]} on attempt {index + 1}{reason}"
 
 
-def _details(test: ReportedTest, report: GateReport) -> str:
+def _details(test: ReportedTest, report: GateReport) -> list[str]:
     links = [("test", test.url), ("screenshot", test.screenshot_url), ("recording", test.recording_url)]
     took_part = zip(report.attempts, test.outcomes, strict=False)
     links += [(f"run of attempt {a.number + 1}", a.run_url) for a, outcome in took_part if outcome != Outcome.ABSENT]
     shown = [f"{name}: {address}" for name, url in links if (address := safe_url(url))]
     told = f"{test.verdict}{' (in quarantine)' if test.quarantined else ''}: {story(test)}"
-    return "\n".join([told, f"id: {plain_text(test.test_id, _NAME)}", *shown])
+    return [told, f"id: {plain_text(test.test_id, _NAME)}", *shown]

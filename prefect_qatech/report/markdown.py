@@ -19,12 +19,14 @@ from prefect_qatech.report.words import (
     SYMBOLS,
     Group,
     attempt_name,
+    caveats,
     counts_text,
     duration_text,
     group,
     shown_attempt,
     spent,
     story,
+    target_text,
     tests_named,
     time_text,
     until_text,
@@ -33,7 +35,7 @@ from prefect_qatech.verdict import Outcome, QuarantineEntry, Verdict
 
 MAX_BYTES = 200_000
 _NAME, _REASON, _EXPLANATION, _SENTENCE, _WORD = 200, 500, 1_000, 400, 60
-_NAMES_PER_REASON, _MAX_ATTEMPTS, _MAX_CHART = 5, 20, 40_000
+_NOTE, _NAMES_PER_REASON, _MAX_ATTEMPTS, _MAX_CHART = 1_000, 5, 20, 40_000
 _FILTERS = {
     "failed_only": "not passed",
     "test_cases": "open tests",
@@ -130,6 +132,7 @@ def _head(report: GateReport) -> list[str]:
     about = [f"**{_plan(report)}**", counts_text(report)]
     if report.label and report.label != report.plan_name:
         about.insert(1, _text(report.label, _NAME))
+    about.append(_text(target_text(report), _NAME))
     if report.ended_at:
         about.append(time_text(report.ended_at))
     about += _links(("open the last run", report.run_url))
@@ -179,20 +182,30 @@ def _plan(report: GateReport) -> str:
 
 def _lists(report: GateReport) -> Iterable[tuple[str, list[str]]]:
     by_id, quarantine = {test.test_id: test for test in report.tests}, report.quarantine
-    yield "", [_reason(reason, by_id) for reason in report.reasons]
+    unknown = frozenset(report.causes_unknown)
+    remarks = [_reason(reason, by_id) for reason in report.reasons]
+    remarks += [f"- ℹ️ {_text(note, _NOTE)}" for note in report.notes]
+    for sentence, ids in caveats(report):
+        remarks.append(_remark(sentence, [(by_id[key].name, key) for key in ids if key in by_id]))
+    yield "", remarks
     for wanted, title in _SECTIONS:
         tests = [test for test in report.tests if group(test) == wanted]
         if tests:
-            yield f"### {title} ({len(tests)})\n", [_test(test, report, quarantine) for test in tests]
+            items = [_test(test, report, quarantine, test.test_id in unknown) for test in tests]
+            yield f"### {title} ({len(tests)})\n", items
 
 
 def _reason(reason: ReportedReason, tests: Mapping[str, ReportedTest]) -> str:
     # A remark beside a verdict is no pass, and where all passed there is nothing to name.
     is_remark = reason.verdict is Verdict.PASS and reason.rule != "passed"
-    text = f"- {'ℹ️' if is_remark else SYMBOLS[reason.verdict]} {_text(reason.sentence, _SENTENCE)}"
-    if not reason.test_ids or reason.rule == "passed":
+    named = [] if reason.rule == "passed" else tests_named(reason, tests)
+    return _remark(reason.sentence, named, "ℹ️" if is_remark else SYMBOLS[reason.verdict])
+
+
+def _remark(sentence: str, named: Sequence[tuple[str, str | None]], symbol: str = "ℹ️") -> str:
+    text = f"- {symbol} {_text(sentence, _SENTENCE)}"
+    if not named:
         return text
-    named = tests_named(reason, tests)
     shown = [_text(name or test_id or "", _WORD) or "(no name)" for name, test_id in named[:_NAMES_PER_REASON]]
     more = len(named) - len(shown)
     return f"{text} *{', '.join(shown)}{f' and {more} more' if more else ''}*"
@@ -206,7 +219,9 @@ def _links(*links: tuple[str, str | None]) -> list[str]:
     return [_link(text, url) for text, url in links if safe_url(url)]
 
 
-def _test(test: ReportedTest, report: GateReport, quarantine: Mapping[str, QuarantineEntry]) -> str:
+def _test(
+    test: ReportedTest, report: GateReport, quarantine: Mapping[str, QuarantineEntry], cause_is_unknown: bool
+) -> str:
     told = shown_attempt(test)
     attempt = report.attempts[told] if told is not None and told < len(report.attempts) else None
     links = _links(
@@ -222,6 +237,8 @@ def _test(test: ReportedTest, report: GateReport, quarantine: Mapping[str, Quara
         parts.append(f"in quarantine {until}: {_text(entry.reason, _REASON)} (owner: {_text(entry.owner, _NAME)})")
     if not test.expected:
         parts.append("appeared in a rerun only")
+    if cause_is_unknown:
+        parts.append("its cause could not be found out")
     parts.append(f"id {_text(test.test_id, _NAME)}")
     text = " · ".join(parts)
     # A backslash would show inside of HTML.

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from prefect_qatech.campaign import UNMATCHED, GateReport, ReportedReason, ReportedTest
 from prefect_qatech.models import check_run_short_id
-from prefect_qatech.verdict import GatePolicy, Outcome, QuarantineEntry, Reason, TestVerdict, Verdict
+from prefect_qatech.verdict import GatePolicy, Incident, Outcome, QuarantineEntry, Reason, TestVerdict, Verdict
 
 Group = Literal["failed", "undecided", "flaky", "quarantined", "recovered", "passed"]
 CIStatus = Literal["passed", "failed", "error", "skipped"]
@@ -71,7 +71,7 @@ def unseen_verdict(report: GateReport, red: bool) -> str | None:
     if report.passed or red:
         return None
     sentences = [reason.sentence for reason in report.reasons if reason.verdict is not Verdict.PASS]
-    return f"The gate is {report.verdict}. {' '.join(sentences)}"
+    return f"The gate is {report.verdict}. {' '.join([*sentences, *report.notes])}"
 
 
 def shown_attempt(test: ReportedTest) -> int | None:
@@ -177,6 +177,29 @@ def time_text(moment: datetime | None, beside: datetime | None = None) -> str:
         return "unknown"
     same_day = beside is not None and in_utc(beside).date() == in_utc(moment).date()
     return f"{in_utc(moment):{'%H:%M' if same_day else '%Y-%m-%d %H:%M'}} UTC"
+
+
+def target_text(report: GateReport) -> str:
+    """Say what was tested, as the caller named it."""
+    return f"target {report.target}" if report.target else "no target was named"
+
+
+def caveats(report: GateReport) -> list[tuple[str, tuple[str, ...]]]:
+    """Return what a reader must know of the evidence: a sentence each, and the ids of the tests that it is about."""
+    told: list[tuple[str, tuple[str, ...]]] = []
+    if report.evidence_is_older:
+        told.append(("This is evidence of an earlier attempt of this flow run.", ()))
+    if report.is_one_run_only:
+        told.append(("Only this run was judged: a run that this gate did not start.", ()))
+    # A count that is there and cannot be read is an incident, which says the same.
+    if report.attempts and report.expected_count is None and Incident.COUNT_UNREADABLE not in report.incidents:
+        told.append(
+            ("Nobody knows whether all tests are listed: QA.tech did not say how many there are.", ()),
+        )
+    if unknown := report.causes_unknown:
+        whose = "1 test" if len(unknown) == 1 else f"{len(unknown)} tests"
+        told.append((f"The cause could not be found out for {whose}: QA.tech did not give the details.", unknown))
+    return told
 
 
 def tests_named(reason: ReportedReason | Reason, tests: Mapping[str, ReportedTest]) -> list[tuple[str, str | None]]:

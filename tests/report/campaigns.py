@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -35,11 +36,13 @@ def attempt(
     weak: tuple[str, ...] = (),
     test_count: int | None = None,
     texts: dict[str, str] | None = None,
+    lost: tuple[str, ...] = (),
 ) -> ObservedAttempt:
     """One attempt: test name to one of P, F, M, S, C, U."""
     run = run or f"run{number + 1}"
     cases: list[dict[str, Any]] = []
     details: dict[str, QATechRunTestCaseDetails] = {}
+    details_lost: set[str] = set()
     texts = texts or {}
     for place, (name, letter) in enumerate(outcomes.items()):
         case_status, result, error_code = _SERVICE[letter]
@@ -54,7 +57,9 @@ def attempt(
             "evaluationThought": texts.get("thought", f"On attempt {number + 1} I looked for the button of {name}."),
         }
         cases.append(case)
-        if letter != "P":
+        if name in lost:
+            details_lost.add(short_id)
+        elif letter != "P":
             details[short_id] = QATechRunTestCaseDetails.model_validate(
                 {
                     **case,
@@ -83,6 +88,7 @@ def attempt(
         details=details,
         rerun_of=f"run{number}" if number else None,
         filter="test_cases" if number else None,
+        details_lost=frozenset(details_lost),
     )
 
 
@@ -128,7 +134,7 @@ def everything() -> GateReport:
     third = {"Checkout": "F", "Invoice": "M", "Slow login": "P", "Old banner": "F", "Setup of checkout": "F"}
     weak = ("Unnamed case",)
     return report_of(
-        attempt(0, first, weak=weak, test_count=14),
+        attempt(0, first, weak=weak, test_count=14, lost=("Wishlist",)),
         attempt(1, second, weak=weak),
         attempt(2, third),
         policy=GatePolicy(
@@ -136,12 +142,21 @@ def everything() -> GateReport:
                 project_id("Beta banner"): QuarantineEntry(
                     reason="Redesign is under way", owner="web team", expires=date(2026, 12, 1)
                 ),
-                project_id("Old banner"): QuarantineEntry(reason="Known", owner="web team", expires=date(2026, 11, 1)),
+                "Old banner": QuarantineEntry(reason="Known", owner="web team", expires=date(2026, 11, 1)),
+                "Gone banner": QuarantineEntry(reason="Known", owner="web team", expires=date(2026, 12, 1)),
             }
         ),
         label="release 4.2",
-        incidents=[Incident.DEADLINE_PASSED],
+        incidents=[Incident.DEADLINE_PASSED, Incident.RERUN_REFUSED],
+        target="v4.2.0-rc1",
+        notes=["The rerun of run run3 (https://app.qa.tech/results/run3) was refused: 403 <Forbidden>."],
+        evidence_is_older=True,
     )
+
+
+def of_somebody_elses_run() -> GateReport:
+    """A gate that judged a run which it did not start, of which nobody told how many tests it has."""
+    return report_of(replace(attempt(0, {"Login": "P"}), kind="attached", test_count=None), is_one_run_only=True)
 
 
 def passing() -> GateReport:
@@ -167,9 +182,11 @@ def hostile(text: str, url: str = "javascript:alert(1)") -> GateReport:
     texts = {"name": text, "title": text, "thought": text, "url": url, "code": text}
     first = {"": "F", " flaky": "F", " missed": "M", " skipped": "S", " weak": "F", " quarantined": "F"}
     return report_of(
-        attempt(0, first, texts=texts, weak=(" weak",), test_count=9),
+        attempt(0, first, texts=texts, weak=(" weak",), test_count=9, lost=("", " missed")),
         attempt(1, {"": "F", " flaky": "P", " missed": "M", " weak": "F"}, texts=texts, weak=(" weak",), status=text),
-        policy=GatePolicy(quarantine={project_id(" quarantined"): entry}),
+        policy=GatePolicy(quarantine={project_id(" quarantined"): entry, written + " key": entry}),
+        target=written,
+        notes=[text],
         plan_name=text,
         plan_short_id=text,
         label=text + " label",

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from xml.etree import ElementTree
@@ -28,10 +29,10 @@ from prefect_qatech.report import (
     verdict_json_schema,
 )
 from prefect_qatech.report.verdict_json import RULES, rule_outcomes
-from prefect_qatech.verdict import GatePolicy, Outcome, QuarantineEntry, TestVerdict, Verdict
+from prefect_qatech.verdict import GatePolicy, Incident, Outcome, QuarantineEntry, TestVerdict, Verdict
 from tests.report import campaigns
 from tests.report.campaigns import attempt, everything, project_id, report_of
-from tests.report.reading import HOSTILE, render
+from tests.report.reading import HOSTILE, render, words
 
 HERE = Path(__file__).parent
 SCHEMA_FILE = HERE.parent.parent / "prefect_qatech" / "report" / "verdict.schema.json"
@@ -87,6 +88,7 @@ def test_the_golden_campaign_has_everything() -> None:
     assert any(test.quarantined for test in report.tests)
     assert any(test.identity_is_weak for test in report.tests)
     assert any(not test.expected for test in report.tests)
+    assert all([report.target, report.notes, report.causes_unknown, report.quarantine_unmatched])
 
 
 def with_a_missing_test() -> GateReport:
@@ -322,6 +324,71 @@ def verdict_rules() -> set[str]:
 
 def test_the_rules_that_block_are_all_listed() -> None:
     assert verdict_rules() <= set(RULES)
+
+
+SHOWN: dict[str, Callable[[GateReport], str]] = {
+    "artifact": lambda report: words(render(render_markdown(report)).text),
+    "summary": lambda report: words(render(render_job_summary(report)).text),
+    "explain": explain,
+    "junit": lambda report: " ".join(
+        f"{p.get('name')}={p.get('value')}" for p in ElementTree.fromstring(render_junit(report)).iter("property")
+    ),
+    "ctrf": lambda report: json.dumps(json.loads(render_ctrf(report))["results"]["environment"]["extra"]),
+}
+KEYS = {
+    "junit": ("qatech.target=v4.2.0-rc1", "qatech.incidents=deadline_passed, rerun_refused", "unmatched=Gone banner"),
+    "ctrf": ('"target": "v4.2.0-rc1"', '"evidenceIsOlder": true', '"rerun_refused"', '["Gone banner"]'),
+}
+
+
+@pytest.mark.parametrize("form", SHOWN)
+def test_every_form_says_what_the_evidence_is_about(form: str) -> None:
+    told = SHOWN[form](everything())
+    for sentence in (
+        "This is evidence of an earlier attempt of this flow run.",
+        "The cause could not be found out for 1 test: QA.tech did not give the details.",
+        "The rerun of run run3 (https://app.qa.tech/results/run3) was refused: 403 <Forbidden>.",
+        *KEYS.get(form, ("target v4.2.0-rc1", "A rerun that the verdict needed could not be started.", "Gone banner")),
+    ):
+        assert sentence in told
+
+
+@pytest.mark.parametrize("form", SHOWN)
+def test_every_form_says_what_nobody_knows_of_a_run_that_somebody_else_started(form: str) -> None:
+    told, otherwise = SHOWN[form](campaigns.of_somebody_elses_run()), SHOWN[form](campaigns.passing())
+    for sentence in (
+        "Only this run was judged: a run that this gate did not start.",
+        "Nobody knows whether all tests are listed: QA.tech did not say how many there are.",
+    ):
+        assert sentence in told
+        assert sentence not in otherwise
+    assert {"junit": "qatech.target" not in told, "ctrf": '"target": null' in told}.get(
+        form, "no target was named" in told
+    )
+
+
+def test_a_count_that_cannot_be_read_is_told_once() -> None:
+    report = report_of(replace(attempt(0, {"Login": "P"}), test_count=None), incidents=[Incident.COUNT_UNREADABLE])
+    text = SHOWN["artifact"](report)
+    assert text.count("nobody knows whether all are listed") == 1
+    assert "Nobody knows" not in text
+
+
+def test_the_files_for_ci_tools_name_the_tests_whose_cause_is_unknown() -> None:
+    suite = ElementTree.fromstring(render_junit(everything()))
+    told = {case.get("name"): case.findtext("system-out") or "" for case in suite.iter("testcase")}
+    assert [name for name, text in told.items() if "The cause could not be found out." in text] == ["Wishlist"]
+    tests = json.loads(render_ctrf(everything()))["results"]["tests"]
+    assert [test["name"] for test in tests if "cause unknown" in test.get("tags", [])] == ["Wishlist"]
+    assert everything().tests_with(TestVerdict.FAILED)[1].name == "Wishlist", "a failure stays one"
+
+
+def test_the_gate_among_the_tests_says_what_happened() -> None:
+    report = report_of(
+        attempt(0, {"Login": "S"}), incidents=[Incident.WAIT_GAVE_UP], notes=["Run abc was lost after 3 days."]
+    )
+    assert "Run abc was lost after 3 days." in render_ctrf(report).partition('"release gate"')[2]
+    assert "Run abc was lost after 3 days." in render_junit(report).partition('name="release gate"')[2]
 
 
 def changed(**values: object) -> str:
