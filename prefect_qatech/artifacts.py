@@ -31,7 +31,7 @@ from prefect_qatech.report import (
     render_markdown,
     render_table,
 )
-from prefect_qatech.report.escape import cell_text
+from prefect_qatech.report.escape import cell_text, cut_key, key_text
 from prefect_qatech.verdict import TestVerdict
 
 MOST_PICTURES = 5
@@ -43,21 +43,20 @@ T = TypeVar("T")
 
 
 def artifact_key(*parts: str | None) -> str:
-    """Give a key that Prefect takes: lower case letters, digits and dashes.
+    """Give a key that Prefect takes: lower case letters, digits and dashes; another one for other parts.
 
     Args:
         parts: What the artifact is about; absent parts are left out.
 
     Returns:
-        The key, `qatech-` in front.
+        The key, `qatech-` in front; where letters of a part are lost, with a short hash of it.
 
     Example:
         ```python
         artifact_key("report", "pln_smoke")  # "qatech-report-pln-smoke"
         ```
     """
-    text = "-".join(["qatech", *(part for part in parts if part)]).lower()
-    return re.sub(r"[^a-z0-9]+", "-", text).strip("-")[:200]
+    return cut_key("-".join(["qatech", *(key_text(part) for part in parts if part)]), 200)
 
 
 def is_web_link(url: str | None) -> bool:

@@ -12,7 +12,6 @@ is left.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +19,8 @@ import anyio
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 from prefect.logging import get_logger
+
+from prefect_qatech.report.escape import cut_key, key_text
 
 MOST_DURATIONS = 50
 MOST_TEST_COUNTS = 8
@@ -30,8 +31,8 @@ LONGEST_SECONDS = 7 * 24 * 3600.0
 
 
 def variable_name(plan_short_id: str) -> str:
-    """Give the name of a plan's variable."""
-    return f"qatech_durations_{re.sub(r'[^a-z0-9]+', '_', plan_short_id.lower()).strip('_')}"[:255]
+    """Give the name of a plan's variable; another one for another plan."""
+    return cut_key(f"qatech_durations_{key_text(plan_short_id, '_')}", 255)
 
 
 def durations_in(value: Any) -> dict[str, list[float]]:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timezone
 from types import SimpleNamespace
@@ -28,6 +28,7 @@ from prefect_qatech.artifacts import (
     publish_unattended,
 )
 from prefect_qatech.campaign import GateReport, build_report
+from prefect_qatech.history import variable_name
 from prefect_qatech.identity import ObservedAttempt, recognise
 from prefect_qatech.models import QATechRun, QATechRunTestCaseDetails
 from prefect_qatech.verdict import GatePolicy
@@ -54,16 +55,53 @@ def test_a_key_is_one_that_prefect_takes(parts: list[str | None]) -> None:
     ("parts", "key"),
     [
         (("report", "pln_smoke"), "qatech-report-pln-smoke"),
+        (("report", "pln-smoke-tests_abc123"), "qatech-report-pln-smoke-tests-abc123"),
+        (("report", "nightly-eu"), "qatech-report-nightly-eu"),
         (("run", None, "", "abc123"), "qatech-run-abc123"),
-        (("Smoke Tests / 2",), "qatech-smoke-tests-2"),
-        (("../../etc",), "qatech-etc"),
-        (("ÄÖÜ", "١"), "qatech"),
-        (("a" * 300,), "qatech-" + "a" * 193),
         ((), "qatech"),
     ],
 )
 def test_a_key(parts: tuple[str | None, ...], key: str) -> None:
     assert artifact_key(*parts) == key
+
+
+NAMES = [
+    *("pln_smoke", "pln-smoke", "pln__smoke", "PLN_smoke", "pln_Smoke", "pln_smoke ", "pln-smoke_a", "pln_smoke-a"),
+    *(
+        "smoke",
+        "Smoke",
+        "smoke!",
+        "smoke.",
+        "smoke-",
+        "-smoke",
+        "smoke tests",
+        "smoke-tests",
+        "smoke_tests",
+        "smoke--tests",
+    ),
+    *("ÄÖÜ", "äöü", "日本", "日本語", "١", "…", ".", "..", "-", "_", " ", "\x00", "\ud83d", "\ud83e"),
+    *("a" * 300, "a" * 301, "a" * 300 + "b", "ä" * 300),
+]
+
+
+@pytest.mark.parametrize("key_of", [lambda name: artifact_key("report", name), variable_name])
+def test_different_names_have_different_keys_that_stay(key_of: Callable[[str], str]) -> None:
+    keys = [key_of(name) for name in NAMES]
+    assert len(set(keys)) == len(NAMES)
+    assert all(re.fullmatch("[a-z0-9_-]{1,255}", key) for key in keys)
+
+
+@given(st.lists(st.text(max_size=20), min_size=2, max_size=2, unique=True))
+def test_two_names_never_share_a_key(names: list[str]) -> None:
+    assert len({artifact_key("report", name or None) for name in names}) == 2
+    assert len({variable_name(name) for name in names}) == 2
+
+
+def test_a_key_is_stable_and_can_be_read() -> None:
+    # As an artifact's versions are found by its key, it does not change from one release to the next.
+    assert artifact_key("report", "Smoke Tests / 2") == "qatech-report-smoke-tests-2-446462c2"
+    assert variable_name("pln_smoke") == "qatech_durations_pln_smoke"
+    assert variable_name("pln-smoke_abc") == "qatech_durations_pln_smoke_abc"
 
 
 @pytest.mark.parametrize(

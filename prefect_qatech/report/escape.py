@@ -9,6 +9,7 @@ characters, overrides of the writing direction) show as "\N{REPLACEMENT CHARACTE
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from functools import lru_cache
@@ -134,6 +135,46 @@ def cell_text(text: str, max_length: int) -> str:
 
 def _full_width(match: re.Match[str]) -> str:
     return chr(ord(match[0][-1]) + 0xFEE0)
+
+
+def key_text(name: str, separator: str = "-") -> str:
+    """Give a name as part of a key: lower case letters and digits, and a separator between its words.
+
+    Different names give different keys: where letters are lost (capitals, accents, blanks), a short hash of the name
+    stands behind the rest. The ids of test plans and simple names with dashes keep their form.
+
+    Args:
+        name: A name from elsewhere.
+        separator: What stands between words.
+
+    Returns:
+        The part of the key; empty for an empty name alone.
+
+    Example:
+        >>> key_text("pln_smoke"), key_text("nightly-eu"), key_text("Nightly EU")
+        ('pln-smoke', 'nightly-eu', 'nightly-eu-a325ce42')
+    """
+    words = re.findall(r"[a-z0-9]+", name.lower())
+    is_plan = words[:1] == ["pln"] and len(words) > 1
+    kept = f"{'-'.join(words[:-1])}_{words[-1]}" if is_plan else "-".join(words)
+    return separator.join(words if name == kept else [*words, _short_hash(name)])
+
+
+def cut_key(key: str, max_length: int) -> str:
+    """Give a key of limited length, which stays different from that of any other.
+
+    Args:
+        key: A key.
+        max_length: How many characters it may have, 20 at least.
+
+    Returns:
+        The key, or its beginning and a short hash.
+    """
+    return key if len(key) <= max_length else f"{key[: max_length - 8]}{_short_hash(key)}"
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
 
 
 def safe_url(url: str | None) -> str | None:
