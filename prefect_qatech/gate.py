@@ -28,9 +28,9 @@ from typing import Literal
 import anyio
 from prefect import flow
 from prefect.context import FlowRunContext
-from prefect.logging import get_run_logger
 
 from prefect_qatech import artifacts, events, journal, ledger, suspension
+from prefect_qatech._prefect import run_logger
 from prefect_qatech.artifacts import artifact_key, is_web_link
 from prefect_qatech.asking import ask, ask_suspended
 from prefect_qatech.campaign import GateDecision, GateReport, build_report
@@ -168,7 +168,7 @@ class _Gate:
         try:
             await apublish_gate_report(report, directory=self.settings.report_directory)
         except Exception as error:  # the verdict counts, not the files that tell it
-            get_run_logger().error("The report could not be published as a whole: %s", error)
+            run_logger().error("The report could not be published as a whole: %s", error)
         # Whoever retries a pass waits for nothing and reruns nothing, so no new time begins for it.
         if not report.passed:
             await self._keep(lambda: journal.record_end(first, report.verdict.value), "The end of the campaign")
@@ -219,7 +219,7 @@ class _Gate:
         try:
             return report.model_copy(update={"decision": await self._decide(first, report)})
         except Exception as error:  # nobody could be asked, so nobody has approved
-            get_run_logger().error("Nobody could be asked: %s", error)
+            run_logger().error("Nobody could be asked: %s", error)
             self.notes.append(f"Nobody could be asked: {_one_line(f'{type(error).__name__}: {error}')}")
             return self.report(first)
 
@@ -252,7 +252,7 @@ class _Gate:
         if isinstance(decision, Rerun):
             return decision
         if decision.reason not in ("nothing_open", "gate_passes"):
-            get_run_logger().info("No rerun: %s", decision.sentence)
+            run_logger().info("No rerun: %s", decision.sentence)
         return None
 
     async def _rerun(
@@ -267,11 +267,11 @@ class _Gate:
             if time_left() <= 0 and not await journal.through_outages(
                 lambda: ledger.is_on_record(first, label), _RECORD_SECONDS, first
             ):
-                get_run_logger().warning("No rerun: the deadline has passed.")
+                run_logger().warning("No rerun: the deadline has passed.")
                 self.incidents.append(Incident.DEADLINE_PASSED)
                 return None
             if ids is not None and len(ids) < len(rerun.test_ids):
-                get_run_logger().warning("No rerun: QA.tech has not told the ids of all tests that are open.")
+                run_logger().warning("No rerun: QA.tech has not told the ids of all tests that are open.")
                 return None
 
             async def send() -> QATechRunRecord:
@@ -301,7 +301,7 @@ class _Gate:
         return None
 
     def _note(self, incident: Incident, sentence: str) -> None:
-        get_run_logger().error("%s", sentence)
+        run_logger().error("%s", sentence)
         if incident not in self.incidents:
             self.incidents.append(incident)
         self.notes.append(_one_line(sentence))
@@ -311,7 +311,7 @@ class _Gate:
         try:
             await journal.through_outages(write, _RECORD_SECONDS)
         except Exception as error:
-            get_run_logger().error(
+            run_logger().error(
                 "%s could not be recorded (%s): a retry of this flow run may judge the same evidence again.",
                 what,
                 error,
@@ -408,7 +408,7 @@ async def astart_campaign(
     again = 0
     while record.found and await journal.has_stale_pass(record, target):
         again += 1
-        get_run_logger().warning(
+        run_logger().warning(
             "Run %s passed in an earlier attempt of this flow run, and what runs now may be another version: it is "
             "tested again. Name what is tested (target=...) to keep its evidence on a retry.",
             record.run_short_id,
@@ -458,7 +458,7 @@ async def _details_of(
                 retryable = isinstance(error, QATechAPIError) and error.retryable
                 wait = max(pause, getattr(error, "retry_after_seconds", None) or 0.0)
                 if not retryable or time.monotonic() + wait > deadline:
-                    get_run_logger().warning("The details of test case %s could not be had: %s", short_id, error)
+                    run_logger().warning("The details of test case %s could not be had: %s", short_id, error)
                     return
             await sleep_unless_stopped(wait)
             pause = min(2 * pause, DETAILS_MAX_PAUSE_SECONDS)
@@ -530,7 +530,7 @@ async def run_gate(
         # However this gate ends, its directory must not tell of an earlier one.
         clear_report_files(settings.report_directory)
     report = await gate.run(run)
-    logger = get_run_logger()
+    logger = run_logger()
     for reason in report.reasons:
         logger.info("%s: %s", reason.rule, reason.sentence)
     if report.passed:

@@ -11,9 +11,9 @@ from pathlib import Path
 from prefect import flow
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.orchestration import get_client
-from prefect.logging import get_run_logger
 
 from prefect_qatech import events, ledger
+from prefect_qatech._prefect import run_logger
 from prefect_qatech.artifacts import artifact_key
 from prefect_qatech.campaign import GateReport, GatesReport
 from prefect_qatech.credentials import QATechCredentials
@@ -54,7 +54,7 @@ async def _gather(
         raise InvalidInputError(f"A gate's name must have 1 to {_NAME_LENGTH} characters: {unusable[0][:50]!r}")
     if gates_at_once < 1:
         raise InvalidInputError("gates_at_once must be at least 1.")
-    logger = get_run_logger()
+    logger = run_logger()
     place = await _place(credentials, requests)
     limit = asyncio.Semaphore(gates_at_once)
     reports: dict[str, GateReport] = {}

@@ -681,6 +681,9 @@ async def once(
     Returns:
         The run, started now or before.
     """
+    # Outside a flow run nothing needs Prefect's API, so that it cannot fail either.
+    if FlowRunContext.get() is None:
+        return await send()
     async with get_client() as client:
         located = await locate(client, kind, what, request_fingerprint, label)
         if located is None:

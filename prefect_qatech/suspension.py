@@ -30,10 +30,10 @@ from prefect.client.schemas.responses import SetStateStatus
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.flow_runs import asuspend_flow_run
-from prefect.logging import get_run_logger
 from prefect.states import Scheduled
 from pydantic import BaseModel, ConfigDict
 
+from prefect_qatech._prefect import run_logger
 from prefect_qatech.asking import NO_ANSWER, SERVER_GRACE_SECONDS
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import NotFoundError, QATechAPIError, UnauthorizedError, WaitTimedOut
@@ -147,7 +147,7 @@ async def suspend_until_ended(
     left = max(0.0, seconds - (time.monotonic() - began))
     key = f"{_KEY}{uuid4().hex}"
     await write_note(key, "run", left, credentials, record)
-    get_run_logger().info(
+    run_logger().info(
         "Run %s goes on: this flow run is suspended, and its worker is free. The watcher wakes it: %s",
         record.run_short_id,
         record.run_url or "no address given",
@@ -158,7 +158,7 @@ async def suspend_until_ended(
 async def _goes_on(
     credentials: QATechCredentials, record: QATechRunRecord, seconds: float, polling: QATechPolling
 ) -> bool:
-    logger = get_run_logger()
+    logger = run_logger()
     is_unknown = False
 
     async def on_change(run: QATechRun) -> None:
@@ -251,7 +251,7 @@ async def _note_of(client: PrefectClient, flow_run_id: UUID, key: str) -> Note |
 
 async def awake_suspended_gates(credentials: QATechCredentials) -> list[UUID]:
     """Async twin of `wake_suspended_gates`: the same argument, result and errors."""
-    logger = get_run_logger()
+    logger = run_logger()
     api = fingerprint(credentials.api_url)
     woken: list[UUID] = []
     to_look_at: list[tuple[FlowRun, Note]] = []
@@ -321,7 +321,7 @@ async def _resume(prefect: PrefectClient, flow_run: FlowRun, note: Note) -> bool
 async def _each(items: Sequence[ItemT], act: Callable[[ItemT], Awaitable[None]]) -> None:
     """Do it for each, some at once; one that fails is logged and keeps no other from its turn."""
     limit = anyio.CapacityLimiter(_AT_ONCE)
-    logger = get_run_logger()
+    logger = run_logger()
 
     async def safely(item: ItemT) -> None:
         async with limit:

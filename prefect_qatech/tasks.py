@@ -18,10 +18,10 @@ from typing import Any, Literal, TypedDict
 from prefect import task
 from prefect.cache_policies import NO_CACHE, CachePolicy
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.logging import get_run_logger
 from prefect.tasks import Task
 
 from prefect_qatech import artifacts, events, ledger
+from prefect_qatech._prefect import check_that_prefect_returns_results, run_logger
 from prefect_qatech.campaign import GateReport
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import QATechError
@@ -106,6 +106,7 @@ _RETRIED: _RetryOptions = {
 async def _start(
     credentials: QATechCredentials, request: QATechRunRequest, label: str | None, target: str | None
 ) -> QATechRunRecord:
+    check_that_prefect_returns_results()
     plan = request.test_plan_short_id
     what = f"POST /v1/run ({plan or 'test cases' if plan or request.test_case_ids else 'the default plan'})"
     body = request.to_json()
@@ -138,6 +139,7 @@ async def _rerun(
     label: str | None,
     key: str | None,
 ) -> QATechRunRecord:
+    check_that_prefect_returns_results()
     what = f"POST /v1/run/{run_short_id} ({_filter_of(request)})"
     async with credentials.get_client() as client:
 
@@ -165,7 +167,7 @@ def _filter_of(request: QATechRerunRequest) -> str:
 def _accepted(kind: Literal["start", "rerun"], started: QATechStartedRun, plan_short_id: str | None) -> QATechRunRecord:
     """Name an accepted run in the log, before anything else can fail, and make a record of it."""
     url = started.url if artifacts.is_web_link(started.url) else None
-    get_run_logger().info(
+    run_logger().info(
         "QA.tech run %s %s (%s test cases): %s",
         started.short_id,
         "started" if kind == "start" else "started as a rerun",
@@ -187,7 +189,7 @@ def _accepted(kind: Literal["start", "rerun"], started: QATechStartedRun, plan_s
 async def _announce(record: QATechRunRecord, key: str, *, rerun_of: str | None = None) -> None:
     if record.found:
         sentence = "Taking up QA.tech run %s, which this flow run has on record: %s"
-        get_run_logger().info(sentence, record.run_short_id, record.run_url or "no address given")
+        run_logger().info(sentence, record.run_short_id, record.run_url or "no address given")
         return
     description = "QA.tech run" if rerun_of is None else f"QA.tech rerun of {rerun_of}"
     await artifacts.publish_link(
@@ -357,7 +359,7 @@ def get_test_run(
 async def _publish(report: GateReport, key: str | None, directory: str | None) -> None:
     await artifacts.publish_report(report, key=key)
     await events.emit_gate_verdict(report)
-    logger = get_run_logger()
+    logger = run_logger()
     for key in report.quarantine_unmatched:
         logger.warning("The quarantine entry %r matches no test, or more than one, and had no effect.", key[:300])
     if directory is not None:

@@ -19,9 +19,9 @@ from anyio import move_on_after, sleep
 from prefect import task
 from prefect.concurrency.asyncio import rate_limit
 from prefect.exceptions import TerminationSignal
-from prefect.logging import get_run_logger
 
 from prefect_qatech import artifacts, events
+from prefect_qatech._prefect import run_logger
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import QATechAPIError, QATechError, RunsNotEnded, WaitTimedOut
 from prefect_qatech.history import PlanHistory
@@ -122,7 +122,7 @@ def turn_of(credentials: QATechCredentials, sleep: Sleep = sleep_unless_stopped)
                 with move_on_after(left):
                     await rate_limit(name, strict=False)
             except Exception as error:  # a limit that cannot be asked for limits nothing; the wait counts
-                get_run_logger().debug("The limit %s could not be asked for: %r", name, error)
+                run_logger().debug("The limit %s could not be asked for: %r", name, error)
 
     return wait
 
@@ -157,7 +157,7 @@ async def _wait(
     wanted = _wanted(run)
     run_short_id, run_url = wanted.run_short_id, wanted.run_url
     waiting = _Wait(credentials, timeout_seconds, polling or QATechPolling(), sleep_unless_stopped)
-    logger = get_run_logger()
+    logger = run_logger()
     progress = artifacts.Progress(
         f"QA.tech run {run_short_id}: finished test cases", key or artifacts.artifact_key("progress", run_short_id)
     )
@@ -199,7 +199,7 @@ async def _wait_for_all(
     waiting = _Wait(credentials, timeout_seconds, polling, sleep)
     # Thousands that begin together would look together, again and again.
     begin_within_seconds = min(polling.first_seconds, timeout_seconds) if len(wanted) > MOST_IN_FLIGHT else 0.0
-    logger = get_run_logger()
+    logger = run_logger()
     key = key or artifacts.artifact_key("progress", "runs")
     progress = artifacts.Progress(f"{len(wanted)} QA.tech runs: those that have ended", key)
     ended: dict[str, QATechRun] = {}

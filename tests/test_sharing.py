@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import pickle
 import subprocess
 import sys
@@ -396,7 +395,7 @@ async def test_a_limit_that_cannot_be_asked_for_limits_nothing(monkeypatch: pyte
         raise RuntimeError("no server")
 
     monkeypatch.setattr(waits_module, "rate_limit", broken)
-    monkeypatch.setattr(waits_module, "get_run_logger", lambda: logging.getLogger("test"))
+
     turn = waits_module.turn_of(QATechCredentials(api_token=SecretStr("x"), rate_limit_name="qatech"))
     await turn(60)
 

@@ -1,0 +1,82 @@
+"""Every fact about Prefect that its documentation does not promise; `tests/test_prefect.py` holds each of them."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+from contextlib import suppress
+
+from prefect.context import FlowRunContext, TaskRunContext, get_settings_context
+from prefect.logging import get_logger, get_run_logger
+from prefect.logging.handlers import APILogHandler
+
+from prefect_qatech.exceptions import QATechError
+
+
+class RunLogger:
+    """The logger of a task or flow run, which never raises: no line of a log is worth the id of a run."""
+
+    def debug(self, message: str, *args: object) -> None:
+        """Log at DEBUG."""
+        self._log(logging.DEBUG, message, args)
+
+    def info(self, message: str, *args: object) -> None:
+        """Log at INFO."""
+        self._log(logging.INFO, message, args)
+
+    def warning(self, message: str, *args: object) -> None:
+        """Log at WARNING."""
+        self._log(logging.WARNING, message, args)
+
+    def error(self, message: str, *args: object) -> None:
+        """Log at ERROR."""
+        self._log(logging.ERROR, message, args)
+
+    def _log(self, level: int, message: str, args: tuple[object, ...]) -> None:
+        try:
+            get_run_logger().log(level, message, *args)
+        except Exception:  # there is no run (`.fn`), or Prefect's handler or one of the user's raises
+            with suppress(Exception):
+                get_logger("qatech").log(level, message, *args)
+
+
+def run_logger() -> RunLogger:
+    """Return a logger for the current task or flow run; without one it logs to the console."""
+    return RunLogger()
+
+
+def check_that_prefect_returns_results() -> None:
+    """Raise where Prefect itself would fail a task run after its body, so that a run's record would be lost.
+
+    The engine logs "Finished in state ..." after a task's body. Outside a flow run Prefect's log handler warns about
+    that line (an error, where warnings are), or raises (PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW=error). So the handler
+    is asked beforehand, in a context without runs.
+
+    Raises:
+        QATechError: It would.
+    """
+    context = TaskRunContext.get()
+    if context is None or context.task_run.flow_run_id is not None or FlowRunContext.get() is not None:
+        return
+    settings = get_settings_context().model_copy()
+
+    def ask() -> None:
+        line = logging.LogRecord("prefect.task_runs", logging.INFO, __file__, 0, "A start outside a flow run", (), None)
+        with settings:
+            for handler in get_logger("prefect.task_runs").handlers:
+                if isinstance(handler, APILogHandler):
+                    handler.emit(line)
+
+    try:
+        contextvars.Context().run(ask)
+    except Exception as error:
+        message = (
+            "Nothing was sent: outside a flow run Prefect would fail this task after its run was started, because of a "
+            f"line in its own log ({type(error).__name__}). Call the task in a flow, or set "
+            "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW=ignore."
+        )
+    else:
+        return
+    # Prefect is about to put the error of its log in place of this one.
+    run_logger().error("%s", message)
+    raise QATechError(message)

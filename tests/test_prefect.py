@@ -1,0 +1,223 @@
+"""The facts about Prefect that its documentation does not promise."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import flow, task
+from prefect.exceptions import MissingContextError
+from prefect.logging import get_logger
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_LOGGING_TO_API_ENABLED,
+    PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW,
+    temporary_settings,
+)
+
+from prefect_qatech import QATechCredentials, start_test_run
+from prefect_qatech._prefect import run_logger
+from prefect_qatech.sandbox import Sandbox
+from tests.support import counted, posts
+
+# --- a logger that cannot raise
+
+
+@pytest.fixture
+def raising() -> Iterator[None]:
+    """Handlers that cannot take our lines, at the loggers of runs."""
+
+    class Raising(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage().startswith("line"):
+                raise RuntimeError("this handler cannot take it")
+
+    handler, loggers = Raising(), [get_logger("flow_runs"), get_logger("task_runs")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    yield
+    for logger in loggers:
+        logger.removeHandler(handler)
+
+
+@pytest.fixture
+def console() -> Iterator[list[str]]:
+    """What reaches the console."""
+    lines: list[str] = []
+
+    class Console(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    handler, logger = Console(), get_logger("qatech")
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
+
+
+def test_without_a_run_it_logs_to_the_console(console: list[str]) -> None:
+    run_logger().info("run %s", "abc123")
+    assert console == ["run abc123"]
+
+
+@pytest.mark.usefixtures("prefect_server", "raising")
+def test_a_handler_that_raises_costs_no_line(console: list[str]) -> None:
+    @task
+    def work() -> None:
+        run_logger().info("line of a task")
+
+    @flow
+    def user() -> None:
+        run_logger().info("line %d", 1)
+        run_logger().warning("line %d", 2)
+        run_logger().error("line %d", 3)
+        work()
+
+    user()
+    assert console == ["line 1", "line 2", "line 3", "line of a task"]
+
+
+# --- outside a flow run
+
+SETTINGS = pytest.mark.parametrize(
+    ("missing_flow", "options"),
+    [("error", []), ("warn", ["-W", "error::UserWarning"])],
+    ids=["missing flow is an error", "warnings are errors"],
+)
+
+
+def run_script(sandbox: Sandbox, script: str, missing_flow: str, options: list[str]) -> str:
+    head = """
+        from prefect_qatech import *
+
+        credentials = QATechCredentials.from_env()
+    """
+    done = subprocess.run(
+        [sys.executable, *options, "-c", textwrap.dedent(head) + textwrap.dedent(script)],
+        env={
+            **os.environ,
+            "PREFECT_API_URL": PREFECT_API_URL.value() or "",
+            "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": missing_flow,
+            "QATECH_API_TOKEN": sandbox.token,
+            "QATECH_API_URL": sandbox.url,
+        },
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@SETTINGS
+@pytest.mark.usefixtures("prefect_server")
+def test_a_task_whose_result_prefect_would_lose_sends_nothing(
+    sandbox: Sandbox, missing_flow: str, options: list[str]
+) -> None:
+    script = """
+        def refused(call):
+            # Prefect puts the error of its log in place of ours.
+            try:
+                call()
+            except Exception as error:
+                print("refused:", type(error).__name__)
+
+        async def starts():
+            await astart_test_run(credentials, "pln_green")
+
+        async def reruns():
+            await arerun_test_run(credentials, "abc123")
+
+        import asyncio
+
+        refused(lambda: start_test_run(credentials, "pln_green"))
+        refused(lambda: rerun_test_run(credentials, "abc123"))
+        refused(lambda: asyncio.run(starts()))
+        refused(lambda: asyncio.run(reruns()))
+    """
+    output = run_script(sandbox, script, missing_flow, options)
+    assert output.count("refused:") == 4
+    assert output.count("Nothing was sent") >= 4, "the log tells"
+    assert posts(sandbox) == []
+
+
+@SETTINGS
+@pytest.mark.usefixtures("prefect_server")
+def test_the_bare_functions_of_the_tasks_work(sandbox: Sandbox, missing_flow: str, options: list[str]) -> None:
+    script = """
+        import asyncio
+
+        polling = QATechPolling(first_seconds=0.05, max_seconds=0.2)
+        run = start_test_run.fn(credentials, "pln_broken")
+        wait_for_test_run.fn(credentials, run, 60, polling=polling)
+        wait_for_test_runs.fn(credentials, [run], 60, polling=polling)
+        assert get_test_run.fn(credentials, run).result == "FAILED"
+        again = rerun_test_run.fn(credentials, run, failed_only=True)
+
+        async def work():
+            run = await astart_test_run.fn(credentials, "pln_broken")
+            await await_for_test_run.fn(credentials, run, 60, polling=polling)
+            await await_for_test_runs.fn(credentials, [run], 60, polling=polling)
+            assert (await aget_test_run.fn(credentials, run)).result == "FAILED"
+            await arerun_test_run.fn(credentials, run, failed_only=True)
+
+        asyncio.run(work())
+        print("runs", run.run_short_id, again.run_short_id)
+    """
+    output = run_script(sandbox, script, missing_flow, options)
+    started, again = output.partition("runs ")[2].split()[:2]
+    assert f"QA.tech run {started} started" in output
+    assert f"QA.tech run {again} started as a rerun" in output
+    assert counted(sandbox) == (2, 2)
+
+
+@pytest.mark.parametrize("missing_flow", ["error", "ignore"])
+@pytest.mark.usefixtures("prefect_server")
+def test_the_bare_functions_of_the_flows_work_or_send_nothing(sandbox: Sandbox, missing_flow: str) -> None:
+    script = """
+        import asyncio
+
+        polling = QATechPolling(first_seconds=0.05, max_seconds=0.2)
+
+        async def work():
+            return await arelease_gate.fn(credentials, "pln_green", polling=polling)
+
+        for call in (lambda: release_gate.fn(credentials, "pln_green", polling=polling), lambda: asyncio.run(work())):
+            try:
+                print("passed:", call().passed)
+            except Exception as error:
+                print("refused:", type(error).__name__)
+    """
+    output = run_script(sandbox, script, missing_flow, [])
+    if missing_flow == "ignore":
+        assert output.count("passed: True") == 2
+        assert counted(sandbox) == (2, 0)
+    else:
+        assert output.count("Nothing was sent") >= 2
+        assert posts(sandbox) == []
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_task_in_a_flow_run_and_one_that_only_prints_its_log_are_not_refused(
+    sandbox: Sandbox, credentials: QATechCredentials
+) -> None:
+    @flow
+    def user() -> Any:
+        return start_test_run(credentials, "pln_green")
+
+    with temporary_settings({PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "error"}):
+        assert user().run_short_id
+        with pytest.raises(MissingContextError):
+            start_test_run(credentials, "pln_green")
+        assert counted(sandbox) == (1, 0)
+        with temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: False}):
+            start_test_run(credentials, "pln_green")
+    assert counted(sandbox) == (2, 0)
