@@ -28,6 +28,7 @@ def check_release(
     test_plan_short_id: str,
     application_short_id: str | None = None,
     environment_url: str | None = None,
+    target: str | None = None,
     policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen, and the UI's form shows it
     polling: QATechPolling | None = None,
     on_inconclusive: Literal["stop", "ask"] = "stop",
@@ -40,6 +41,7 @@ def check_release(
         test_plan_short_id: The plan to run, `pln_...`.
         application_short_id: The application that runs at the address, `app_...`.
         environment_url: The address; the plan's own environment when absent.
+        target: What runs there: a commit, say. On a retry its evidence is kept; without it a pass is tested again.
         policy: What is tolerated, how often is rerun, how long is waited.
         polling: How often to look at a run.
         on_inconclusive: `stop`, or `ask` a person, by a form in the Prefect UI.
@@ -66,6 +68,7 @@ def check_release(
     return gate(
         credentials,
         request,
+        target=target,
         policy=policy,
         polling=polling,
         on_inconclusive=on_inconclusive,

@@ -5,9 +5,9 @@
 serves it from this machine; `deployments/prefect.yaml` deploys it for a work pool, with a schedule.
 """
 
-from prefect import flow
+from prefect import flow, runtime
 
-from prefect_qatech import GatePolicy, QATechCredentials, QATechPolling, QATechRunRequest, agather_gates
+from prefect_qatech import GatePolicy, QATechCredentials, QATechPolling, agather_gates
 
 
 @flow(name="nightly-regression", retries=0)
@@ -38,7 +38,9 @@ async def nightly(
         raise ValueError("test_plan_short_ids must name at least one plan, and each once.")
     report = await agather_gates(
         credentials,
-        {plan: QATechRunRequest(test_plan_short_id=plan) for plan in test_plan_short_ids},
+        {plan: plan for plan in test_plan_short_ids},
+        # A retry in the same night tests what has passed no second time.
+        target=f"night of {runtime.flow_run.scheduled_start_time:%Y-%m-%d %H:%M} UTC",
         policy=policy,
         gates_at_once=gates_at_once,
         polling=polling,

@@ -46,7 +46,7 @@ def preview_check(
         pull_request: Number of the pull request; names the report, whose versions are its history.
         repository: `owner/repo`.
         branch: Name of the branch.
-        commit_hash: Hash of the commit.
+        commit_hash: Hash of the commit that runs there: the gate's target, whose evidence a retry keeps.
         commit_message: Message of the commit.
         actor: Login of the person.
         policy: What is tolerated, how often is rerun, how long is waited.
@@ -70,6 +70,7 @@ def preview_check(
             applications=[QATechApplication(application_short_id=application_short_id, environment=preview)],
             github=github if github != QATechGitHubTrigger() else None,
         ),
+        target=commit_hash,
         policy=policy,
         label=name,
         polling=polling,

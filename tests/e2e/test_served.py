@@ -30,9 +30,9 @@ CALLS: dict[str, tuple[dict[str, Any], int]] = {
     "preview-check/served": ({**PREVIEW, "polling": POLLING}, 1),
     "watch-suspended-gates/served": ({}, 0),
     "own-flow/served": ({"plan": "pln_green", "polling": POLLING}, 2),
-    "release-gate/served": ({"test_plan_short_id": "pln_green", "polling": POLLING}, 1),
+    "release-gate/served": ({"request": "pln_green", "target": "v1", "polling": POLLING}, 1),
     "gather-gates/served": (
-        {"requests": {"one": {"testPlanShortId": "pln_green"}}, "polling": POLLING},
+        {"requests": {"one": "pln_green"}, "polling": POLLING},
         1,
     ),
     "release/served": ({**RELEASE, "polling": POLLING}, 1),

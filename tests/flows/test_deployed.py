@@ -11,6 +11,7 @@ import pytest
 
 from flows.check import check_release
 from flows.nightly import nightly
+from flows.preview import preview_check
 from flows.triage import triage
 from prefect_qatech import GatesNotPassed, QATechCredentials, QATechPolling
 from prefect_qatech.sandbox import Sandbox
@@ -91,3 +92,20 @@ def test_no_default_of_an_installation_multiplies_deadlines_and_deployments() ->
     environment = {**os.environ, "PREFECT_FLOWS_DEFAULT_RETRIES": "2"}
     told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "[0, 0, 0, 0, 0, 0]"
+
+
+async def test_a_retry_in_the_same_night_does_not_test_again_what_has_passed(
+    sandbox: Sandbox, credentials: QATechCredentials
+) -> None:
+    with pytest.raises(GatesNotPassed):
+        await nightly.with_options(retries=1)(credentials, ["pln_green", "pln_nowhere"], polling=POLLING)
+    asked = [post["body"]["testPlanShortId"] for post in posts(sandbox) if post["path"] == "/v1/run"]
+    assert sorted(asked) == ["pln_green", "pln_nowhere", "pln_nowhere"]
+
+
+def test_what_is_checked_is_named(credentials: QATechCredentials) -> None:
+    checked = check_release(credentials, "pln_green", target="v2", polling=POLLING)
+    previewed = preview_check(
+        credentials, "http://127.0.0.1:8410", "app_shop", "pln_green", commit_hash="c0ffee", polling=POLLING
+    )
+    assert [checked.target, previewed.target] == ["v2", "c0ffee"]
