@@ -7,9 +7,17 @@ __version__ = "0.1.0"
 
 # Imported when they are used: flows and blocks bring in much of Prefect, which not every importer needs.
 if TYPE_CHECKING:
-    from prefect_qatech.campaign import GateDecision, GateReport, GatesReport
+    from prefect_qatech.campaign import (
+        GateDecision,
+        GateReport,
+        GatesReport,
+        ReportedAttempt,
+        ReportedReason,
+        ReportedTest,
+    )
     from prefect_qatech.client import QATechClient
     from prefect_qatech.credentials import QATechCredentials
+    from prefect_qatech.evaluation import evaluate
     from prefect_qatech.exceptions import (
         BadRequestError,
         ForbiddenError,
@@ -73,7 +81,7 @@ if TYPE_CHECKING:
         rerun_test_run,
         start_test_run,
     )
-    from prefect_qatech.verdict import GatePolicy, Outcome, QuarantineEntry, TestVerdict, Verdict
+    from prefect_qatech.verdict import GatePolicy, Incident, Outcome, QuarantineEntry, TestVerdict, Verdict
     from prefect_qatech.waits import (
         await_for_test_run,
         await_for_test_runs,
@@ -92,6 +100,7 @@ __all__ = [
     "GateReport",
     "GatesNotPassed",
     "GatesReport",
+    "Incident",
     "InvalidInputError",
     "InvalidResponseError",
     "LedgerConflict",
@@ -123,6 +132,9 @@ __all__ = [
     "QATechTimeoutError",
     "QuarantineEntry",
     "RateLimitedError",
+    "ReportedAttempt",
+    "ReportedReason",
+    "ReportedTest",
     "RunsNotEnded",
     "ServerError",
     "StartOutcomeUnknown",
@@ -145,6 +157,7 @@ __all__ = [
     "await_for_test_runs",
     "awake_suspended_gates",
     "clear_intent",
+    "evaluate",
     "gather_gates",
     "get_test_run",
     "publish_gate_report",
@@ -168,6 +181,7 @@ _MODULES = {
     "GateReport": "campaign",
     "GatesNotPassed": "exceptions",
     "GatesReport": "campaign",
+    "Incident": "verdict",
     "InvalidInputError": "exceptions",
     "InvalidResponseError": "exceptions",
     "LedgerConflict": "exceptions",
@@ -199,6 +213,9 @@ _MODULES = {
     "QATechTimeoutError": "exceptions",
     "QuarantineEntry": "verdict",
     "RateLimitedError": "exceptions",
+    "ReportedAttempt": "campaign",
+    "ReportedReason": "campaign",
+    "ReportedTest": "campaign",
     "RunsNotEnded": "exceptions",
     "ServerError": "exceptions",
     "StartOutcomeUnknown": "exceptions",
@@ -221,6 +238,7 @@ _MODULES = {
     "await_for_test_runs": "waits",
     "awake_suspended_gates": "suspension",
     "clear_intent": "ledger",
+    "evaluate": "evaluation",
     "gather_gates": "gather",
     "get_test_run": "tasks",
     "publish_gate_report": "tasks",

@@ -21,6 +21,25 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+__all__ = [
+    "Attempt",
+    "GatePolicy",
+    "GateVerdict",
+    "Incident",
+    "NoRerun",
+    "Outcome",
+    "QuarantineEntry",
+    "Reason",
+    "Rerun",
+    "TestVerdict",
+    "Verdict",
+    "classify",
+    "judge",
+    "merge",
+    "plan_rerun",
+    "rerun_base",
+]
+
 
 class _Word(str, Enum):
     def __str__(self) -> str:
