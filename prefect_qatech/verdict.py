@@ -152,31 +152,31 @@ class GatePolicy(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_reruns: Annotated[_Count, Field(le=10)] = Field(
-        2, title="Reruns", description="At most so many reruns of open tests; 0 means none."
+        default=2, title="Reruns", description="At most so many reruns of open tests; 0 means none."
     )
-    max_failed: _Count = Field(0, title="Failed tests allowed", description="More failed tests fail the gate.")
+    max_failed: _Count = Field(default=0, title="Failed tests allowed", description="More failed tests fail the gate.")
     max_flaky: _Count | None = Field(
-        None,
+        default=None,
         title="Flaky tests allowed",
         description="More tests that failed first and passed later fail the gate. Empty: no limit, only reported.",
     )
     max_undecided: _Count = Field(
-        0,
+        default=0,
         title="Undecided tests allowed",
         description="More tests that neither passed nor failed make the gate inconclusive. Each may hide a failure.",
     )
     min_decided: _AtLeastOne = Field(
-        1,
+        default=1,
         title="Decided tests needed",
         description="Fewer tests that passed or failed make the gate inconclusive: testing nothing proves nothing.",
     )
     passes_required: _AtLeastOne = Field(
-        1,
+        default=1,
         title="Passes needed after a failure",
         description="So many passes must follow a test's last failure for it to be flaky rather than failed.",
     )
     fuse_failures: _Count | Annotated[float, Field(strict=True, gt=0, lt=1)] | None = Field(
-        None,
+        default=None,
         title="Fuse",
         description="No rerun when more tests failed or were missed: a broken build is not flaky. A whole number, or a "
         "share of the tests such as 0.3. Empty: 10 tests or 30 %, whichever is more.",
@@ -188,12 +188,14 @@ class GatePolicy(BaseModel):
         "until their entry expires. An entry that matches no test, or more than one, is not applied, and is reported.",
     )
     quarantine_time_zone: str = Field(
-        "UTC",
+        default="UTC",
         title="Time zone of the quarantine",
         description="The days of the quarantine end by the clocks of this time zone, such as Europe/Stockholm.",
     )
     deadline_seconds: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] = Field(
-        3600, title="Deadline in seconds", description="The campaign, reruns included, must end within this time."
+        default=3600,
+        title="Deadline in seconds",
+        description="The campaign, reruns included, must end within this time.",
     )
 
     @field_validator("quarantine_time_zone")
