@@ -68,7 +68,8 @@ def rules(gate: GateVerdict, *verdicts: Verdict) -> set[str]:
         (Verdict, "pass inconclusive fail"),
         (
             Incident,
-            "deadline_passed usage_limit outcome_unknown nothing_to_rerun rerun_refused wait_gave_up count_unreadable",
+            "deadline_passed usage_limit outcome_unknown nothing_to_rerun rerun_refused wait_gave_up count_unreadable "
+            "stale_pass",
         ),
     ],
 )
