@@ -31,7 +31,7 @@ from prefect_qatech.report import (
     render_markdown,
     render_table,
 )
-from prefect_qatech.report.escape import cell_text, cut_key, key_text
+from prefect_qatech.report.escape import cell_text, cut_key, key_text, markdown_text
 from prefect_qatech.verdict import TestVerdict
 
 MOST_PICTURES = 5
@@ -75,6 +75,8 @@ def is_web_link(url: str | None) -> bool:
 async def publish_link(url: str | None, text: str, *, key: str, description: str) -> None:
     """Publish the link to a run."""
     if url is not None and is_web_link(url):
+        # Both name a run by the id that the service gave it, which may look like anything.
+        text, description = markdown_text(text, 300), cell_text(description, 300)
         await _safely(acreate_link_artifact(link=url, link_text=text, key=key, description=description))
 
 
@@ -160,7 +162,7 @@ class Progress:
     """
 
     def __init__(self, description: str, key: str) -> None:
-        self._description = description
+        self._description = cell_text(description, 300)
         self._key = key
         self._artifact_id: UUID | None = None
         self._shown = 0.0

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timezone
 from functools import cache
 from typing import Any, Literal, TypeVar
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import anyio
 import httpx
@@ -36,13 +36,13 @@ from prefect_qatech.exceptions import (
     UnauthorizedError,
     UsageLimitError,
 )
+from prefect_qatech.ids import check_id, check_run_short_id
 from prefect_qatech.models import (
     QATechRerunRequest,
     QATechRun,
     QATechRunRequest,
     QATechRunTestCaseDetails,
     QATechStartedRun,
-    check_run_short_id,
 )
 from prefect_qatech.retries import Assessment, assess_status, assess_transport_error
 
@@ -50,6 +50,8 @@ MAX_RESPONSE_BYTES = 32 * 1024 * 1024
 """More than the results of some thousand test cases with long reasoning; a longer answer is an error."""
 
 _MESSAGE_LENGTH = 500
+_MIN_TOKEN_LENGTH = 12
+_MASK = b"**********"
 _LOCATION = "prefect_qatech.location"
 _NOTHING_TO_RERUN = re.compile(
     r"\bnothing\b.{0,40}\bre-?run\b|\bno\b(?! such).{0,40}\b(?:to re-?run|failed|left)\b", re.IGNORECASE | re.DOTALL
@@ -206,7 +208,7 @@ class QATechClient:
             NothingToRerunError: The service says that no test case is left to rerun.
             QATechAPIError: It was surely not started; `retryable` tells whether it may be sent again.
         """
-        path = f"run/{check_run_short_id(run_short_id)}"
+        path = f"run/{quote(check_run_short_id(run_short_id), safe='')}"
         return await self._start(path, self._with_project(request.to_json()), run_short_id)
 
     async def get_run(self, run_short_id: str, *, test_cases: Literal["failed", "all"] | None = None) -> QATechRun:
@@ -224,7 +226,7 @@ class QATechClient:
         """
         query = {"testCases": test_cases} if test_cases else {}
         body = await self._send(
-            "GET", f"run/{check_run_short_id(run_short_id)}", query=query, run_short_id=run_short_id
+            "GET", f"run/{quote(check_run_short_id(run_short_id), safe='')}", query=query, run_short_id=run_short_id
         )
         run = self._parse(QATechRun, body, f"GET /v1/run/{run_short_id}", run_short_id)
         if run.short_id != run_short_id:
@@ -249,7 +251,7 @@ class QATechClient:
         Raises:
             QATechAPIError: The look failed.
         """
-        path = f"run-test-case/{check_run_short_id(run_test_case_short_id)}"
+        path = f"run-test-case/{quote(check_id(run_test_case_short_id), safe='')}"
         details = self._parse(QATechRunTestCaseDetails, await self._send("GET", path), f"GET /v1/{path}", None)
         if details.short_id not in (None, run_test_case_short_id):
             raise InvalidResponseError(
@@ -320,7 +322,7 @@ class QATechClient:
                     self._connection_for(method) as http,
                     http.stream(method, self._address(path, params), json=body) as response,
                 ):
-                    content = await self._read(response)
+                    content = self._without_token(await self._read(response))
         except TimeoutError as error:
             failure = exchange.without_answer(error, f"no complete answer within {self._timeout_seconds:g} s")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -355,6 +357,14 @@ class QATechClient:
                 return None
             chunks.append(chunk)
         return b"".join(chunks)
+
+    def _without_token(self, content: bytes | None) -> bytes | None:
+        """Mask the token where the service repeats it: what it answers goes to logs, artifacts and events."""
+        token = self._token.get_secret_value()
+        if content is not None and len(token) >= _MIN_TOKEN_LENGTH:  # a shorter one would be found in words
+            for form in (token, json.dumps(token)[1:-1]):
+                content = content.replace(form.encode(), _MASK)
+        return content
 
     def _refusal(
         self, exchange: _Exchange, response: httpx.Response, content: bytes | None

@@ -14,7 +14,8 @@ from prefect.blocks.abstract import CredentialsBlock
 from pydantic import ConfigDict, Field, SecretStr, field_validator
 
 from prefect_qatech.client import QATechClient
-from prefect_qatech.models import Checked, ProjectShortId
+from prefect_qatech.ids import ProjectShortId
+from prefect_qatech.inputs import Checked
 from prefect_qatech.sharing import RequestBudget, budget_of, digest
 
 _MASK = "**********"

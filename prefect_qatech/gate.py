@@ -49,6 +49,7 @@ from prefect_qatech.exceptions import (
     WaitTimedOut,
 )
 from prefect_qatech.identity import Campaign, ObservedAttempt, next_rerun, recognise
+from prefect_qatech.ids import check_run_short_id
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.models import (
     FINAL_STATUSES,
@@ -56,7 +57,6 @@ from prefect_qatech.models import (
     QATechRunRequest,
     QATechRunTestCaseDetails,
     as_request,
-    check_run_short_id,
 )
 from prefect_qatech.polling import QATechPolling
 from prefect_qatech.report import check_report_directory, clear_report_files

@@ -11,8 +11,10 @@ from prefect_qatech.campaign import GateReport
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import GateNotPassed, QATechError
 from prefect_qatech.gate import arelease_gate, astart_campaign, release_gate
+from prefect_qatech.ids import TestPlanShortId
+from prefect_qatech.inputs import Checked
 from prefect_qatech.ledger import QATechRunRecord
-from prefect_qatech.models import Checked, QATechApplication, QATechRunRequest, TestPlanShortId
+from prefect_qatech.models import QATechApplication, QATechRunRequest
 from prefect_qatech.polling import QATechPolling
 from prefect_qatech.twins import run_sync
 from prefect_qatech.verdict import GatePolicy
@@ -155,7 +157,6 @@ class QATechTestPlan(Checked, JobBlock[GateReport]):
     )
     applications: list[QATechApplication] | None = Field(
         default=None,
-        min_length=1,
         title="Applications",
         description="Applications to test elsewhere than their plan says: a preview deployment, say.",
     )

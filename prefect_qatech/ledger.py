@@ -39,7 +39,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prefect_qatech.exceptions import LedgerConflict, QATechAPIError, StartOutcomeUnknown
-from prefect_qatech.models import check_run_short_id
+from prefect_qatech.ids import check_run_short_id
 from prefect_qatech.twins import run_sync
 
 Kind = Literal["start", "rerun"]

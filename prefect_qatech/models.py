@@ -1,20 +1,18 @@
 """What goes over the wire to and from QA.tech.
 
-What users pass in is checked strictly, before any request is made: an unknown field, a malformed id or a combination
-that the API does not take is an error that says what is allowed. What the service answers is read tolerantly: unknown
-fields are kept aside (`model_extra`), an unknown status or result stays text, and an absent list is an empty one.
+What users pass in is checked before any request is made: an unknown field, or a combination that the API does not take,
+is an error that says what is allowed. What the service answers is read tolerantly: unknown fields are kept aside
+(`model_extra`), an unknown status or result stays text, and an absent list is an empty one.
 
-Field names are those of Python; the API's names (camelCase) are their aliases. Sources: the vendor's API reference
-(https://docs.qa.tech/api-reference) and OpenAPI document.
+Field names are those of Python. The API's names (camelCase) are made in `to_json`, for the wire only, and are aliases
+where answers are read. Sources: the vendor's API reference (https://docs.qa.tech/api-reference) and OpenAPI document.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
-from uuid import UUID
 
 from pydantic import (
     AfterValidator,
@@ -22,7 +20,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
@@ -30,10 +27,22 @@ from pydantic.alias_generators import to_camel
 from typing_extensions import Self
 
 from prefect_qatech.exceptions import InvalidInputError
+from prefect_qatech.ids import (
+    ApplicationShortId,
+    BuildShortId,
+    ConfigKey,
+    DevicePresetShortId,
+    EnvironmentId,
+    EnvironmentShortId,
+    ProjectShortId,
+    RunShortId,
+    TestCaseId,
+    TestPlanShortId,
+)
+from prefect_qatech.inputs import Checked, clean_text, shown
 
 __all__ = [
     "FINAL_STATUSES",
-    "Checked",
     "QATechApplication",
     "QATechEnvironment",
     "QATechGitHubTrigger",
@@ -47,155 +56,38 @@ __all__ = [
     "QATechStartedRun",
     "QATechTestPlanReference",
     "as_request",
-    "check_run_short_id",
 ]
 
 FINAL_STATUSES = frozenset({"COMPLETED", "ERROR", "CANCELLED"})
 """Statuses after which a run does not change any more; any other, known or not, means that it goes on."""
 
-_PREFIXES = ("pln", "app", "env", "cfg", "preset", "scenario", "proj", "bld")
-_RUN_SHORT_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,62}[A-Za-z0-9])?")
-_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[0-9a-fA-F]{32}")
-_MOST_FAULTS = 3
-_PREFIXED = re.compile(rf"(?:{'|'.join(_PREFIXES)})(?:-[A-Za-z0-9_.-]*)?_[A-Za-z0-9_-]+")
-
-
-def check_run_short_id(run_short_id: str) -> str:
-    """Check that a text is a run's short id, as it stands in a run's address and in the answer to a start.
-
-    Args:
-        run_short_id: For example `abc123`.
-
-    Returns:
-        The same text.
-
-    Raises:
-        ValueError: It is something else; the id of a test plan, say, or an address, or a path.
-
-    Example:
-        ```python
-        check_run_short_id("abc123")
-        ```
-    """
-    if not isinstance(run_short_id, str) or not _RUN_SHORT_ID.fullmatch(run_short_id):
-        raise ValueError(
-            f"{_shown(run_short_id)} is not a run's short id: letters and digits only, such as 'abc123' "
-            "(the last part of the run's address, .../results/abc123)."
-        )
-    if _PREFIXED.fullmatch(run_short_id):
-        kind = run_short_id.split("_")[0].split("-")[0]
-        raise ValueError(f"{_shown(run_short_id)} is the id of something else ({kind}...), not a run's short id.")
-    return run_short_id
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _prefixed(prefix: str, what: str) -> AfterValidator:
-    # The documented pattern is ^pln(-.+_.+|_.+)$ and so on. Other characters than letters, digits, dots, dashes and
-    # underscores match its dots as well, but stand in no id that the service ever gave, so they are refused.
-    pattern = re.compile(rf"{prefix}(?:-[A-Za-z0-9_.-]{{1,200}})?_[A-Za-z0-9_.-]{{1,200}}")
-
-    def check(value: str) -> str:
-        if not pattern.fullmatch(value):
-            raise ValueError(
-                f"{_shown(value)} is not {what}: it looks like '{prefix}_abc123' or '{prefix}-some-name_abc123'"
-            )
-        return value
-
-    return AfterValidator(check)
-
-
-def _uuid_text(value: object) -> object:
-    return str(value) if isinstance(value, UUID) else value
-
-
-def _uuid(what: str) -> AfterValidator:
-    def check(value: str) -> str:
-        if not _UUID.fullmatch(value):
-            raise ValueError(
-                f"{_shown(value)} is not {what}: a UUID such as 'a1b2c3d4-e5f6-4789-a012-3456789abcde' is needed"
-            )
-        return str(UUID(value))
-
-    return AfterValidator(check)
-
-
-TestPlanShortId = Annotated[str, _prefixed("pln", "a test plan's short id")]
-ApplicationShortId = Annotated[str, _prefixed("app", "an application's short id")]
-EnvironmentShortId = Annotated[str, _prefixed("env", "an environment's short id")]
-DevicePresetShortId = Annotated[str, _prefixed("preset", "a device preset's short id")]
-ProjectShortId = Annotated[str, _prefixed("proj", "a project's short id")]
-BuildShortId = Annotated[str, _prefixed("bld", "an application build's short id")]
-ConfigShortId = Annotated[str, _prefixed("cfg", "a config's short id")]
-TestCaseId = Annotated[str, BeforeValidator(_uuid_text), _uuid("a test case's id")]
-EnvironmentId = Annotated[str, BeforeValidator(_uuid_text), _uuid("an environment's id")]
-RunShortId = Annotated[str, AfterValidator(check_run_short_id)]
-
-
-class Checked(BaseModel):
-    """What users pass in: what is wrong with it is told in one line, as it stands in the state of a flow run."""
-
-    def __init__(self, **data: Any) -> None:
-        try:
-            super().__init__(**data)
-        except ValidationError as error:
-            raise _in_one_line(type(self), error) from None
-
-    # As pydantic's own: it checks as that does, and without the mark a nested model, or one that is validated strictly
-    # or by alias, would be made by a call that knows nothing of that.
-    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
-
-    @classmethod
-    def model_validate(cls, obj: Any, **options: Any) -> Self:
-        """Validate an object, as pydantic does, with the errors of this class."""
-        try:
-            return super().model_validate(obj, **options)
-        except ValidationError as error:
-            raise _in_one_line(cls, error) from None
-
-
-def _in_one_line(model: type[BaseModel], error: ValidationError) -> InvalidInputError:
-    models = (model, *_Request.__subclasses__())
-    names = {field.alias: name for each in models for name, field in each.model_fields.items() if field.alias}
-    faults: list[tuple[str, str]] = []
-    for fault in error.errors(include_url=False):
-        place = [names.get(str(part), str(part)) for part in fault["loc"]]
-        cause = fault.get("ctx", {}).get("error")
-        if isinstance(cause, InvalidInputError):
-            faults += [(".".join([*place, *([field] if field else [])]), sentence) for field, sentence in cause.faults]
-            continue
-        sentence = str(cause or fault["msg"])
-        # Our own sentences say what was given, where that may be said.
-        if cause is None and fault["type"] != "missing" and not model.model_config.get("hide_input_in_errors"):
-            sentence = f"{sentence}, not {_shown(fault['input'])}"
-        faults.append((".".join(place), sentence))
-    told = [f"{field}: {sentence}" if field else sentence for field, sentence in faults[:_MOST_FAULTS]]
-    if len(faults) > _MOST_FAULTS:
-        told.append(f"and {len(faults) - _MOST_FAULTS} more")
-    return InvalidInputError(" ".join("; ".join(told).split()), faults=tuple(faults))
+_CleanText = Annotated[str, AfterValidator(clean_text)]
+_FilledText = Annotated[str, Field(min_length=1), AfterValidator(clean_text)]
 
 
 class _Request(Checked):
-    """Strict: what users pass in."""
+    """Strict: what users pass in, by the names of Python everywhere; `to_json` alone knows those of the API."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, alias_generator=to_camel, validate_by_name=True, validate_by_alias=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     @model_validator(mode="after")
     def _json_can_carry_it(self) -> Self:
         try:
-            json.dumps(self.model_dump(), allow_nan=False, ensure_ascii=False).encode()
+            json.dumps(self.to_json(), allow_nan=False, ensure_ascii=False).encode()
         except (ValueError, TypeError):
             raise ValueError("it holds something that JSON cannot carry (NaN, an object, half a character)") from None
         return self
 
     def to_json(self) -> dict[str, Any]:
-        """Give the body that goes over the wire: the API's names, nothing that was not set."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        """Return the body that goes over the wire: by the API's names, without what was not set."""
+        return {to_camel(name): _on_the_wire(value) for name, value in self if value is not None}
+
+
+def _on_the_wire(value: Any) -> Any:
+    """Return a field's value as it goes over the wire; the keys of a mapping are the user's own."""
+    if isinstance(value, _Request):
+        return value.to_json()
+    return [_on_the_wire(item) for item in value] if isinstance(value, list) else value
 
 
 class QATechEnvironment(_Request):
@@ -205,7 +97,7 @@ class QATechEnvironment(_Request):
         url: Address of a deployment, a preview for example.
         name: A name for that address in the service's reports.
         short_id: Short id of a saved environment, `env_...`.
-        application_build_short_id: Short id of a mobile build, `bld_...`.
+        application_build_short_id: Short id of a mobile build, `bld_...` or `build_...`.
 
     Example:
         ```python
@@ -213,17 +105,10 @@ class QATechEnvironment(_Request):
         ```
     """
 
-    url: str | None = Field(default=None, title="Address", max_length=2048)
-    name: str | None = Field(default=None, title="Name of the address", max_length=200)
+    url: _FilledText | None = Field(default=None, title="Address")
+    name: _CleanText | None = Field(default=None, title="Name of the address")
     short_id: EnvironmentShortId | None = Field(default=None, title="Saved environment")
     application_build_short_id: BuildShortId | None = Field(default=None, title="Mobile build")
-
-    @field_validator("url")
-    @classmethod
-    def _web_address(cls, url: str | None) -> str | None:
-        if url is not None and not re.fullmatch(r"https?://[^\s/?#@\x00-\x1f\x7f]+(?:[/?#][^\s\x00-\x1f\x7f]*)?", url):
-            raise ValueError(f"{_shown(url)} is not a web address (http:// or https://, no user name in it)")
-        return url
 
     @model_validator(mode="after")
     def _one_of_three(self) -> QATechEnvironment:
@@ -264,7 +149,7 @@ class QATechNotification(_Request):
     """
 
     type: Literal["slack"] = "slack"
-    channel: str = Field(min_length=1, max_length=80, title="Slack channel id")
+    channel: _FilledText = Field(title="Slack channel id")
     notify_on: Literal["always", "failure"] | None = Field(default=None, title="Notify on")
 
 
@@ -279,10 +164,10 @@ class QATechGitHubTrigger(_Request):
         repository: `owner/repo`.
     """
 
-    actor: str | None = None
-    branch: str | None = None
-    commit_hash: str | None = None
-    commit_message: str | None = None
+    actor: _CleanText | None = None
+    branch: _CleanText | None = None
+    commit_hash: _CleanText | None = None
+    commit_message: _CleanText | None = None
     repository: str | None = Field(default=None, pattern=r"^[^/\s]+/[^/\s]+$")
 
 
@@ -290,12 +175,12 @@ class QATechParameters(_Request):
     """Values for the project's configs, for this run only.
 
     Attributes:
-        configs: Config short id (`cfg_...`) to its payload.
+        configs: Config short id (`cfg_...`), or its slug, to its payload.
         configs_by_environment: UUID of an environment to such a mapping.
     """
 
-    configs: dict[ConfigShortId, Any] | None = None
-    configs_by_environment: dict[EnvironmentId, dict[ConfigShortId, Any]] | None = None
+    configs: dict[ConfigKey, Any] | None = None
+    configs_by_environment: dict[EnvironmentId, dict[ConfigKey, Any]] | None = None
 
 
 class QATechRunRequest(_Request):
@@ -318,7 +203,7 @@ class QATechRunRequest(_Request):
 
     test_plan_short_id: TestPlanShortId | None = None
     test_case_ids: list[TestCaseId] | None = Field(default=None, min_length=1)
-    applications: list[QATechApplication] | None = Field(default=None, min_length=1)
+    applications: list[QATechApplication] | None = None
     notifications: list[QATechNotification] | None = Field(default=None, min_length=1)
     github: QATechGitHubTrigger | None = None
     parameters: QATechParameters | None = None
@@ -331,7 +216,7 @@ class QATechRunRequest(_Request):
         return self
 
     def to_json(self) -> dict[str, Any]:
-        """Give the body that goes over the wire; the GitHub fields stand at its top level."""
+        """Return the body that goes over the wire; the GitHub fields stand at its top level."""
         body = super().to_json()
         github = body.pop("github", None)
         return {**body, "trigger": "API"} if github is None else {**body, "trigger": "GITHUB", **github}
@@ -354,7 +239,7 @@ def as_request(request: QATechRunRequest | str | None) -> QATechRunRequest:
     if request is None or isinstance(request, str):
         return QATechRunRequest(test_plan_short_id=request)
     raise InvalidInputError(
-        f"request: a QATechRunRequest, the id of a test plan ('pln_...') or None is needed, not {_shown(request)}"
+        f"request: a QATechRunRequest, the id of a test plan ('pln_...') or None is needed, not {shown(request)}"
     )
 
 
@@ -368,7 +253,7 @@ class QATechRerunRequest(_Request):
     """
 
     failed_only: bool = False
-    test_case_ids: list[TestCaseId] | None = Field(default=None, min_length=1, alias="projectTestCaseIds")
+    test_case_ids: list[TestCaseId] | None = Field(default=None, min_length=1)
     project_short_id: ProjectShortId | None = None
 
     @model_validator(mode="after")
@@ -378,16 +263,15 @@ class QATechRerunRequest(_Request):
         return self
 
     def to_json(self) -> dict[str, Any]:
-        """Give the body that goes over the wire; `{}` reruns everything."""
+        """Return the body that goes over the wire; `{}` reruns everything."""
         body = super().to_json()
-        if not self.failed_only:
-            del body["failedOnly"]
-        return body
+        if not body.pop("failedOnly"):
+            return {"projectTestCaseIds" if name == "testCaseIds" else name: value for name, value in body.items()}
+        return {"failedOnly": True, **body}
 
 
 def _text_or_none(value: object) -> object:
-    # JSON can carry half of a UTF-16 pair, which nothing behind it can.
-    return None if value is None else str(value).encode(errors="replace").decode()
+    return None if value is None else clean_text(str(value))
 
 
 def _count_or_none(value: object) -> object:

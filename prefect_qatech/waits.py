@@ -25,8 +25,9 @@ from prefect_qatech._prefect import run_logger
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import QATechAPIError, QATechError, RunsNotEnded, WaitTimedOut
 from prefect_qatech.history import PlanHistory
+from prefect_qatech.ids import check_run_short_id
 from prefect_qatech.ledger import QATechRunRecord
-from prefect_qatech.models import QATechRun, check_run_short_id
+from prefect_qatech.models import QATechRun
 from prefect_qatech.polling import QATechPolling
 from prefect_qatech.sharing import MOST_IN_FLIGHT
 from prefect_qatech.tasks import NOT_CACHED

@@ -188,7 +188,7 @@ def test_a_user_name_in_the_address_is_refused_and_not_repeated(url: str) -> Non
 @pytest.mark.parametrize(
     "fields",
     [
-        {"project_short_id": "shop"},
+        {"project_short_id": ""},
         {"project_short_id": "proj_1&x=1\n"},
         {"timeout_seconds": 0},
         {"timeout_seconds": -1},

@@ -534,7 +534,6 @@ async def test_a_retry_of_a_gate_on_a_run_from_elsewhere_goes_on_with_it(sandbox
 BAD_GATES: dict[str, dict[str, Any]] = {
     "run and plan": {"run": "abc123", "request": "pln_green"},
     "a path for a run": {"run": "../abc123"},
-    "a plan for a run": {"run": "pln_green"},
     "a name for a plan": {"request": "smoke tests"},
     "a target of two lines": {"request": "pln_green", "target": "v1\nv2"},
 }

@@ -198,8 +198,7 @@ async def test_what_was_configured_and_saved_is_what_is_run(sandbox: Sandbox, tw
 @pytest.mark.parametrize(
     ("fields", "what"),
     [
-        ({"test_plan_short_id": "smoke"}, "not a test plan's short id"),
-        ({"applications": []}, "at least 1 item"),
+        ({"test_plan_short_id": "check out"}, "test_plan_short_id: 'check out' has blanks"),
         ({"credentials": {"api_token": ""}}, "the API token is empty"),
     ],
 )

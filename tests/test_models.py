@@ -11,6 +11,7 @@ from uuid import UUID
 
 import jsonschema
 import pytest
+from fastapi.encoders import jsonable_encoder
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -30,7 +31,6 @@ from prefect_qatech.models import (
     QATechRunTestCaseDetails,
     QATechStartedRun,
     as_request,
-    check_run_short_id,
 )
 
 CASE = "a1b2c3d4-e5f6-4789-a012-3456789abcde"
@@ -47,7 +47,7 @@ FULL = {
             "devicePresetShortId": "preset-phone_p1",
         },
         {"applicationShortId": "app-admin_a2", "environment": {"shortId": "env-staging_e1"}},
-        {"applicationShortId": "app_ios", "environment": {"applicationBuildShortId": "bld_b1"}},
+        {"applicationShortId": "app_ios", "environment": {"applicationBuildShortId": "build_b1"}},
         {"applicationShortId": "app_plain"},
     ],
     "notifications": [
@@ -55,11 +55,12 @@ FULL = {
         {"type": "slack", "channel": "C0478ABCDE0"},
     ],
     "parameters": {
-        "configs": {"cfg_login": {"user": "ana", "tries": 3, "hint": None}},
-        "configsByEnvironment": {OTHER: {"cfg-login_1": "x"}},
+        "configs": {"cfg_login": {"user_name": "ana", "maxTries": 3, "hint": None}},
+        "configsByEnvironment": {OTHER: {"login-user": ["x_y", {"snake_key": 1}]}},
     },
     "projectShortId": "proj-shop_s1",
 }
+"""What goes over the wire."""
 GITHUB = {
     "actor": "ana",
     "branch": "main",
@@ -67,10 +68,40 @@ GITHUB = {
     "commitMessage": "Pay by card\n\nand by bill",
     "repository": "shop/web",
 }
+IN_PYTHON = {
+    "test_plan_short_id": "pln-smoke-tests_abc123",
+    "applications": [
+        {
+            "application_short_id": "app_shop",
+            "environment": {"url": "https://pr-42.example.com/shop?x=1#top", "name": "PR 42"},
+            "device_preset_short_id": "preset-phone_p1",
+        },
+        {"application_short_id": "app-admin_a2", "environment": {"short_id": "env-staging_e1"}},
+        {"application_short_id": "app_ios", "environment": {"application_build_short_id": "build_b1"}},
+        {"application_short_id": "app_plain"},
+    ],
+    "notifications": [
+        {"type": "slack", "channel": "C0478ABCDEF", "notify_on": "failure"},
+        {"type": "slack", "channel": "C0478ABCDE0"},
+    ],
+    "github": {
+        "actor": "ana",
+        "branch": "main",
+        "commit_hash": "5e4d3c2b",
+        "commit_message": "Pay by card\n\nand by bill",
+        "repository": "shop/web",
+    },
+    "parameters": {
+        "configs": {"cfg_login": {"user_name": "ana", "maxTries": 3, "hint": None}},
+        "configs_by_environment": {OTHER: {"login-user": ["x_y", {"snake_key": 1}]}},
+    },
+    "project_short_id": "proj-shop_s1",
+}
+"""The same as users, forms and deployments write it."""
 
 
 def full_request() -> QATechRunRequest:
-    """`FULL` by the names of Python."""
+    """The same as objects."""
     return QATechRunRequest(
         test_plan_short_id="pln-smoke-tests_abc123",
         applications=[
@@ -83,7 +114,7 @@ def full_request() -> QATechRunRequest:
                 application_short_id="app-admin_a2", environment=QATechEnvironment(short_id="env-staging_e1")
             ),
             QATechApplication(
-                application_short_id="app_ios", environment=QATechEnvironment(application_build_short_id="bld_b1")
+                application_short_id="app_ios", environment=QATechEnvironment(application_build_short_id="build_b1")
             ),
             QATechApplication(application_short_id="app_plain"),
         ],
@@ -99,8 +130,8 @@ def full_request() -> QATechRunRequest:
             repository="shop/web",
         ),
         parameters=QATechParameters(
-            configs={"cfg_login": {"user": "ana", "tries": 3, "hint": None}},
-            configs_by_environment={OTHER: {"cfg-login_1": "x"}},
+            configs={"cfg_login": {"user_name": "ana", "maxTries": 3, "hint": None}},
+            configs_by_environment={OTHER: {"login-user": ["x_y", {"snake_key": 1}]}},
         ),
         project_short_id="proj-shop_s1",
     )
@@ -110,8 +141,27 @@ def test_every_documented_field_of_a_start() -> None:
     assert full_request().to_json() == {"trigger": "GITHUB", **GITHUB, **FULL}
 
 
-def test_the_names_of_the_api_are_taken_as_well() -> None:
-    assert QATechRunRequest.model_validate({**FULL, "github": GITHUB}) == full_request()
+def test_a_start_is_written_by_the_names_of_python_everywhere() -> None:
+    request = full_request()
+    assert QATechRunRequest.model_validate(IN_PYTHON) == request
+    for by_alias in (True, False):
+        written = request.model_dump(mode="json", by_alias=by_alias, exclude_unset=True)
+        for notification in written["notifications"]:
+            notification["type"] = "slack"
+        assert written == IN_PYTHON
+    assert QATechRunRequest.model_validate_json(request.model_dump_json()) == request
+    # As Prefect writes the parameters of a flow run, and reads them.
+    assert QATechRunRequest.model_validate(jsonable_encoder(request)) == request
+
+
+@pytest.mark.parametrize("mode", ["validation", "serialization"])
+@pytest.mark.parametrize("model", [QATechRunRequest, QATechRerunRequest])
+def test_the_schema_has_the_names_of_python(model: Any, mode: Any) -> None:
+    schema = model.model_json_schema(mode=mode)
+    for part in (schema, *schema.get("$defs", {}).values()):
+        assert set(part["properties"]) == {name for name in part["properties"] if name == name.lower()}
+        assert part["additionalProperties"] is False
+    assert set(schema["properties"]) == set(model.model_fields)
 
 
 def test_a_start_without_anything() -> None:
@@ -147,12 +197,11 @@ def test_what_is_no_request_is_refused_in_one_line(given: Any) -> None:
         (QATechRerunRequest(), {}),
         (QATechRerunRequest(failed_only=True), {"failedOnly": True}),
         (QATechRerunRequest(failed_only=False), {}),
-        (QATechRerunRequest(test_case_ids=[CASE.upper(), OTHER]), {"projectTestCaseIds": [CASE, OTHER]}),
+        (QATechRerunRequest(test_case_ids=[CASE, OTHER]), {"projectTestCaseIds": [CASE, OTHER]}),
         (
             QATechRerunRequest(failed_only=True, project_short_id="proj_1"),
             {"failedOnly": True, "projectShortId": "proj_1"},
         ),
-        (QATechRerunRequest.model_validate({"projectTestCaseIds": [CASE]}), {"projectTestCaseIds": [CASE]}),
     ],
     ids=lambda value: None if isinstance(value, QATechRerunRequest) else json.dumps(value),
 )
@@ -169,33 +218,32 @@ def test_a_request_does_not_change() -> None:
 @pytest.mark.parametrize(
     ("model", "fields", "says"),
     [
-        (QATechRunRequest, {"testPlan": "pln_1"}, "Extra inputs"),
-        (QATechRunRequest, {"trigger": "CRON"}, "Extra inputs"),
+        (QATechRunRequest, {"testPlan": "pln_1"}, "There is no such field"),
+        (QATechRunRequest, {"trigger": "CRON"}, "There is no such field"),
         (QATechRunRequest, {"test_plan_short_id": "pln_1", "test_case_ids": [CASE]}, "a test plan or test cases"),
         (QATechRunRequest, {"test_case_ids": []}, "at least 1 item"),
         (QATechRunRequest, {"test_case_ids": CASE}, "valid list"),
-        (QATechRunRequest, {"applications": []}, "at least 1 item"),
         (QATechRunRequest, {"notifications": []}, "at least 1 item"),
         (QATechRunRequest, {"applications": [{}]}, "Field required"),
         (QATechRerunRequest, {"failed_only": True, "test_case_ids": [CASE]}, "failed_only or test_case_ids, not both"),
         (QATechRerunRequest, {"test_case_ids": []}, "at least 1 item"),
-        (QATechRerunRequest, {"failedonly": True}, "Extra inputs"),
+        (QATechRerunRequest, {"failedonly": True}, "There is no such field"),
         (QATechRerunRequest, {"failed_only": "perhaps"}, "boolean"),
         (QATechEnvironment, {}, "exactly one of"),
+        (QATechEnvironment, {"url": ""}, "at least 1 char"),
+        (QATechParameters, {"configs": {"": 1}}, "is empty"),
+        (QATechRunRequest, {"testPlanShortId": "pln_1"}, "did you mean test_plan_short_id"),
+        (QATechRerunRequest, {"projectTestCaseIds": [CASE]}, "There is no such field"),
         (QATechEnvironment, {"url": "https://a.example", "short_id": "env_1"}, "exactly one of"),
         (QATechEnvironment, {"short_id": "env_1", "application_build_short_id": "bld_1"}, "exactly one of"),
         (QATechEnvironment, {"short_id": "env_1", "name": "PR"}, "name goes with url"),
         (QATechEnvironment, {"name": "PR"}, "exactly one of"),
-        (QATechEnvironment, {"url": "https://a.example/" + "a" * 3000}, "at most"),
-        (QATechEnvironment, {"url": "https://a.example", "name": "a" * 201}, "at most"),
         (QATechNotification, {"channel": ""}, "at least 1 char"),
         (QATechNotification, {"channel": "C1", "type": "mail"}, "slack"),
         (QATechNotification, {"channel": "C1", "notify_on": "never"}, "always"),
         (QATechGitHubTrigger, {"repository": "shop"}, "pattern"),
         (QATechGitHubTrigger, {"repository": "shop/web/x"}, "pattern"),
         (QATechGitHubTrigger, {"repository": "shop/web\n"}, "pattern"),
-        (QATechParameters, {"configs": {"login": 1}}, "cfg"),
-        (QATechParameters, {"configsByEnvironment": {"env_1": {"cfg_1": 1}}}, "UUID"),
     ],
 )
 def test_a_request_that_the_api_does_not_take_is_refused(model: Any, fields: dict[str, Any], says: str) -> None:
@@ -203,98 +251,23 @@ def test_a_request_that_the_api_does_not_take_is_refused(model: Any, fields: dic
         model.model_validate(fields)
 
 
-def test_what_is_wrong_with_an_environments_id_is_not_said_of_a_test_case() -> None:
-    with pytest.raises(InvalidInputError) as caught:
-        QATechParameters(configs_by_environment={"env_1": {"cfg_1": 1}})
-    assert "test case" not in str(caught.value)
-
-
 @pytest.mark.parametrize(
-    ("model", "fields", "message", "names"),
+    ("model", "fields"),
     [
-        (
-            QATechRunRequest,
-            {"test_plan_short_id": "checkout"},
-            "test_plan_short_id: 'checkout' is not a test plan's short id: it looks like 'pln_abc123' or "
-            "'pln-some-name_abc123'",
-            ("test_plan_short_id",),
-        ),
-        (
-            QATechRunRequest,
-            {"testPlanShortId": 5, "label": "x"},
-            "test_plan_short_id: Input should be a valid string, not 5; label: Extra inputs are not permitted, not 'x'",
-            ("test_plan_short_id", "label"),
-        ),
-        (
-            QATechRunRequest,
-            {"applications": [{"application_short_id": "app_shop", "environment": {"url": "shop.example"}}]},
-            "applications.0.environment.url: 'shop.example' is not a web address (http:// or https://, no user name in "
-            "it)",
-            ("applications.0.environment.url",),
-        ),
-        (
-            QATechRunRequest,
-            {"test_plan_short_id": "x\nINFO: all tests passed" + "y" * 200},
-            "test_plan_short_id: 'x\\nINFO: all tests passed" + "y" * 51 + "... is not a test plan's short id: it "
-            "looks like 'pln_abc123' or 'pln-some-name_abc123'",
-            ("test_plan_short_id",),
-        ),
-        (QATechApplication, {}, "application_short_id: Field required", ("application_short_id",)),
-        (
-            QATechRunRequest,
-            {"test_plan_short_id": "pln_a", "test_case_ids": [CASE]},
-            "give a test plan or test cases, not both",
-            ("",),
-        ),
-        (
-            QATechRunRequest,
-            {"test_case_ids": ["a", "b", "c", "d"]},
-            "; ".join(
-                f"test_case_ids.{number}: '{given}' is not a test case's id: a UUID such as "
-                "'a1b2c3d4-e5f6-4789-a012-3456789abcde' is needed"
-                for number, given in enumerate("abc")
-            )
-            + "; and 1 more",
-            ("test_case_ids.0", "test_case_ids.1", "test_case_ids.2", "test_case_ids.3"),
-        ),
+        (QATechRunRequest, {"applications": []}),
+        (QATechRunRequest, {"applications": [{"application_short_id": "jgbinp"}]}),
+        (QATechRunRequest, {"test_plan_short_id": "smoke-tests"}),
+        (QATechEnvironment, {"url": "shop.example"}),
+        (QATechEnvironment, {"url": "http://ana:secret@shop.example", "name": "a" * 300}),
+        (QATechEnvironment, {"application_build_short_id": "build_b1"}),
+        (QATechEnvironment, {"application_build_short_id": "bld_b1"}),
+        (QATechParameters, {"configs": {"login-user": 1}, "configs_by_environment": {"env_1": {"cfg_1": 1}}}),
+        (QATechNotification, {"channel": "#releases" * 20}),
     ],
+    ids=str,
 )
-@pytest.mark.parametrize("way", ["called", "validated"])
-def test_what_is_wrong_is_said_in_one_line(
-    model: Any, fields: dict[str, Any], message: str, names: tuple[str, ...], way: str
-) -> None:
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
-        model(**fields) if way == "called" else model.model_validate(fields)
-    error = caught.value
-    assert isinstance(error, InvalidInputError)
-    assert str(error) == message
-    assert tuple(field for field, _ in error.faults) == names
-    assert error.__cause__ is None
-    assert error.__suppress_context__
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "",
-        "shop.example",
-        "//shop.example",
-        "ftp://shop.example",
-        "javascript:alert(1)",
-        "file:///etc/passwd",
-        "https://",
-        "https:///path",
-        "https://ana:secret@shop.example",
-        "https://shop.example\n",
-        "https://shop.example/a b",
-        " https://shop.example",
-        "https://shop.example/\x00",
-        "https://shop.example/\x7f",
-    ],
-)
-def test_an_environment_is_a_web_address(url: str) -> None:
-    with pytest.raises(InvalidInputError):
-        QATechEnvironment(url=url)
+def test_what_no_document_forbids_is_sent_as_given(model: Any, fields: dict[str, Any]) -> None:
+    assert model(**fields).model_dump(exclude_unset=True) == fields
 
 
 @pytest.mark.parametrize(
@@ -312,171 +285,19 @@ def test_parameters_that_json_cannot_carry_are_refused(parameters: Any) -> None:
         QATechRunRequest(parameters=parameters)
 
 
-def test_a_text_that_utf8_cannot_carry_is_refused() -> None:
+def test_a_text_that_nothing_can_store_is_cleaned() -> None:
     # A commit message that is not UTF-8 comes out of git, and of the environment, like this.
-    with pytest.raises(InvalidInputError):
-        QATechGitHubTrigger(commit_message=b"caf\xe9".decode("utf-8", "surrogateescape"))
-
-
-# --- Ids
-
-NOT_AN_ID = [
-    "",
-    " ",
-    "abc 123",
-    "abc\n",
-    "\nabc",
-    "abc\x00",
-    "abc\x7f",
-    "abc/def",
-    "../abc",
-    "..",
-    ".",
-    "abc\\def",
-    "abc%2Fdef",
-    "abc%2e%2e",
-    "abc?x=1",
-    "abc#x",
-    "abc;x",
-    "abc@x",
-    "abc:x",
-    "https://app.qa.tech/p/shop/results/abc123",
-    "١٢٣",
-    "аbc",  # a Cyrillic a
-    "abc\u200b",
-]
-
-
-@pytest.mark.parametrize("short_id", ["abc123", "UkxK", "a", "0", "a-b_c", "A" * 64])
-def test_a_runs_short_id(short_id: str) -> None:
-    assert check_run_short_id(short_id) == short_id
-
-
-@pytest.mark.parametrize(
-    "short_id",
-    [
-        *NOT_AN_ID,
-        "-abc",
-        "abc-",
-        "_abc",
-        "abc.def",
-        "a" * 65,
-        "a" * 100_000,
-        "pln_abc",
-        "pln-smoke_abc",
-        "pln-a.b_abc",
-        "app_abc",
-        "env_abc",
-        "cfg_abc",
-        "preset_abc",
-        "scenario_abc",
-        "proj_abc",
-        "bld_abc",
-        None,
-        5,
-        b"abc",
-    ],
-    ids=lambda value: ascii(value)[:30],
-)
-def test_what_is_no_runs_short_id(short_id: Any) -> None:
-    with pytest.raises(ValueError, match="short id") as caught:
-        check_run_short_id(short_id)
-    assert len(str(caught.value)) < 250, "an overlong id is not repeated in full"
-    assert str(caught.value).isprintable()
-
-
-@given(st.text())
-def test_a_runs_short_id_is_always_a_safe_part_of_a_path(text: str) -> None:
-    try:
-        check_run_short_id(text)
-    except ValueError:
-        return
-    assert text.isascii()
-    assert text.replace("-", "a").replace("_", "a").isalnum()
-
-
-PREFIXED = {
-    "pln": (QATechRunRequest, "test_plan_short_id"),
-    "app": (QATechApplication, "application_short_id"),
-    "env": (QATechEnvironment, "short_id"),
-    "preset": (QATechApplication, "device_preset_short_id"),
-    "proj": (QATechRerunRequest, "project_short_id"),
-    "bld": (QATechEnvironment, "application_build_short_id"),
-}
-
-
-def with_id(prefix: str, value: Any) -> Any:
-    model, field = PREFIXED[prefix]
-    others = {"application_short_id": "app_1"} if prefix == "preset" else {}
-    return getattr(model.model_validate({**others, field: value}), field)
-
-
-@pytest.mark.parametrize("prefix", PREFIXED)
-@pytest.mark.parametrize("rest", ["_abc123", "-smoke-tests_abc123", "-a_b_c1", "_A-1", "_a.b"])
-def test_a_prefixed_id(prefix: str, rest: str) -> None:
-    assert with_id(prefix, prefix + rest) == prefix + rest
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        *(f"PREFIX_{rest}" for rest in NOT_AN_ID if rest.strip(".:;@abcx")),
-        "PREFIX",
-        "PREFIX_",
-        "PREFIX-abc",
-        "PREFIX-_abc",
-        "xPREFIX_abc",
-        "PREFIX-smoke test_abc",
-        "PREFIX-../x_abc",
-        "PREFIX-" + "a" * 100_000 + "_abc",
-        "PREFIX_" + "a" * 100_000,
-        "cfg_abc",
-        "abc123",
-        CASE,
-        5,
-    ],
-    ids=lambda value: ascii(value)[:30],
-)
-@pytest.mark.parametrize("prefix", PREFIXED)
-def test_what_is_no_prefixed_id(prefix: str, value: Any) -> None:
-    if isinstance(value, str):
-        value = value.replace("PREFIX", prefix)
-    with pytest.raises(InvalidInputError):
-        with_id(prefix, value)
-
-
-@pytest.mark.parametrize("value", [CASE, CASE.upper(), CASE.replace("-", ""), UUID(CASE)], ids=str)
-def test_a_test_cases_id(value: Any) -> None:
-    assert QATechRerunRequest(test_case_ids=[value]).test_case_ids == [CASE]
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "",
-        "abc123",
-        "pln_abc",
-        CASE[:-1],
-        CASE + "0",
-        CASE + "\n",
-        CASE + "}",
-        "{" + CASE + "}",
-        "urn:uuid:" + CASE,
-        CASE[:-1] + "\n",  # a digit got lost; int() would forgive the newline
-        " " + CASE[1:],
-        "0x" + CASE.replace("-", "")[2:],
-        CASE[:-2] + "_e",
-        "١" * 32,
-        CASE.replace("-", "/"),
-        "../" + CASE,
-        None,
-        5,
-    ],
-    ids=ascii,
-)
-def test_what_is_no_test_cases_id(value: Any) -> None:
-    with pytest.raises(InvalidInputError):
-        QATechRerunRequest(test_case_ids=[value])
+    request = QATechRunRequest(
+        github=QATechGitHubTrigger(commit_message=b"caf\xe9\nNUL \0".decode("utf-8", "surrogateescape"), actor="\0a"),
+        applications=[
+            QATechApplication(
+                application_short_id="app_1", environment=QATechEnvironment(url="https://a.example", name="PR\x00")
+            )
+        ],
+    )
+    body = request.to_json()
+    assert (body["commitMessage"], body["actor"]) == ("caf\ufffd\nNUL \ufffd", "\ufffda")
+    assert body["applications"][0]["environment"]["name"] == "PR\ufffd"
 
 
 # --- The vendor's OpenAPI document
@@ -676,7 +497,7 @@ def test_an_answer_is_read_whatever_stands_in_its_other_fields(model: Any, data:
     assert model.model_validate(deepcopy(answer)).short_id == "abc123"
 
 
-@pytest.mark.parametrize("short_id", ["../x", "a/b", "", None, 5, "abc\n", "pln_x", "a" * 65], ids=ascii)
+@pytest.mark.parametrize("short_id", ["../x", "a/b", "..", "", None, 5, "abc\n", "a b", "a" * 201], ids=ascii)
 @pytest.mark.parametrize("model", [QATechStartedRun, QATechRun])
 def test_an_answer_whose_run_has_no_proper_id_is_none(model: Any, short_id: Any) -> None:
     with pytest.raises(ValidationError):

@@ -99,7 +99,9 @@ PACKAGE = Path(prefect_qatech.__file__).parent
 # A module imports from the rooms below it, never from its own or one above.
 ROOMS = [
     {"exceptions", "forecast"},
-    {"models", "durations", "_prefect"},
+    {"inputs", "durations", "_prefect"},
+    {"ids"},
+    {"models"},
     {"retries", "polling", "verdict", "sharing"},
     {"identity"},
     {"campaign", "client"},
@@ -118,6 +120,8 @@ HEIGHT = {name: height for height, room in enumerate(ROOMS) for name in room}
 APART = {"sandbox"}
 WITHOUT_PREFECT = [
     "exceptions",
+    "inputs",
+    "ids",
     "models",
     "forecast",
     "durations",
@@ -269,12 +273,12 @@ def test_imports_point_downwards(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in MODULES if part_of(path) == "report"], ids=name_of)
 def test_the_report_knows_the_verdict_and_no_client(path: Path) -> None:
-    assert parts_imported(path) <= {"report", "campaign", "verdict", "models", "exceptions"}
+    assert parts_imported(path) <= {"report", "campaign", "verdict", "models", "ids", "exceptions"}
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if part_of(path) == "sandbox"], ids=name_of)
-def test_the_sandbox_shares_the_models_and_nothing_else(path: Path) -> None:
-    assert parts_imported(path) <= {"sandbox", "models"}
+def test_the_sandbox_shares_what_an_id_is_and_nothing_else(path: Path) -> None:
+    assert parts_imported(path) <= {"sandbox", "ids"}
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if part_of(path) in WITHOUT_PREFECT], ids=name_of)

@@ -877,11 +877,9 @@ def a_record() -> QATechRunRecord:
 
 BAD_CALLS: dict[str, Callable[[QATechCredentials], Awaitable[Any]]] = {
     "a plan's name": lambda c: astart_test_run(c, "smoke tests"),
-    "an application for a plan": lambda c: astart_test_run(c, "app_shop"),
     "a run for a plan": lambda c: astart_test_run(c, a_record()),  # type: ignore[arg-type]
     "a list of plans": lambda c: astart_test_run(c, ["pln_green"]),  # type: ignore[arg-type]
     "a path for a run": lambda c: arerun_test_run(c, "../run"),
-    "a plan for a run": lambda c: arerun_test_run(c, "pln_green"),
     "no run": lambda c: arerun_test_run(c, None),  # type: ignore[arg-type]
     "what a wait returns": lambda c: arerun_test_run(c, QATechRun(short_id="abc123")),  # type: ignore[arg-type]
     "both filters": lambda c: arerun_test_run(

@@ -17,7 +17,7 @@ from xml.sax.saxutils import escape
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prefect_qatech.campaign import GateReport
-from prefect_qatech.models import RunShortId
+from prefect_qatech.ids import RunShortId
 from prefect_qatech.report.words import attempt_name, campaign_id, duration_text, finite, group_counts, in_utc, spent
 from prefect_qatech.verdict import Outcome, Verdict
 
@@ -42,7 +42,7 @@ class HistoryEntry(BaseModel):
     """One campaign of a plan, as later ones remember it. A test in quarantine is counted in no group.
 
     Attributes:
-        run_short_id: Its first run.
+        run_short_id: Its first run, as `campaign_id` writes it.
         verdict: Its verdict.
         ended_at: When it was given.
         duration_seconds: How long the campaign took.

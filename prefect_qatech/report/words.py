@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
+from hashlib import sha256
 from itertools import groupby
 from typing import Literal, NamedTuple
 
 from prefect_qatech.campaign import UNMATCHED, GateReport, ReportedReason, ReportedTest
-from prefect_qatech.models import check_run_short_id
 from prefect_qatech.verdict import GatePolicy, Incident, Outcome, QuarantineEntry, Reason, TestVerdict, Verdict
 
 Group = Literal["failed", "undecided", "flaky", "quarantined", "recovered", "passed"]
@@ -215,11 +216,11 @@ def until_text(entry: QuarantineEntry, policy: GatePolicy) -> str:
 
 
 def campaign_id(report: GateReport) -> str | None:
-    """Give what tells a campaign from others: its first run's short id, where there is one that can be a name."""
-    try:
-        return check_run_short_id(report.attempts[0].run_short_id) if report.attempts else None
-    except ValueError:
-        return None
+    """Return what tells a campaign from others: its first run's short id, or a hash of one that is no file's name."""
+    run_short_id = report.attempts[0].run_short_id if report.attempts else ""
+    if not run_short_id or re.fullmatch(r"[A-Za-z0-9_-]{1,64}", run_short_id):
+        return run_short_id or None
+    return f"run-{sha256(run_short_id.encode(errors='replace')).hexdigest()[:16]}"
 
 
 def campaign_name(report: GateReport) -> str:

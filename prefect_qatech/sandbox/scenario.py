@@ -27,7 +27,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-from prefect_qatech.models import (
+from prefect_qatech.ids import (
     ApplicationShortId,
     EnvironmentShortId,
     ProjectShortId,

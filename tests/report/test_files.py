@@ -87,13 +87,13 @@ def test_the_directory_holds_the_last_verdict_and_the_older_ones_stand_below(tmp
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d-\d\d-\d\d\.\d{6}Z", older(tmp_path)[0].name)
 
 
-@pytest.mark.parametrize("run", ["../escaped", "..", "a/b", "/tmp/x", "x" * 200, "pln_smoke", ""])
-def test_a_run_id_that_is_none_is_no_path(tmp_path: Path, run: str) -> None:
+@pytest.mark.parametrize("run", ["../escaped", "..", "a/b", "/tmp/x", "x" * 200, "a:b", "é", "\ud800", ""])
+def test_a_run_id_is_no_path(tmp_path: Path, run: str) -> None:
     report = passing()
     forged = report.model_copy(update={"attempts": (report.attempts[0].model_copy(update={"run_short_id": run}),)})
     inside = tmp_path / "report"
-    for _ in range(2):
-        write_report_files(forged, inside)
+    write_report_files(campaign("abc"), inside)
+    write_report_files(forged, inside)
     assert names(inside) == {*NAMES, OLDER}
     assert [names(directory) for directory in older(inside)] == [NAMES]
     assert names(tmp_path) == {"report"}

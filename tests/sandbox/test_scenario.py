@@ -97,7 +97,7 @@ PLAN = "plans:\n  - short_id: pln_a\n    name: A\n"
             None,
             "of app_x, which is not there",
         ),
-        ("plans:\n  - {short_id: smoke, name: A, test_cases: []}\n", 2, "plans.0.short_id: 'smoke' is not a test plan"),
+        ("plans:\n  - {short_id: a/b, name: A, test_cases: []}\n", 2, "plans.0.short_id: 'a/b' has a"),
         (PLAN + "    test_cases: []\nfaults: [{kind: earthquake}]\n", 5, "faults.0.kind"),
         (PLAN + "    test_cases: []\nusage_limit: -1\n", 5, "usage_limit"),
         (PLAN + "    test_cases: []\ndefault_plan: pln_b\n", None, "default_plan 'pln_b' is not among the plans"),

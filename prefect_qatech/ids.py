@@ -1,0 +1,129 @@
+"""Ids: what one may look like is the service's to say.
+
+QA.tech's own pages do not agree with each other on prefixes, slugs and alphabets. So only what cannot be an id at all
+is refused: it would change the address of a request, or is not one word. For the rest the service's own 400 or 404 is
+the error, and an id that the service has just given is never refused for its looks.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import AfterValidator, BeforeValidator
+
+from prefect_qatech.exceptions import InvalidInputError
+from prefect_qatech.inputs import shown
+
+MAX_ID_LENGTH = 200
+
+_RUN = "a run's short id, such as 'abc123' (the last part of the run's address, .../results/abc123)"
+
+
+def check_id(value: str, what: str = "an id") -> str:
+    """Check that a text can be an id.
+
+    Args:
+        value: The text.
+        what: What it is the id of, with an example.
+
+    Returns:
+        The same text.
+
+    Raises:
+        InvalidInputError: It cannot be one.
+
+    Example:
+        ```python
+        check_id("pln_abc123")
+        ```
+    """
+    fault = _fault_of(value)
+    if fault:
+        raise InvalidInputError(f"{shown(value)} {fault}: {what} is needed")
+    return value
+
+
+def check_run_short_id(run_short_id: str) -> str:
+    """Check that a text can be a run's short id, as `check_id` does.
+
+    Args:
+        run_short_id: For example `abc123`.
+
+    Returns:
+        The same text.
+
+    Raises:
+        InvalidInputError: It cannot be one; it is an address, say.
+
+    Example:
+        ```python
+        check_run_short_id("abc123")
+        ```
+    """
+    return check_id(run_short_id, _RUN)
+
+
+def names(asked: str, answered: str) -> bool:
+    """Return whether an answer is about the id that was asked for, which may be written without its slug or prefix.
+
+    Args:
+        asked: An id, such as `pln_abc123`, `pln-smoke-tests_abc123` or `abc123`; or a slug, such as `smoke-tests`.
+        answered: What the service calls it, such as `pln-smoke-tests_abc123`.
+
+    Returns:
+        Whether both may name the same; in doubt they do.
+
+    Example:
+        ```python
+        names("pln_abc123", "pln-smoke-tests_abc123")  # True
+        ```
+    """
+    _, _, slug = answered.rpartition("_")[0].partition("-")
+    return asked == slug or not _without_slug(asked).isdisjoint(_without_slug(answered))
+
+
+def _without_slug(short_id: str) -> set[str]:
+    """Return the id with and without its prefix. A slug may have underscores, as an id may: all readings count."""
+    prefix, _, rest = short_id.partition("_")
+    readings = {short_id, rest or short_id}
+    while "-" in prefix and "_" in rest:
+        rest = rest.partition("_")[2]
+        readings.add(rest)
+    return readings - {""}
+
+
+def _fault_of(value: object) -> str | None:
+    if not isinstance(value, str):
+        return "is not a text"
+    if not value:
+        return "is empty"
+    if len(value) > MAX_ID_LENGTH:
+        return f"is longer than {MAX_ID_LENGTH} characters"
+    if any(character.isspace() for character in value):
+        return "has blanks"
+    if not value.isprintable():
+        return "has characters that do not show"
+    if found := next((character for character in value if character in "/?#%"), None):
+        return f'has a "{found}"'
+    return "is nothing but dots" if not value.strip(".") else None
+
+
+def _text_of_uuid(value: object) -> object:
+    return str(value) if isinstance(value, UUID) else value
+
+
+def _id_of(what: str) -> AfterValidator:
+    return AfterValidator(lambda value: check_id(value, what))
+
+
+TestPlanShortId = Annotated[str, _id_of("a test plan's short id, such as 'pln_abc123',")]
+ApplicationShortId = Annotated[str, _id_of("an application's short id, such as 'app_abc123',")]
+EnvironmentShortId = Annotated[str, _id_of("an environment's short id, such as 'env_abc123',")]
+DevicePresetShortId = Annotated[str, _id_of("a device preset's short id, such as 'preset_abc123',")]
+ProjectShortId = Annotated[str, _id_of("a project's short id, such as 'proj_abc123',")]
+BuildShortId = Annotated[str, _id_of("an application build's short id, such as 'bld_abc123',")]
+ConfigKey = Annotated[str, _id_of("a config's short id, such as 'cfg_abc123', or its slug")]
+RunShortId = Annotated[str, AfterValidator(check_run_short_id)]
+TestCaseId = Annotated[str, BeforeValidator(_text_of_uuid), _id_of("a test case's UUID")]
+EnvironmentId = Annotated[str, BeforeValidator(_text_of_uuid), _id_of("an environment's UUID")]

@@ -1,0 +1,120 @@
+"""What users pass in, and how it is refused: with one kind of error, in one line.
+
+An error ends up in the state of a flow run and in logs, where a report of several lines helps nobody.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from typing_extensions import Self
+
+from prefect_qatech.exceptions import InvalidInputError
+
+_MAX_FAULTS = 3
+_MAX_SHOWN = 80
+_NO_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+
+_is_made_in_code: ContextVar[bool] = ContextVar("qatech_is_made_in_code", default=False)
+
+
+class Checked(BaseModel):
+    """A model that users make: what is wrong with it is an `InvalidInputError`."""
+
+    def __init__(self, **data: Any) -> None:
+        with _errors_in_one_line(type(self)):
+            super().__init__(**data)
+
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> Self:
+        """Validate an object, as pydantic does, with the errors of this class."""
+        with _errors_in_one_line(cls):
+            return super().model_validate(obj, **options)
+
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
+        """Validate JSON, as pydantic does, with the errors of this class."""
+        with _errors_in_one_line(cls):
+            return super().model_validate_json(json_data, **options)
+
+
+def is_made_in_code() -> bool:
+    """Return whether a model is being made by a call in Python, rather than of a flow run's parameters, say."""
+    return _is_made_in_code.get()
+
+
+def shown(value: object) -> str:
+    """Return a value as an error may show it.
+
+    Args:
+        value: What was passed in.
+
+    Returns:
+        Its `repr`, cut to a short line.
+    """
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
+
+
+def clean_text(text: str) -> str:
+    """Return a text that can be stored and sent: PostgreSQL takes no NUL, and no encoding takes half a character.
+
+    Args:
+        text: A text of a user's or of the service.
+
+    Returns:
+        The text, with replacement characters for what is none; tabs and line breaks stay.
+
+    Example:
+        ```python
+        clean_text("Pay\\0")  # "Pay\\ufffd"
+        ```
+    """
+    return _NO_CHARACTER.sub("\ufffd", text)
+
+
+@contextmanager
+def _errors_in_one_line(model: type[BaseModel]) -> Iterator[None]:
+    before = _is_made_in_code.set(True)
+    try:
+        yield
+    except ValidationError as error:
+        raise _in_one_line(model, error) from None
+    finally:
+        _is_made_in_code.reset(before)
+
+
+def _in_one_line(model: type[BaseModel], error: ValidationError) -> InvalidInputError:
+    faults: list[tuple[str, str]] = []
+    for fault in error.errors(include_url=False):
+        place = [_part_of_place(part) for part in fault["loc"]]
+        cause = fault.get("ctx", {}).get("error")
+        nested = cause.faults if isinstance(cause, InvalidInputError) else ()
+        for field, sentence in nested or [("", _sentence(model, fault, cause))]:
+            faults.append((".".join([*place, field] if field else place), sentence))
+    told = [f"{field}: {sentence}" if field else sentence for field, sentence in faults[:_MAX_FAULTS]]
+    if len(faults) > _MAX_FAULTS:
+        told.append(f"and {len(faults) - _MAX_FAULTS} more")
+    return InvalidInputError(" ".join("; ".join(told).split()), faults=tuple(faults))
+
+
+def _part_of_place(part: int | str) -> str:
+    text = str(part)
+    return text if text.isprintable() and len(text) <= _MAX_SHOWN else shown(part)
+
+
+def _sentence(model: type[BaseModel], fault: Any, cause: object) -> str:
+    if fault["type"] == "extra_forbidden":
+        alike = get_close_matches(str(fault["loc"][-1]), model.model_fields, n=1)
+        return "There is no such field" + (f"; did you mean {alike[0]}?" if alike else "")
+    # Our own sentences say what was given, where that may be said.
+    if cause is not None or fault["type"] == "missing" or model.model_config.get("hide_input_in_errors"):
+        return str(cause or fault["msg"])
+    hint = " (put a single item into [...])" if fault["type"] == "list_type" else ""
+    return f"{fault['msg']}{hint}, not {shown(fault['input'])}"

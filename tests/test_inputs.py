@@ -1,0 +1,143 @@
+"""What is wrong with what users pass in is one kind of error, in one line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from prefect_qatech import InvalidInputError
+from prefect_qatech.inputs import Checked, clean_text
+from prefect_qatech.models import QATechApplication, QATechRunRequest
+
+CASE = "a1b2c3d4-e5f6-4789-a012-3456789abcde"
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "message", "names"),
+    [
+        (
+            QATechRunRequest,
+            {"test_plan_short_id": "check out"},
+            "test_plan_short_id: 'check out' has blanks: a test plan's short id, such as 'pln_abc123', is needed",
+            ("test_plan_short_id",),
+        ),
+        (
+            QATechRunRequest,
+            {"test_plan_short_id": 5, "label": "x"},
+            "test_plan_short_id: Input should be a valid string, not 5; label: There is no such field",
+            ("test_plan_short_id", "label"),
+        ),
+        (
+            QATechRunRequest,
+            {"testPlanShortId": "pln_1"},
+            "testPlanShortId: There is no such field; did you mean test_plan_short_id?",
+            ("testPlanShortId",),
+        ),
+        (
+            QATechRunRequest,
+            {"applications": [{"application_short_id": "app_shop", "environment": {"shortId": "env_1"}}]},
+            "applications.0.environment.shortId: There is no such field; did you mean short_id?",
+            ("applications.0.environment.shortId",),
+        ),
+        (
+            QATechRunRequest,
+            {"test_plan_short_id": "x\nINFO: all tests passed" + "y" * 200},
+            "test_plan_short_id: 'x\\nINFO: all tests passed" + "y" * 51 + "... is longer than 200 characters: a test "
+            "plan's short id, such as 'pln_abc123', is needed",
+            ("test_plan_short_id",),
+        ),
+        (QATechApplication, {}, "application_short_id: Field required", ("application_short_id",)),
+        (
+            QATechRunRequest,
+            {"applications": {"application_short_id": "app_1"}},
+            "applications: Input should be a valid list (put a single item into [...]), not "
+            "{'application_short_id': 'app_1'}",
+            ("applications",),
+        ),
+        (
+            QATechRunRequest,
+            {"test_plan_short_id": "pln_a", "test_case_ids": [CASE]},
+            "give a test plan or test cases, not both",
+            ("",),
+        ),
+        (
+            QATechRunRequest,
+            {"test_case_ids": ["a/", "b/", "c/", "d/"]},
+            "; ".join(
+                f"""test_case_ids.{number}: '{given}/' has a "/": a test case's UUID is needed"""
+                for number, given in enumerate("abc")
+            )
+            + "; and 1 more",
+            ("test_case_ids.0", "test_case_ids.1", "test_case_ids.2", "test_case_ids.3"),
+        ),
+    ],
+)
+@pytest.mark.parametrize("way", ["called", "validated"])
+def test_what_is_wrong_is_said_in_one_line(
+    model: Any, fields: dict[str, Any], message: str, names: tuple[str, ...], way: str
+) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        model(**fields) if way == "called" else model.model_validate(fields)
+    error = caught.value
+    assert isinstance(error, InvalidInputError)
+    assert str(error) == message
+    assert tuple(field for field, _ in error.faults) == names
+    assert error.__cause__ is None
+    assert error.__suppress_context__
+
+
+def test_json_that_does_not_fit_is_the_same_error() -> None:
+    with pytest.raises(InvalidInputError, match=r"^testPlanShortId: There is no such field; did you mean"):
+        QATechRunRequest.model_validate_json('{"testPlanShortId": "pln_1"}')
+    with pytest.raises(InvalidInputError, match="EOF while parsing"):
+        QATechRunRequest.model_validate_json("{")
+
+
+def test_a_model_among_other_parameters_is_told_as_well() -> None:
+    class Parameters(BaseModel):
+        request: QATechRunRequest
+
+    with pytest.raises(ValidationError) as caught:
+        Parameters.model_validate({"request": {"testPlanShortId": "pln_1"}})
+    [fault] = caught.value.errors()
+    assert fault["loc"] == ("request",)
+    assert fault["msg"] == "Value error, testPlanShortId: There is no such field; did you mean test_plan_short_id?"
+    assert TypeAdapter(QATechRunRequest | str).validate_python("pln_1") == "pln_1"
+    assert TypeAdapter(QATechRunRequest | str).validate_python({}) == QATechRunRequest()
+
+
+def test_an_input_that_must_not_be_shown_is_not() -> None:
+    class Secretive(Checked):
+        model_config = ConfigDict(hide_input_in_errors=True)
+
+        number: int
+
+    with pytest.raises(InvalidInputError) as caught:
+        Secretive(number="hunter2")  # type: ignore[arg-type]
+    assert "hunter2" not in str(caught.value) + repr(caught.value.faults)
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("Pay\tby card\r\nnow é 😀", "Pay\tby card\r\nnow é 😀"),
+        ("Pay\x00", "Pay\ufffd"),
+        ("\x1b[31m\x08\x0b\x7f\x9b", "\ufffd[31m\ufffd\ufffd\ufffd\ufffd"),
+        ("\ud83d half", "\ufffd half"),
+        ("", ""),
+    ],
+)
+def test_a_text_is_cleaned_of_what_nothing_can_store(text: str, clean: str) -> None:
+    assert clean_text(text) == clean
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_a_cleaned_text_can_be_stored_and_is_clean(text: str) -> None:
+    clean = clean_text(text)
+    assert "\x00" not in clean.encode().decode()
+    assert clean_text(clean) == clean
+    assert len(clean) == len(text)
