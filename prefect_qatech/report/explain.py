@@ -21,7 +21,6 @@ from prefect_qatech.report.words import (
     counts_text,
     spent,
     story,
-    target_text,
     tests_named,
     until_text,
 )
@@ -53,8 +52,8 @@ def explain(report: GateReport, policy: GatePolicy | None = None, *, today: date
     """
     again = report.judge_again(report.policy)
     lines = [
-        f"{plain_text(campaign_name(report), _NAME)}, campaign {campaign_id(report) or 'without a run'}, "
-        f"{plain_text(target_text(report), _NAME)}",
+        f"{plain_text(campaign_name(report), _NAME)}, campaign {campaign_id(report) or 'without a run'}"
+        + (f", target {plain_text(report.target, _NAME)}" if report.target else ""),
         HEADLINES[report.verdict],
         f"{counts_text(report)}. Spent: {spent(report)}.",
         f"Without reruns the verdict would have been {report.verdict_without_reruns}.",

@@ -27,6 +27,7 @@ def render_gates(report: GatesReport) -> str:
         render_gates(gather_gates(credentials, requests, raise_unless_passed=False))
         ```
     """
+    targets = sorted({gate.target for gate in report.reports.values() if gate.target})
     ordered = sorted(report.names, key=lambda name: [*Verdict].index(report.verdict_of(name)), reverse=True)
     reasons = [
         f"- **{markdown_text(name, _NAME_LENGTH)}**: {markdown_text(reason, _REASON_LENGTH)}"
@@ -38,7 +39,7 @@ def render_gates(report: GatesReport) -> str:
         [
             f"## {SYMBOLS[report.verdict]} {HEADLINES[report.verdict]}",
             "",
-            _sum(report),
+            _sum(report) + (f" Target: {markdown_text(', '.join(targets), _REASON_LENGTH)}." if targets else ""),
             "",
             "| Gate | Verdict | Plan | Tests | Attempts | Run |",
             "| --- | --- | --- | --- | --- | --- |",

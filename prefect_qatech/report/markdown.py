@@ -26,7 +26,6 @@ from prefect_qatech.report.words import (
     shown_attempt,
     spent,
     story,
-    target_text,
     tests_named,
     time_text,
     until_text,
@@ -132,7 +131,8 @@ def _head(report: GateReport) -> list[str]:
     about = [f"**{_plan(report)}**", counts_text(report)]
     if report.label and report.label != report.plan_name:
         about.insert(1, _text(report.label, _NAME))
-    about.append(_text(target_text(report), _NAME))
+    if report.target:
+        about.append(f"target {_text(report.target, _NAME)}")
     if report.ended_at:
         about.append(time_text(report.ended_at))
     about += _links(("open the last run", report.run_url))

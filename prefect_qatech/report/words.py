@@ -180,23 +180,18 @@ def time_text(moment: datetime | None, beside: datetime | None = None) -> str:
     return f"{in_utc(moment):{'%H:%M' if same_day else '%Y-%m-%d %H:%M'}} UTC"
 
 
-def target_text(report: GateReport) -> str:
-    """Say what was tested, as the caller named it."""
-    return f"target {report.target}" if report.target else "no target was named"
-
-
 def caveats(report: GateReport) -> list[tuple[str, tuple[str, ...]]]:
     """Return what a reader must know of the evidence: a sentence each, and the ids of the tests that it is about."""
     told: list[tuple[str, tuple[str, ...]]] = []
+    if not report.target:
+        told.append(("No target was named: a pass counts for the attempt of the flow run in which it was found.", ()))
     if report.evidence_is_older:
         told.append(("This is evidence of an earlier attempt of this flow run.", ()))
     if report.is_one_run_only:
         told.append(("Only this run was judged: a run that this gate did not start.", ()))
     # A count that is there and cannot be read is an incident, which says the same.
     if report.attempts and report.expected_count is None and Incident.COUNT_UNREADABLE not in report.incidents:
-        told.append(
-            ("Nobody knows whether all tests are listed: QA.tech did not say how many there are.", ()),
-        )
+        told.append(("Nobody knows whether all tests are listed: QA.tech did not say how many there are.", ()))
     if unknown := report.causes_unknown:
         whose = "1 test" if len(unknown) == 1 else f"{len(unknown)} tests"
         told.append((f"The cause could not be found out for {whose}: QA.tech did not give the details.", unknown))
