@@ -43,9 +43,9 @@ if TYPE_CHECKING:
         UsageLimitError,
         WaitTimedOut,
     )
-    from prefect_qatech.gate import arelease_gate, release_gate
-    from prefect_qatech.gather import agather_gates, gather_gates
-    from prefect_qatech.jobs import QATechTestPlan, QATechTestRun
+    from prefect_qatech.gate.flow import arelease_gate, release_gate
+    from prefect_qatech.gate.many import agather_gates, gather_gates
+    from prefect_qatech.gate.suspend import awake_suspended_gates, wake_suspended_gates
     from prefect_qatech.ledger import (
         QATechLedgerEntry,
         QATechRunRecord,
@@ -70,7 +70,6 @@ if TYPE_CHECKING:
         QATechStartedRun,
     )
     from prefect_qatech.polling import QATechPolling
-    from prefect_qatech.suspension import awake_suspended_gates, wake_suspended_gates
     from prefect_qatech.tasks import (
         aget_test_run,
         apublish_gate_report,
@@ -81,6 +80,7 @@ if TYPE_CHECKING:
         rerun_test_run,
         start_test_run,
     )
+    from prefect_qatech.test_plan import QATechTestPlan, QATechTestRun
     from prefect_qatech.verdict import GatePolicy, Incident, Outcome, QuarantineEntry, TestVerdict, Verdict
     from prefect_qatech.waits import (
         await_for_test_run,
@@ -208,8 +208,8 @@ _MODULES = {
     "QATechRunTestCase": "models",
     "QATechRunTestCaseDetails": "models",
     "QATechStartedRun": "models",
-    "QATechTestPlan": "jobs",
-    "QATechTestRun": "jobs",
+    "QATechTestPlan": "test_plan",
+    "QATechTestRun": "test_plan",
     "QATechTimeoutError": "exceptions",
     "QuarantineEntry": "verdict",
     "RateLimitedError": "exceptions",
@@ -226,29 +226,29 @@ _MODULES = {
     "WaitTimedOut": "exceptions",
     "aattach_run": "ledger",
     "aclear_intent": "ledger",
-    "agather_gates": "gather",
+    "agather_gates": "gate.many",
     "aget_test_run": "tasks",
     "apublish_gate_report": "tasks",
     "aread_ledger": "ledger",
-    "arelease_gate": "gate",
+    "arelease_gate": "gate.flow",
     "arerun_test_run": "tasks",
     "astart_test_run": "tasks",
     "attach_run": "ledger",
     "await_for_test_run": "waits",
     "await_for_test_runs": "waits",
-    "awake_suspended_gates": "suspension",
+    "awake_suspended_gates": "gate.suspend",
     "clear_intent": "ledger",
     "evaluate": "evaluation",
-    "gather_gates": "gather",
+    "gather_gates": "gate.many",
     "get_test_run": "tasks",
     "publish_gate_report": "tasks",
     "read_ledger": "ledger",
-    "release_gate": "gate",
+    "release_gate": "gate.flow",
     "rerun_test_run": "tasks",
     "start_test_run": "tasks",
     "wait_for_test_run": "waits",
     "wait_for_test_runs": "waits",
-    "wake_suspended_gates": "suspension",
+    "wake_suspended_gates": "gate.suspend",
 }
 
 

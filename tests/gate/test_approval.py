@@ -25,9 +25,9 @@ from prefect_qatech import (
     Verdict,
     aread_ledger,
     arelease_gate,
-    asking,
     events,
 )
+from prefect_qatech.gate import approval
 from prefect_qatech.report import render_markdown
 from prefect_qatech.sandbox import Sandbox
 from tests.support import Failing, artifacts_of, cases, counted, credentials_for, flow_run_id, one_plan
@@ -44,7 +44,7 @@ Answer = Callable[[PrefectClient, FlowRun], Awaitable[None]]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(approval, "LOOK_SECONDS", 0.2)
 
 
 @pytest.fixture

@@ -18,10 +18,11 @@ from prefect.states import Cancelled, Crashed, Scheduled
 
 from flows.check import check_release
 from flows.watcher import watch
-from prefect_qatech import GatePolicy, QATechCredentials, QATechPolling, QATechRun, arelease_gate, ledger, suspension
+from prefect_qatech import GatePolicy, QATechCredentials, QATechPolling, QATechRun, arelease_gate, ledger
 from prefect_qatech.exceptions import UnauthorizedError
+from prefect_qatech.gate import suspend
+from prefect_qatech.gate.suspend import Note, needs_look, why_wake
 from prefect_qatech.sandbox import Sandbox
-from prefect_qatech.suspension import Note, needs_look, why_wake
 from tests.support import cases, counted, credentials_for, one_plan, posts, rows_of
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
@@ -111,7 +112,7 @@ async def a_gate(sandbox: Sandbox, scenario: str = "pln_one", **more: Any) -> De
 async def woken(credentials: QATechCredentials, *gates: Deployed) -> list[Deployed]:
     """Which of these gates a round of the watcher wakes."""
     found: list[UUID] = []
-    wake = suspension.awake_suspended_gates
+    wake = suspend.awake_suspended_gates
 
     @flow
     async def round() -> None:
@@ -219,7 +220,7 @@ async def test_a_kill_between_note_and_suspension_is_taken_up(monkeypatch: pytes
     with Sandbox(PASSES, speed=0) as sandbox:
         gate = await a_gate(sandbox)
         with monkeypatch.context() as patch:
-            patch.setattr(suspension, "asuspend_flow_run", killed)
+            patch.setattr(suspend, "asuspend_flow_run", killed)
             with pytest.raises(Killed):
                 await gate.execute()
         await gate.set_state(Crashed())
@@ -264,7 +265,7 @@ async def test_a_question_that_nobody_answers_is_a_no() -> None:
 
 
 async def test_an_approval_that_comes_too_late_is_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefect_qatech.asking.LOOK_SECONDS", 0)
+    monkeypatch.setattr("prefect_qatech.gate.approval.LOOK_SECONDS", 0)
     with Sandbox(FAILS, speed=0) as sandbox:
         gate = await asked(sandbox, decision_timeout_seconds=0.1)
         await gate.answer(APPROVE)

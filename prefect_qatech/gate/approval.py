@@ -78,7 +78,7 @@ async def ask(report: GateReport, *, timeout_seconds: float, key: str) -> GateDe
 async def ask_suspended(report: GateReport, *, until: datetime, key: str) -> GateDecision:
     """Suspend the flow run until a person has decided; called again by the process that is resumed, give the decision.
 
-    Nothing here wakes the flow run when the time is over: `prefect_qatech.suspension` does.
+    Nothing here wakes the flow run when the time is over: `prefect_qatech.gate.suspend` does.
 
     Args:
         report: What to decide on.

@@ -25,10 +25,9 @@ from prefect_qatech import (
     arelease_gate,
     astart_test_run,
     events,
-    gate,
-    journal,
     ledger,
 )
+from prefect_qatech.gate import campaign, journal
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.verdict import Incident
 from tests.support import Failing, cases, counted, credentials_for, fault, one_plan, posts
@@ -43,9 +42,9 @@ STATUS = {"path": "status", "method": "GET"}
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody sleeps between attempts."""
-    monkeypatch.setattr(gate, "DETAILS_FIRST_PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(gate, "astart_test_run", gate.astart_test_run.with_options(retry_delay_seconds=0))
-    monkeypatch.setattr(gate, "arerun_test_run", gate.arerun_test_run.with_options(retry_delay_seconds=0))
+    monkeypatch.setattr(campaign, "DETAILS_FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(campaign, "astart_test_run", campaign.astart_test_run.with_options(retry_delay_seconds=0))
+    monkeypatch.setattr(campaign, "arerun_test_run", campaign.arerun_test_run.with_options(retry_delay_seconds=0))
 
 
 @pytest.fixture
@@ -283,7 +282,7 @@ async def test_a_rerun_that_cannot_be_followed_leaves_a_report_with_a_verdict(fl
     def refuse(*_: object) -> None:
         flaky.set_faults([{"on": STATUS, "kind": "status", "status": 401, "times": -1}])
 
-    real = gate.arerun_test_run
+    real = campaign.arerun_test_run
 
     async def rerun(*args: Any, **options: Any) -> Any:
         record = await real(*args, **options)
@@ -291,7 +290,7 @@ async def test_a_rerun_that_cannot_be_followed_leaves_a_report_with_a_verdict(fl
         return record
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gate, "arerun_test_run", rerun)
+        patch.setattr(campaign, "arerun_test_run", rerun)
         report = await judge(flaky)
     assert report.verdict is Verdict.FAIL
     assert report.incidents == (Incident.WAIT_GAVE_UP,)

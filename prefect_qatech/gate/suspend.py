@@ -34,9 +34,9 @@ from prefect.states import Scheduled
 from pydantic import BaseModel, ConfigDict
 
 from prefect_qatech._prefect import run_logger
-from prefect_qatech.asking import NO_ANSWER, SERVER_GRACE_SECONDS
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import NotFoundError, QATechAPIError, UnauthorizedError, WaitTimedOut
+from prefect_qatech.gate.approval import NO_ANSWER, SERVER_GRACE_SECONDS
 from prefect_qatech.ledger import Ledger, QATechRunRecord, fingerprint, forget_calls
 from prefect_qatech.models import QATechRun
 from prefect_qatech.polling import QATechPolling

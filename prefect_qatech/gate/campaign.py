@@ -1,46 +1,20 @@
-"""The flow `release_gate`: run -> wait -> rerun what failed -> verdict -> report. Its async version is `arelease_gate`.
-
-What a retry means
-    Evidence is about a target. `target=` names it: a commit, an image digest, a version of the data. The gate replays
-    what its ledger holds: a flow retry, "Retry" in the UI and a restart after a crash find the runs that were started.
-
-    - after a pass, for the same named target: the same evidence, judged again; for another target: another campaign;
-    - after a pass without a target: the gate tests again, because the steps before it may have changed what runs. A
-      pass is good for the attempt of the flow run in which it was found;
-    - after a crash or a kill: the campaign goes on where it was, under the same deadline;
-    - after a time-out: the run is polled again, with `deadline_seconds` anew, because somebody asked again;
-    - after a verdict that was no pass: the same runs are polled and judged again, and reruns that the policy has left
-      may be spent; nothing is started anew;
-    - after a person's approval: the approval stands for the same evidence, and is void for any other; after a "no" the
-      person is asked again, because somebody asked again;
-    - for a fresh start: run the deployment (or the flow) again. A new flow run has a new ledger.
-
-Once the first run has ended, whatever goes wrong (a rerun that is refused, a wait that gives up, a Prefect API that is
-down) is an incident in a report with a verdict.
-"""
+"""One gate at work: its first run, its reruns, what was observed, and the report of it."""
 
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Literal
 
 import anyio
-from prefect import flow
 from prefect.context import FlowRunContext
 
-from prefect_qatech import artifacts, events, journal, ledger, suspension
+from prefect_qatech import artifacts, events, ledger
 from prefect_qatech._prefect import run_logger
 from prefect_qatech.artifacts import artifact_key, is_web_link
-from prefect_qatech.asking import ask, ask_suspended
 from prefect_qatech.campaign import GateDecision, GateReport, build_report
 from prefect_qatech.client import QATechClient
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import (
-    GateFailed,
-    GateInconclusive,
-    GateNotPassed,
-    InvalidInputError,
     NothingToRerunError,
     QATechAPIError,
     QATechError,
@@ -48,6 +22,9 @@ from prefect_qatech.exceptions import (
     UsageLimitError,
     WaitTimedOut,
 )
+from prefect_qatech.gate import journal, suspend
+from prefect_qatech.gate.approval import ask, ask_suspended
+from prefect_qatech.gate.settings import GateSettings
 from prefect_qatech.identity import Campaign, ObservedAttempt, next_rerun, recognise
 from prefect_qatech.ids import check_run_short_id
 from prefect_qatech.ledger import QATechRunRecord
@@ -56,77 +33,28 @@ from prefect_qatech.models import (
     QATechRun,
     QATechRunRequest,
     QATechRunTestCaseDetails,
-    as_request,
 )
-from prefect_qatech.polling import QATechPolling
-from prefect_qatech.report import check_report_directory, clear_report_files
-from prefect_qatech.report.escape import cell_text
+from prefect_qatech.report.escape import plain_text
 from prefect_qatech.tasks import apublish_gate_report, arerun_test_run, astart_test_run, no_retry_after
-from prefect_qatech.twins import run_sync, sleep_unless_stopped
+from prefect_qatech.twins import sleep_unless_stopped
 from prefect_qatech.verdict import (
     GatePolicy,
     Incident,
     Rerun,
-    TestVerdict,
-    Verdict,
 )
 from prefect_qatech.waits import await_for_test_run, turn_of
 
+MAX_SENTENCE = 1_500
 DETAILS_AT_ONCE = 8
 DETAILS_SECONDS = 120.0
 """How long the details of an attempt's tests are asked for, all together, however the requests fail."""
 DETAILS_FIRST_PAUSE_SECONDS = 1.0
 DETAILS_MAX_PAUSE_SECONDS = 15.0
 _RECORD_SECONDS = 30.0
-_MOST_NAMES = 10
-_LONGEST_DECISION_SECONDS = 30 * 24 * 3600
-OnNoPass = Literal["stop", "ask"]
-HowToWait = Literal["poll", "suspend"]
-_DECIDED = (TestVerdict.PASSED, TestVerdict.RECOVERED, TestVerdict.FLAKY, TestVerdict.FAILED)
-
-
-@dataclass(frozen=True)
-class GateSettings:
-    """How a gate goes about its work; `release_gate` tells of each."""
-
-    policy: GatePolicy = field(default_factory=GatePolicy)
-    target: str | None = None
-    label: str | None = None
-    slot_label: str | None = None
-    polling: QATechPolling = field(default_factory=QATechPolling)
-    report_directory: str | None = None
-    raise_unless_passed: bool = True
-    on_inconclusive: OnNoPass = "stop"
-    on_failed: OnNoPass = "stop"
-    decision_timeout_seconds: float = 3600.0
-    waiting: HowToWait = "poll"
-
-    def check(self) -> None:
-        """Raise where something makes no sense.
-
-        Raises:
-            InvalidInputError: Nothing was sent.
-        """
-        if not 0 < self.decision_timeout_seconds <= _LONGEST_DECISION_SECONDS:
-            raise InvalidInputError(
-                f"decision_timeout_seconds must be more than 0 and at most {_LONGEST_DECISION_SECONDS:,}"
-            )
-        if self.target is not None and (not self.target.strip() or not self.target.isprintable()):
-            raise InvalidInputError("target must name what is tested, in one line: a commit, say, or leave it out.")
-        if self.waiting == "suspend":
-            suspension.check_can_suspend()
-        if self.report_directory is not None:
-            check_report_directory(self.report_directory)
-
-    @property
-    def asks_on(self) -> frozenset[Verdict]:
-        """The verdicts on which a person is asked."""
-        on = {Verdict.INCONCLUSIVE: self.on_inconclusive, Verdict.FAIL: self.on_failed}
-        return frozenset(verdict for verdict, what in on.items() if what == "ask")
 
 
 @dataclass
-class _Gate:
+class GateCampaign:
     """One gate at work: what was asked for, and what was observed so far."""
 
     credentials: QATechCredentials
@@ -213,14 +141,14 @@ class _Gate:
     async def _free_the_worker(self, record: QATechRunRecord, time_left: Callable[[], float]) -> None:
         """Suspend the flow run while a run goes on; whoever is resumed comes here again, through the ledger."""
         if self.settings.waiting == "suspend" and time_left() > 0:
-            await suspension.suspend_until_ended(self.credentials, record, time_left(), self.settings.polling)
+            await suspend.suspend_until_ended(self.credentials, record, time_left(), self.settings.polling)
 
     async def _with_decision(self, first: QATechRunRecord, report: GateReport) -> GateReport:
         try:
             return report.model_copy(update={"decision": await self._decide(first, report)})
         except Exception as error:  # nobody could be asked, so nobody has approved
             run_logger().error("Nobody could be asked: %s", error)
-            self.notes.append(f"Nobody could be asked: {_one_line(f'{type(error).__name__}: {error}')}")
+            self.notes.append(f"Nobody could be asked: {_told(error)}")
             return self.report(first)
 
     async def _decide(self, first: QATechRunRecord, report: GateReport) -> GateDecision:
@@ -232,14 +160,14 @@ class _Gate:
         run_count = context.flow_run.run_count if context is not None and context.flow_run is not None else 0
         key = f"qatech-{evidence[:16]}-{run_count}"
         is_suspending = self.settings.waiting == "suspend"
-        note = await suspension.read_note(key) if is_suspending else None
+        note = await suspend.read_note(key) if is_suspending else None
         if note is None:
             # Who decides must see what on.
             await artifacts.publish_report(report)
             await events.emit_gate_asked(report)
         seconds = self.settings.decision_timeout_seconds
         if is_suspending:
-            note = note or await suspension.write_note(key, "decision", seconds, self.credentials, first)
+            note = note or await suspend.write_note(key, "decision", seconds, self.credentials, first)
             decision = await ask_suspended(report, until=note.until, key=key)
         else:
             decision = await ask(report, timeout_seconds=seconds, key=key)
@@ -295,16 +223,15 @@ class _Gate:
         except StartOutcomeUnknown as error:
             self._note(Incident.OUTCOME_UNKNOWN, str(error))
         except Exception as error:  # what was found out so far is judged and reported, whatever stops the rerun
-            what = str(error) if isinstance(error, QATechError) else f"{type(error).__name__}: {error}"
             where = f"Run {base.run.short_id} ({base.run_url or 'address unknown'}) was not rerun."
-            self._note(Incident.RERUN_REFUSED, f"{where} {what}")
+            self._note(Incident.RERUN_REFUSED, f"{where} {_told(error)}")
         return None
 
     def _note(self, incident: Incident, sentence: str) -> None:
         run_logger().error("%s", sentence)
         if incident not in self.incidents:
             self.incidents.append(incident)
-        self.notes.append(_one_line(sentence))
+        self.notes.append(plain_text(sentence, MAX_SENTENCE))
 
     async def _keep(self, write: Callable[[], Awaitable[None]], what: str) -> None:
         """Record something about a campaign that has a verdict; the verdict counts more than the record of it."""
@@ -321,9 +248,8 @@ class _Gate:
         try:
             await self._observe(record, timeout_seconds, rerun)
         except Exception as error:  # the attempts before it are evidence, and are reported
-            what = str(error) if isinstance(error, QATechError) else f"{type(error).__name__}: {error}"
             where = f"Run {record.run_short_id} ({record.run_url or 'address unknown'}) could not be followed."
-            self._note(Incident.WAIT_GAVE_UP, f"{where} {what}")
+            self._note(Incident.WAIT_GAVE_UP, f"{where} {_told(error)}")
             unknown = QATechRun(short_id=record.run_short_id)
             self.attempts.append(self._attempt(record, unknown, rerun))
 
@@ -417,6 +343,12 @@ async def astart_campaign(
     return record
 
 
+def _told(error: Exception) -> str:
+    # Our own errors say what they are; others may say nothing but a word.
+    text = str(error) if isinstance(error, QATechError) else f"{type(error).__name__}: {error}"
+    return plain_text(text, MAX_SENTENCE)
+
+
 def _time_left(began: datetime, deadline_seconds: float) -> Callable[[], float]:
     """Give a function that tells the seconds until a deadline, by a monotonic clock from now on."""
     passed = max(0.0, (datetime.now(timezone.utc) - began).total_seconds())
@@ -468,193 +400,3 @@ async def _details_of(
             for short_id in wanted:
                 group.start_soon(ask_for, client, short_id)
     return found, frozenset(wanted) - set(found)
-
-
-def _not_passed(report: GateReport) -> GateNotPassed:
-    """Put what a release manager needs into the message that the UI shows for the flow run."""
-    kind = GateFailed if report.verdict is Verdict.FAIL else GateInconclusive
-    blocking = [reason.sentence for reason in report.reasons if reason.verdict is not Verdict.PASS]
-    names = [test.name for test in report.tests_with(TestVerdict.FAILED)] or [
-        test.name for test in report.tests if test.verdict not in _DECIDED
-    ]
-    # A log makes links of addresses.
-    shown = ", ".join(cell_text(name, 120) for name in names[:_MOST_NAMES])
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    parts = [
-        f"The gate {'failed' if kind is GateFailed else 'is inconclusive'}: the release may not go out.",
-        *blocking,
-        f"{'Failed' if kind is GateFailed else 'Undecided'}: {shown}{more}." if names else "",
-        *map(_one_line, report.notes),
-        f"A person was asked; the answer is no: {_one_line(report.decision.reason)}" if report.decision else "",
-        f"Run: {report.run_url or report.run_short_id or 'none'}.",
-        _what_a_retry_does(report),
-    ]
-    return kind(" ".join(part for part in parts if part), report=report)
-
-
-def _what_a_retry_does(report: GateReport) -> str:
-    reruns_left = max(0, report.policy.max_reruns - (len(report.attempts) - 1))
-    has_ended = all(attempt.status in FINAL_STATUSES for attempt in report.attempts)
-    if has_ended and reruns_left == 0:
-        return "No reruns are left, so a retry finds the same evidence; for a fresh start run the flow anew."
-    may = f" and may spend {reruns_left} more rerun{'s' if reruns_left > 1 else ''}" if reruns_left else ""
-    return f"A retry resumes this campaign{may}; for a fresh start run the flow anew."
-
-
-def _one_line(text: str) -> str:
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:1_500]
-
-
-async def run_gate(
-    credentials: QATechCredentials,
-    request: QATechRunRequest | str | None,
-    run: QATechRunRecord | str | None,
-    settings: GateSettings,
-) -> GateReport:
-    """Run one gate in the current flow run; `release_gate` tells of the arguments.
-
-    Args:
-        credentials: How to reach QA.tech.
-        request: What to run, where.
-        run: A run to judge instead of starting one.
-        settings: The rest.
-
-    Returns:
-        The report.
-    """
-    settings.check()
-    if run is not None and request is not None:
-        raise InvalidInputError("run judges a run as it is: give run or a request, not both.")
-    gate = _Gate(credentials, as_request(request), settings)
-    if settings.report_directory is not None:
-        # However this gate ends, its directory must not tell of an earlier one.
-        clear_report_files(settings.report_directory)
-    report = await gate.run(run)
-    logger = run_logger()
-    for reason in report.reasons:
-        logger.info("%s: %s", reason.rule, reason.sentence)
-    if report.passed:
-        logger.info("The gate passed: %s", report.run_url or report.run_short_id)
-        return report
-    if report.approved and report.decision is not None:
-        by = _one_line(report.decision.decided_by or "nobody who gave a name")
-        logger.warning("Not passed, but approved by %s: %s", by, _one_line(report.decision.reason))
-        return report
-    error = _not_passed(report)
-    if settings.raise_unless_passed:
-        raise error
-    logger.warning("%s", error)
-    return report
-
-
-@flow(name="release-gate", retries=0)
-async def arelease_gate(
-    credentials: QATechCredentials,
-    request: QATechRunRequest | str | None = None,
-    *,
-    target: str | None = None,
-    policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen, and the UI's form shows it
-    run: QATechRunRecord | str | None = None,
-    label: str | None = None,
-    polling: QATechPolling | None = None,
-    report_directory: str | None = None,
-    raise_unless_passed: bool = True,
-    on_inconclusive: OnNoPass = "stop",
-    on_failed: OnNoPass = "stop",
-    decision_timeout_seconds: float = 3600.0,
-    waiting: HowToWait = "poll",
-) -> GateReport:
-    """Async version of `release_gate`: the same arguments, result and errors."""
-    settings = GateSettings(
-        policy=policy,
-        target=target,
-        label=label,
-        slot_label=label,
-        polling=polling or QATechPolling(),
-        report_directory=report_directory,
-        raise_unless_passed=raise_unless_passed,
-        on_inconclusive=on_inconclusive,
-        on_failed=on_failed,
-        decision_timeout_seconds=decision_timeout_seconds,
-        waiting=waiting,
-    )
-    return await run_gate(credentials, request, run, settings)
-
-
-@flow(name="release-gate", retries=0)
-def release_gate(
-    credentials: QATechCredentials,
-    request: QATechRunRequest | str | None = None,
-    *,
-    target: str | None = None,
-    policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen, and the UI's form shows it
-    run: QATechRunRecord | str | None = None,
-    label: str | None = None,
-    polling: QATechPolling | None = None,
-    report_directory: str | None = None,
-    raise_unless_passed: bool = True,
-    on_inconclusive: OnNoPass = "stop",
-    on_failed: OnNoPass = "stop",
-    decision_timeout_seconds: float = 3600.0,
-    waiting: HowToWait = "poll",
-) -> GateReport:
-    """Test a release with QA.tech, rerun only what failed, and decide whether it may go out.
-
-    - Starts exactly one run per gate, and reruns within the policy's budget; see the module for what a retry means.
-    - Only evidence of a pass is a pass: an empty, skipped, cancelled, unfinished or unknown outcome never is.
-    - Evidence is about a target. Without one, a pass is good for the attempt of the flow run in which it was found.
-    - One deadline, `policy.deadline_seconds`, for the campaign; on a time-out the run goes on at QA.tech.
-    - An approval never makes a verdict a pass: the report holds both. It counts for the evidence that was shown.
-
-    Args:
-        credentials: How to reach QA.tech.
-        request: What to run, where: a `QATechRunRequest` or, for short, a plan's id; the project's default plan when
-            absent.
-        target: What is tested: a commit, an image digest, a version of the data. On a retry, evidence for the same
-            target is kept; another target is tested anew.
-        policy: What is tolerated, how often is rerun, how long is waited.
-        run: Judge this run, started elsewhere or before, instead of starting one: what a start returned or, for short,
-            a run's short id.
-        label: Names this gate within its flow run; needed where gates with equal requests run side by side.
-        polling: How often to poll a run.
-        report_directory: Where to write `verdict.json`, `junit.xml`, `ctrf.json` and `summary.md`.
-        raise_unless_passed: Whether a verdict that is not a pass raises, so that the flow run fails.
-        on_inconclusive: `stop`, or `ask`: the flow run pauses, and a person approves or rejects in the Prefect UI.
-        on_failed: The same for a gate that failed.
-        decision_timeout_seconds: How long that person has; no answer in time is a no.
-        waiting: `poll`, or `suspend`: the process ends while a run goes on, or while a person is asked, and a watcher
-            (`flows/watcher.py`) has the flow run go on. For the flow run of a deployment; a sub-flow run cannot.
-
-    Returns:
-        The report; of a gate that passed, or (`report.approved`) that a person has approved.
-
-    Raises:
-        GateFailed: Tests of the product failed.
-        GateInconclusive: The evidence is not enough.
-        StartOutcomeUnknown: The run may or may not have been started; nothing retries this.
-        QATechAPIError: The gate could not be evaluated: bad ids, no access, no such plan, a service that is down.
-        LedgerUnavailable: The Prefect API could not be asked for what was started before.
-        InvalidInputError: Something that was passed in makes no sense; nothing was sent.
-
-    Example:
-        ```python
-        @flow
-        def release(version: str):
-            report = release_gate(QATechCredentials.load("prod"), "pln_smoke", target=version)
-            print(report.verdict)
-        ```
-    """
-    settings = GateSettings(
-        policy=policy,
-        target=target,
-        label=label,
-        slot_label=label,
-        polling=polling or QATechPolling(),
-        report_directory=report_directory,
-        raise_unless_passed=raise_unless_passed,
-        on_inconclusive=on_inconclusive,
-        on_failed=on_failed,
-        decision_timeout_seconds=decision_timeout_seconds,
-        waiting=waiting,
-    )
-    return run_sync(lambda: run_gate(credentials, request, run, settings))

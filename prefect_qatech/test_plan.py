@@ -10,7 +10,8 @@ from pydantic import ConfigDict, Field
 from prefect_qatech.campaign import GateReport
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import GateNotPassed, QATechError
-from prefect_qatech.gate import arelease_gate, astart_campaign, release_gate
+from prefect_qatech.gate.campaign import astart_campaign
+from prefect_qatech.gate.flow import arelease_gate, release_gate
 from prefect_qatech.ids import TestPlanShortId
 from prefect_qatech.inputs import Checked
 from prefect_qatech.ledger import QATechRunRecord

@@ -18,7 +18,8 @@ from prefect_qatech.artifacts import artifact_key
 from prefect_qatech.campaign import GateReport, GatesReport
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import GateNotPassed, GatesNotPassed, InvalidInputError
-from prefect_qatech.gate import GateSettings, run_gate
+from prefect_qatech.gate.flow import run_gate
+from prefect_qatech.gate.settings import GateSettings
 from prefect_qatech.models import QATechRunRequest, as_request
 from prefect_qatech.polling import QATechPolling
 from prefect_qatech.report import gates_message, render_gates

@@ -25,9 +25,9 @@ from prefect_qatech import (
     agather_gates,
     arelease_gate,
     events,
-    gather,
     gather_gates,
 )
+from prefect_qatech.gate import many
 from prefect_qatech.report import gates_message, render_gates
 from prefect_qatech.report.escape import plain_text
 from prefect_qatech.sandbox import Sandbox
@@ -213,7 +213,7 @@ class Gates:
         self.fails: BaseException | None = None
         self.three_at_work = asyncio.Event()
         self.for_ever = asyncio.Event()
-        monkeypatch.setattr(gather, "_one_gate", self.run)
+        monkeypatch.setattr(many, "_one_gate", self.run)
 
     async def run(self, name: str, *_: Any) -> GateReport:
         self.at_work += 1

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from prefect.client.orchestration import get_client
 
-from prefect_qatech import QATechRunRecord, journal
+from prefect_qatech import QATechRunRecord
+from prefect_qatech.gate import journal
 from prefect_qatech.ledger import Call, Chain, Ledger
 from tests.support import new_flow_run, rewrite, rows_of
 

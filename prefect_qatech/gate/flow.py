@@ -1,0 +1,242 @@
+"""The flow `release_gate`: run -> wait -> rerun what failed -> verdict -> report. Its async version is `arelease_gate`.
+
+What a retry means
+    Evidence is about a target. `target=` names it: a commit, an image digest, a version of the data. The gate replays
+    what its ledger holds: a flow retry, "Retry" in the UI and a restart after a crash find the runs that were started.
+
+    - after a pass, for the same named target: the same evidence, judged again; for another target: another campaign;
+    - after a pass without a target: the gate tests again, because the steps before it may have changed what runs. A
+      pass is good for the attempt of the flow run in which it was found;
+    - after a crash or a kill: the campaign goes on where it was, under the same deadline;
+    - after a time-out: the run is polled again, with `deadline_seconds` anew, because somebody asked again;
+    - after a verdict that was no pass: the same runs are polled and judged again, and reruns that the policy has left
+      may be spent; nothing is started anew;
+    - after a person's approval: the approval stands for the same evidence, and is void for any other; after a "no" the
+      person is asked again, because somebody asked again;
+    - for a fresh start: run the deployment (or the flow) again. A new flow run has a new ledger.
+
+Once the first run has ended, whatever goes wrong (a rerun that is refused, a wait that gives up, a Prefect API that is
+down) is an incident in a report with a verdict.
+"""
+
+from prefect import flow
+
+from prefect_qatech._prefect import run_logger
+from prefect_qatech.campaign import (
+    GateReport,
+)
+from prefect_qatech.credentials import QATechCredentials
+from prefect_qatech.exceptions import (
+    GateFailed,
+    GateInconclusive,
+    GateNotPassed,
+    InvalidInputError,
+)
+from prefect_qatech.gate.campaign import MAX_SENTENCE, GateCampaign
+from prefect_qatech.gate.settings import GateSettings, HowToWait, OnNoPass
+from prefect_qatech.ledger import QATechRunRecord
+from prefect_qatech.models import (
+    FINAL_STATUSES,
+    QATechRunRequest,
+    as_request,
+)
+from prefect_qatech.polling import QATechPolling
+from prefect_qatech.report import clear_report_files
+from prefect_qatech.report.escape import cell_text, plain_text
+from prefect_qatech.twins import run_sync
+from prefect_qatech.verdict import (
+    GatePolicy,
+    TestVerdict,
+    Verdict,
+)
+
+_MAX_NAMES = 10
+_DECIDED = (TestVerdict.PASSED, TestVerdict.RECOVERED, TestVerdict.FLAKY, TestVerdict.FAILED)
+
+
+def _not_passed(report: GateReport) -> GateNotPassed:
+    """Put what a release manager needs into the message that the UI shows for the flow run."""
+    kind = GateFailed if report.verdict is Verdict.FAIL else GateInconclusive
+    blocking = [reason.sentence for reason in report.reasons if reason.verdict is not Verdict.PASS]
+    names = [test.name for test in report.tests_with(TestVerdict.FAILED)] or [
+        test.name for test in report.tests if test.verdict not in _DECIDED
+    ]
+    # A log makes links of addresses.
+    shown = ", ".join(cell_text(name, 120) for name in names[:_MAX_NAMES])
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    parts = [
+        f"The gate {'failed' if kind is GateFailed else 'is inconclusive'}: the release may not go out.",
+        *blocking,
+        f"{'Failed' if kind is GateFailed else 'Undecided'}: {shown}{more}." if names else "",
+        *report.notes,
+        f"A person was asked; the answer is no: {plain_text(report.decision.reason, MAX_SENTENCE)}"
+        if report.decision
+        else "",
+        f"Run: {report.run_url or report.run_short_id or 'none'}.",
+        _what_a_retry_does(report),
+    ]
+    return kind(" ".join(part for part in parts if part), report=report)
+
+
+def _what_a_retry_does(report: GateReport) -> str:
+    reruns_left = max(0, report.policy.max_reruns - (len(report.attempts) - 1))
+    has_ended = all(attempt.status in FINAL_STATUSES for attempt in report.attempts)
+    if has_ended and reruns_left == 0:
+        return "No reruns are left, so a retry finds the same evidence; for a fresh start run the flow anew."
+    may = f" and may spend {reruns_left} more rerun{'s' if reruns_left > 1 else ''}" if reruns_left else ""
+    return f"A retry resumes this campaign{may}; for a fresh start run the flow anew."
+
+
+async def run_gate(
+    credentials: QATechCredentials,
+    request: QATechRunRequest | str | None,
+    run: QATechRunRecord | str | None,
+    settings: GateSettings,
+) -> GateReport:
+    """Run one gate in the current flow run; `release_gate` tells of the arguments.
+
+    Args:
+        credentials: How to reach QA.tech.
+        request: What to run, where.
+        run: A run to judge instead of starting one.
+        settings: The rest.
+
+    Returns:
+        The report.
+    """
+    settings.check()
+    if run is not None and request is not None:
+        raise InvalidInputError("run judges a run as it is: give run or a request, not both.")
+    gate = GateCampaign(credentials, as_request(request), settings)
+    if settings.report_directory is not None:
+        # However this gate ends, its directory must not tell of an earlier one.
+        clear_report_files(settings.report_directory)
+    report = await gate.run(run)
+    logger = run_logger()
+    for reason in report.reasons:
+        logger.info("%s: %s", reason.rule, reason.sentence)
+    if report.passed:
+        logger.info("The gate passed: %s", report.run_url or report.run_short_id)
+        return report
+    if report.approved and report.decision is not None:
+        by = plain_text(report.decision.decided_by or "nobody who gave a name", MAX_SENTENCE)
+        logger.warning("Not passed, but approved by %s: %s", by, plain_text(report.decision.reason, MAX_SENTENCE))
+        return report
+    error = _not_passed(report)
+    if settings.raise_unless_passed:
+        raise error
+    logger.warning("%s", error)
+    return report
+
+
+@flow(name="release-gate", retries=0)
+async def arelease_gate(
+    credentials: QATechCredentials,
+    request: QATechRunRequest | str | None = None,
+    *,
+    target: str | None = None,
+    policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen, and the UI's form shows it
+    run: QATechRunRecord | str | None = None,
+    label: str | None = None,
+    polling: QATechPolling | None = None,
+    report_directory: str | None = None,
+    raise_unless_passed: bool = True,
+    on_inconclusive: OnNoPass = "stop",
+    on_failed: OnNoPass = "stop",
+    decision_timeout_seconds: float = 3600.0,
+    waiting: HowToWait = "poll",
+) -> GateReport:
+    """Async version of `release_gate`: the same arguments, result and errors."""
+    settings = GateSettings(
+        policy=policy,
+        target=target,
+        label=label,
+        slot_label=label,
+        polling=polling or QATechPolling(),
+        report_directory=report_directory,
+        raise_unless_passed=raise_unless_passed,
+        on_inconclusive=on_inconclusive,
+        on_failed=on_failed,
+        decision_timeout_seconds=decision_timeout_seconds,
+        waiting=waiting,
+    )
+    return await run_gate(credentials, request, run, settings)
+
+
+@flow(name="release-gate", retries=0)
+def release_gate(
+    credentials: QATechCredentials,
+    request: QATechRunRequest | str | None = None,
+    *,
+    target: str | None = None,
+    policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen, and the UI's form shows it
+    run: QATechRunRecord | str | None = None,
+    label: str | None = None,
+    polling: QATechPolling | None = None,
+    report_directory: str | None = None,
+    raise_unless_passed: bool = True,
+    on_inconclusive: OnNoPass = "stop",
+    on_failed: OnNoPass = "stop",
+    decision_timeout_seconds: float = 3600.0,
+    waiting: HowToWait = "poll",
+) -> GateReport:
+    """Test a release with QA.tech, rerun only what failed, and decide whether it may go out.
+
+    - Starts exactly one run per gate, and reruns within the policy's budget; see the module for what a retry means.
+    - Only evidence of a pass is a pass: an empty, skipped, cancelled, unfinished or unknown outcome never is.
+    - Evidence is about a target. Without one, a pass is good for the attempt of the flow run in which it was found.
+    - One deadline, `policy.deadline_seconds`, for the campaign; on a time-out the run goes on at QA.tech.
+    - An approval never makes a verdict a pass: the report holds both. It counts for the evidence that was shown.
+
+    Args:
+        credentials: How to reach QA.tech.
+        request: What to run, where: a `QATechRunRequest` or, for short, a plan's id; the project's default plan when
+            absent.
+        target: What is tested: a commit, an image digest, a version of the data. On a retry, evidence for the same
+            target is kept; another target is tested anew.
+        policy: What is tolerated, how often is rerun, how long is waited.
+        run: Judge this run, started elsewhere or before, instead of starting one: what a start returned or, for short,
+            a run's short id.
+        label: Names this gate within its flow run; needed where gates with equal requests run side by side.
+        polling: How often to poll a run.
+        report_directory: Where to write `verdict.json`, `junit.xml`, `ctrf.json` and `summary.md`.
+        raise_unless_passed: Whether a verdict that is not a pass raises, so that the flow run fails.
+        on_inconclusive: `stop`, or `ask`: the flow run pauses, and a person approves or rejects in the Prefect UI.
+        on_failed: The same for a gate that failed.
+        decision_timeout_seconds: How long that person has; no answer in time is a no.
+        waiting: `poll`, or `suspend`: the process ends while a run goes on, or while a person is asked, and a watcher
+            (`flows/watcher.py`) has the flow run go on. For the flow run of a deployment; a sub-flow run cannot.
+
+    Returns:
+        The report; of a gate that passed, or (`report.approved`) that a person has approved.
+
+    Raises:
+        GateFailed: Tests of the product failed.
+        GateInconclusive: The evidence is not enough.
+        StartOutcomeUnknown: The run may or may not have been started; nothing retries this.
+        QATechAPIError: The gate could not be evaluated: bad ids, no access, no such plan, a service that is down.
+        LedgerUnavailable: The Prefect API could not be asked for what was started before.
+        InvalidInputError: Something that was passed in makes no sense; nothing was sent.
+
+    Example:
+        ```python
+        @flow
+        def release(version: str):
+            report = release_gate(QATechCredentials.load("prod"), "pln_smoke", target=version)
+            print(report.verdict)
+        ```
+    """
+    settings = GateSettings(
+        policy=policy,
+        target=target,
+        label=label,
+        slot_label=label,
+        polling=polling or QATechPolling(),
+        report_directory=report_directory,
+        raise_unless_passed=raise_unless_passed,
+        on_inconclusive=on_inconclusive,
+        on_failed=on_failed,
+        decision_timeout_seconds=decision_timeout_seconds,
+        waiting=waiting,
+    )
+    return run_sync(lambda: run_gate(credentials, request, run, settings))
