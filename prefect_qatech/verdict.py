@@ -19,7 +19,16 @@ from fractions import Fraction
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+)
+
+from prefect_qatech.inputs import Checked, shown
 
 __all__ = [
     "Attempt",
@@ -134,9 +143,17 @@ _UNDECIDED = frozenset(TestVerdict) - _DECIDED
 # Strict, because True is an int to Python and a form that sends a text has a fault.
 _Count = Annotated[int, Field(strict=True, ge=0)]
 _AtLeastOne = Annotated[int, Field(strict=True, ge=1)]
+_Share = Annotated[float, Field(strict=True, gt=0, lt=1)]
 
 
-class QuarantineEntry(BaseModel):
+def _count_or_share(value: object, check: ValidatorFunctionWrapHandler) -> object:
+    try:
+        return check(value)
+    except ValidationError:
+        raise ValueError(f"{shown(value)} is neither a number of tests nor a share of them, such as 0.3") from None
+
+
+class QuarantineEntry(Checked):
     """Why a test does not block for now, who sees to it, and until when."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
@@ -146,7 +163,7 @@ class QuarantineEntry(BaseModel):
     expires: date = Field(title="Expires", description="Last day on which the test does not block.")
 
 
-class GatePolicy(BaseModel):
+class GatePolicy(Checked):
     """What a release gate asks for, and what it may spend on reruns."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -175,7 +192,7 @@ class GatePolicy(BaseModel):
         title="Passes needed after a failure",
         description="So many passes must follow a test's last failure for it to be flaky rather than failed.",
     )
-    fuse_failures: _Count | Annotated[float, Field(strict=True, gt=0, lt=1)] | None = Field(
+    fuse_failures: Annotated[_Count | _Share | None, WrapValidator(_count_or_share)] = Field(
         default=None,
         title="Fuse",
         description="No rerun when more tests failed or were missed: a broken build is not flaky. A whole number, or a "
@@ -227,7 +244,7 @@ def _time_zone(name: str) -> tzinfo:
     try:
         return ZoneInfo(name)
     except (OSError, ValueError, KeyError):  # of a folder, of a path, of a name that nobody knows
-        raise ValueError(f"{name!r:.80} is not a time zone: an IANA name such as Europe/Stockholm is needed") from None
+        raise ValueError(f"{shown(name)} is not a time zone: an IANA name such as Europe/Stockholm is needed") from None
 
 
 _DEFAULT_POLICY = GatePolicy()

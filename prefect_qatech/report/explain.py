@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from prefect_qatech.campaign import UNMATCHED, GateReport, ReportedReason
+from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.report.escape import plain_text
 from prefect_qatech.report.verdict_json import RULES, load_verdict_json
 from prefect_qatech.report.words import (
@@ -166,13 +167,14 @@ def load_policy(path: Path) -> GatePolicy:
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It holds something else; the sentence says what.
+        InvalidInputError: It holds something else; the sentence says what.
     """
     content = path.read_bytes()
     try:
         return GatePolicy.model_validate(yaml.safe_load(content) or {})
     except (yaml.YAMLError, RecursionError):
-        raise ValueError(f"{path} is not a policy: it is neither YAML nor JSON") from None
-    except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        raise ValueError(f"{path} is not a policy: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
+        raise InvalidInputError(f"{path} is not a policy: it is neither YAML nor JSON") from None
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{path} is not a policy: {error}", faults=error.faults) from None
+    except (ValidationError, TypeError):  # keys that are no words
+        raise InvalidInputError(f"{path} is not a policy: it does not hold the fields of one") from None

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from prefect_qatech.campaign import SCHEMA_VERSION, GateReport
+from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.verdict import Incident, TestVerdict, Verdict
 
 RULES = (
@@ -128,5 +129,7 @@ def load_verdict_json(text: str) -> GateReport:
 def _first_fault(error: ValidationError | RecursionError) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
-    fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    return f"{'.'.join(map(str, fault['loc'][:6]))}: {fault['msg']}"[:300]
+    fault = error.errors(include_url=False, include_input=False)[0]
+    place, cause = ".".join(map(str, fault["loc"][:6])), fault.get("ctx", {}).get("error")
+    # The policy tells its own faults, each with its place.
+    return (f"{place}.{cause}" if isinstance(cause, InvalidInputError) else f"{place}: {fault['msg']}")[:300]

@@ -118,6 +118,8 @@ def test_exit_codes_under_another_policy(tmp_path: Path, policy: str, code: int)
         "max_flakes: 0",
         "max_flaky: -1",
         "max_flaky: true",
+        "1: 2",
+        "quarantine: {x: {1: 2}}",
         "- 1",
         "just text",
         "!!python/object/apply:os.system ['true']",
