@@ -1,1 +1,1 @@
-"""Example flows to copy, and the demo that runs them."""
+"""Example flows to copy."""

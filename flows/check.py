@@ -2,7 +2,7 @@
 
     python -m flows.check
 
-serves it from this machine; `deployments/prefect.yaml` deploys it for a work pool. In Prefect's UI its parameters are a
+serves it from this machine; `prefect.yaml` deploys it for a work pool. In Prefect's UI its parameters are a
 form: the credentials are picked from the saved blocks.
 """
 

@@ -2,7 +2,7 @@
 
     python -m flows.nightly
 
-serves it from this machine; `deployments/prefect.yaml` deploys it for a work pool, with a schedule.
+serves it from this machine; `prefect.yaml` deploys it for a work pool, with a schedule.
 """
 
 from prefect import flow, runtime

@@ -2,7 +2,7 @@
 
     python -m flows.preview
 
-serves it from this machine; `deployments/prefect.yaml` deploys it for a work pool. A pipeline starts it by an API call
+serves it from this machine; `prefect.yaml` deploys it for a work pool. A pipeline starts it by an API call
 with the parameters below, or by an event `preview.deployed` with a payload of the same names.
 """
 

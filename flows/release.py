@@ -2,9 +2,9 @@
 
     python -m flows.release
 
-serves it from this machine; `python -m flows.storefront v2-stumbles` runs it for a sample shop, tested by the sandbox.
-Copy this file and give it commands of your own. What it keeps to, on a retry as well (the steps that are done are on
-record on the Prefect server, as inputs of the flow run):
+serves it from this machine; in a clone of the repository `python -m flows.storefront` runs it for a sample shop. Copy
+this file and give it commands of your own. What it keeps to, on a retry as well (the steps that are done are on record
+on the Prefect server, as inputs of the flow run):
 
 - One flow run is one deployment with one gate. A retry does not deploy again: it takes the gate up where it was, reruns
   only what the policy still allows, and goes on from there. A promotion that failed is retried this way.

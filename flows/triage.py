@@ -2,7 +2,7 @@
 
     python -m flows.triage
 
-serves it from this machine; `deployments/prefect.yaml` deploys it for a work pool, where the event `qatech.gate.failed`
+serves it from this machine; `prefect.yaml` deploys it for a work pool, where the event `qatech.gate.failed`
 starts it with the gate's ids.
 """
 

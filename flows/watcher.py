@@ -2,7 +2,7 @@
 
     python -m flows.watcher
 
-serves it from this machine, every minute, with the credentials block `qatech`; `deployments/prefect.yaml` deploys it
+serves it from this machine, every minute, with the credentials block `qatech`; `prefect.yaml` deploys it
 for a work pool. One is enough for all gates at one address whose runs the credentials can see.
 """
 

@@ -38,6 +38,31 @@ def sandbox(*, port: int = 8400, scenario: Path | None = None, speed: float = 60
 
 
 @app.command
+def init(directory: Path) -> None:
+    """Write flows, prefect.yaml, deployments and a test to begin with; nothing that is there is written over.
+
+    Args:
+        directory: Where to; made where it is missing.
+    """
+    examples = Path(__file__).parent / "_examples"
+    if not examples.is_dir():
+        _end("This is a clone of the repository: flows/, prefect.yaml and deployments/ are there already.")
+    files = sorted(path.relative_to(examples) for path in examples.rglob("*") if path.is_file())
+    if there := [str(file) for file in files if (directory / file).exists()]:
+        _end(f"Nothing was written: {', '.join(there)} would be written over in {directory}.")
+    try:
+        for file in files:
+            (directory / file).parent.mkdir(parents=True, exist_ok=True)
+            (directory / file).write_bytes((examples / file).read_bytes())
+            print(directory / file)
+    except OSError as error:
+        _end(str(error))
+    print(
+        "Change three names in prefect.yaml, then `prefect deploy --all`. The test needs pytest and the extra sandbox."
+    )
+
+
+@app.command
 def explain(verdict_file: Path, *, policy: Path | None = None) -> None:
     """Say rule by rule why a gate's verdict is what it is, and what another policy would have said; offline.
 

@@ -27,26 +27,23 @@ def prefect_server() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def running_sandbox() -> Iterator[Sandbox]:
-    """A server takes its time to start and to stop."""
-    with Sandbox(speed=2000) as running:
-        yield running
+def qatech_prefect(prefect_server: None) -> None:
+    """The fixtures for users run on the same server."""
 
 
 @pytest.fixture
-def sandbox(running_sandbox: Sandbox) -> Sandbox:
+def sandbox(qatech_sandbox: Sandbox) -> Sandbox:
     """A sandbox in which an hour takes about two seconds, and that knows nothing yet."""
-    running_sandbox.reset()
-    return running_sandbox
+    return qatech_sandbox
 
 
 @pytest.fixture
 def credentials(sandbox: Sandbox) -> QATechCredentials:
-    """Credentials of the sandbox."""
+    """Credentials of the sandbox, also where there is no Prefect server."""
     return QATechCredentials(api_token=sandbox.token, api_url=sandbox.url)
 
 
 @pytest.fixture
-def polling() -> QATechPolling:
+def polling(qatech_polling: QATechPolling) -> QATechPolling:
     """Looks as often as a fast sandbox needs."""
-    return QATechPolling(first_seconds=0.05, max_seconds=0.2)
+    return qatech_polling

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -134,6 +138,23 @@ async def rewrite(flow_run_id: UUID, key: str, value: Mapping[str, Any] | None) 
         await client.delete_flow_run_input(flow_run_id=flow_run_id, key=key)
         if value is not None:
             await client.create_flow_run_input(flow_run_id=flow_run_id, key=key, value=json.dumps(value))
+
+
+def build_packages(source: Path, to: Path) -> tuple[Path, Path]:
+    """Build sdist and wheel, as `python -m build` does, but with the hatchling that is here."""
+    command = [sys.executable, "-m", "hatchling", "build", "-d", str(to)]
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [sdist], [wheel] = to.glob("*.tar.gz"), to.glob("*.whl")
+    return sdist, wheel
+
+
+def unpacked_wheel(directory: Path) -> Path:
+    """Build the wheel of this working directory and give a directory that holds its files alone, for PYTHONPATH."""
+    _, wheel = build_packages(Path(__file__).parents[1], directory / "dist")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(directory / "site")
+    return directory / "site"
 
 
 def a_report() -> GateReport:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import re
 from pathlib import Path
 
@@ -49,14 +50,13 @@ def test_there_are_examples() -> None:
     assert len(PYTHON_BLOCKS) >= 3
 
 
-@pytest.mark.usefixtures("prefect_server")
-def test_the_example_of_a_test_passes() -> None:
+def test_the_example_of_a_test_passes(request: pytest.FixtureRequest) -> None:
     [block] = [block for block in PYTHON_BLOCKS if "def test_" in block and "Sandbox" in block]
     names: dict[str, object] = {}
     exec(compile(block, "README.md", "exec"), names)
     test = names["test_a_flaky_release_goes_out_after_one_rerun"]
     assert callable(test)
-    test()
+    test(**{name: request.getfixturevalue(name) for name in inspect.signature(test).parameters})
 
 
 def test_links_lead_somewhere() -> None:

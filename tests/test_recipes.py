@@ -74,16 +74,16 @@ def test_what_runs_for_ever_is_started_again_and_what_has_a_port_is_asked_for_it
 def test_the_image_is_made_of_what_is_there(recipe: Recipe) -> None:
     dockerfile = recipe.services["worker"]["build"]["dockerfile_inline"]
     copied = [source for line in re.findall(r"^COPY (.+)$", dockerfile, re.MULTILINE) for source in line.split()[:-1]]
-    assert {"prefect_qatech", "flows", "deployments"} <= set(copied)
+    assert {"flows", "prefect.yaml", "deployments/automations.py"} == set(copied)
     assert [source for source in copied if not (ROOT / source).exists()] == []
-    [extras] = re.findall(r"'\.\[([\w,]+)\]'", dockerfile)
+    [extras] = re.findall(r"'prefect-qatech\[([\w,]+)\]'", dockerfile)
     optional = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1]
     assert [extra for extra in extras.split(",") if not re.search(rf"^{extra} = \[", optional, re.MULTILINE)] == []
 
 
 def test_the_recipes_name_one_version_of_prefect(recipe: Recipe) -> None:
     [of_image] = re.findall(r"'prefect==([\d.]+)'", recipe.services["worker"]["build"]["dockerfile_inline"])
-    of_deployments = yaml.safe_load((DEPLOYMENTS / "prefect.yaml").read_text())["prefect-version"]
+    of_deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["prefect-version"]
     assert {of_image, of_deployments, kubernetes()["image"]["prefectTag"].split("-")[0]} == {of_image}
 
 

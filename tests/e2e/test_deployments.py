@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 from uuid import UUID, uuid4
@@ -18,7 +19,7 @@ import pytest
 
 from prefect_qatech.sandbox import Sandbox
 from tests.e2e.world import ROOT, World, eventually
-from tests.support import posts
+from tests.support import posts, unpacked_wheel
 
 GATE, NIGHT = "check-release/release-gate", "nightly-regression/nightly-regression"
 PREVIEW, TRIAGE = "preview-check/preview-check", "triage/triage"
@@ -32,17 +33,20 @@ PROGRAMS = {"prefect": ["-m", "prefect"], "prefect-qatech": ["-m", "prefect_qate
 class Scene:
     """What was deployed, the sandbox that it tests, and what each command of the README said."""
 
-    def __init__(self, world: World, sandbox: Sandbox) -> None:
-        self.world, self.sandbox = world, sandbox
+    def __init__(self, world: World, sandbox: Sandbox, directory: Path) -> None:
+        self.world, self.sandbox, self.directory = world, sandbox, directory / "empty"
         self.said: dict[str, str] = {}
-        self.env = {"QATECH_API_URL": sandbox.url, "QATECH_API_TOKEN": sandbox.token}
+        # The package as it is installed, not this repository.
+        site = unpacked_wheel(directory)
+        self.env = {"QATECH_API_URL": sandbox.url, "QATECH_API_TOKEN": sandbox.token, "PYTHONPATH": str(site)}
+        self.directory.mkdir()
 
     def command(self, line: str) -> str:
         program, *arguments = shlex.split(line)
         done = subprocess.run(
             [sys.executable, *PROGRAMS[program], *arguments],
             env=self.world.environment(self.env),
-            cwd=ROOT,
+            cwd=self.directory,
             capture_output=True,
             text=True,
             timeout=120,
@@ -71,15 +75,16 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(world: World) -> Iterator[Scene]:
+def scene(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     with Sandbox(speed=60) as sandbox:
-        scene = Scene(world, sandbox)
+        scene = Scene(world, sandbox, tmp_path_factory.mktemp("scene"))
         for line in COMMANDS:
             if line.startswith(("prefect-qatech sandbox", "export")):
                 continue  # the sandbox of this test is on a free port
             if line.endswith("&"):
                 _, *arguments = shlex.split(line.removesuffix("&"))
-                world.spawn("qatech-worker", sys.executable, "-m", "prefect", *arguments)
+                command = (sys.executable, "-m", "prefect", *arguments)
+                world.spawn("qatech-worker", *command, env=scene.env, cwd=scene.directory)
             else:
                 scene.said[line] = scene.command(line)
         try:
@@ -120,7 +125,7 @@ def webhook(scene: Scene) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 
 def test_the_commands_of_the_readme_deploy_everything_and_the_gate_passes(scene: Scene) -> None:
-    assert len(scene.said) == 6
+    assert len(scene.said) == 7
     for slug in ("qatech-credentials", "qatech-test-plan"):
         assert scene.world.get(f"/block_types/slug/{slug}")["slug"] == slug
     registered = next(said for line, said in scene.said.items() if "block register" in line)

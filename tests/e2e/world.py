@@ -65,13 +65,15 @@ class World:
             **(more or {}),
         }
 
-    def spawn(self, name: str, *command: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    def spawn(
+        self, name: str, *command: str, env: Mapping[str, str] | None = None, cwd: Path = ROOT
+    ) -> subprocess.Popen[bytes]:
         """Start a process with SIGINT as a terminal would leave it."""
         log = (self.home / f"{name}.log").open("ab")
         process = subprocess.Popen(
             command,
             env=self.environment(env),
-            cwd=ROOT,
+            cwd=cwd,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -1,4 +1,4 @@
-"""The flows that `deployments/prefect.yaml` deploys, against the sandbox, on a real Prefect server."""
+"""The flows that `prefect.yaml` deploys, against the sandbox, on a real Prefect server."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ class Scale:
         with temporary_settings(where):
             QATechCredentials(api_token=sandbox.token, api_url=sandbox.url).save("qatech", overwrite=True)
         machines.cli("prefect", "work-pool", "create", "qatech", "--type", "process")
-        machines.cli("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
+        machines.cli("prefect", "--no-prompt", "deploy", "--all")
 
     def _start_gates(self) -> None:
         ids = {name: UUID(self._machines.get(f"/deployments/name/{name}")["id"]) for name in (PREVIEW, RELEASE)}

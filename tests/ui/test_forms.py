@@ -34,7 +34,7 @@ def deployment(world: World, sandbox: Sandbox) -> dict[str, Any]:
     """The release gate, deployed as the README says; nothing works on its pool."""
     env = world.environment({"QATECH_API_TOKEN": sandbox.token, "QATECH_API_URL": sandbox.url})
     save = "from prefect_qatech import QATechCredentials as C; C.from_env().save('qatech', overwrite=True)"
-    deploy = ["--no-prompt", "deploy", "--name", "release-gate", "--prefect-file", "deployments/prefect.yaml"]
+    deploy = ["--no-prompt", "deploy", "--name", "release-gate"]
     for arguments in (
         ["-m", "prefect", "block", "register", "-m", "prefect_qatech"],
         ["-c", save],
