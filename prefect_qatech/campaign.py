@@ -457,7 +457,7 @@ def _report_attempt(number: int, campaign: Campaign) -> ReportedAttempt:
         number=number,
         kind=observed.kind,
         filter=observed.filter,
-        run_short_id=observed.run.short_id,
+        run_short_id=observed.run.run_short_id,
         run_url=_whole(observed.run_url),
         rerun_of=observed.rerun_of,
         status=observed.run.status[:NAME_LENGTH],

@@ -229,7 +229,7 @@ class QATechClient:
             "GET", f"run/{quote(check_run_short_id(run_short_id), safe='')}", query=query, run_short_id=run_short_id
         )
         run = self._parse(QATechRun, body, f"GET /v1/run/{run_short_id}", run_short_id)
-        if run.short_id != run_short_id:
+        if run.run_short_id != run_short_id:
             raise InvalidResponseError(
                 f"QA.tech answered about another run than {run_short_id}, which was asked for.",
                 request=f"GET /v1/run/{run_short_id}",

@@ -96,7 +96,7 @@ def _checked(runs: Sequence[QATechRun]) -> list[QATechRun]:
     strangers = [type(run).__name__ for run in runs if not isinstance(run, QATechRun)]
     if strangers:
         raise InvalidInputError(f"{takes}; this one holds {strangers[0]}.")
-    ids = [run.short_id for run in runs]
+    ids = [run.run_short_id for run in runs]
     if len(set(ids)) < len(ids):
         # A pass that is counted twice would be evidence twice.
         raise InvalidInputError(f"{takes}, each once; run {max(ids, key=ids.count)} is in it more than once.")

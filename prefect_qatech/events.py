@@ -79,8 +79,8 @@ def emit_run_finished(run: QATechRun, run_url: str | None) -> None:
         run: What it saw.
         run_url: The run's address.
     """
-    payload = {"run_short_id": run.short_id, "run_url": run_url, "status": run.status, "result": run.result}
-    _emit(RUN_FINISHED, run.short_id, payload)
+    payload = {"run_short_id": run.run_short_id, "run_url": run_url, "status": run.status, "result": run.result}
+    _emit(RUN_FINISHED, run.run_short_id, payload)
 
 
 def emit_run_unattended(run_short_id: str, run_url: str | None, why: str) -> None:

@@ -311,14 +311,14 @@ class QATechStartedRun(_Response):
     """A run as the answer to a start or a rerun gives it.
 
     Attributes:
-        short_id: Its short id, which every later call names.
+        run_short_id: Its short id, which every later call names.
         id: Its UUID.
         url: Its address on QA.tech.
         test_count: How many test cases it has.
         test_plan: The plan it belongs to, where the service tells.
     """
 
-    short_id: RunShortId
+    run_short_id: RunShortId = Field(alias="shortId")
     id: OptionalText = None
     url: OptionalText = None
     test_count: Annotated[int | None, BeforeValidator(_count_or_none)] = None
@@ -381,7 +381,7 @@ class QATechRun(_Response):
     """A run's status and results (`GET /run/{shortId}`).
 
     Attributes:
-        short_id: Its short id.
+        run_short_id: Its short id.
         id: Its UUID.
         status: INITIATED, RUNNING, COMPLETED, ERROR, CANCELLED, or a word that is not documented.
         result: PASSED, FAILED, SKIPPED, None, or a word that is not documented; meaningful when COMPLETED.
@@ -389,7 +389,7 @@ class QATechRun(_Response):
         url: Its address, where the service or the start's answer gave it.
     """
 
-    short_id: RunShortId
+    run_short_id: RunShortId = Field(alias="shortId")
     id: OptionalText = None
     status: Text = ""
     result: OptionalText = None

@@ -169,7 +169,7 @@ def _accepted(kind: Literal["start", "rerun"], started: QATechStartedRun, plan_s
     url = started.url if artifacts.is_web_link(started.url) else None
     run_logger().info(
         "QA.tech run %s %s (%s test cases): %s",
-        started.short_id,
+        started.run_short_id,
         "started" if kind == "start" else "started as a rerun",
         "unknown number of" if started.test_count is None else started.test_count,
         url or "no address given",
@@ -177,7 +177,7 @@ def _accepted(kind: Literal["start", "rerun"], started: QATechStartedRun, plan_s
     plan = started.test_plan
     return QATechRunRecord(
         kind=kind,
-        run_short_id=started.short_id,
+        run_short_id=started.run_short_id,
         run_url=url,
         test_count=started.test_count,
         plan_short_id=(plan.short_id if plan else None) or plan_short_id,

@@ -382,7 +382,7 @@ def wait_for_test_runs(
             credentials = QATechCredentials.load("prod")
             started = [start_test_run(credentials, plan) for plan in ("pln_checkout", "pln_login")]
             for run in wait_for_test_runs(credentials, started):
-                print(run.short_id, run.result)
+                print(run.run_short_id, run.result)
         ```
     """
     return run_sync(lambda: _wait_for_all(credentials, runs, timeout_seconds, polling, artifact_key))

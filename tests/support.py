@@ -160,7 +160,7 @@ def unpacked_wheel(directory: Path) -> Path:
 def a_report() -> GateReport:
     """A report of a gate that passed."""
     case = QATechRunTestCase(id="one", short_id="tc1", name="Sign in", status="COMPLETED", result="PASSED")
-    run = QATechRun(short_id="abc123", status="COMPLETED", result="PASSED", test_cases=[case])
+    run = QATechRun(run_short_id="abc123", status="COMPLETED", result="PASSED", test_cases=[case])
     observed = ObservedAttempt(kind="start", run=run, test_count=1)
     return build_report(
         recognise([observed]), GatePolicy(), ended_at=datetime.now(timezone.utc), plan_short_id="pln_smoke"

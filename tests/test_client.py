@@ -183,12 +183,12 @@ async def test_an_id_that_the_service_has_given_leads_back_to_it(short_id: str) 
     service = Service(lambda request: answer(accepted(short_id) if request.method == "POST" else seen(short_id)))
     async with service.client() as client:
         started = await client.start_run(QATechRunRequest())
-        assert started.short_id == short_id
-        assert (await client.get_run(started.short_id)).short_id == short_id
-        await client.get_run_test_case(started.short_id)
+        assert started.run_short_id == short_id
+        assert (await client.get_run(started.run_short_id)).run_short_id == short_id
+        await client.get_run_test_case(started.run_short_id)
         path, query = service.requests[-2].url.path, service.requests[-2].url.query
         assert (path, query) == (f"/v1/run/{short_id}", b"")
-        assert (await client.rerun("abc123", QATechRerunRequest())).short_id == short_id
+        assert (await client.rerun("abc123", QATechRerunRequest())).run_short_id == short_id
 
 
 # --- What is answered
@@ -199,7 +199,12 @@ async def test_a_look() -> None:
     service = Service(seen(status="COMPLETED", result="FAILED", runTestCases=[case], issues=[]))
     async with service.client() as client:
         run = await client.get_run("abc123", test_cases="all")
-    assert (run.short_id, run.status, run.result, run.model_extra) == ("abc123", "COMPLETED", "FAILED", {"issues": []})
+    assert (run.run_short_id, run.status, run.result, run.model_extra) == (
+        "abc123",
+        "COMPLETED",
+        "FAILED",
+        {"issues": []},
+    )
     assert [(item.id, item.short_id, item.name, item.model_extra) for item in run.test_cases] == [
         (CASE, "tc1", "Pay", {"new": 1})
     ]
@@ -210,7 +215,7 @@ async def test_a_start_and_a_rerun(call: str) -> None:
     service = Service(accepted("new123"))
     async with service.client() as client:
         run = await POSTS[call](client)
-    assert (run.short_id, run.url, run.test_count) == ("new123", "https://app.qa.tech/p/shop/results/new123", 3)
+    assert (run.run_short_id, run.url, run.test_count) == ("new123", "https://app.qa.tech/p/shop/results/new123", 3)
     assert (run.test_plan.name, run.test_plan.short_id) == ("Smoke", "pln-smoke_abc")
 
 
@@ -584,7 +589,7 @@ async def test_the_limit_is_exact(size: int, fits: bool) -> None:
     content = json.dumps(seen()).encode().ljust(size)
     async with Service(lambda request: answer(content)).client(max_response_bytes=1000) as client:
         if fits:
-            assert (await client.get_run("abc123")).short_id == "abc123"
+            assert (await client.get_run("abc123")).run_short_id == "abc123"
         else:
             with pytest.raises(InvalidResponseError, match="1,000 bytes"):
                 await client.get_run("abc123")

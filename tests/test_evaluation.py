@@ -98,7 +98,7 @@ def test_it_judges_as_the_gate_does(
         ([], "no_attempt"),
         ([a_run(1)], "min_decided"),
         ([a_run(1, case("Login", id="1"), status="RUNNING")], "run_not_completed"),
-        ([QATechRun(short_id="abc", status="COMPLETED", result="PASSED")], "min_decided"),
+        ([QATechRun(run_short_id="abc", status="COMPLETED", result="PASSED")], "min_decided"),
     ],
 )
 def test_what_is_no_evidence_is_no_pass(runs: list[QATechRun], rule: str) -> None:

@@ -88,8 +88,8 @@ FIELDS: dict[str, Any] = {
         iter(QATechParameters(configs_by_environment={value: {"cfg_1": 1}}).configs_by_environment)
     ),
     "run": check_run_short_id,
-    "run in an answer": lambda value: QATechRun.model_validate({"shortId": value}).short_id,
-    "started run": lambda value: QATechStartedRun.model_validate({"shortId": value}).short_id,
+    "run in an answer": lambda value: QATechRun.model_validate({"shortId": value}).run_short_id,
+    "started run": lambda value: QATechStartedRun.model_validate({"shortId": value}).run_short_id,
 }
 
 

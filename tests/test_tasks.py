@@ -881,7 +881,7 @@ BAD_CALLS: dict[str, Callable[[QATechCredentials], Awaitable[Any]]] = {
     "a list of plans": lambda c: astart_test_run(c, ["pln_green"]),  # type: ignore[arg-type]
     "a path for a run": lambda c: arerun_test_run(c, "../run"),
     "no run": lambda c: arerun_test_run(c, None),  # type: ignore[arg-type]
-    "what a wait returns": lambda c: arerun_test_run(c, QATechRun(short_id="abc123")),  # type: ignore[arg-type]
+    "what a wait returns": lambda c: arerun_test_run(c, QATechRun(run_short_id="abc123")),  # type: ignore[arg-type]
     "both filters": lambda c: arerun_test_run(
         c, "abc123", failed_only=True, test_case_ids=["a1b2c3d4-e5f6-4789-a012-3456789abcde"]
     ),

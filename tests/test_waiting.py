@@ -376,7 +376,7 @@ async def test_the_last_look_is_at_the_deadline() -> None:
     assert (error.status, error.waited_seconds, error.last_error) == ("RUNNING", 600, None)
     assert (error.run_short_id, error.run_url, error.retryable) == ("abc123", URL, False)
     assert error.run is not None
-    assert error.run.short_id == "abc123"
+    assert error.run.run_short_id == "abc123"
     assert "after 600 s its last known status is RUNNING" in str(error)
     assert GOES_ON in str(error)
 

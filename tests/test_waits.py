@@ -60,7 +60,7 @@ def started(sandbox: Sandbox, *plans: str) -> list[str]:
 
     async def start() -> list[str]:
         async with credentials_for(sandbox).get_client() as client:
-            return [(await client.start_run(QATechRunRequest(test_plan_short_id=plan))).short_id for plan in plans]
+            return [(await client.start_run(QATechRunRequest(test_plan_short_id=plan))).run_short_id for plan in plans]
 
     return run_sync(start)
 
@@ -83,7 +83,7 @@ def test_it_waits_for_all_from_a_sync_flow(
         return records, runs
 
     records, runs = user()
-    assert [run.short_id for run in runs] == [record.run_short_id for record in records]
+    assert [run.run_short_id for run in runs] == [record.run_short_id for record in records]
     assert [run.result for run in runs] == ["PASSED", "FAILED", "PASSED"]
     assert all(run.test_cases for run in runs)
 
@@ -100,7 +100,7 @@ async def test_it_waits_for_all_from_an_async_flow_in_one_task_run(
 
     names = started(sandbox, *PLANS)
     runs = await user([*names, names[0]])
-    assert [run.short_id for run in runs] == [*names, names[0]], "named twice, waited for once, given twice"
+    assert [run.run_short_id for run in runs] == [*names, names[0]], "named twice, waited for once, given twice"
     assert await task_runs_of(ids[0]) == ["wait_for_test_runs"]
 
 
@@ -322,7 +322,7 @@ async def test_more_than_are_looked_at_at_once_begin_one_after_the_other(
 
     async def wait_for_run(client: object, run_short_id: str, *, timeout_seconds: float, **more: object) -> QATechRun:
         left.append(timeout_seconds)
-        return QATechRun(short_id=run_short_id, status="COMPLETED", result="PASSED")
+        return QATechRun(run_short_id=run_short_id, status="COMPLETED", result="PASSED")
 
     monkeypatch.setattr(waits, "sleep", sleep)
     monkeypatch.setattr(waits, "wait_for_run", wait_for_run)

@@ -205,7 +205,7 @@ class GateCampaign:
             async def send() -> QATechRunRecord:
                 return await arerun_test_run(
                     self.credentials,
-                    base.run.short_id,
+                    base.run.run_short_id,
                     failed_only=rerun.kind == "failed_only",
                     test_case_ids=ids,
                     label=label,
@@ -223,7 +223,7 @@ class GateCampaign:
         except StartOutcomeUnknown as error:
             self._note(Incident.OUTCOME_UNKNOWN, str(error))
         except Exception as error:  # what was found out so far is judged and reported, whatever stops the rerun
-            where = f"Run {base.run.short_id} ({base.run_url or 'address unknown'}) was not rerun."
+            where = f"Run {base.run.run_short_id} ({base.run_url or 'address unknown'}) was not rerun."
             self._note(Incident.RERUN_REFUSED, f"{where} {_told(error)}")
         return None
 
@@ -250,7 +250,7 @@ class GateCampaign:
         except Exception as error:  # the attempts before it are evidence, and are reported
             where = f"Run {record.run_short_id} ({record.run_url or 'address unknown'}) could not be followed."
             self._note(Incident.WAIT_GAVE_UP, f"{where} {_told(error)}")
-            unknown = QATechRun(short_id=record.run_short_id)
+            unknown = QATechRun(run_short_id=record.run_short_id)
             self.attempts.append(self._attempt(record, unknown, rerun))
 
     async def _observe(self, record: QATechRunRecord, timeout_seconds: float, rerun: Rerun | None = None) -> None:
@@ -267,7 +267,7 @@ class GateCampaign:
             )
         except WaitTimedOut as error:
             self._note(Incident.DEADLINE_PASSED, str(error))
-            run = error.run or QATechRun(short_id=record.run_short_id)
+            run = error.run or QATechRun(run_short_id=record.run_short_id)
         else:
             # A run that is resumed after its end ended nobody knows when.
             if not record.found or time.monotonic() - watched_since > self.settings.polling.first_seconds:
@@ -293,7 +293,7 @@ class GateCampaign:
             started_at=record.started_at,
             finished_at=finished_at,
             details=details or {},
-            rerun_of=self.attempts[rerun.base].run.short_id if rerun else None,
+            rerun_of=self.attempts[rerun.base].run.run_short_id if rerun else None,
             filter=rerun.kind if rerun else None,
             details_lost=details_lost,
         )

@@ -118,7 +118,7 @@ def delayed(credentials: QATechCredentials) -> dict[str, Any]:
     for task in (get_test_run, get_test_run, aget_test_run, aget_test_run):
         look = task.delay(credentials, run_short_id)
         look.wait(timeout=120)
-        looks.append((look.state.name, look.result(timeout=120).short_id))
+        looks.append((look.state.name, look.result(timeout=120).run_short_id))
     waited = wait_for_test_run.delay(credentials, run_short_id, 600, polling=POLLING).result(timeout=120)
     rerun = rerun_test_run.delay(credentials, run_short_id, failed_only=True).result(timeout=120)
     missing = start_test_run.delay(credentials, "pln_missing")

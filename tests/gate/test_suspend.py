@@ -26,8 +26,8 @@ from prefect_qatech.sandbox import Sandbox
 from tests.support import cases, counted, credentials_for, one_plan, posts, rows_of
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
-ENDED = QATechRun(short_id="abc123", status="COMPLETED", result="PASSED")
-GOES_ON = QATechRun(short_id="abc123", status="RUNNING")
+ENDED = QATechRun(run_short_id="abc123", status="COMPLETED", result="PASSED")
+GOES_ON = QATechRun(run_short_id="abc123", status="RUNNING")
 POLLING = QATechPolling(first_seconds=0.01, max_seconds=0.1)
 APPROVE = {"decision": "approve", "reason": "Known.", "decided_by": "Ada"}
 
