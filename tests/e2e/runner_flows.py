@@ -70,7 +70,7 @@ def told(error: BaseException) -> dict[str, Any]:
 def campaign(credentials: QATechCredentials) -> dict[str, Any]:
     """Starts, waits and reruns, submitted and mapped, sync and async; then a later step fails once."""
     first = start_test_run.submit(credentials, "pln_flaky").result()
-    run = wait_for_test_run.submit(credentials, first.run_short_id, 600, polling=POLLING, record=first).result()
+    run = wait_for_test_run.submit(credentials, first, 600, polling=POLLING).result()
     rerun = rerun_test_run.submit(credentials, first, failed_only=True)
     everything = arerun_test_run.submit(credentials, first, label="everything")
     mapped = start_test_run.map(unmapped(credentials), ["pln_green", "pln_broken"])
