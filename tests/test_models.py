@@ -184,7 +184,7 @@ def test_a_request_is_given_whole_or_as_the_id_of_a_plan_or_not_at_all() -> None
     assert as_request(None) == QATechRunRequest()
 
 
-@pytest.mark.parametrize("given", ["smoke tests", "app_shop", "", ["pln_smoke"], {"test_plan_short_id": "pln_a"}, 5])
+@pytest.mark.parametrize("given", ["smoke tests", "", ["pln_smoke"], {"test_plan_short_id": "pln_a"}, 5])
 def test_what_is_no_request_is_refused_in_one_line(given: Any) -> None:
     with pytest.raises(InvalidInputError) as caught:
         as_request(given)
