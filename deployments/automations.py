@@ -63,7 +63,7 @@ def on_gate(verdict: str, of: DeploymentResponse | None = None) -> EventTrigger:
         for_each={"prefect.resource.id"},
         posture=Posture.Reactive,
         threshold=1,
-        within=0,
+        within=timedelta(0),
     )
 
 
@@ -84,7 +84,12 @@ def without_heartbeat(seconds: int, of: DeploymentResponse) -> EventTrigger:
 
 def run(deployment: DeploymentResponse, **parameters: Any) -> RunDeployment:
     """Give the action that runs a deployment with the gate's ids."""
-    return RunDeployment(source="selected", deployment_id=deployment.id, parameters={**PARAMETERS, **parameters})
+    return RunDeployment(
+        source="selected",
+        deployment_id=deployment.id,
+        parameters={**PARAMETERS, **parameters},
+        job_variables=None,
+    )
 
 
 def deployment_named(name: str) -> DeploymentResponse:
@@ -160,6 +165,8 @@ def main() -> None:
     if given.crashed_after is not None:
         mark = ChangeFlowRunState(
             state=StateType.CRASHED,
+            name=None,
+            force=False,
             message='No sign of life any more. "Retry" takes up the recorded campaign; nothing is started anew.',
         )
         wanted.append(

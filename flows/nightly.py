@@ -5,7 +5,8 @@
 serves it from this machine; `prefect.yaml` deploys it for a work pool, with a schedule.
 """
 
-from prefect import flow, runtime
+from prefect import flow
+from prefect.runtime import flow_run
 
 from prefect_qatech import GatePolicy, QATechCredentials, QATechPolling, agather_gates
 
@@ -40,7 +41,7 @@ async def nightly(
         credentials,
         {plan: plan for plan in test_plan_short_ids},
         # A retry in the same night tests what has passed no second time.
-        target=f"night of {runtime.flow_run.scheduled_start_time:%Y-%m-%d %H:%M} UTC",
+        target=f"night of {flow_run.scheduled_start_time:%Y-%m-%d %H:%M} UTC",
         policy=policy,
         gates_at_once=gates_at_once,
         polling=polling,

@@ -38,9 +38,10 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 import httpx
-from prefect import flow, runtime
+from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 from pydantic import AfterValidator
 
 from prefect_qatech import (
@@ -145,7 +146,7 @@ def release(
             polling=polling,
             # A flow run deploys once, so on a retry of it the evidence is still about what is deployed. A flow that
             # calls this one and is retried runs it anew, with a deployment of its own.
-            target=f"{target or 'deployment'} by flow run {runtime.flow_run.id}",
+            target=f"{target or 'deployment'} by flow run {flow_run.id}",
         )
     except Exception as error:
         if rollback_command is not None and "promoted" not in noted:
@@ -182,7 +183,7 @@ class _Notes:
     """Which steps of this flow run are done, on record on the Prefect server, as inputs of the flow run."""
 
     def __init__(self) -> None:
-        self._flow_run_id = UUID(runtime.flow_run.id)
+        self._flow_run_id = UUID(flow_run.id)
 
     def read(self) -> dict[str, str]:
         with get_client(sync_client=True) as client:

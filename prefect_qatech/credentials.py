@@ -6,7 +6,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 from uuid import UUID
 
@@ -17,6 +17,10 @@ from prefect_qatech.client import QATechClient
 from prefect_qatech.ids import ProjectShortId
 from prefect_qatech.inputs import Checked
 from prefect_qatech.sharing import RequestBudget, budget_of, digest
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+    from typing_extensions import Self
 
 _MASK = "**********"
 
@@ -57,7 +61,7 @@ class QATechCredentials(Checked, CredentialsBlock):
         ```python
         from prefect_qatech import QATechCredentials
 
-        QATechCredentials(api_token="...").save("prod")
+        QATechCredentials.from_env().save("prod")
         credentials = QATechCredentials.load("prod")
         ```
     """
@@ -66,7 +70,7 @@ class QATechCredentials(Checked, CredentialsBlock):
     _block_type_slug = "qatech-credentials"
     _logo_url = "https://qa.tech/favicon.ico"  # type: ignore[assignment]
     _documentation_url = "https://docs.qa.tech"  # type: ignore[assignment]
-    _description = "API token and address of QA.tech, for running end-to-end tests from flows."
+    _description = "API token and address of the service that runs end-to-end tests"
 
     # A refused token, or an address with a password in it, must not be repeated by the error.
     model_config = ConfigDict(hide_input_in_errors=True, validate_assignment=True)
@@ -101,6 +105,11 @@ class QATechCredentials(Checked, CredentialsBlock):
         title="Rate limit",
         description="Name of a Prefect global concurrency limit with slot decay, for the looks of all processes.",
     )
+
+    if TYPE_CHECKING:
+        # Prefect types it as a result or a coroutine; in async code call `aload`.
+        @classmethod
+        def load(cls, name: str, validate: bool = True, client: PrefectClient | None = None) -> Self: ...
 
     @field_validator("api_token")
     @classmethod

@@ -4,6 +4,8 @@ A job run is a whole gate: the run that `trigger` has started, and the reruns, t
 `release_gate` makes of it.
 """
 
+from typing import TYPE_CHECKING
+
 from prefect.blocks.abstract import JobBlock, JobRun
 from pydantic import ConfigDict, Field
 
@@ -19,6 +21,15 @@ from prefect_qatech.models import QATechApplication, QATechRunRequest
 from prefect_qatech.polling import QATechPolling
 from prefect_qatech.twins import run_sync
 from prefect_qatech.verdict import GatePolicy
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+    from typing_extensions import Self
+
+    _JobBlock = JobBlock[GateReport]
+else:
+    # With its parameter it would be one more type of block on the server.
+    _JobBlock = JobBlock
 
 __all__ = ["QATechTestPlan", "QATechTestRun"]
 
@@ -120,7 +131,7 @@ class QATechTestRun(JobRun[GateReport]):
         return self._outcome
 
 
-class QATechTestPlan(Checked, JobBlock[GateReport]):
+class QATechTestPlan(Checked, _JobBlock):
     """A test plan of QA.tech with all that running it takes.
 
     Attributes:
@@ -148,7 +159,7 @@ class QATechTestPlan(Checked, JobBlock[GateReport]):
     _block_type_slug = "qatech-test-plan"
     _logo_url = "https://qa.tech/favicon.ico"  # type: ignore[assignment]
     _documentation_url = "https://docs.qa.tech"  # type: ignore[assignment]
-    _description = "A test plan of QA.tech: run it, rerun what failed, and decide, from a flow."
+    _description = "Run a test plan, rerun what failed, and decide whether a release may go out"
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
@@ -165,6 +176,11 @@ class QATechTestPlan(Checked, JobBlock[GateReport]):
         default=GatePolicy(), title="Policy", description="What is tolerated, how often is rerun, how long is waited."
     )
     polling: QATechPolling | None = Field(default=None, title="Polling", description="How often to look at a run.")
+
+    if TYPE_CHECKING:
+        # Prefect types it as a result or a coroutine; in async code call `aload`.
+        @classmethod
+        def load(cls, name: str, validate: bool = True, client: "PrefectClient | None" = None) -> "Self": ...
 
     async def atrigger(self, target: str | None = None, label: str | None = None) -> QATechTestRun:
         """Async version of `trigger`: the same arguments, result and errors."""

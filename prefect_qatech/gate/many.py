@@ -5,6 +5,7 @@ another from being tested and told. A retry takes up all of their campaigns, as 
 """
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,7 +44,7 @@ async def _one_gate(
 
 async def _gather(
     credentials: QATechCredentials,
-    plans: dict[str, QATechRunRequest | str],
+    plans: Mapping[str, QATechRunRequest | str],
     settings: GateSettings,
     gates_at_once: int,
     raise_unless_passed: bool,
@@ -117,7 +118,7 @@ async def _place(credentials: QATechCredentials, requests: dict[str, QATechRunRe
 @flow(name="gather-gates", retries=0)
 async def agather_gates(
     credentials: QATechCredentials,
-    requests: dict[str, QATechRunRequest | str],
+    requests: Mapping[str, QATechRunRequest | str],
     *,
     target: str | None = None,
     policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen, and the UI's form shows it
@@ -136,7 +137,7 @@ async def agather_gates(
 @flow(name="gather-gates", retries=0)
 def gather_gates(
     credentials: QATechCredentials,
-    requests: dict[str, QATechRunRequest | str],
+    requests: Mapping[str, QATechRunRequest | str],
     *,
     target: str | None = None,
     policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen, and the UI's form shows it
