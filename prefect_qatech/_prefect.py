@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextvars
 import logging
 from contextlib import suppress
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 
+from prefect.client.orchestration import PrefectClient
 from prefect.context import FlowRunContext, TaskRunContext, get_settings_context
 from prefect.logging import get_logger, get_run_logger
 from prefect.logging.handlers import APILogHandler
@@ -80,3 +83,19 @@ def check_that_prefect_returns_results() -> None:
     # Prefect is about to put the error of its log in place of this one.
     run_logger().error("%s", message)
     raise QATechError(message)
+
+
+async def server_time(client: PrefectClient) -> datetime | None:
+    """Return the time by the clock of the Prefect server, which its answers carry in whole seconds.
+
+    Args:
+        client: A client of its API.
+
+    Returns:
+        The time; None where a proxy has taken it out.
+    """
+    date = (await client.hello()).headers.get("date")
+    try:
+        return parsedate_to_datetime(date).astimezone(timezone.utc) if date else None
+    except ValueError:
+        return None

@@ -108,26 +108,23 @@ async def _start(
 ) -> QATechRunRecord:
     check_that_prefect_returns_results()
     plan = request.test_plan_short_id
-    what = f"POST /v1/run ({plan or 'test cases' if plan or request.test_case_ids else 'the default plan'})"
-    body = request.to_json()
-    meaning = {name: value for name, value in body.items() if name != "notifications"}
+    # Whom QA.tech tells, and where the project is, are no part of what is tested.
+    meaning = request.model_copy(update={"notifications": None, "project_short_id": None}).to_json()
+    call = ledger.Call(
+        kind="start",
+        what=f"POST /v1/run ({plan or 'test cases' if plan or request.test_case_ids else 'the default plan'})",
+        fingerprint=ledger.fingerprint(meaning, *([target] if target else [])),
+        address=address_of(credentials, request.project_short_id),
+        # A label stands for one start of one target: the next version is tested anew under the same label.
+        label=f"{label} of {target}" if label is not None and target is not None else label,
+    )
     # Opened before the ledger knows of anything: unusable credentials leave no trace.
     async with credentials.get_client() as client:
 
         async def send() -> QATechRunRecord:
             return _accepted("start", await client.start_run(request), plan)
 
-        record = await ledger.once(
-            "start",
-            what,
-            ledger.fingerprint(
-                credentials.api_url, credentials.project_short_id, meaning, *([target] if target else [])
-            ),
-            # A label stands for one start of one target: the next version is tested anew under the same label.
-            f"{label} of {target}" if label is not None and target is not None else label,
-            send,
-            busy_seconds=credentials.timeout_seconds,
-        )
+        record = await ledger.once(call, send, busy_seconds=credentials.timeout_seconds)
     await _announce(record, artifacts.artifact_key("run", record.plan_short_id or plan))
     return record
 
@@ -140,22 +137,29 @@ async def _rerun(
     key: str | None,
 ) -> QATechRunRecord:
     check_that_prefect_returns_results()
-    what = f"POST /v1/run/{run_short_id} ({_filter_of(request)})"
+    call = ledger.Call(
+        kind="rerun",
+        what=f"POST /v1/run/{run_short_id} ({_filter_of(request)})",
+        fingerprint=ledger.fingerprint(run_short_id, request.to_json()),
+        address=address_of(credentials),
+        label=label,
+        rerun_of=run_short_id,
+    )
     async with credentials.get_client() as client:
 
         async def send() -> QATechRunRecord:
-            return _accepted("rerun", await client.rerun(run_short_id, request), None)
+            return _accepted("rerun", await client.rerun(run_short_id, request), None, rerun_of=run_short_id)
 
-        record = await ledger.once(
-            "rerun",
-            what,
-            ledger.fingerprint(credentials.api_url, credentials.project_short_id, run_short_id, request.to_json()),
-            label,
-            send,
-            busy_seconds=credentials.timeout_seconds,
-        )
-    await _announce(record, key or artifacts.artifact_key("rerun", run_short_id), rerun_of=run_short_id)
+        record = await ledger.once(call, send, busy_seconds=credentials.timeout_seconds)
+    await _announce(record, key or artifacts.artifact_key("rerun", run_short_id))
     return record
+
+
+def address_of(credentials: QATechCredentials, project_short_id: str | None = None) -> str:
+    """Return where a run is: the service, and the project where one is named."""
+    project = project_short_id or credentials.project_short_id
+    service = credentials.api_url.rstrip("/").removesuffix("/v1")
+    return f"{service}, project {project}" if project else service
 
 
 def _filter_of(request: QATechRerunRequest) -> str:
@@ -164,7 +168,13 @@ def _filter_of(request: QATechRerunRequest) -> str:
     return f"{len(request.test_case_ids)} test cases" if request.test_case_ids else "everything"
 
 
-def _accepted(kind: Literal["start", "rerun"], started: QATechStartedRun, plan_short_id: str | None) -> QATechRunRecord:
+def _accepted(
+    kind: Literal["start", "rerun"],
+    started: QATechStartedRun,
+    plan_short_id: str | None,
+    *,
+    rerun_of: str | None = None,
+) -> QATechRunRecord:
     """Name an accepted run in the log, before anything else can fail, and make a record of it."""
     url = started.url if artifacts.is_web_link(started.url) else None
     run_logger().info(
@@ -182,15 +192,17 @@ def _accepted(kind: Literal["start", "rerun"], started: QATechStartedRun, plan_s
         test_count=started.test_count,
         plan_short_id=(plan.short_id if plan else None) or plan_short_id,
         plan_name=plan.name if plan else None,
+        rerun_of=rerun_of,
         started_at=datetime.now(timezone.utc),
     )
 
 
-async def _announce(record: QATechRunRecord, key: str, *, rerun_of: str | None = None) -> None:
+async def _announce(record: QATechRunRecord, key: str) -> None:
     if record.found:
-        sentence = "Taking up QA.tech run %s, which this flow run has on record: %s"
+        sentence = "Resuming QA.tech run %s, which this flow run has on record: %s"
         run_logger().info(sentence, record.run_short_id, record.run_url or "no address given")
         return
+    rerun_of = record.rerun_of
     description = "QA.tech run" if rerun_of is None else f"QA.tech rerun of {rerun_of}"
     await artifacts.publish_link(
         record.run_url, f"Run {record.run_short_id} on QA.tech", key=key, description=description

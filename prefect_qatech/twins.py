@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
 import anyio
@@ -40,37 +40,82 @@ def run_sync(core: Callable[[], Coroutine[Any, Any, T]]) -> T:
     Returns:
         What the coroutine returns.
     """
-    ended = threading.Event()
-    raised: list[BaseException] = []
-
-    async def work() -> T:
-        _loops.add(asyncio.get_running_loop())
-        try:
-            return await core()
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:
-            # What is no Exception would end the loop, and with it the others' work.
-            raised.append(error)
-            raise _Raised from None
-        finally:
-            ended.set()
-
+    work = _Work(core)
     with _portal() as portal:
         future = portal.start_task_soon(work)
         try:
             return future.result()
         except _Raised:
-            error = raised.pop()
+            error = work.raised
         except BaseException:
             future.cancel()
-            ended.wait()
+            work.ended.wait()
             raise
         raise error
 
 
+async def run_apart(core: Callable[[], Coroutine[Any, Any, T]], *, grace_seconds: float) -> T:
+    """Run a coroutine where neither a cancellation nor the end of the caller's loop reaches it at once.
+
+    `asyncio.run` cancels every task of its loop when it is interrupted, shielded ones too. So this one runs in the loop
+    of the sync versions. A cancellation of the caller waits for it, and goes on when it has ended or the grace is over.
+
+    Args:
+        core: A function without arguments that gives the coroutine; it sees the caller's context variables.
+        grace_seconds: How long a cancelled caller waits; then the coroutine is cancelled as well.
+
+    Returns:
+        What the coroutine returns.
+    """
+    work = _Work(core)
+    if asyncio.get_running_loop() in _loops:
+        return await _with_grace(asyncio.ensure_future(work()), work, grace_seconds)
+    with _portal() as portal:
+        future = portal.start_task_soon(work)
+        try:
+            return await _with_grace(asyncio.wrap_future(future), work, grace_seconds)
+        finally:
+            # The portal waits for what runs in it.
+            future.cancel()
+
+
+async def _with_grace(future: asyncio.Future[T], work: _Work[T], grace_seconds: float) -> T:
+    try:
+        return await asyncio.shield(future)
+    except _Raised:
+        error = work.raised
+    except asyncio.CancelledError:
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait([future], timeout=grace_seconds)
+        if not future.cancel() and not future.cancelled():
+            future.exception()
+        raise
+    raise error
+
+
 class _Raised(Exception):
     """The core raised something."""
+
+
+class _Work(Generic[T]):
+    """A core on its way through a portal, in which what is no Exception would end the loop, and the others' work."""
+
+    def __init__(self, core: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._core = core
+        self.ended = threading.Event()
+        self.raised: BaseException = _Raised()
+
+    async def __call__(self) -> T:
+        _loops.add(asyncio.get_running_loop())
+        try:
+            return await self._core()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self.raised = error
+            raise _Raised from None
+        finally:
+            self.ended.set()
 
 
 _provider = BlockingPortalProvider()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from prefect import flow
@@ -22,6 +23,8 @@ from prefect_qatech import GatePolicy, GateReport, QATechCredentials, QATechRun,
 from prefect_qatech.campaign import build_report
 from prefect_qatech.identity import ObservedAttempt, recognise
 from prefect_qatech.sandbox import Sandbox
+
+T = TypeVar("T")
 
 UNKNOWN_FAULTS: dict[str, dict[str, Any]] = {
     "no answer": {"kind": "drop_after"},
@@ -155,6 +158,17 @@ def unpacked_wheel(directory: Path) -> Path:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(directory / "site")
     return directory / "site"
+
+
+async def when_it_is_over(settle: Callable[[], Awaitable[T]]) -> T:
+    """Settle an open intent as soon as its POST cannot be under way any more."""
+    while True:
+        try:
+            return await settle()
+        except ValueError as error:
+            if "under way" not in str(error):
+                raise
+        await asyncio.sleep(0.1)
 
 
 def a_report() -> GateReport:

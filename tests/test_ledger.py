@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -35,7 +37,8 @@ from prefect_qatech import (
     ledger,
     read_ledger,
 )
-from prefect_qatech.ledger import Call, Chain, Ledger, resolve
+from prefect_qatech.ledger import Call, Chain, Ledger, call_site, resolve, store
+from prefect_qatech.twins import run_sync
 from tests.support import Failing, StepFailed, flow_run_id, new_flow_run, rewrite, rows_of
 
 FIRST: Chain = (("root", 1),)
@@ -153,15 +156,6 @@ def test_two_left_entries_at_places_that_change_are_a_conflict() -> None:
     left = [entry(call("task-8f3/0", stable=False)), entry(call("task-99c/0", stable=False))]
     with pytest.raises(LedgerConflict):
         resolve(call("task-1b7/0", stable=False, chain=SECOND), left)
-
-
-def test_an_attached_run_is_the_same_wherever_it_is_asked_for() -> None:
-    left = entry(call("0", asks="run abc123"))
-    left.run = a_run().model_copy(update={"kind": "attached"})
-    assert resolve(call("1", asks="run abc123", chain=SECOND), [left]) is left
-    other = left.model_copy(update={"slot": "another"})
-    with pytest.raises(LedgerConflict):
-        resolve(call("2", asks="run abc123", chain=SECOND), [left, other])
 
 
 def test_a_sub_flow_that_is_retried_alone_gets_its_own_slot_and_never_a_siblings() -> None:
@@ -312,7 +306,7 @@ def test_no_sequence_of_attempts_starts_more_than_the_gates(
             out_of_order = True
         rows.steps, rows.kill_at, rows.after_effect = 0, kill_at, after_effect
         try:
-            asyncio.run(attempt(number, order, first_post))
+            run_sync(lambda: attempt(number, order, first_post))  # noqa: B023
         except Killed:
             continue
     for asks, label in sent:
@@ -333,7 +327,9 @@ async def test_a_first_attempt_writes_without_reading_and_still_starts_once(labe
         return a_run()
 
     async def once(asked: Call) -> QATechRunRecord:
-        return await Ledger(rows, uuid4()).once(asked, send, busy_seconds=0)  # type: ignore[arg-type]
+        return await Ledger(rows, uuid4(), connect=lambda: nullcontext(rows)).once(  # type: ignore[arg-type]
+            asked, send, busy_seconds=0
+        )
 
     first = replace(call(label=label), is_first_attempt=True)
     assert not (await once(first)).found
@@ -354,7 +350,7 @@ async def client(prefect_server: None) -> AsyncIterator[PrefectClient]:
 
 async def is_first() -> bool:
     async with get_client() as client:
-        located = await ledger.locate(client, "start", "a run", "A", None)
+        located = await ledger.locate(client, Call(kind="start", what="a run", fingerprint="A"))
     assert located is not None
     return located[1].is_first_attempt
 
@@ -385,7 +381,7 @@ def test_a_first_attempt_is_in_the_state_in_which_it_began(run_count: int, secon
     began = datetime(2026, 9, 1, tzinfo=timezone.utc)
     state = Running(timestamp=began + timedelta(seconds=seconds)) if seconds is not None else Pending(timestamp=began)
     flow_run = FlowRun(flow_id=uuid4(), run_count=run_count, start_time=began, state=state)
-    assert ledger._runs_for_the_first_time(flow_run) is first
+    assert call_site._runs_for_the_first_time(flow_run) is first
 
 
 @pytest.fixture
@@ -411,30 +407,39 @@ class Sends:
 
 
 class Trouble:
-    """Lets some writes of a client's go wrong."""
+    """Lets some writes and deletions of rows go wrong, whichever client makes them."""
 
-    def __init__(self, client: PrefectClient, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._create = client.create_flow_run_input
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.with_rows("", 0, Exception())
+        for name in ("create_flow_run_input", "delete_flow_run_input"):
+            monkeypatch.setattr(PrefectClient, name, self._wrapped(getattr(PrefectClient, name)))
+
+    def with_rows(
+        self, suffix: str, times: int, error: Exception, *, written: bool = False, deleting: bool = False
+    ) -> None:
+        self._suffix, self._times, self._error, self._written, self._deleting = suffix, times, error, written, deleting
         self.failed = 0
-        self._suffix, self._times, self._error, self._written = "", 0, Exception(), False
-        monkeypatch.setattr(client, "create_flow_run_input", self._wrapped)
 
-    def with_rows(self, suffix: str, times: int, error: Exception, *, written: bool = False) -> None:
-        self._suffix, self._times, self._error, self._written = suffix, times, error, written
+    def _wrapped(self, real: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+        deletes = "delete" in real.__name__
 
-    async def _wrapped(self, flow_run_id: UUID, key: str, value: str) -> None:
-        if not key.endswith(self._suffix) or self.failed >= self._times:
-            await self._create(flow_run_id=flow_run_id, key=key, value=value)
-            return
-        self.failed += 1
-        if self._written:
-            await self._create(flow_run_id=flow_run_id, key=key, value=value)
-        raise self._error
+        async def wrapped(client: PrefectClient, **arguments: Any) -> None:
+            is_meant = deletes is self._deleting and arguments["key"].endswith(self._suffix)
+            if not is_meant or self.failed >= self._times:
+                await real(client, **arguments)
+                return
+            self.failed += 1
+            if self._written:
+                await real(client, **arguments)
+            raise self._error
+
+        return wrapped
 
 
 @pytest.fixture
-def trouble(client: PrefectClient, monkeypatch: pytest.MonkeyPatch) -> Trouble:
-    return Trouble(client, monkeypatch)
+def trouble(monkeypatch: pytest.MonkeyPatch) -> Trouble:
+    monkeypatch.setattr(store, "_FIRST_PAUSE_SECONDS", 0.01)
+    return Trouble(monkeypatch)
 
 
 async def test_a_second_call_at_the_same_place_finds_the_run(book: Ledger) -> None:
@@ -551,7 +556,7 @@ async def test_a_record_whose_answer_was_lost_counts(book: Ledger, trouble: Trou
 async def test_a_record_that_cannot_be_written_is_told_with_the_run(
     book: Ledger, trouble: Trouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger, "_RECORD_SECONDS", 0.1)
+    monkeypatch.setattr(store, "_RECORD_SECONDS", 0.1)
     trouble.with_rows("-done", 1000, httpx.ConnectError("no server"))
     send = Sends()
     with pytest.raises(StartOutcomeUnknown, match="run1") as caught:
@@ -572,7 +577,7 @@ async def test_a_record_that_cannot_be_written_is_told_with_the_run(
 async def test_a_post_that_is_answered_within_the_grace_is_recorded_when_it_is_cancelled(
     book: Ledger, how: str
 ) -> None:
-    sending = anyio.Event()
+    sending = threading.Event()
 
     async def send() -> QATechRunRecord:
         sending.set()
@@ -588,8 +593,8 @@ async def test_a_post_that_is_answered_within_the_grace_is_recorded_when_it_is_c
 async def test_a_post_that_is_not_answered_within_the_grace_stays_open(
     book: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger, "_CANCEL_GRACE_SECONDS", 0.1)
-    sending, stopped = anyio.Event(), anyio.Event()
+    monkeypatch.setattr(store, "_CANCEL_GRACE_SECONDS", 0.1)
+    sending, stopped = threading.Event(), threading.Event()
 
     async def send() -> QATechRunRecord:
         sending.set()
@@ -601,29 +606,29 @@ async def test_a_post_that_is_not_answered_within_the_grace_stays_open(
 
     await _cancel_during(book, send, sending, "task")
     with anyio.fail_after(5):
-        await stopped.wait()
+        await asyncio.to_thread(stopped.wait)
     (recorded,) = await book.entries()
     assert recorded.is_open
 
 
 async def _cancel_during(
-    book: Ledger, send: Callable[[], Awaitable[QATechRunRecord]], sending: anyio.Event, how: str
+    book: Ledger, send: Callable[[], Awaitable[QATechRunRecord]], sending: threading.Event, how: str
 ) -> None:
     if how == "task":
         work = asyncio.ensure_future(book.once(call(), send, busy_seconds=0))
-        await sending.wait()
+        await asyncio.to_thread(sending.wait, 30)
         work.cancel()
         with pytest.raises(asyncio.CancelledError):
             await work
         return
     async with anyio.create_task_group() as group:
         group.start_soon(lambda: book.once(call(), send, busy_seconds=0))
-        await sending.wait()
+        await asyncio.to_thread(sending.wait, 30)
         group.cancel_scope.cancel()
 
 
 async def test_a_ledger_of_many_pages_is_read_to_its_end(book: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger, "_PAGE", 3)
+    monkeypatch.setattr(store, "_PAGE", 3)
     for number in range(4):
         await book.once(call(str(number)), Sends(), busy_seconds=0)
     entries = await book.entries()
@@ -645,7 +650,8 @@ async def test_a_row_that_cannot_be_read_is_a_conflict_and_nothing_is_sent(book:
 
 
 async def ask(send: Callable[[], Awaitable[QATechRunRecord]], asks: str = "A", label: str | None = None) -> str:
-    record = await ledger.once("start", f"POST /v1/run ({asks})", asks, label, send, busy_seconds=0)
+    asked = Call(kind="start", what=f"POST /v1/run ({asks})", fingerprint=asks, label=label)
+    record = await ledger.once(asked, send, busy_seconds=0)
     return record.run_short_id
 
 
@@ -658,18 +664,14 @@ async def test_an_attached_run_that_this_flow_run_has_started_keeps_what_its_sta
     async def start() -> QATechRunRecord:
         return started
 
-    def attach(run_short_id: str) -> Callable[[], Awaitable[QATechRunRecord]]:
-        async def send() -> QATechRunRecord:
-            return a_run(run_short_id).model_copy(update={"kind": "attached"})
-
-        return send
+    async def attach(run_short_id: str) -> QATechRunRecord:
+        asked = Call(kind="attach", what="", fingerprint=run_short_id, label=f"run {run_short_id}")
+        return await ledger.attach(asked, a_run(run_short_id).model_copy(update={"kind": "attached"}))
 
     @flow(retries=1)
     async def attaching() -> None:
-        first = await ledger.once("start", "POST", "A", None, start, busy_seconds=0)
-        for short_id in (started.run_short_id, "elsewhere"):
-            fingerprint = ledger.fingerprint("attach", short_id)
-            seen.append(await ledger.once("start", short_id, fingerprint, None, attach(short_id), busy_seconds=0))
+        first = await ledger.once(call(), start, busy_seconds=0)
+        seen.extend([await attach(started.run_short_id), await attach("elsewhere")])
         assert seen[-2].slot not in (None, first.slot)
         assert seen[-2].started_at == first.started_at
         step()

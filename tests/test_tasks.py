@@ -79,6 +79,7 @@ from tests.support import (
     looks,
     posts,
     rows_of,
+    when_it_is_over,
 )
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -752,7 +753,7 @@ async def test_a_run_that_was_found_and_attached_is_taken_up_by_the_retry(sandbo
         if ids:
             (found,) = sandbox.runs()
             (is_open,) = await aread_ledger(ids[0])
-            await aattach_run(ids[0], is_open.slot, found["short_id"])
+            await when_it_is_over(lambda: aattach_run(ids[0], is_open.slot, found["short_id"]))
         ids.append(flow_run_id())
         return await astart_test_run(credentials, "pln_green")
 

@@ -35,7 +35,7 @@ from prefect_qatech.models import (
     QATechRunTestCaseDetails,
 )
 from prefect_qatech.report.escape import plain_text
-from prefect_qatech.tasks import apublish_gate_report, arerun_test_run, astart_test_run, no_retry_after
+from prefect_qatech.tasks import address_of, apublish_gate_report, arerun_test_run, astart_test_run, no_retry_after
 from prefect_qatech.twins import sleep_unless_stopped
 from prefect_qatech.verdict import (
     GatePolicy,
@@ -129,14 +129,16 @@ class GateCampaign:
         known = run if isinstance(run, QATechRunRecord) else None
         run_short_id = known.run_short_id if known is not None else check_run_short_id(str(run))
 
-        async def send() -> QATechRunRecord:
-            now = datetime.now(timezone.utc)
-            return known or QATechRunRecord(kind="attached", run_short_id=run_short_id, started_at=now)
-
-        fingerprint = ledger.fingerprint(self.credentials.api_url, "attach", run_short_id)
-        # One run is one piece of evidence, wherever in the flow run it is asked for.
-        label = self.settings.slot_label or f"run {run_short_id}"
-        return await ledger.once("start", f"run {run_short_id}", fingerprint, label, send, busy_seconds=0)
+        call = ledger.Call(
+            kind="attach",
+            what=f"run {run_short_id}",
+            fingerprint=ledger.fingerprint(run_short_id),
+            address=address_of(self.credentials),
+            # One run is one piece of evidence, wherever in the flow run it is asked for.
+            label=self.settings.slot_label or f"run {run_short_id}",
+        )
+        attached = QATechRunRecord(kind="attached", run_short_id=run_short_id, started_at=datetime.now(timezone.utc))
+        return await ledger.attach(call, known or attached)
 
     async def _free_the_worker(self, record: QATechRunRecord, time_left: Callable[[], float]) -> None:
         """Suspend the flow run while a run goes on; whoever is resumed comes here again, through the ledger."""

@@ -110,8 +110,8 @@ async def _place(credentials: QATechCredentials, requests: dict[str, QATechRunRe
     """Say where in the flow this call stands, the same on each retry, so that names count for this call alone."""
     asked = {name: request.to_json() for name, request in requests.items()}
     async with get_client() as client:
-        fingerprint = ledger.fingerprint(credentials.api_url, asked)
-        located = await ledger.locate(client, "start", f"{len(requests)} gates", fingerprint, None)
+        call = ledger.Call(kind="start", what=f"{len(requests)} gates", fingerprint=ledger.fingerprint(asked))
+        located = await ledger.locate(client, call)
     return located[1].place if located is not None and located[1].place_is_stable else None
 
 

@@ -75,11 +75,11 @@ class Outage:
         self.met = 0
         real = ledger.once
 
-        async def once(kind: str, *args: Any, **options: Any) -> Any:
-            if kind == "rerun" and self.met < times:
+        async def once(call: ledger.Call, *args: Any, **options: Any) -> Any:
+            if call.kind == "rerun" and self.met < times:
                 self.met += 1
                 raise CONNECTION_REFUSED
-            return await real(kind, *args, **options)  # type: ignore[arg-type]
+            return await real(call, *args, **options)
 
         monkeypatch.setattr(ledger, "once", once)
 

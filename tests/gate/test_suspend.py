@@ -147,7 +147,7 @@ async def test_a_flow_run_that_was_resumed_is_not_in_its_first_attempt() -> None
     @flow
     async def sleeps() -> None:
         async with get_client() as client:
-            located = await ledger.locate(client, "start", "a run", "A", None)
+            located = await ledger.locate(client, ledger.Call(kind="start", what="a run", fingerprint="A"))
         assert located is not None
         seen.append((located[1].chain[0][1], located[1].is_first_attempt))
         await asuspend_flow_run(timeout=600, key="qatech-once")

@@ -1,0 +1,140 @@
+"""What only a person can settle: whether an open intent has started a run, or surely none."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime, timezone
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+
+from prefect_qatech.ids import check_run_short_id
+from prefect_qatech.ledger.call_site import root_flow_run
+from prefect_qatech.ledger.slots import PREFIX, QATechLedgerEntry, QATechRunRecord, done_row
+from prefect_qatech.ledger.store import Ledger
+from prefect_qatech.twins import run_sync
+
+
+async def aread_ledger(flow_run_id: UUID | str) -> list[QATechLedgerEntry]:
+    """Read what a flow run has started, open intents included.
+
+    Args:
+        flow_run_id: The flow run, or a sub-flow run of it.
+
+    Returns:
+        Its slots, in the order in which they were written.
+
+    Raises:
+        ValueError: There is no such flow run.
+
+    Example:
+        ```python
+        open_slots = [entry.slot for entry in await aread_ledger(flow_run_id) if entry.is_open]
+        ```
+    """
+    async with _ledger_of(flow_run_id) as ledger:
+        return await ledger.entries()
+
+
+async def aattach_run(
+    flow_run_id: UUID | str, slot: str, run_short_id: str, *, run_url: str | None = None
+) -> QATechRunRecord:
+    """Record the run that an open intent has started, after a person has found it in QA.tech.
+
+    Args:
+        flow_run_id: The flow run, or a sub-flow run of it.
+        slot: The open slot, as the error and `read_ledger` name it.
+        run_short_id: The run that was found.
+        run_url: Its address.
+
+    Returns:
+        The record.
+
+    Raises:
+        ValueError: There is no such flow run or slot, the slot is not open, its POST can still be under way, the id is
+            not a run's, or it is that of another slot.
+
+    Example:
+        ```python
+        await aattach_run(flow_run_id, "0a1b2c3d4e5f6071-label", "abc123")
+        ```
+    """
+    check_run_short_id(run_short_id)
+    async with _ledger_of(flow_run_id) as ledger:
+        entries = await ledger.entries()
+        entry = await _open_entry(ledger, entries, slot)
+        for other in entries:
+            if other.run is not None and other.run.run_short_id == run_short_id and other.kind != "attach":
+                raise ValueError(f"run {run_short_id} is that of another slot, {other.slot}: {other.what}")
+        record = QATechRunRecord(
+            kind="attached",
+            run_short_id=run_short_id,
+            run_url=run_url,
+            rerun_of=entry.rerun_of,
+            started_at=datetime.now(timezone.utc),
+            slot=slot,
+            flow_run_id=str(ledger.flow_run_id),
+            attempt=entry.chain,
+        )
+        if not await ledger.insert(f"{slot}-done", done_row(entry, record)):
+            raise ValueError(f"slot {slot} has got a run in the meantime")
+        return record
+
+
+async def aclear_intent(flow_run_id: UUID | str, slot: str) -> None:
+    """Delete an open intent, after a person has made sure that it has started nothing.
+
+    Args:
+        flow_run_id: The flow run, or a sub-flow run of it.
+        slot: The open slot, as the error and `read_ledger` name it.
+
+    Raises:
+        ValueError: There is no such flow run or slot, the slot is not open, or its POST can still be under way.
+
+    Example:
+        ```python
+        await aclear_intent(flow_run_id, "0a1b2c3d4e5f6071-label")
+        ```
+    """
+    async with _ledger_of(flow_run_id) as ledger:
+        entry = await _open_entry(ledger, await ledger.entries(), slot)
+        await ledger.client.delete_flow_run_input(flow_run_id=ledger.flow_run_id, key=f"{PREFIX}{entry.slot}-intent")
+
+
+@asynccontextmanager
+async def _ledger_of(flow_run_id: UUID | str) -> AsyncIterator[Ledger]:
+    async with get_client() as client:
+        yield Ledger(client, (await root_flow_run(client, flow_run_id)).id)
+
+
+async def _open_entry(ledger: Ledger, entries: Sequence[QATechLedgerEntry], slot: str) -> QATechLedgerEntry:
+    by_slot = {entry.slot: entry for entry in entries}
+    if slot not in by_slot:
+        known = ", ".join(entry.slot for entry in entries if entry.is_open) or "none"
+        raise ValueError(f"flow run {ledger.flow_run_id} has no slot {slot!r} in its ledger (open ones: {known})")
+    entry = by_slot[slot]
+    if entry.run is not None:
+        raise ValueError(f"slot {slot} is not open: it holds {entry.run}")
+    age = await ledger.age_of(entry)
+    if age < entry.busy_seconds:
+        raise ValueError(
+            f"the POST of slot {slot} can still be under way: it was sent {age:.0f} s ago and has "
+            f"{entry.busy_seconds:.0f} s; try again in {entry.busy_seconds - age:.0f} s"
+        )
+    return entry
+
+
+def read_ledger(flow_run_id: UUID | str) -> list[QATechLedgerEntry]:
+    """Sync twin of `aread_ledger`."""
+    return run_sync(lambda: aread_ledger(flow_run_id))
+
+
+def attach_run(flow_run_id: UUID | str, slot: str, run_short_id: str, *, run_url: str | None = None) -> QATechRunRecord:
+    """Sync twin of `aattach_run`."""
+    return run_sync(lambda: aattach_run(flow_run_id, slot, run_short_id, run_url=run_url))
+
+
+def clear_intent(flow_run_id: UUID | str, slot: str) -> None:
+    """Sync twin of `aclear_intent`."""
+    return run_sync(lambda: aclear_intent(flow_run_id, slot))

@@ -1,0 +1,352 @@
+"""Pure: what a slot of the ledger is, and which slot a call means.
+
+- A *slot* is one intended POST, or one run that somebody else started. Its rows: `intent` (written before the POST,
+  deleted when QA.tech surely refused it) and `done` (the run, with all that the intent told, written as soon as the
+  answer is there). An intent without `done` is a POST of unknown outcome.
+- Which slot a call means is settled by the user's label; without one, by what is asked for (a fingerprint of the
+  request) and the place of the call: the sub-flows and the task of the user's that it stands in, and its number among
+  equal calls there.
+- *Where* a run is, the service's address and the project, is no part of what is asked for: the same request on record
+  at another address is a conflict, and nothing is sent.
+- A call that finds no slot at its place, while an earlier attempt of the flow run has left one for the same request at
+  another place that nobody has taken up, cannot be told apart from it: `LedgerConflict`, nothing is sent.
+- A task of the user's whose result Prefect has kept comes from the cache on a retry, without a call; the call that then
+  comes first at its place need not be its own. It is not given its run: `LedgerConflict` as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from prefect_qatech.exceptions import LedgerConflict
+from prefect_qatech.ids import check_run_short_id
+
+Kind = Literal["start", "rerun", "attach"]
+Chain = tuple[tuple[str, int], ...]
+"""Flow run ids with their run counts, the root first: which attempt of which flow runs a call stands in."""
+
+PREFIX = "qatech-"
+_LABELLED = "label"
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class QATechRunRecord(BaseModel):
+    """A run that was started, rerun or attached.
+
+    Attributes:
+        kind: How it came to be.
+        run_short_id: Its short id.
+        run_url: Its address on QA.tech.
+        test_count: How many test cases the answer to its POST promised; nobody knows it of an attached run.
+        test_count_is_unreadable: Whether the answer told a count that cannot be read.
+        plan_short_id: The plan it belongs to.
+        plan_name: The plan's name.
+        rerun_of: Short id of the run that it repeats, if it is a rerun.
+        started_at: When the POST was sent, or the run was attached.
+        slot: The slot of the ledger that holds it; None outside a flow run.
+        flow_run_id: The root flow run whose ledger that is.
+        attempt: The attempt in which it was started: flow run ids with their run counts, the root first.
+        found: Whether it was found in the ledger instead of being started by this call.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    kind: Literal["start", "rerun", "attached"]
+    run_short_id: str
+    run_url: str | None = None
+    test_count: int | None = None
+    test_count_is_unreadable: bool = False
+    plan_short_id: str | None = None
+    plan_name: str | None = None
+    rerun_of: str | None = None
+    started_at: datetime
+    slot: str | None = None
+    flow_run_id: str | None = None
+    attempt: tuple[tuple[str, int], ...] = ()
+    found: bool = False
+
+    def __str__(self) -> str:
+        return f"run {self.run_short_id} ({self.run_url or 'address unknown'})"
+
+
+def short_id_of(run: QATechRunRecord | str) -> str:
+    """Return the short id of a run, given as what its start or rerun returned or as the id itself.
+
+    Args:
+        run: The record, or the id.
+
+    Returns:
+        The short id.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    # What the service gave is not refused for its looks.
+    return run.run_short_id if isinstance(run, QATechRunRecord) else check_run_short_id(run)
+
+
+class QATechLedgerEntry(BaseModel):
+    """One slot of a flow run's ledger.
+
+    Attributes:
+        slot: Its name, for `attach_run` and `clear_intent`.
+        kind: `start`, `rerun`, or `attach`, which sends nothing.
+        what: What was asked for, for people.
+        label: The user's label.
+        fingerprint: Of the request.
+        address: Where it was asked for: the service's address, and the project where one is named.
+        rerun_of: Short id of the run that was to be rerun.
+        place: Where the call stood.
+        place_is_stable: Whether that is the same on a retry.
+        chain: The attempt that wrote the intent.
+        seen_in: Later attempts that took it up.
+        callers: The task runs of the user's, in any attempt, in which the call stood.
+        sent_at: When the POST was about to be sent.
+        busy_seconds: How long the POST can take.
+        nonce: Tells the writer that the row is its own.
+        created: When the server has stored the intent, by its own clock.
+        run: The run, once it is known.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    slot: str
+    kind: Kind
+    what: str
+    label: str | None = None
+    fingerprint: str
+    address: str = ""
+    rerun_of: str | None = None
+    place: str
+    place_is_stable: bool = True
+    chain: Chain
+    seen_in: list[Chain] = []
+    callers: list[str] = []
+    sent_at: datetime
+    busy_seconds: float = 0.0
+    nonce: str = ""
+    created: datetime | None = None
+    run: QATechRunRecord | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the outcome of the POST is not known."""
+        return self.run is None
+
+    def row(self) -> dict[str, Any]:
+        """Return what is stored of the intent."""
+        return self.model_dump(mode="json", exclude={"run", "created", "seen_in"})
+
+    @property
+    def outcome(self) -> str:
+        """What came of it, for people."""
+        return "outcome unknown" if self.run is None else str(self.run)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that wants to start, rerun or attach, and where it stands.
+
+    Attributes:
+        kind: `start`, `rerun` or `attach`.
+        what: What is asked for, for people.
+        fingerprint: Of the request.
+        address: Where it is asked for: the service's address, and the project where one is named.
+        label: The user's label.
+        rerun_of: Short id of the run to be rerun.
+        chain: The attempt it stands in.
+        place: Where the call stands: the sub-flows, the task of the user's, and its number among equal calls there.
+        callers: The task runs of the user's in which it stands.
+        place_is_stable: Whether that is the same on a retry.
+        is_first_attempt: Whether no flow run that it stands in has run before.
+        numbered: Among which calls it has its number: flow run, run count, family and caller.
+    """
+
+    kind: Kind
+    what: str
+    fingerprint: str
+    address: str = ""
+    label: str | None = None
+    rerun_of: str | None = None
+    chain: Chain = ()
+    place: str = "0"
+    callers: tuple[str, ...] = ()
+    place_is_stable: bool = True
+    is_first_attempt: bool = False
+    numbered: tuple[str, int, str, str] | None = None
+
+    @property
+    def family(self) -> str:
+        """What all slots that this call could mean have in common."""
+        meaning = f"label:{self.label}" if self.label is not None else f"request:{self.fingerprint}"
+        return short_hash(f"{self.kind}:{meaning}")
+
+    @property
+    def slot(self) -> str:
+        """The name of its slot."""
+        return f"{self.family}-{_LABELLED if self.label is not None else short_hash(self.place)}"
+
+    def entry(self, *, sent_at: datetime, busy_seconds: float, nonce: str) -> QATechLedgerEntry:
+        """Return the slot that this call is about to fill."""
+        return QATechLedgerEntry(
+            slot=self.slot,
+            kind=self.kind,
+            what=self.what,
+            label=self.label,
+            fingerprint=self.fingerprint,
+            address=self.address,
+            rerun_of=self.rerun_of,
+            place=self.place,
+            place_is_stable=self.place_is_stable,
+            chain=self.chain,
+            callers=list(self.callers),
+            sent_at=sent_at,
+            busy_seconds=busy_seconds,
+            nonce=nonce,
+        )
+
+
+def fingerprint(*parts: Any) -> str:
+    """Return a short text that is the same for equal requests and tells nothing of their contents."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def short_hash(text: str) -> str:
+    """Return a text fit for a row's key."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def resolve(
+    call: Call, entries: Sequence[QATechLedgerEntry], cached: Set[str] = frozenset()
+) -> QATechLedgerEntry | None:
+    """Say which recorded slot a call means.
+
+    Args:
+        call: The call.
+        entries: The slots of its family.
+        cached: Those of an earlier attempt whose calls stood in tasks of the user's with results that Prefect has kept.
+
+    Returns:
+        The slot; None when the call is a new one.
+
+    Raises:
+        LedgerConflict: It could mean a slot that an earlier attempt left at another place, or that of a task which
+            comes from its cache.
+    """
+    for entry in entries:
+        if entry.slot == call.slot:
+            if entry.slot in cached and call.label is None:
+                raise _ambiguous(call, entry, "in a task whose result Prefect has kept")
+            return entry
+    if call.label is not None:
+        return None
+    left = [entry for entry in entries if entry.slot not in cached and not taken_up(entry, call)]
+    if not left:
+        return None
+    if len(entries) == 1 and not (call.place_is_stable and left[0].place_is_stable):
+        return left[0]
+    raise _ambiguous(call, left[0], "at another place of the flow")
+
+
+def _ambiguous(call: Call, entry: QATechLedgerEntry, where: str) -> LedgerConflict:
+    return conflict(
+        entry,
+        f"This flow run has recorded {call.what} before ({entry.outcome}), {where}, so it cannot be told whether this "
+        "call means that one. Nothing was sent. Give each of the calls a label of its own, which settles it in any "
+        "order.",
+    )
+
+
+def conflict(entry: QATechLedgerEntry, message: str, flow_run_id: str | None = None) -> LedgerConflict:
+    """Return the error that a recorded slot does not fit a call."""
+    run = entry.run
+    return LedgerConflict(
+        message,
+        slot=entry.slot,
+        flow_run_id=flow_run_id,
+        run_short_id=run.run_short_id if run else None,
+        run_url=run.run_url if run else None,
+    )
+
+
+def left_behind(call: Call, entries: Sequence[QATechLedgerEntry]) -> list[QATechLedgerEntry]:
+    """Return the starts of earlier attempts that nobody in this one has asked for, where a call is a new request.
+
+    Args:
+        call: A start without a label, which is on record nowhere.
+        entries: All slots of the ledger.
+    """
+    return [
+        entry
+        for entry in entries
+        if entry.kind == "start" and entry.label is None and entry.place == call.place and not taken_up(entry, call)
+    ]
+
+
+def taken_up(entry: QATechLedgerEntry, call: Call) -> bool:
+    """Whether the attempt that a call stands in has written a slot, or taken it up."""
+    return any(same_attempt(chain, call.chain) for chain in _chains(entry))
+
+
+def _chains(entry: QATechLedgerEntry) -> Iterable[Chain]:
+    return (entry.chain, *entry.seen_in)
+
+
+def same_attempt(one: Chain, other: Chain) -> bool:
+    """Whether two calls stand in the same attempt of the flow runs, and tasks, that both stand in."""
+    counts = dict(one)
+    return all(counts[flow_run_id] == count for flow_run_id, count in other if flow_run_id in counts)
+
+
+def done_row(entry: QATechLedgerEntry, run: QATechRunRecord) -> str:
+    """Return the row of a slot that holds its run: it stands for the slot by itself."""
+    return json.dumps({**run.model_dump(mode="json"), "nonce": entry.nonce, "entry": entry.row()})
+
+
+def entries_of(rows: Mapping[str, str], created: Mapping[str, datetime | None]) -> list[QATechLedgerEntry]:
+    """Read the slots from their rows, in the order in which they were written.
+
+    Args:
+        rows: Keys and values.
+        created: When the server stored each of them.
+
+    Raises:
+        LedgerConflict: A row cannot be read.
+    """
+    entries: dict[str, QATechLedgerEntry] = {}
+    for key, value in rows.items():
+        if key.endswith("-intent"):
+            entry = _read(QATechLedgerEntry, key, value)
+            entry.created = created.get(key)
+            entries[entry.slot] = entry
+    for key, value in rows.items():
+        if key.endswith("-done"):
+            run, slot = _read(QATechRunRecord, key, value), key.removeprefix(PREFIX).removesuffix("-done")
+            if slot not in entries:
+                entries[slot] = _read(QATechLedgerEntry, key, json.dumps(json.loads(value).get("entry")))
+            entries[slot].run = run
+    for entry in entries.values():
+        for key, value in rows.items():
+            if key.startswith(f"{PREFIX}{entry.slot}-seen-"):
+                seen = json.loads(value)
+                entry.seen_in.append(tuple((str(flow), int(count)) for flow, count in seen["chain"]))
+                entry.callers.extend(seen["callers"])
+    return sorted(entries.values(), key=lambda entry: entry.sent_at)
+
+
+def _read(model: type[ModelT], key: str, row: str) -> ModelT:
+    try:
+        return model.model_validate_json(row)
+    except ValidationError as error:
+        raise LedgerConflict(
+            f"The ledger's row {key} cannot be read ({error.error_count()} errors); was it written by another "
+            "version of prefect-qatech? Nothing was sent. Run the flow anew."
+        ) from None

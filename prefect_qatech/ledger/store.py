@@ -1,0 +1,462 @@
+"""The rows of a ledger, and the one way in which a POST is sent: intent on record, POST, run on record."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+import anyio
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.objects import FlowRunInput
+from prefect.context import FlowRunContext
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+
+from prefect_qatech._prefect import run_logger, server_time
+from prefect_qatech.exceptions import LedgerUnavailable, QATechAPIError, StartOutcomeUnknown
+from prefect_qatech.ledger.call_site import give_back, locate, root_flow_run
+from prefect_qatech.ledger.slots import (
+    PREFIX,
+    Call,
+    QATechLedgerEntry,
+    QATechRunRecord,
+    conflict,
+    done_row,
+    entries_of,
+    left_behind,
+    resolve,
+    short_hash,
+    taken_up,
+)
+from prefect_qatech.twins import run_apart
+
+Send = Callable[[], Awaitable[QATechRunRecord]]
+T = TypeVar("T")
+
+_PAGE = 200
+_RECORD_SECONDS = 60.0
+_DELETE_SECONDS = 10.0
+_FIRST_PAUSE_SECONDS = 0.5
+_CANCEL_GRACE_SECONDS = 3.0
+# A rerun by a gate is what it is by its number, even where a retry, which sees other answers, asks for other tests.
+_OF_A_CAMPAIGN = re.compile(r"[0-9a-f]{16}-(?:label|[0-9a-f]{16})/rerun-[0-9]+")
+
+_refused: set[str] = set()
+"""Nonces of intents that QA.tech surely refused and that could not be deleted, as far as this process knows."""
+
+
+@dataclass
+class Ledger:
+    """The ledger of a root flow run.
+
+    Attributes:
+        client: A client of the Prefect API.
+        flow_run_id: The root flow run.
+        connect: Opens another client, for the loop in which a POST is sent.
+    """
+
+    client: PrefectClient
+    flow_run_id: UUID
+    connect: Callable[[], AbstractAsyncContextManager[Any]] = get_client
+
+    async def entries(self, family: str = "") -> list[QATechLedgerEntry]:
+        """Return the slots, in the order in which they were written."""
+        found = await self._inputs(family)
+        return entries_of({row.key: row.value for row in found}, {row.key: row.created for row in found})
+
+    async def rows(self, prefix: str) -> dict[str, str]:
+        """Return the rows whose keys begin so."""
+        return {row.key: row.value for row in await self._inputs(prefix)}
+
+    async def _inputs(self, prefix: str) -> list[FlowRunInput]:
+        rows: dict[str, FlowRunInput] = {}
+        while True:
+            page = await self.client.filter_flow_run_input(
+                flow_run_id=self.flow_run_id,
+                key_prefix=f"{PREFIX}{prefix}",
+                limit=_PAGE,
+                exclude_keys=set(rows),
+            )
+            rows.update({row.key: row for row in page})
+            if len(page) < _PAGE:
+                return list(rows.values())
+
+    async def insert(self, key: str, value: str, *, nonce: str | None = None) -> bool:
+        """Write a row; False when somebody else has written it before."""
+        try:
+            await self.client.create_flow_run_input(flow_run_id=self.flow_run_id, key=f"{PREFIX}{key}", value=value)
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code != 409:
+                raise
+        else:
+            return True
+        # Prefect's client sends again when an answer was lost, and then meets its own row.
+        try:
+            row = await self.client.read_flow_run_input(flow_run_id=self.flow_run_id, key=f"{PREFIX}{key}")
+        except PrefectHTTPStatusError:
+            return False
+        return nonce is not None and json.loads(row).get("nonce") == nonce
+
+    async def once(self, call: Call, send: Send, *, busy_seconds: float) -> QATechRunRecord:
+        """Return the run that a call has started before, or start it.
+
+        Args:
+            call: What is asked for, and where the call stands.
+            send: Sends the POST, once.
+            busy_seconds: How long the POST can take: for that long its open intent may be somebody's at work.
+
+        Returns:
+            The run.
+
+        Raises:
+            StartOutcomeUnknown: A POST was sent, by this call or before, and its outcome is not known.
+            LedgerConflict: It cannot be told whether the call means a recorded run, or the record does not fit it.
+            QATechAPIError: QA.tech surely did not accept it; there is no trace of it in the ledger.
+        """
+        here, leaves_trace = asyncio.get_running_loop(), False
+
+        async def start() -> QATechRunRecord | None:
+            nonlocal leaves_trace
+            leaves_trace = True
+            try:
+                if asyncio.get_running_loop() is here:
+                    return await self._start(call, send, busy_seconds)
+                async with self.connect() as client:
+                    return await replace(self, client=client)._start(call, send, busy_seconds)
+            except QATechAPIError:
+                leaves_trace = False
+                raise
+
+        try:
+            # Nobody can have left a slot at another place before the first attempt; one at this place refuses the
+            # insert.
+            found = None if call.is_first_attempt else await self._resolve(call)
+            if found is None and not call.is_first_attempt:
+                await self._warn_of_left_behind(call)
+            while True:
+                if found is not None and (record := await self._take_up(call, found)) is not None:
+                    return record
+                started = await run_apart(start, grace_seconds=_CANCEL_GRACE_SECONDS)
+                if started is not None:
+                    return started
+                # Somebody else was first. Where QA.tech has refused them meanwhile, it is this call's turn.
+                found = await self._at(call.slot)
+        except Exception:
+            if not leaves_trace:
+                give_back(call)
+            raise
+
+    async def attach(self, call: Call, record: QATechRunRecord) -> QATechRunRecord:
+        """Put a run on record that somebody else has started: one row, as nothing is sent.
+
+        Args:
+            call: What is asked for, and where the call stands.
+            record: The run.
+
+        Returns:
+            The run, as it is on record; with what its start told, where this flow run has started it itself.
+
+        Raises:
+            LedgerConflict: What is on record does not fit the call.
+        """
+        found = None if call.is_first_attempt else await self._resolve(call)
+        if found is None:
+            entry = call.entry(sent_at=_now(), busy_seconds=0.0, nonce=uuid4().hex)
+            record = self._stored(entry, record)
+            if await self.insert(f"{entry.slot}-done", done_row(entry, record), nonce=entry.nonce):
+                return await self._as_started(record)
+            found = await self._at(entry.slot)
+        taken = await self._take_up(call, found) if found is not None else None
+        return await self._as_started(taken or record)
+
+    async def _resolve(self, call: Call) -> QATechLedgerEntry | None:
+        entries = await self.entries(call.family)
+        return resolve(call, entries, await self._cached(call, entries))
+
+    async def _at(self, slot: str) -> QATechLedgerEntry | None:
+        return next((entry for entry in await self.entries(slot) if entry.slot == slot), None)
+
+    async def _cached(self, call: Call, entries: Sequence[QATechLedgerEntry]) -> set[str]:
+        """Return the slots of earlier attempts whose calls need not come again: Prefect keeps their tasks' results."""
+        cached: set[str] = set()
+        for entry in entries:
+            if call.label is not None or taken_up(entry, call):
+                continue
+            for caller in entry.callers:
+                try:
+                    task_run = await self.client.read_task_run(UUID(caller))
+                except ObjectNotFound:
+                    continue
+                # What a server is told of a result is where it is kept; of one that is not kept, nothing.
+                if task_run.state is not None and task_run.state.is_completed() and task_run.state.data is not None:
+                    cached.add(entry.slot)
+        return cached
+
+    async def _warn_of_left_behind(self, call: Call) -> None:
+        if call.kind != "start" or call.label is not None:
+            return
+        for entry in left_behind(call, await self.entries()):
+            run_logger().warning(
+                "An earlier attempt of this flow run sent another request here, %s: %s. It is left behind, unless a "
+                "later call asks for it.",
+                entry.what,
+                entry.outcome,
+            )
+
+    async def _start(self, call: Call, send: Send, busy_seconds: float) -> QATechRunRecord | None:
+        """Put the intent on record, send the POST, put the run on record; None where there is an intent already."""
+        intent = call.entry(sent_at=_now(), busy_seconds=busy_seconds, nonce=uuid4().hex)
+        if not await self.insert(f"{intent.slot}-intent", json.dumps(intent.row()), nonce=intent.nonce):
+            return None
+        try:
+            record = await send()
+        except StartOutcomeUnknown as error:
+            raise self._unknown(intent, str(error)) from None
+        except QATechAPIError:
+            await self._delete(intent)
+            raise
+        record = self._stored(intent, record)
+        await self._record(intent, record)
+        return record
+
+    async def _delete(self, intent: QATechLedgerEntry) -> None:
+        """Delete an intent that QA.tech surely refused; one that cannot be deleted is remembered."""
+        _refused.add(intent.nonce)
+
+        async def delete() -> None:
+            with suppress(ObjectNotFound):
+                await self.client.delete_flow_run_input(
+                    flow_run_id=self.flow_run_id, key=f"{PREFIX}{intent.slot}-intent"
+                )
+
+        try:
+            await _persistently(delete, _DELETE_SECONDS)
+        except Exception as error:
+            run_logger().warning("The refused intent %s could not be deleted yet: %r", intent.slot, error)
+        else:
+            _refused.discard(intent.nonce)
+
+    async def _record(self, intent: QATechLedgerEntry, record: QATechRunRecord) -> None:
+        async def write() -> QATechLedgerEntry | None:
+            is_ours = await self.insert(f"{intent.slot}-done", done_row(intent, record), nonce=intent.nonce)
+            return None if is_ours else await self._at(intent.slot)
+
+        try:
+            other = await _persistently(write, _RECORD_SECONDS)
+        except Exception as error:
+            unknown = self._unknown(
+                intent,
+                f"QA.tech started {record}, but the Prefect server did not take the record of it "
+                f"({type(error).__name__}).",
+            )
+            unknown.run_short_id, unknown.run_url = record.run_short_id, record.run_url
+            raise unknown from None
+        if other is None or other.run is None or other.run.run_short_id == record.run_short_id:
+            return
+        taken = conflict(
+            other,
+            f"QA.tech started {record}, but slot {intent.slot} has got {other.run} meanwhile. Both runs exist, and a "
+            "retry of the flow run takes the second.",
+            str(self.flow_run_id),
+        )
+        taken.run_short_id, taken.run_url = record.run_short_id, record.run_url
+        run_logger().error("%s", taken)
+        raise taken
+
+    async def _take_up(self, call: Call, entry: QATechLedgerEntry) -> QATechRunRecord | None:
+        """Return the run of a slot; None where the intent is gone, because QA.tech has refused it."""
+        self._check_that_it_fits(call, entry)
+        if entry.is_open:
+            settled = await self._settled(entry)
+            if settled is None:
+                return None
+            entry = settled
+        if entry.run is None:
+            raise self._unknown(
+                entry,
+                f"{entry.what} was sent at {entry.sent_at:%Y-%m-%d %H:%M:%S} UTC by this flow run, and whether it "
+                "started a run is not known: the process ended, or the answer was lost, before the run was recorded. "
+                "Look in QA.tech for a run started at that time.",
+            )
+        if call.label is None and not taken_up(entry, call):
+            seen = json.dumps({"chain": call.chain, "callers": call.callers})
+            await self.insert(f"{entry.slot}-seen-{short_hash(str(call.chain))}", seen)
+        return entry.run.model_copy(update=self._where(entry.slot) | {"found": True})
+
+    def _check_that_it_fits(self, call: Call, entry: QATechLedgerEntry) -> None:
+        if (
+            call.label is not None
+            and entry.fingerprint != call.fingerprint
+            and not _OF_A_CAMPAIGN.fullmatch(call.label)
+        ):
+            raise conflict(
+                entry,
+                f'The label "{call.label}" stands for {entry.what} in this flow run ({entry.outcome}), and this call '
+                "asks for something else. Nothing was sent. Give it another label, or run the flow anew.",
+                str(self.flow_run_id),
+            )
+        if entry.address != call.address:
+            raise conflict(
+                entry,
+                f"{entry.what} is on record at {entry.address} ({entry.outcome}), and this call asks for it at "
+                f"{call.address}. Nothing was sent. Use the credentials of the former, or run the flow anew.",
+                str(self.flow_run_id),
+            )
+
+    async def _settled(self, entry: QATechLedgerEntry) -> QATechLedgerEntry | None:
+        """Wait as long as the POST of an open intent can be somebody's at work; None where the intent has gone."""
+        if entry.nonce in _refused:
+            await self._delete(entry)
+            if entry.nonce in _refused:
+                raise LedgerUnavailable(
+                    f"QA.tech refused {entry.what}, and the Prefect server does not delete the record of it, slot "
+                    f"{entry.slot}. Nothing was sent. Retry the flow run."
+                )
+            return None
+        give_up_at = time.monotonic() + entry.busy_seconds - await self.age_of(entry)
+        found: QATechLedgerEntry | None = entry
+        while found is not None and found.is_open and time.monotonic() < give_up_at:
+            await anyio.sleep(1)
+            found = await self._at(entry.slot)
+        return found
+
+    async def age_of(self, entry: QATechLedgerEntry) -> float:
+        """Return how many seconds ago an intent was written, by the clock of the server where it tells the time."""
+        now = await server_time(self.client) if entry.created is not None else None
+        since = entry.created if now is not None and entry.created is not None else entry.sent_at
+        return max(0.0, ((now or _now()) - since).total_seconds())
+
+    def _stored(self, entry: QATechLedgerEntry, record: QATechRunRecord) -> QATechRunRecord:
+        facts = {"started_at": entry.sent_at, "attempt": entry.chain}
+        return record.model_copy(update=self._where(entry.slot) | facts)
+
+    def _where(self, slot: str) -> dict[str, object]:
+        return {"slot": slot, "flow_run_id": str(self.flow_run_id)}
+
+    def _unknown(self, entry: QATechLedgerEntry, what: str) -> StartOutcomeUnknown:
+        # The client's sentence and ours end differently; the commands stand once, at the end.
+        return StartOutcomeUnknown(
+            f"{what} It is not sent again. If there is such a run: `prefect-qatech ledger attach {self.flow_run_id} "
+            f"{entry.slot} <run>`; if there is none: `prefect-qatech ledger clear {self.flow_run_id} {entry.slot}`; "
+            "then retry the flow run.",
+            request=entry.what,
+            sent_at=entry.sent_at.isoformat(timespec="seconds"),
+            slot=entry.slot,
+            flow_run_id=str(self.flow_run_id),
+        )
+
+    async def _as_started(self, record: QATechRunRecord) -> QATechRunRecord:
+        """Return an attached run with what its POST told, where this flow run has sent it itself."""
+        if record.kind != "attached":
+            return record
+        for entry in await self.entries():
+            run = entry.run
+            if entry.kind != "attach" and run is not None and run.run_short_id == record.run_short_id:
+                return run.model_copy(update={name: getattr(record, name) for name in ("slot", "flow_run_id", "found")})
+        return record
+
+
+async def _persistently(work: Callable[[], Awaitable[T]], seconds: float) -> T:
+    """Do something on the Prefect server, again and again where it fails."""
+    give_up_at = time.monotonic() + seconds
+    pause = _FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            return await work()
+        except Exception:
+            if time.monotonic() + pause > give_up_at:
+                raise
+        await anyio.sleep(pause)
+        pause *= 2
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+async def once(call: Call, send: Send, *, busy_seconds: float) -> QATechRunRecord:
+    """Start or rerun once per slot of the current flow run; outside a flow run nothing is recorded, and it just sends.
+
+    Args:
+        call: What is asked for.
+        send: Sends the POST, once.
+        busy_seconds: How long a POST can take.
+
+    Returns:
+        The run, started now or before.
+    """
+    # Outside a flow run nothing needs Prefect's API, so that it cannot fail either.
+    if FlowRunContext.get() is None:
+        return await send()
+    async with get_client() as client:
+        located = await locate(client, call)
+        if located is None:
+            return await send()
+        flow_run_id, call = located
+        return await Ledger(client, flow_run_id).once(call, send, busy_seconds=busy_seconds)
+
+
+async def attach(call: Call, record: QATechRunRecord) -> QATechRunRecord:
+    """Put a run on record that somebody else has started; outside a flow run nothing is recorded.
+
+    Args:
+        call: What is asked for; with a label.
+        record: The run.
+
+    Returns:
+        The run, attached now or before; with what its start told, where this flow run has started it itself.
+    """
+    if FlowRunContext.get() is None:
+        return record
+    async with get_client() as client:
+        located = await locate(client, call)
+        if located is None:
+            return record
+        flow_run_id, call = located
+        return await Ledger(client, flow_run_id).attach(call, record)
+
+
+async def is_on_record(first: QATechRunRecord, label: str) -> bool:
+    """Whether the ledger that holds a run has a rerun of that label.
+
+    Args:
+        first: The first run of a campaign.
+        label: The label of one of its reruns.
+    """
+    if not first.found or first.flow_run_id is None:
+        return False
+    call = Call(kind="rerun", what="", fingerprint="", label=label)
+    async with get_client() as client:
+        return bool(await Ledger(client, UUID(first.flow_run_id)).entries(call.family))
+
+
+async def first_run_of(run_short_id: str) -> QATechRunRecord | None:
+    """Return the first run of a campaign, where the current flow run has on record that a run is a rerun in it.
+
+    Args:
+        run_short_id: The run in question.
+
+    Returns:
+        The first run; None where the run is no rerun, as far as the ledger knows.
+    """
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return None
+    async with get_client() as client:
+        root = await root_flow_run(client, context.flow_run.id)
+        entries = await Ledger(client, root.id).entries()
+    runs = {entry.run.run_short_id: entry for entry in entries if entry.run is not None and entry.kind != "attach"}
+    first: QATechRunRecord | None = None
+    while (entry := runs.pop(run_short_id, None)) is not None and entry.rerun_of is not None:
+        run_short_id = entry.rerun_of
+        base = runs.get(run_short_id)
+        first = base.run if base is not None else None
+        first = first or QATechRunRecord(kind="attached", run_short_id=run_short_id, started_at=entry.sent_at)
+    return first
