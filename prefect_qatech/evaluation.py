@@ -1,17 +1,41 @@
-"""Pure: a gate's verdict for those who start, wait and rerun in a flow of their own."""
+"""Pure: what was observed of a gate's runs is judged, and made into a report.
+
+`build_report` does it for the gate, `evaluate` for those who start, wait and rerun in a flow of their own.
+"""
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 
-from prefect_qatech.campaign import GateReport, build_report
+from prefect_qatech.campaign import GateReport, ReportedAttempt, ReportedReason, ReportedTest
 from prefect_qatech.exceptions import InvalidInputError
-from prefect_qatech.identity import ObservedAttempt, recognise
+from prefect_qatech.identity import (
+    NAME_LENGTH,
+    Campaign,
+    CampaignTest,
+    Execution,
+    ObservedAttempt,
+    judge_named,
+    recognise,
+    resolve_quarantine,
+)
 from prefect_qatech.models import QATechRun, QATechRunTestCaseDetails
-from prefect_qatech.verdict import GatePolicy, Incident
+from prefect_qatech.verdict import GatePolicy, Incident, Outcome, TestVerdict, judge
 
+TITLE_LENGTH = 500
+EXPLANATION_LENGTH = 1_000
+NOTE_LENGTH = 1_500
+TEXTS_BYTES = 192 * 1024
+"""What the reasons and explanations of a report may take together: Prefect stores it as a result."""
+URL_LENGTH = 1_000
+"""The longest address that a report takes; a longer one is left out."""
+LINKS_BYTES = 96 * 1024
+"""What the addresses of a report's tests may take together: signed ones are long."""
+_LINKS = ("url", "screenshot_url", "recording_url")
 _DEFAULT_POLICY = GatePolicy()
 
 
@@ -101,3 +125,171 @@ def _checked(runs: Sequence[QATechRun]) -> list[QATechRun]:
         # A pass that is counted twice would be evidence twice.
         raise InvalidInputError(f"{takes}, each once; run {max(ids, key=ids.count)} is in it more than once.")
     return list(runs)
+
+
+def build_report(
+    campaign: Campaign,
+    policy: GatePolicy,
+    *,
+    ended_at: datetime,
+    incidents: Iterable[Incident] = (),
+    plan_short_id: str | None = None,
+    plan_name: str | None = None,
+    label: str | None = None,
+    flow_run_id: str | None = None,
+    target: str | None = None,
+    evidence_is_older: bool = False,
+    is_one_run_only: bool = False,
+    notes: Iterable[str] = (),
+) -> GateReport:
+    """Judge a campaign and put everything that readers need into one report.
+
+    Args:
+        campaign: What was observed.
+        policy: The policy that decides.
+        ended_at: When the verdict is given; its day decides on quarantine entries.
+        incidents: What happened outside of the tests.
+        plan_short_id: The test plan.
+        plan_name: Its name.
+        label: The user's label of the gate.
+        flow_run_id: The flow run of the gate.
+        target: What was tested, as the caller named it.
+        evidence_is_older: Whether the evidence was found in an earlier attempt of the flow run.
+        is_one_run_only: Whether the gate took up a run that somebody else started.
+        notes: What the incidents were about.
+
+    Returns:
+        The report.
+    """
+    incidents, today = tuple(incidents), policy.quarantine_day(ended_at)
+    quarantine, unmatched = resolve_quarantine(policy, campaign.names)
+    verdict = judge_named(
+        campaign.names,
+        campaign.expected,
+        campaign.attempts,
+        policy,
+        expected_count=campaign.expected_count,
+        incidents=incidents,
+        today=today,
+    )
+    explained = sum(_shown(test)[1] for test in campaign.tests.values())
+    text_bytes = TEXTS_BYTES // max(1, 2 * explained)
+    without_reruns = judge(
+        campaign.expected, campaign.attempts[:1], quarantine, expected_count=campaign.expected_count, today=today
+    )
+    return GateReport(
+        verdict=verdict.verdict,
+        verdict_without_reruns=without_reruns.verdict,
+        reasons=tuple(
+            ReportedReason(rule=r.rule, verdict=r.verdict, sentence=r.sentence, test_ids=r.test_ids)
+            for r in verdict.reasons
+        ),
+        attempts=tuple(_report_attempt(number, campaign) for number in range(len(campaign.observed))),
+        tests=_with_fewer_links(
+            _report_test(test, verdict.tests[test_id], campaign, quarantine, today, text_bytes)
+            for test_id, test in campaign.tests.items()
+        ),
+        expected_count=campaign.expected_count,
+        incidents=incidents,
+        policy=policy,
+        plan_short_id=plan_short_id,
+        plan_name=_cut(plan_name, NAME_LENGTH),
+        label=label,
+        started_at=campaign.observed[0].started_at if campaign.observed else None,
+        ended_at=ended_at,
+        judged_on=today,
+        flow_run_id=flow_run_id,
+        target=target,
+        evidence_is_older=evidence_is_older,
+        is_one_run_only=is_one_run_only,
+        notes=tuple(_cut(note, NOTE_LENGTH) or "" for note in notes),
+        causes_unknown=campaign.causes_unknown,
+        quarantine_unmatched=unmatched,
+    )
+
+
+def _report_attempt(number: int, campaign: Campaign) -> ReportedAttempt:
+    observed = campaign.observed[number]
+    return ReportedAttempt(
+        number=number,
+        kind=observed.kind,
+        filter=observed.filter,
+        run_short_id=observed.run.run_short_id,
+        run_url=_whole(observed.run_url),
+        rerun_of=observed.rerun_of,
+        status=observed.run.status[:NAME_LENGTH],
+        result=_cut(observed.run.result, NAME_LENGTH),
+        test_count=observed.test_count,
+        started_at=observed.started_at,
+        finished_at=observed.finished_at,
+        counts=dict(Counter(campaign.attempts[number].outcomes.values())),
+    )
+
+
+def _report_test(
+    test: CampaignTest, verdict: TestVerdict, campaign: Campaign, policy: GatePolicy, today: date, text_bytes: int
+) -> ReportedTest:
+    outcomes = tuple(
+        test.executions[number].outcome if number in test.executions else Outcome.ABSENT
+        for number in range(len(campaign.observed))
+    )
+    shown, not_passed = _shown(test)
+    details = shown.details
+    entry = policy.quarantine.get(test.test_id)
+    return ReportedTest(
+        test_id=test.test_id,
+        name=test.name[:NAME_LENGTH],
+        verdict=verdict,
+        outcomes=outcomes,
+        expected=0 in test.executions,
+        identity_is_weak=test.identity_is_weak,
+        quarantined=entry is not None and today <= entry.expires,
+        reason=_cut_to_bytes(shown.case.result_title, TITLE_LENGTH, text_bytes) if not_passed else None,
+        explanation=_cut_to_bytes(shown.case.evaluation_thought, EXPLANATION_LENGTH, text_bytes)
+        if not_passed
+        else None,
+        error_code=_cut(details.error_code, NAME_LENGTH) if details else None,
+        duration_seconds=details.duration_ms / 1000 if details and details.duration_ms is not None else None,
+        url=_whole(details.url) if details else None,
+        screenshot_url=_whole(details.screenshot_url) if details else None,
+        recording_url=_whole(details.recording_url) if details else None,
+    )
+
+
+def _with_fewer_links(tests: Iterable[ReportedTest]) -> tuple[ReportedTest, ...]:
+    """Leave out addresses beyond `LINKS_BYTES`: recordings before pictures, and those of failed tests last."""
+    kept = list(tests)
+    places = sorted(range(len(kept)), key=lambda place: kept[place].verdict is not TestVerdict.FAILED)
+    left = LINKS_BYTES
+    for name in _LINKS:
+        for place in places:
+            link: str | None = getattr(kept[place], name)
+            if link is not None and len(link.encode()) > left:
+                kept[place] = kept[place].model_copy(update={name: None})
+            elif link is not None:
+                left -= len(link.encode())
+    return tuple(kept)
+
+
+def _shown(test: CampaignTest) -> tuple[Execution, bool]:
+    """Give the execution that a report tells of: the last that was not a pass, else the last; and which it is."""
+    not_passed = [number for number in test.executions if test.executions[number].outcome is not Outcome.PASSED]
+    return test.executions[max(not_passed or test.executions)], bool(not_passed)
+
+
+def _cut_to_bytes(text: str | None, length: int, size: int) -> str | None:
+    cut = _cut(text, length)
+    while cut and len(json.dumps(cut, ensure_ascii=False).encode()) > size:
+        cut = _cut(cut, max(1, len(cut) * 2 // 3))
+        if cut == "…":
+            break
+    return cut
+
+
+def _whole(url: str | None) -> str | None:
+    # Half an address leads elsewhere.
+    return url if url is not None and len(url) <= URL_LENGTH else None
+
+
+def _cut(text: str | None, length: int) -> str | None:
+    return text if text is None or len(text) <= length else text[: length - 1] + "…"

@@ -9,24 +9,30 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime
 from typing import Literal
 
 from prefect_qatech.models import QATechRun, QATechRunTestCase, QATechRunTestCaseDetails
 from prefect_qatech.verdict import (
     Attempt,
     GatePolicy,
+    GateVerdict,
     Incident,
     NoRerun,
     Outcome,
     QuarantineEntry,
+    Reason,
     Rerun,
+    Verdict,
     classify,
+    judge,
     plan_rerun,
 )
 
 NAME_LENGTH = 300
+UNMATCHED = "quarantine_unmatched"
+"""The rule whose reason names keys of the quarantine instead of tests."""
 
 AttemptKind = Literal["start", "rerun", "attached"]
 
@@ -337,3 +343,33 @@ def next_rerun(
         incidents=incidents,
         today=policy.quarantine_day(now),
     )
+
+
+def judge_named(
+    names: Mapping[str, str],
+    expected: Iterable[str],
+    attempts: Sequence[Attempt],
+    policy: GatePolicy,
+    *,
+    expected_count: int | None,
+    incidents: Iterable[Incident] = (),
+    today: date | None,
+) -> GateVerdict:
+    """Judge by a policy as people write it, and say which of its quarantine entries are not applied.
+
+    Args:
+        names: Test id to name, of all tests of the campaign.
+        expected, attempts, policy, expected_count, incidents, today: As for `judge`.
+
+    Returns:
+        The verdict; a reason of the rule `quarantine_unmatched` names keys of the quarantine instead of tests.
+    """
+    resolved, unmatched = resolve_quarantine(policy, names)
+    gate = judge(expected, attempts, resolved, expected_count=expected_count, incidents=incidents, today=today)
+    if not unmatched:
+        return gate
+    what = "1 quarantine entry matches" if len(unmatched) == 1 else f"{len(unmatched)} quarantine entries match"
+    sentence = (
+        f"{what} no test, or more than one, and so had no effect: name a test's id, or its exact and unique name."
+    )
+    return replace(gate, reasons=(*gate.reasons, Reason(UNMATCHED, Verdict.PASS, sentence, unmatched)))

@@ -20,7 +20,7 @@ from prefect.client.schemas.objects import Artifact
 from prefect.context import FlowRunContext
 
 from prefect_qatech import GatePolicy, GateReport, QATechCredentials, QATechRun, QATechRunTestCase
-from prefect_qatech.campaign import build_report
+from prefect_qatech.evaluation import build_report
 from prefect_qatech.identity import ObservedAttempt, recognise
 from prefect_qatech.sandbox import Sandbox
 

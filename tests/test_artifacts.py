@@ -27,7 +27,8 @@ from prefect_qatech.artifacts import (
     publish_report,
     publish_unattended,
 )
-from prefect_qatech.campaign import GateReport, build_report
+from prefect_qatech.campaign import GateReport
+from prefect_qatech.evaluation import build_report
 from prefect_qatech.history import variable_name
 from prefect_qatech.identity import ObservedAttempt, recognise
 from prefect_qatech.models import QATechRun, QATechRunTestCaseDetails

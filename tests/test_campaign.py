@@ -10,14 +10,8 @@ from typing import Any
 
 import pytest
 
-from prefect_qatech.campaign import (
-    EXPLANATION_LENGTH,
-    SCHEMA_VERSION,
-    TITLE_LENGTH,
-    URL_LENGTH,
-    GateReport,
-    build_report,
-)
+from prefect_qatech.campaign import SCHEMA_VERSION, GateReport
+from prefect_qatech.evaluation import EXPLANATION_LENGTH, TITLE_LENGTH, URL_LENGTH, build_report
 from prefect_qatech.identity import NAME_LENGTH, Campaign, ObservedAttempt, recognise
 from prefect_qatech.models import QATechRun, QATechRunTestCaseDetails
 from prefect_qatech.report import render_verdict_json

@@ -32,7 +32,7 @@ from prefect_qatech import (
     start_test_run,
     wait_for_test_run,
 )
-from prefect_qatech.campaign import build_report
+from prefect_qatech.evaluation import build_report
 from prefect_qatech.identity import ObservedAttempt, recognise
 from prefect_qatech.models import QATechRunTestCaseDetails
 from prefect_qatech.report import load_verdict_json

@@ -14,7 +14,8 @@ import cloudpickle
 import pytest
 
 from prefect_qatech import exceptions as module
-from prefect_qatech.campaign import GateReport, GatesReport, build_report
+from prefect_qatech.campaign import GateReport, GatesReport
+from prefect_qatech.evaluation import build_report
 from prefect_qatech.exceptions import (
     GateNotPassed,
     GatesNotPassed,

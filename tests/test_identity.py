@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_qatech import identity
-from prefect_qatech.campaign import GateReport, build_report
+from prefect_qatech.campaign import GateReport
+from prefect_qatech.evaluation import build_report
 from prefect_qatech.identity import (
     NAME_LENGTH,
     Campaign,

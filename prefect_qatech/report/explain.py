@@ -10,8 +10,9 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from prefect_qatech.campaign import UNMATCHED, GateReport, ReportedReason
+from prefect_qatech.campaign import GateReport, ReportedReason
 from prefect_qatech.exceptions import InvalidInputError
+from prefect_qatech.identity import UNMATCHED
 from prefect_qatech.report.escape import plain_text
 from prefect_qatech.report.verdict_json import RULES, load_verdict_json
 from prefect_qatech.report.words import (

@@ -11,7 +11,8 @@ from hashlib import sha256
 from itertools import groupby
 from typing import Literal, NamedTuple
 
-from prefect_qatech.campaign import UNMATCHED, GateReport, ReportedReason, ReportedTest
+from prefect_qatech.campaign import GateReport, ReportedReason, ReportedTest
+from prefect_qatech.identity import UNMATCHED
 from prefect_qatech.verdict import GatePolicy, Incident, Outcome, QuarantineEntry, Reason, TestVerdict, Verdict
 
 Group = Literal["failed", "undecided", "flaky", "quarantined", "recovered", "passed"]

@@ -7,7 +7,8 @@ from datetime import date, datetime, timedelta, timezone
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from prefect_qatech.campaign import GateReport, build_report
+from prefect_qatech.campaign import GateReport
+from prefect_qatech.evaluation import build_report
 from prefect_qatech.identity import ObservedAttempt, recognise
 from prefect_qatech.models import QATechRun, QATechRunTestCaseDetails
 from prefect_qatech.verdict import GatePolicy, Incident, QuarantineEntry
