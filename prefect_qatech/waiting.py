@@ -13,7 +13,7 @@ from typing import Protocol
 
 from prefect_qatech.client import QATechClient
 from prefect_qatech.durations import PastDurations
-from prefect_qatech.exceptions import NotFoundError, QATechAPIError, WaitTimedOut
+from prefect_qatech.exceptions import ForbiddenError, NotFoundError, QATechAPIError, UnauthorizedError, WaitTimedOut
 from prefect_qatech.forecast import Progress, best_forecast
 from prefect_qatech.models import QATechRun
 from prefect_qatech.polling import QATechPolling
@@ -22,8 +22,11 @@ MAX_CONSECUTIVE_ERRORS = 20
 MAX_ERROR_SECONDS = 900.0
 """A wait gives up on a failing service when both are exceeded: so many looks in a row, over so long a time."""
 
+MAX_REFUSALS = 2
+"""So many polls of a run that is known to exist may answer 401 or 403; one may be a slip of a gateway."""
+
 NOT_FOUND_GRACE_SECONDS = 60.0
-"""A run that was just started may not be known everywhere yet."""
+"""A run that was just started exists, but may not be known everywhere yet."""
 
 SETTLE_SECONDS = 60.0
 """A run can be COMPLETED before its result is written; so long the result is waited for."""
@@ -73,9 +76,12 @@ async def wait_for_run(
 ) -> QATechRun:
     """Look at a run until it has ended.
 
-    - A look that fails in a way that another may not (no connection, 5xx, 429, broken answers; 404 in the first minute)
-      is repeated, until both `MAX_CONSECUTIVE_ERRORS` and `MAX_ERROR_SECONDS` are exceeded.
-    - 401 and 403 are final at once.
+    - A poll that fails in a way that another may not (no connection, 5xx, 429, broken answers) is repeated, until both
+      `MAX_CONSECUTIVE_ERRORS` and `MAX_ERROR_SECONDS` are exceeded.
+    - A run that was polled with success, or that was started less than `NOT_FOUND_GRACE_SECONDS` ago, exists. Then
+      every other failure is repeated as well: one odd answer (302, 404, 409) says nothing of the run. Only 401 and 403
+      are final, when they are seen twice without a good poll between them.
+    - Otherwise 4xx and redirects are final at once.
     - The last look is at the deadline.
     - Where the run's age is known, past durations say when to look while too few test cases have finished, and the
       duration of a run whose end was seen is remembered. They are read at the second look, so a run that ends at once
@@ -106,7 +112,7 @@ async def wait_for_run(
     deadline = began + timeout_seconds
     last: QATechRun | None = None
     settling_since: float | None = None
-    errors, failing_since, last_error = 0, began, None
+    errors, refusals, failing_since, last_error = 0, 0, began, None
     began_running = began - (age_seconds or 0.0)
     looked_at: float | None = None
     progress: Progress | None = None
@@ -122,14 +128,16 @@ async def wait_for_run(
             now = clock()
             failing_since = now if errors == 0 else failing_since
             errors += 1
-            unknown_yet = isinstance(error, NotFoundError) and now - began < NOT_FOUND_GRACE_SECONDS and last is None
+            refusals += isinstance(error, (UnauthorizedError, ForbiddenError))
+            is_young = age_seconds is not None and now - began_running < NOT_FOUND_GRACE_SECONDS
+            exists = last is not None or is_young
             exhausted = errors > MAX_CONSECUTIVE_ERRORS and now - failing_since > MAX_ERROR_SECONDS
-            if exhausted or not (error.retryable or unknown_yet):
+            if exhausted or refusals >= MAX_REFUSALS or not (error.retryable or exists):
                 raise _given_up(error, errors, now - failing_since, run_short_id, run_url) from None
             last_error, retry_after_seconds = error, error.retry_after_seconds
             on_error(error)
         else:
-            errors, last_error = 0, None
+            errors, refusals, last_error = 0, 0, None
             if _seen(run) != _seen(last):
                 await on_change(run)
             last = run

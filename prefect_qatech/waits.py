@@ -299,8 +299,8 @@ def wait_for_test_run(
 ) -> QATechRun:
     """Wait until a run has ended, whoever started it; one task run, however many looks.
 
-    - Looks that fail (no connection, 5xx, 429, broken answers, 404 in the first minute) are repeated within a budget;
-      401 and 403 are final at once.
+    - Polls that fail (no connection, 5xx, 429, broken answers) are repeated within a budget. Once the run was seen, or
+      in the first minute after its start, so is every odd answer, and only a second 401 or 403 is final.
     - A COMPLETED run whose result is not written yet is waited for, for a minute.
     - The last look is at the deadline; a single request may last up to the credentials' time limit beyond it.
     - A progress artifact moves with the test cases; the log says only what changed.

@@ -82,9 +82,11 @@ class Wait:
                 **known,
             )
 
-    async def fail(self, timeout_seconds: float = 3600, polling: QATechPolling | None = None) -> QATechError:
+    async def fail(
+        self, timeout_seconds: float = 3600, polling: QATechPolling | None = None, **known: Any
+    ) -> QATechError:
         with pytest.raises(QATechError) as caught:
-            await self.end(timeout_seconds, polling)
+            await self.end(timeout_seconds, polling, **known)
         assert chain(caught.value) == [caught.value]
         assert_holds_no_secret(caught.value)
         return caught.value
@@ -262,38 +264,90 @@ async def test_one_good_look_renews_the_budget() -> None:
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(401, UnauthorizedError), (403, ForbiddenError), (402, UsageLimitError), (400, BadRequestError)],
+    [
+        (401, UnauthorizedError),
+        (403, ForbiddenError),
+        (402, UsageLimitError),
+        (400, BadRequestError),
+        (404, NotFoundError),
+        (302, InvalidResponseError),
+        (451, QATechAPIError),
+    ],
 )
-@pytest.mark.parametrize("begin", [0, 100])
-async def test_a_refused_look_is_final_at_once(status: int, kind: type[QATechAPIError], begin: float) -> None:
-    wait = Wait(lambda elapsed: answer({"message": "No"}, status) if elapsed >= begin else RUNNING)
+async def test_a_refusal_of_a_run_that_nobody_has_seen_is_final_at_once(
+    status: int, kind: type[QATechAPIError]
+) -> None:
+    wait = Wait(lambda elapsed: answer({"message": "No"}, status))
     error = await wait.fail()
     assert type(error) is kind
-    assert len([look for look in wait.looks if look >= begin]) == 1
+    assert wait.looks == [0]
     assert wait.errors == []
-    assert GOES_ON in str(error)
+    assert URL in str(error)
     assert (error.run_short_id, error.run_url, error.retryable) == ("abc123", URL, False)
 
 
-async def test_not_found_is_survived_in_the_first_minute() -> None:
-    wait = Wait(lambda elapsed: answer(b"", 404) if elapsed < NOT_FOUND_GRACE_SECONDS - 5 else PASSED)
+@pytest.mark.parametrize("status", [300, 302, 304, 400, 401, 402, 403, 404, 405, 409, 410, 451])
+async def test_one_odd_answer_among_good_ones_is_survived(status: int) -> None:
+    told: list[float] = []
+
+    def respond(elapsed: float) -> Any:
+        if elapsed > 100 and not told:
+            told.append(elapsed)
+            return answer({"message": "Odd"}, status)
+        return until(300, RUNNING)(elapsed)
+
+    wait = Wait(respond)
     assert (await wait.end()).result == "PASSED"
+    assert len(wait.errors) == len(told) == 1
+
+
+@pytest.mark.parametrize("status", [302, 304, 401, 403, 404, 409, 451])
+async def test_an_odd_answer_about_a_run_that_was_just_started_is_survived(status: int) -> None:
+    wait = Wait(lambda elapsed: answer(b"", status) if elapsed == 0 else PASSED)
+    assert (await wait.end(age_seconds=1)).result == "PASSED"
+    assert len(wait.looks) == 2
+
+
+@pytest.mark.parametrize(("status", "kind"), [(401, UnauthorizedError), (403, ForbiddenError)])
+@pytest.mark.parametrize("known", [{"age_seconds": 1}, {}], ids=["just started", "polled before"])
+async def test_a_token_that_is_refused_twice_is_final(
+    status: int, kind: type[QATechAPIError], known: dict[str, float]
+) -> None:
+    wait = Wait(lambda elapsed: answer({"message": "No"}, status) if known or elapsed >= 100 else RUNNING)
+    error = await wait.fail(**known)
+    assert type(error) is kind
+    assert len(wait.errors) == 1
+    assert GOES_ON in str(error)
+
+
+async def test_a_good_poll_between_two_refusals_counts() -> None:
+    wait = Wait(lambda elapsed: answer(b"", 401) if len(wait.looks) % 2 == 0 else until(300, RUNNING)(elapsed))
+    assert (await wait.end()).result == "PASSED"
+    assert len(wait.errors) > 5
+
+
+@pytest.mark.parametrize("status", [302, 404, 409])
+async def test_an_odd_answer_that_stays_is_given_up_when_the_budget_is_spent(status: int) -> None:
+    wait = Wait(lambda elapsed: answer(b"", status) if elapsed > 10 else RUNNING)
+    assert isinstance(await wait.fail(36_000), QATechAPIError)
+    assert MAX_ERROR_SECONDS < wait.time.elapsed < MAX_ERROR_SECONDS + 60
+
+
+async def test_not_found_is_survived_in_the_first_minute_of_a_run() -> None:
+    wait = Wait(lambda elapsed: answer(b"", 404) if elapsed < NOT_FOUND_GRACE_SECONDS - 10 else PASSED)
+    assert (await wait.end(age_seconds=5)).result == "PASSED"
     assert all(type(error) is NotFoundError for error in wait.errors)
     assert len(wait.errors) > 5
 
 
-async def test_not_found_is_final_after_the_first_minute() -> None:
+@pytest.mark.parametrize("age_seconds", [0.0, 30.0, 3600.0])
+async def test_not_found_is_final_after_the_first_minute_of_a_run(age_seconds: float) -> None:
     wait = Wait(lambda elapsed: answer(b"", 404))
-    error = await wait.fail()
+    error = await wait.fail(age_seconds=age_seconds)
     assert type(error) is NotFoundError
-    assert NOT_FOUND_GRACE_SECONDS <= wait.time.elapsed <= NOT_FOUND_GRACE_SECONDS + 10
+    left = max(0.0, NOT_FOUND_GRACE_SECONDS - age_seconds)
+    assert left <= wait.time.elapsed <= left + (10 if left else 0)
     assert URL in str(error)
-
-
-async def test_a_run_that_was_there_and_is_not_found_any_more() -> None:
-    wait = Wait(lambda elapsed: answer(b"", 404) if elapsed > 10 else RUNNING)
-    assert type(await wait.fail()) is NotFoundError
-    assert wait.time.elapsed < 20
 
 
 async def test_of_a_run_that_is_not_found_nobody_says_that_it_goes_on() -> None:

@@ -32,7 +32,6 @@ from prefect_qatech import (
     start_test_run,
     twins,
     wait_for_test_runs,
-    waiting,
     waits,
 )
 from prefect_qatech.history import PlanHistory
@@ -160,10 +159,8 @@ async def test_what_fails_keeps_no_other_from_being_waited_for(
     credentials: QATechCredentials,
     polling: QATechPolling,
     emitted: list[tuple[str, dict[str, Any]]],
-    monkeypatch: pytest.MonkeyPatch,
     twin: str,
 ) -> None:
-    monkeypatch.setattr(waiting, "NOT_FOUND_GRACE_SECONDS", 0.0)
     (never,) = started(sandbox, "pln_never")
 
     @flow

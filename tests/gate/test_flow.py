@@ -666,6 +666,12 @@ async def test_a_directory_that_cannot_be_written_to_is_refused_before_anything_
     assert sandbox.requests() == []
 
 
+async def test_a_run_that_nobody_knows_is_believed_at_once(sandbox: Sandbox) -> None:
+    with pytest.raises(NotFoundError, match="mistyped"):
+        await look_at(sandbox, None, run="mistyped")
+    assert looks(sandbox) == 1
+
+
 async def test_a_gate_that_ends_without_a_report_leaves_no_older_one(sandbox: Sandbox, tmp_path: Path) -> None:
     await look_at(sandbox, "pln_green", report_directory=str(tmp_path))
     assert (tmp_path / "verdict.json").exists()
