@@ -316,6 +316,14 @@ async def test_details_are_asked_for_again(fails: int) -> None:
     assert report.causes_unknown == ()
 
 
+async def test_details_that_are_lost_are_named() -> None:
+    with Sandbox(one_plan(cases("passed", "agent_error")), speed=2000) as sandbox:
+        sandbox.set_faults([{"on": {"path": "test_case"}, "kind": "status", "status": 404, "times": -1}])
+        report = await judge(sandbox, policy=GatePolicy(max_reruns=0))
+    assert report.verdict is Verdict.FAIL
+    assert report.causes_unknown == (report.tests[1].test_id,)
+
+
 # --- deadlines
 
 
