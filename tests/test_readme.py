@@ -85,7 +85,9 @@ def test_each_example_runs(
     monkeypatch: pytest.MonkeyPatch,
     qatech_sandbox: Sandbox,
     qatech_credentials: QATechCredentials,
+    tmp_path: Path,
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # for what the examples write
     monkeypatch.setenv("QATECH_API_URL", qatech_sandbox.url)
     monkeypatch.setenv("QATECH_API_TOKEN", qatech_sandbox.token)
     # What the text around the examples says is saved.
