@@ -76,7 +76,7 @@ def check_errors(elsewhere: Elsewhere, kind: str) -> None:
     assert (late["type"], late["waited_seconds"] >= 0) == ("WaitTimedOut", True)
     assert f"Run {late['run_short_id']} goes on at QA.tech" in late["text"]
     assert wrong["type"] == "InvalidInputError"
-    assert wrong["text"].startswith("test_plan_short_id: 'checkout' is not a test plan's short id: ")
+    assert wrong["text"].startswith("test_plan_short_id: 'check out' has blanks: a test plan's short id, ")
     assert tokenless["type"] == "ValueError"
     assert "a credentials block that is not saved was passed to another process" in tokenless["text"]
     assert "\n" not in wrong["text"] + tokenless["text"]

@@ -23,6 +23,8 @@ from prefect_qatech import (
 )
 
 POLLING = QATechPolling(first_seconds=0.2, max_seconds=0.5)
+# What is tested is the same on a retry: without a target, a gate that had passed would test again.
+TARGET = "v1"
 
 
 def credentials() -> QATechCredentials:
@@ -39,6 +41,7 @@ def sync_gate(
         release_gate(
             credentials(),
             plan,
+            target=TARGET,
             policy=GatePolicy(deadline_seconds=deadline_seconds),
             polling=POLLING,
             label=label,
@@ -51,17 +54,17 @@ def sync_gate(
 async def async_gate(plan: str, deadline_seconds: float = 120) -> dict[str, Any]:
     """The same, async."""
     policy = GatePolicy(deadline_seconds=deadline_seconds)
-    return _slim(await arelease_gate(credentials(), plan, policy=policy, polling=POLLING))
+    return _slim(await arelease_gate(credentials(), plan, target=TARGET, policy=policy, polling=POLLING))
 
 
 @flow
 async def two_equal_gates(plan: str) -> list[str | None]:
     """Two gates with equal inputs, one after the other, beside a third in parallel."""
     reach = credentials()
-    first = await arelease_gate(reach, plan, polling=POLLING)
+    first = await arelease_gate(reach, plan, target=TARGET, polling=POLLING)
     second, third = await asyncio.gather(
-        arelease_gate(reach, plan, polling=POLLING),
-        arelease_gate(reach, plan, polling=POLLING, label="third"),
+        arelease_gate(reach, plan, target=TARGET, polling=POLLING),
+        arelease_gate(reach, plan, target=TARGET, polling=POLLING, label="third"),
     )
     return [report.run_short_id for report in (first, second, third)]
 
@@ -120,7 +123,7 @@ def _slim(report: GateReport) -> dict[str, Any]:
 def suspended_gate(plan: str, deadline_seconds: float = 600) -> dict[str, Any]:
     """The gate in this flow run itself, which suspends."""
     policy = GatePolicy(deadline_seconds=deadline_seconds)
-    return _slim(release_gate.fn(credentials(), plan, policy=policy, polling=POLLING, waiting="suspend"))
+    return _slim(release_gate.fn(credentials(), plan, target=TARGET, policy=policy, polling=POLLING, waiting="suspend"))
 
 
 @flow

@@ -94,7 +94,7 @@ def errors(credentials: QATechCredentials) -> list[dict[str, Any]]:
     missing = start_test_run.submit(credentials, "pln_missing")
     started = start_test_run.submit(credentials, "pln_never").result()
     late = wait_for_test_run.submit(credentials, started, 0)
-    wrong = start_test_run.submit(credentials, "checkout")
+    wrong = start_test_run.submit(credentials, "check out")
     unsaved = credentials.model_copy()
     unsaved._block_document_id = None
     tokenless = start_test_run.submit(unsaved, "pln_green", label="tokenless")

@@ -268,8 +268,7 @@ def test_what_is_missing_is_said_before_anything_is_sent(scene: Scene) -> None:
     wrong: dict[str, tuple[dict[str, Any], str]] = {
         "block": (block("nobody"), "Failed to resolve block references"),
         "token": (block(str(empty["name"])), "Failed to resolve block references"),
-        "plan": ({"test_plan_short_id": "smoke"}, "not a test plan's short id"),
-        "address": ({"preview_url": "northwind"}, "not a web address"),
+        "plan": ({"test_plan_short_id": "smoke tests"}, "'smoke tests' has blanks: a test plan's short id"),
     }
     where = {"preview_url": "http://127.0.0.1:8410"}
     runs = {what: scene.run(PREVIEW, **{**where, **parameters}) for what, (parameters, _) in wrong.items()}
