@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextvars
+import gc
 import logging
 from contextlib import suppress
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
 from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext, TaskRunContext, get_settings_context
 from prefect.logging import get_logger, get_run_logger
 from prefect.logging.handlers import APILogHandler
@@ -83,6 +85,19 @@ def check_that_prefect_returns_results() -> None:
     # Prefect is about to put the error of its log in place of this one.
     run_logger().error("%s", message)
     raise QATechError(message)
+
+
+def flow_runs_at_work() -> list[FlowRun]:
+    """Return the flow runs that this process executes, also to a thread that has none of their contexts.
+
+    Prefect keeps no list of them, so Python's garbage collector is asked. What is left over from an earlier
+    attempt of a flow run is among them: whoever asks must hold each against the server.
+
+    Returns:
+        Those that are running, as far as they know themselves.
+    """
+    flow_runs = [item.flow_run for item in gc.get_objects() if type(item) is FlowRunContext]
+    return [item for item in flow_runs if item is not None and item.state is not None and item.state.is_running()]
 
 
 async def server_time(client: PrefectClient) -> datetime | None:

@@ -16,6 +16,7 @@ from prefect_qatech.client import QATechClient
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.evaluation import build_report
 from prefect_qatech.exceptions import (
+    InvalidInputError,
     NothingToRerunError,
     QATechAPIError,
     QATechError,
@@ -27,7 +28,6 @@ from prefect_qatech.gate import journal, suspend
 from prefect_qatech.gate.approval import ask, ask_suspended
 from prefect_qatech.gate.settings import GateSettings
 from prefect_qatech.identity import Campaign, ObservedAttempt, next_rerun, recognise
-from prefect_qatech.ids import check_run_short_id
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.models import (
     FINAL_STATUSES,
@@ -128,8 +128,12 @@ class GateCampaign:
     async def _attach(self, run: QATechRunRecord | str) -> QATechRunRecord:
         """Take a run that was started elsewhere; recorded like a start, so that a restart keeps its deadline."""
         known = run if isinstance(run, QATechRunRecord) else None
-        run_short_id = known.run_short_id if known is not None else check_run_short_id(str(run))
-
+        run_short_id = ledger.short_id_of(run)
+        if (of := await ledger.first_run_of(run)) is not None:
+            raise InvalidInputError(
+                f"Run {run_short_id} is a rerun of {of}, and holds a part of that run's tests only. Nothing was sent. "
+                f'Judge the first run of the campaign: run="{of.run_short_id}".'
+            )
         call = ledger.Call(
             kind="attach",
             what=f"run {run_short_id}",

@@ -109,10 +109,13 @@ async def _gather(
 async def _place(credentials: QATechCredentials, requests: dict[str, QATechRunRequest]) -> str | None:
     """Say where in the flow this call stands, the same on each retry, so that names count for this call alone."""
     asked = {name: request.to_json() for name, request in requests.items()}
+    call = ledger.Call(kind="start", what=f"{len(requests)} gates", fingerprint=ledger.fingerprint(asked))
+    flow_run = await ledger.flow_run_of(call)
+    if flow_run is None:
+        return None
     async with get_client() as client:
-        call = ledger.Call(kind="start", what=f"{len(requests)} gates", fingerprint=ledger.fingerprint(asked))
-        located = await ledger.locate(client, call)
-    return located[1].place if located is not None and located[1].place_is_stable else None
+        _, call = await ledger.locate(client, call, flow_run)
+    return call.place if call.place_is_stable else None
 
 
 @flow(name="gather-gates", retries=0)

@@ -22,7 +22,7 @@ from prefect_qatech.ledger.admin import (
     clear_intent,
     read_ledger,
 )
-from prefect_qatech.ledger.call_site import forget_calls, locate, root_flow_run
+from prefect_qatech.ledger.call_site import flow_run_of, forget_calls, locate, root_flow_run
 from prefect_qatech.ledger.slots import (
     Call,
     Chain,
@@ -49,6 +49,7 @@ __all__ = [
     "clear_intent",
     "fingerprint",
     "first_run_of",
+    "flow_run_of",
     "forget_calls",
     "is_on_record",
     "locate",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timezone
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from prefect.client.orchestration import get_client
 
@@ -77,7 +77,9 @@ async def aattach_run(
             flow_run_id=str(ledger.flow_run_id),
             attempt=entry.chain,
         )
-        if not await ledger.insert(f"{slot}-done", done_row(entry, record)):
+        # The process that sent the POST may be at work after all, and must not take this row for its own.
+        ours = entry.model_copy(update={"nonce": uuid4().hex})
+        if not await ledger.insert(f"{slot}-done", done_row(ours, record), nonce=ours.nonce):
             raise ValueError(f"slot {slot} has got a run in the meantime")
         return record
 

@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 from uuid import UUID, uuid4
 
 import anyio
-from prefect.client.orchestration import PrefectClient
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, TaskRun, TaskRunResult
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import ObjectNotFound
 
+from prefect_qatech._prefect import flow_runs_at_work
+from prefect_qatech.exceptions import LedgerConflict
 from prefect_qatech.ledger.slots import Call
 
 _READS = 10
@@ -59,20 +61,63 @@ def forget_calls(flow_run_id: UUID) -> None:
             del _numbers[key]
 
 
-async def locate(client: PrefectClient, call: Call) -> tuple[UUID, Call] | None:
+async def flow_run_of(call: Call) -> FlowRun | None:
+    """Return the flow run that a call stands in.
+
+    A thread of the user's has lost Prefect's context. A call with a label then means the only flow run at work.
+
+    Args:
+        call: What is asked for.
+
+    Returns:
+        The flow run; None outside of any. Then Prefect's API is not asked, so that it cannot fail either.
+
+    Raises:
+        LedgerConflict: A flow run is at work in this process, and it cannot be told whether the call is part of it.
+    """
+    context = FlowRunContext.get()
+    if context is not None:
+        return context.flow_run
+    candidates = flow_runs_at_work()
+    if not candidates:
+        return None
+    async with get_client() as client:
+        at_work = {flow_run.id: flow_run for flow_run in candidates if await _is_at_work(client, flow_run)}
+    roots = [flow_run for flow_run in at_work.values() if flow_run.parent_task_run_id is None]
+    if not at_work:
+        return None
+    if call.label is not None and len(roots) == 1:
+        return roots[0]
+    way_out = "have the thread run it by `contextvars.copy_context().run`" + (
+        ", or give it a label" if len(roots) == 1 else ""
+    )
+    raise LedgerConflict(
+        f"Nothing was sent: {call.what} was asked for in a thread that has lost Prefect's context, while flow run "
+        f"{', '.join(sorted(map(str, at_work)))} is at work, which could not find it on a retry; {way_out}."
+    )
+
+
+async def _is_at_work(client: PrefectClient, known: FlowRun) -> bool:
+    try:
+        flow_run = await client.read_flow_run(known.id)
+    except ObjectNotFound:
+        return False
+    return flow_run.state is not None and flow_run.state.is_running() and flow_run.run_count == known.run_count
+
+
+async def locate(client: PrefectClient, call: Call, flow_run: FlowRun) -> tuple[UUID, Call]:
     """Find out which flow run's ledger a call belongs to, and where in it the call stands.
 
     Args:
         client: A client of the Prefect API.
         call: What is asked for.
+        flow_run: The flow run that it stands in.
 
     Returns:
-        The root flow run's id and the call with its place; None outside a flow run.
+        The root flow run's id, and the call with its place.
     """
     context = FlowRunContext.get()
-    if context is None or context.flow_run is None:
-        return None
-    flow_run = context.flow_run
+    is_detached = context is not None and context.detached
     chain = [(str(flow_run.id), flow_run.run_count)]
     places: list[str] = []
     callers: list[str] = []
@@ -94,7 +139,7 @@ async def locate(client: PrefectClient, call: Call) -> tuple[UUID, Call] | None:
     outer = await _caller(client)
     # On a distributed task runner nobody can number equal calls, so they share one run.
     numbered = (str(flow_run.id), flow_run.run_count, f"{outer.name}:{call.family}", outer.task_run_id)
-    number = 0 if context.detached else _number(*numbered)
+    number = 0 if is_detached else _number(*numbered)
     if outer.name:
         callers.append(outer.task_run_id)
         places.append(outer.name)
@@ -105,7 +150,7 @@ async def locate(client: PrefectClient, call: Call) -> tuple[UUID, Call] | None:
         place_is_stable=stable,
         callers=tuple(callers),
         is_first_attempt=first,
-        numbered=None if context.detached else numbered,
+        numbered=None if is_detached else numbered,
     )
 
 

@@ -55,6 +55,7 @@ class QATechRunRecord(BaseModel):
         flow_run_id: The root flow run whose ledger that is.
         attempt: The attempt in which it was started: flow run ids with their run counts, the root first.
         found: Whether it was found in the ledger instead of being started by this call.
+        not_as_asked: Why it is not the run that was asked for, where QA.tech has started another one; no call gets it.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -72,6 +73,7 @@ class QATechRunRecord(BaseModel):
     flow_run_id: str | None = None
     attempt: tuple[tuple[str, int], ...] = ()
     found: bool = False
+    not_as_asked: str | None = None
 
     def __str__(self) -> str:
         return f"run {self.run_short_id} ({self.run_url or 'address unknown'})"

@@ -21,7 +21,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from prefect_qatech._prefect import run_logger, server_time
 from prefect_qatech.exceptions import LedgerUnavailable, QATechAPIError, StartOutcomeUnknown
-from prefect_qatech.ledger.call_site import give_back, locate, root_flow_run
+from prefect_qatech.ledger.call_site import flow_run_of, give_back, locate, root_flow_run
 from prefect_qatech.ledger.slots import (
     PREFIX,
     Call,
@@ -33,6 +33,7 @@ from prefect_qatech.ledger.slots import (
     left_behind,
     resolve,
     short_hash,
+    short_id_of,
     taken_up,
 )
 from prefect_qatech.twins import run_apart
@@ -218,7 +219,21 @@ class Ledger:
         try:
             record = await send()
         except StartOutcomeUnknown as error:
-            raise self._unknown(intent, str(error)) from None
+            if error.run_short_id is None:
+                raise self._unknown(intent, str(error)) from None
+            # A run was started, though not the one that was asked for: it is on record, and no retry starts another.
+            run_logger().error("%s", error)
+            other = QATechRunRecord(
+                kind="rerun" if call.kind == "rerun" else "start",
+                run_short_id=error.run_short_id,
+                run_url=error.run_url,
+                rerun_of=call.rerun_of,
+                started_at=intent.sent_at,
+                not_as_asked=str(error),
+            )
+            await self._record(intent, self._stored(intent, other))
+            error.slot, error.flow_run_id = intent.slot, str(self.flow_run_id)
+            raise
         except QATechAPIError:
             await self._delete(intent)
             raise
@@ -285,6 +300,8 @@ class Ledger:
                 "started a run is not known: the process ended, or the answer was lost, before the run was recorded. "
                 "Look in QA.tech for a run started at that time.",
             )
+        if entry.run.not_as_asked is not None:
+            raise self._other_run(entry, entry.run)
         if call.label is None and not taken_up(entry, call):
             seen = json.dumps({"chain": call.chain, "callers": call.callers})
             await self.insert(f"{entry.slot}-seen-{short_hash(str(call.chain))}", seen)
@@ -340,6 +357,17 @@ class Ledger:
     def _where(self, slot: str) -> dict[str, object]:
         return {"slot": slot, "flow_run_id": str(self.flow_run_id)}
 
+    def _other_run(self, entry: QATechLedgerEntry, run: QATechRunRecord) -> StartOutcomeUnknown:
+        return StartOutcomeUnknown(
+            run.not_as_asked or "",
+            request=entry.what,
+            sent_at=entry.sent_at.isoformat(timespec="seconds"),
+            slot=entry.slot,
+            flow_run_id=str(self.flow_run_id),
+            run_short_id=run.run_short_id,
+            run_url=run.run_url,
+        )
+
     def _unknown(self, entry: QATechLedgerEntry, what: str) -> StartOutcomeUnknown:
         # The client's sentence and ours end differently; the commands stand once, at the end.
         return StartOutcomeUnknown(
@@ -392,14 +420,11 @@ async def once(call: Call, send: Send, *, busy_seconds: float) -> QATechRunRecor
     Returns:
         The run, started now or before.
     """
-    # Outside a flow run nothing needs Prefect's API, so that it cannot fail either.
-    if FlowRunContext.get() is None:
+    flow_run = await flow_run_of(call)
+    if flow_run is None:
         return await send()
     async with get_client() as client:
-        located = await locate(client, call)
-        if located is None:
-            return await send()
-        flow_run_id, call = located
+        flow_run_id, call = await locate(client, call, flow_run)
         return await Ledger(client, flow_run_id).once(call, send, busy_seconds=busy_seconds)
 
 
@@ -413,13 +438,11 @@ async def attach(call: Call, record: QATechRunRecord) -> QATechRunRecord:
     Returns:
         The run, attached now or before; with what its start told, where this flow run has started it itself.
     """
-    if FlowRunContext.get() is None:
+    flow_run = await flow_run_of(call)
+    if flow_run is None:
         return record
     async with get_client() as client:
-        located = await locate(client, call)
-        if located is None:
-            return record
-        flow_run_id, call = located
+        flow_run_id, call = await locate(client, call, flow_run)
         return await Ledger(client, flow_run_id).attach(call, record)
 
 
@@ -437,26 +460,31 @@ async def is_on_record(first: QATechRunRecord, label: str) -> bool:
         return bool(await Ledger(client, UUID(first.flow_run_id)).entries(call.family))
 
 
-async def first_run_of(run_short_id: str) -> QATechRunRecord | None:
-    """Return the first run of a campaign, where the current flow run has on record that a run is a rerun in it.
+async def first_run_of(run: QATechRunRecord | str) -> QATechRunRecord | None:
+    """Return the first run of a campaign, where a run is known to be a rerun in it.
 
     Args:
-        run_short_id: The run in question.
+        run: The run in question, or its short id.
 
     Returns:
-        The first run; None where the run is no rerun, as far as the ledger knows.
+        The first run; None where the run is no rerun, as far as its record and the ledger of the flow run know.
     """
+    entries = await _entries_here()
+    runs = {entry.run.run_short_id: entry.run for entry in entries if entry.run is not None and entry.kind != "attach"}
+    if isinstance(run, QATechRunRecord):
+        runs.setdefault(run.run_short_id, run)
+    first, known = None, runs.pop(short_id_of(run), None)
+    while known is not None and known.rerun_of is not None:
+        base = runs.pop(known.rerun_of, None)
+        first = base or QATechRunRecord(kind="attached", run_short_id=known.rerun_of, started_at=known.started_at)
+        known = base
+    return first
+
+
+async def _entries_here() -> list[QATechLedgerEntry]:
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
-        return None
+        return []
     async with get_client() as client:
         root = await root_flow_run(client, context.flow_run.id)
-        entries = await Ledger(client, root.id).entries()
-    runs = {entry.run.run_short_id: entry for entry in entries if entry.run is not None and entry.kind != "attach"}
-    first: QATechRunRecord | None = None
-    while (entry := runs.pop(run_short_id, None)) is not None and entry.rerun_of is not None:
-        run_short_id = entry.rerun_of
-        base = runs.get(run_short_id)
-        first = base.run if base is not None else None
-        first = first or QATechRunRecord(kind="attached", run_short_id=run_short_id, started_at=entry.sent_at)
-    return first
+        return await Ledger(client, root.id).entries()

@@ -19,11 +19,14 @@ from prefect_qatech import (
     LedgerUnavailable,
     QATechCredentials,
     QATechPolling,
+    QATechRunRecord,
     QATechTestPlan,
     Verdict,
     agather_gates,
     arelease_gate,
+    arerun_test_run,
     astart_test_run,
+    await_for_test_run,
     events,
     ledger,
 )
@@ -226,6 +229,23 @@ async def test_a_run_that_a_gate_did_not_start_is_said_to_be_judged_alone(sandbo
     elsewhere = await astart_test_run(credentials, "pln_green")
     assert (await judge(sandbox, None, run=elsewhere.run_short_id)).is_one_run_only
     assert not (await judge(sandbox, "pln_green")).is_one_run_only
+
+
+@pytest.mark.parametrize("by", ["its record", "its id"])
+async def test_a_rerun_is_not_judged_for_its_campaign_and_the_first_run_is_named(sandbox: Sandbox, by: str) -> None:
+    credentials = credentials_for(sandbox)
+
+    @flow
+    async def release() -> QATechRunRecord:
+        first = await astart_test_run(credentials, "pln_flaky")
+        await await_for_test_run(credentials, first, polling=POLLING)
+        rerun = await arerun_test_run(credentials, first, failed_only=True)
+        with pytest.raises(InvalidInputError, match=f'run="{first.run_short_id}"'):
+            await judge(sandbox, None, run=rerun if by == "its record" else rerun.run_short_id)
+        return first
+
+    await release()
+    assert counted(sandbox) == (1, 1)
 
 
 async def test_tests_that_were_promised_and_not_listed_are_no_pass_outside_a_flow(emitted: list[str]) -> None:

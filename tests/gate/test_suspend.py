@@ -23,7 +23,7 @@ from prefect_qatech.exceptions import UnauthorizedError
 from prefect_qatech.gate import suspend
 from prefect_qatech.gate.suspend import Note, needs_look, why_wake
 from prefect_qatech.sandbox import Sandbox
-from tests.support import cases, counted, credentials_for, one_plan, posts, rows_of
+from tests.support import cases, counted, credentials_for, located, one_plan, posts, rows_of
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
 ENDED = QATechRun(run_short_id="abc123", status="COMPLETED", result="PASSED")
@@ -146,10 +146,8 @@ async def test_a_flow_run_that_was_resumed_is_not_in_its_first_attempt() -> None
 
     @flow
     async def sleeps() -> None:
-        async with get_client() as client:
-            located = await ledger.locate(client, ledger.Call(kind="start", what="a run", fingerprint="A"))
-        assert located is not None
-        seen.append((located[1].chain[0][1], located[1].is_first_attempt))
+        call = await located(ledger.Call(kind="start", what="a run", fingerprint="A"))
+        seen.append((call.chain[0][1], call.is_first_attempt))
         await asuspend_flow_run(timeout=600, key="qatech-once")
 
     deployed = await Deployed.of(sleeps)

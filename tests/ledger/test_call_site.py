@@ -1,0 +1,221 @@
+"""In which flow run, and where in it, a call stands: in real flows."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
+from uuid import UUID, uuid4
+
+import pytest
+from prefect import flow
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Pending, Running
+
+from prefect_qatech import (
+    LedgerConflict,
+    QATechRunRecord,
+    ledger,
+)
+from prefect_qatech.ledger import Call, call_site
+from prefect_qatech.twins import run_sync
+from tests.ledger.books import (
+    Sends,
+    a_run,
+    ask,
+    call,
+)
+from tests.support import Failing, StepFailed, flow_run_id, located
+
+
+async def is_first() -> bool:
+    return (await located(Call(kind="start", what="a run", fingerprint="A"))).is_first_attempt
+
+
+async def test_the_first_attempt_is_known_in_the_flow_and_in_its_sub_flows(prefect_server: None) -> None:
+    seen: list[tuple[str, bool]] = []
+    step = Failing()
+
+    @flow
+    async def sub() -> None:
+        seen.append(("sub-flow", await is_first()))
+
+    @flow(retries=1)
+    async def user() -> None:
+        seen.append(("flow", await is_first()))
+        await sub()
+        step()
+
+    await user()
+    # The sub-flow of a retried flow is a new flow run, which has never run before.
+    assert seen == [("flow", True), ("sub-flow", True), ("flow", False), ("sub-flow", False)]
+
+
+@pytest.mark.parametrize(
+    ("run_count", "seconds", "first"), [(1, 0, True), (2, 0, False), (1, 1, False), (1, None, False)]
+)
+def test_a_first_attempt_is_in_the_state_in_which_it_began(run_count: int, seconds: int | None, first: bool) -> None:
+    began = datetime(2026, 9, 1, tzinfo=timezone.utc)
+    state = Running(timestamp=began + timedelta(seconds=seconds)) if seconds is not None else Pending(timestamp=began)
+    flow_run = FlowRun(flow_id=uuid4(), run_count=run_count, start_time=began, state=state)
+    assert call_site._runs_for_the_first_time(flow_run) is first
+
+
+@pytest.mark.usefixtures("prefect_server")
+async def test_an_attached_run_that_this_flow_run_has_started_keeps_what_its_start_told() -> None:
+    started = a_run(test_count=5, plan_short_id="pln_smoke")
+    seen: list[QATechRunRecord] = []
+    step = Failing(1)
+
+    async def start() -> QATechRunRecord:
+        return started
+
+    async def attach(run_short_id: str) -> QATechRunRecord:
+        asked = Call(kind="attach", what="", fingerprint=run_short_id, label=f"run {run_short_id}")
+        return await ledger.attach(asked, a_run(run_short_id).model_copy(update={"kind": "attached"}))
+
+    @flow(retries=1)
+    async def attaching() -> None:
+        first = await ledger.once(call(), start, busy_seconds=0)
+        seen.extend([await attach(started.run_short_id), await attach("elsewhere")])
+        assert seen[-2].slot not in (None, first.slot)
+        assert seen[-2].started_at == first.started_at
+        step()
+
+    await attaching()
+    told = ("kind", "test_count", "plan_short_id")
+    assert [tuple(getattr(record, name) for name in told) for record in seen] == [
+        ("start", 5, "pln_smoke"),
+        ("attached", None, None),
+    ] * 2
+    assert [record.found for record in seen] == [False, False, True, True]
+
+
+async def test_outside_a_flow_run_there_is_no_ledger() -> None:
+    send = Sends()
+    assert [await ask(send), await ask(send)] == ["run1", "run2"]
+
+
+@pytest.mark.usefixtures("prefect_server")
+async def test_a_sub_flow_under_a_retried_parent_finds_its_run_although_its_id_is_new() -> None:
+    send, step = Sends(), Failing()
+    runs: list[str] = []
+    ids: set[UUID] = set()
+
+    @flow
+    async def sub() -> None:
+        ids.add(flow_run_id())
+        runs.append(await ask(send))
+        step()
+
+    @flow(retries=1)
+    async def parent() -> None:
+        await sub()
+
+    await parent()
+    assert runs == ["run1", "run1"]
+    assert len(ids) == 2
+
+
+@pytest.mark.usefixtures("prefect_server")
+async def test_a_sub_flow_that_is_retried_alone_finds_its_run_beside_a_sibling() -> None:
+    send, step = Sends(), Failing(2)
+    runs: dict[str, list[str]] = {"one": [], "two": []}
+
+    @flow(retries=2)
+    async def sub(name: str) -> None:
+        runs[name].append(await ask(send))
+        if name == "two":
+            step()
+
+    @flow
+    async def parent() -> None:
+        await sub("one")
+        await sub("two")
+
+    await parent()
+    assert runs == {"one": ["run1"], "two": ["run2", "run2", "run2"]}
+
+
+def test_a_step_of_these_tests_fails_as_often_as_it_should() -> None:
+    step = Failing(1)
+    with pytest.raises(StepFailed):
+        step()
+    step()
+    assert step.calls == 2
+
+
+# --- threads that have lost Prefect's context
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize("kind", ["sync flow", "async flow"])
+async def test_a_thread_without_context_sends_nothing_and_is_told_the_ways_out(kind: str) -> None:
+    send = Sends()
+
+    def work(label: str | None) -> str:
+        return run_sync(lambda: ask(send, label=label))
+
+    def in_threads(*calls: Callable[[], str]) -> list[str]:
+        with ThreadPoolExecutor() as pool:
+            return [future.result() for future in [pool.submit(each) for each in calls]]
+
+    step, seen = Failing(), []
+
+    def body() -> None:
+        with pytest.raises(LedgerConflict, match=r"contextvars.copy_context\(\).run.*label") as caught:
+            in_threads(lambda: work(None))
+        assert str(flow_run_id()) in str(caught.value)
+        context = contextvars.copy_context()
+        seen.append(in_threads(lambda: work("one"), lambda: work("two"), lambda: context.run(work, None)))
+        step()
+
+    if kind == "sync flow":
+        flow(retries=1)(body)()
+    else:
+
+        @flow(retries=1)
+        async def user() -> None:
+            body()
+
+        await user()
+    assert [sorted(runs) for runs in seen] == [["run1", "run2", "run3"]] * 2
+    assert seen[0][:2] == seen[1][:2]
+    assert send.count == 3
+    assert len({await ask(send), await ask(send)}) == 2, "after the flow run there is no ledger"
+
+
+# --- reruns
+
+
+@pytest.mark.usefixtures("prefect_server")
+async def test_a_rerun_is_known_with_the_first_run_of_its_campaign() -> None:
+    async def rerun(of: QATechRunRecord, run_short_id: str) -> QATechRunRecord:
+        asked = Call(kind="rerun", what="", fingerprint=of.run_short_id, rerun_of=of.run_short_id)
+
+        async def send() -> QATechRunRecord:
+            return a_run(run_short_id, rerun_of=of.run_short_id)
+
+        return await ledger.once(asked, send, busy_seconds=0)
+
+    @flow
+    async def user() -> list[QATechRunRecord | None]:
+        first = await ledger.once(call(), Sends(), busy_seconds=0)
+        second = await rerun(first, "second")
+        third = await rerun(second, "third")
+        return [await ledger.first_run_of(run) for run in (first, second, third.run_short_id, "nobody's")]
+
+    none, of_second, of_third, unknown = await user()
+    assert none is None
+    assert unknown is None
+    assert of_second is not None
+    assert of_second == of_third
+    assert (of_second.run_short_id, of_second.run_url) == ("run1", "https://app.qa.tech/run1")
+
+
+async def test_outside_a_flow_run_a_rerun_is_known_by_its_record() -> None:
+    found = await ledger.first_run_of(a_run("second", rerun_of="run1"))
+    assert found is not None
+    assert found.run_short_id == "run1"
+    assert await ledger.first_run_of("second") is None
