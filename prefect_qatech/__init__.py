@@ -7,17 +7,8 @@ __version__ = "0.1.0"
 
 # Imported when they are used: flows and blocks bring in much of Prefect, which not every importer needs.
 if TYPE_CHECKING:
-    from prefect_qatech.campaign import (
-        GateDecision,
-        GateReport,
-        GatesReport,
-        ReportedAttempt,
-        ReportedReason,
-        ReportedTest,
-    )
     from prefect_qatech.client import QATechClient
     from prefect_qatech.credentials import QATechCredentials
-    from prefect_qatech.evaluation import evaluate
     from prefect_qatech.exceptions import (
         BadRequestError,
         ForbiddenError,
@@ -70,6 +61,15 @@ if TYPE_CHECKING:
         QATechStartedRun,
     )
     from prefect_qatech.polling import QATechPolling
+    from prefect_qatech.report.build import evaluate
+    from prefect_qatech.report.model import (
+        GateDecision,
+        GateReport,
+        GatesReport,
+        ReportedAttempt,
+        ReportedReason,
+        ReportedTest,
+    )
     from prefect_qatech.tasks import (
         aget_test_run,
         apublish_gate_report,
@@ -173,14 +173,14 @@ __all__ = [
 _MODULES = {
     "BadRequestError": "exceptions",
     "ForbiddenError": "exceptions",
-    "GateDecision": "campaign",
+    "GateDecision": "report.model",
     "GateFailed": "exceptions",
     "GateInconclusive": "exceptions",
     "GateNotPassed": "exceptions",
     "GatePolicy": "verdict",
-    "GateReport": "campaign",
+    "GateReport": "report.model",
     "GatesNotPassed": "exceptions",
-    "GatesReport": "campaign",
+    "GatesReport": "report.model",
     "Incident": "verdict",
     "InvalidInputError": "exceptions",
     "InvalidResponseError": "exceptions",
@@ -213,9 +213,9 @@ _MODULES = {
     "QATechTimeoutError": "exceptions",
     "QuarantineEntry": "verdict",
     "RateLimitedError": "exceptions",
-    "ReportedAttempt": "campaign",
-    "ReportedReason": "campaign",
-    "ReportedTest": "campaign",
+    "ReportedAttempt": "report.model",
+    "ReportedReason": "report.model",
+    "ReportedTest": "report.model",
     "RunsNotEnded": "exceptions",
     "ServerError": "exceptions",
     "StartOutcomeUnknown": "exceptions",
@@ -238,7 +238,7 @@ _MODULES = {
     "await_for_test_runs": "waits",
     "awake_suspended_gates": "gate.suspend",
     "clear_intent": "ledger",
-    "evaluate": "evaluation",
+    "evaluate": "report.build",
     "gather_gates": "gate.many",
     "get_test_run": "tasks",
     "publish_gate_report": "tasks",

@@ -22,7 +22,6 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
 from prefect.logging import get_logger
 
-from prefect_qatech.campaign import GateReport
 from prefect_qatech.report import (
     HistoryEntry,
     attempts_chart,
@@ -32,6 +31,7 @@ from prefect_qatech.report import (
     render_table,
 )
 from prefect_qatech.report.escape import cell_text, cut_key, key_text, markdown_text
+from prefect_qatech.report.model import GateReport
 from prefect_qatech.verdict import TestVerdict
 
 MOST_PICTURES = 5

@@ -28,9 +28,9 @@ from prefect.events.worker import EventsWorker
 from prefect.logging import get_logger
 from prefect.logging.handlers import APILogHandler
 
-from prefect_qatech.campaign import GateReport, GatesReport
 from prefect_qatech.ledger import QATechRunRecord, root_flow_run
 from prefect_qatech.models import QATechRun
+from prefect_qatech.report.model import GateReport, GatesReport
 from prefect_qatech.verdict import TestVerdict, Verdict
 
 RUN_STARTED = "qatech.run.started"

@@ -35,8 +35,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prefect_qatech.campaign import GateReport, GatesReport
     from prefect_qatech.models import QATechRun
+    from prefect_qatech.report.model import GateReport, GatesReport
 
 
 class QATechError(Exception):

@@ -22,7 +22,6 @@ from prefect.tasks import Task
 
 from prefect_qatech import artifacts, events, ledger
 from prefect_qatech._prefect import check_that_prefect_returns_results, run_logger
-from prefect_qatech.campaign import GateReport
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import QATechError
 from prefect_qatech.ledger import QATechRunRecord, short_id_of
@@ -34,6 +33,7 @@ from prefect_qatech.models import (
     as_request,
 )
 from prefect_qatech.report import append_job_summary, write_report_files
+from prefect_qatech.report.model import GateReport
 from prefect_qatech.twins import run_sync, sleep_unless_stopped
 
 RETRY_DELAY_SECONDS = [2.0, 10.0, 30.0]

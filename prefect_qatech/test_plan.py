@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from prefect.blocks.abstract import JobBlock, JobRun
 from pydantic import ConfigDict, Field
 
-from prefect_qatech.campaign import GateReport
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import GateNotPassed, QATechError
 from prefect_qatech.gate.campaign import astart_campaign
@@ -19,6 +18,7 @@ from prefect_qatech.inputs import Checked
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.models import QATechApplication, QATechRunRequest
 from prefect_qatech.polling import QATechPolling
+from prefect_qatech.report.model import GateReport
 from prefect_qatech.twins import run_sync
 from prefect_qatech.verdict import GatePolicy
 

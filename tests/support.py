@@ -20,10 +20,10 @@ from prefect.client.schemas.objects import Artifact
 from prefect.context import FlowRunContext
 
 from prefect_qatech import GatePolicy, GateReport, QATechCredentials, QATechRun, QATechRunTestCase, ledger
-from prefect_qatech.evaluation import build_report
-from prefect_qatech.identity import ObservedAttempt, recognise
 from prefect_qatech.ledger import Call
+from prefect_qatech.report.build import build_report
 from prefect_qatech.sandbox import Sandbox
+from prefect_qatech.verdict.identity import ObservedAttempt, recognise
 
 T = TypeVar("T")
 

@@ -27,12 +27,12 @@ from prefect_qatech.artifacts import (
     publish_report,
     publish_unattended,
 )
-from prefect_qatech.campaign import GateReport
-from prefect_qatech.evaluation import build_report
 from prefect_qatech.history import variable_name
-from prefect_qatech.identity import ObservedAttempt, recognise
 from prefect_qatech.models import QATechRun, QATechRunTestCaseDetails
+from prefect_qatech.report.build import build_report
+from prefect_qatech.report.model import GateReport
 from prefect_qatech.verdict import GatePolicy
+from prefect_qatech.verdict.identity import ObservedAttempt, recognise
 
 ARTIFACT = UUID("5e4d3c2b-0000-4000-8000-000000000001")
 WRITERS = [

@@ -14,8 +14,6 @@ import cloudpickle
 import pytest
 
 from prefect_qatech import exceptions as module
-from prefect_qatech.campaign import GateReport, GatesReport
-from prefect_qatech.evaluation import build_report
 from prefect_qatech.exceptions import (
     GateNotPassed,
     GatesNotPassed,
@@ -28,9 +26,11 @@ from prefect_qatech.exceptions import (
     StartOutcomeUnknown,
     WaitTimedOut,
 )
-from prefect_qatech.identity import ObservedAttempt, recognise
 from prefect_qatech.models import QATechRun
+from prefect_qatech.report.build import build_report
+from prefect_qatech.report.model import GateReport, GatesReport
 from prefect_qatech.verdict import GatePolicy, Verdict
+from prefect_qatech.verdict.identity import ObservedAttempt, recognise
 
 CLASSES = {
     name: item

@@ -102,10 +102,9 @@ ROOMS = [
     {"inputs", "durations", "_prefect"},
     {"ids"},
     {"models"},
-    {"retries", "polling", "verdict", "sharing"},
-    {"identity"},
-    {"campaign", "client"},
-    {"report", "evaluation"},
+    {"retries", "polling", "sharing"},
+    {"verdict", "client"},
+    {"report"},
     {"credentials", "twins", "waiting", "artifacts", "history"},
     {"ledger"},
     {"events"},
@@ -128,9 +127,6 @@ WITHOUT_PREFECT = [
     "retries",
     "polling",
     "verdict",
-    "identity",
-    "campaign",
-    "evaluation",
     "client",
     "waiting",
     "report",
@@ -250,7 +246,7 @@ def test_there_are_modules_to_look_at() -> None:
     assert set(WITHOUT_PREFECT) <= parts
     assert {"tasks", "waits", "gate", "sandbox", "ledger"} <= parts
     assert "httpx" in set(imports_of(PACKAGE / "client.py"))
-    assert parts_imported(PACKAGE / "gate" / "campaign.py") >= {"tasks", "waits", "campaign", "verdict"}
+    assert parts_imported(PACKAGE / "gate" / "campaign.py") >= {"tasks", "waits", "report", "verdict"}
 
 
 def test_every_module_has_its_room() -> None:
@@ -272,7 +268,7 @@ def test_imports_point_downwards(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in MODULES if part_of(path) == "report"], ids=name_of)
 def test_the_report_knows_the_verdict_and_no_client(path: Path) -> None:
-    assert parts_imported(path) <= {"report", "campaign", "identity", "verdict", "models", "ids", "exceptions"}
+    assert parts_imported(path) <= {"report", "verdict", "models", "ids", "exceptions"}
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if part_of(path) == "sandbox"], ids=name_of)

@@ -18,8 +18,8 @@ from prefect.flow_runs import apause_flow_run, asuspend_flow_run
 from prefect.input import RunInput
 from pydantic import ConfigDict, Field
 
-from prefect_qatech.campaign import GateDecision, GateReport
 from prefect_qatech.report.escape import link, markdown_text
+from prefect_qatech.report.model import GateDecision, GateReport
 
 LOOK_SECONDS = 5
 """How often Prefect is asked whether there is an answer."""

@@ -11,10 +11,8 @@ from prefect.context import FlowRunContext
 from prefect_qatech import artifacts, events, ledger
 from prefect_qatech._prefect import run_logger
 from prefect_qatech.artifacts import artifact_key, is_web_link
-from prefect_qatech.campaign import GateDecision, GateReport
 from prefect_qatech.client import QATechClient
 from prefect_qatech.credentials import QATechCredentials
-from prefect_qatech.evaluation import build_report
 from prefect_qatech.exceptions import (
     InvalidInputError,
     NothingToRerunError,
@@ -27,7 +25,6 @@ from prefect_qatech.exceptions import (
 from prefect_qatech.gate import journal, suspend
 from prefect_qatech.gate.approval import ask, ask_suspended
 from prefect_qatech.gate.settings import GateSettings
-from prefect_qatech.identity import Campaign, ObservedAttempt, next_rerun, recognise
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.models import (
     FINAL_STATUSES,
@@ -35,7 +32,9 @@ from prefect_qatech.models import (
     QATechRunRequest,
     QATechRunTestCaseDetails,
 )
+from prefect_qatech.report.build import build_report
 from prefect_qatech.report.escape import plain_text
+from prefect_qatech.report.model import GateDecision, GateReport
 from prefect_qatech.tasks import address_of, apublish_gate_report, arerun_test_run, astart_test_run, no_retry_after
 from prefect_qatech.twins import sleep_unless_stopped
 from prefect_qatech.verdict import (
@@ -43,6 +42,7 @@ from prefect_qatech.verdict import (
     Incident,
     Rerun,
 )
+from prefect_qatech.verdict.identity import Campaign, ObservedAttempt, next_rerun, recognise
 from prefect_qatech.waits import await_for_test_run, turn_of
 
 MAX_SENTENCE = 1_500

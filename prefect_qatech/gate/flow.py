@@ -22,9 +22,6 @@ down) is an incident in a report with a verdict.
 from prefect import flow
 
 from prefect_qatech._prefect import run_logger
-from prefect_qatech.campaign import (
-    GateReport,
-)
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import (
     GateFailed,
@@ -43,6 +40,9 @@ from prefect_qatech.models import (
 from prefect_qatech.polling import QATechPolling
 from prefect_qatech.report import clear_report_files
 from prefect_qatech.report.escape import cell_text, plain_text
+from prefect_qatech.report.model import (
+    GateReport,
+)
 from prefect_qatech.twins import run_sync
 from prefect_qatech.verdict import (
     GatePolicy,

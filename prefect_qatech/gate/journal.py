@@ -22,9 +22,9 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import PrefectHTTPStatusError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from prefect_qatech.campaign import GateDecision
 from prefect_qatech.exceptions import LedgerUnavailable
 from prefect_qatech.ledger import Chain, Ledger, QATechRunRecord, same_attempt
+from prefect_qatech.report.model import GateDecision
 
 T = TypeVar("T")
 

@@ -16,7 +16,6 @@ from prefect.client.orchestration import get_client
 from prefect_qatech import events, ledger
 from prefect_qatech._prefect import run_logger
 from prefect_qatech.artifacts import artifact_key
-from prefect_qatech.campaign import GateReport, GatesReport
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import GateNotPassed, GatesNotPassed, InvalidInputError
 from prefect_qatech.gate.flow import run_gate
@@ -25,6 +24,7 @@ from prefect_qatech.models import QATechRunRequest, as_request
 from prefect_qatech.polling import QATechPolling
 from prefect_qatech.report import gates_message, render_gates
 from prefect_qatech.report.escape import plain_text
+from prefect_qatech.report.model import GateReport, GatesReport
 from prefect_qatech.twins import run_sync
 from prefect_qatech.verdict import GatePolicy
 

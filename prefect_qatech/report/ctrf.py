@@ -15,9 +15,9 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from prefect_qatech.campaign import GateReport, ReportedTest
 from prefect_qatech.report.escape import plain_text, safe_url, xml_text
-from prefect_qatech.report.words import (
+from prefect_qatech.report.model import GateReport, ReportedTest
+from prefect_qatech.report.wording import (
     GATE_TEST,
     campaign_id,
     campaign_name,

@@ -10,12 +10,11 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from prefect_qatech.campaign import GateReport, ReportedReason
 from prefect_qatech.exceptions import InvalidInputError
-from prefect_qatech.identity import UNMATCHED
 from prefect_qatech.report.escape import plain_text
+from prefect_qatech.report.model import GateReport, ReportedReason
 from prefect_qatech.report.verdict_json import RULES, load_verdict_json
-from prefect_qatech.report.words import (
+from prefect_qatech.report.wording import (
     HEADLINES,
     campaign_id,
     campaign_name,
@@ -27,6 +26,7 @@ from prefect_qatech.report.words import (
     until_text,
 )
 from prefect_qatech.verdict import GatePolicy, GateVerdict, Reason, Verdict
+from prefect_qatech.verdict.identity import UNMATCHED
 
 EXIT_CODES = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 3}
 UNREADABLE = 2

@@ -18,13 +18,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from uuid import uuid4
 
-from prefect_qatech.campaign import GateReport
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.report.ctrf import render_ctrf
 from prefect_qatech.report.junit import check_junit, render_junit
 from prefect_qatech.report.markdown import MAX_BYTES, render_job_summary
+from prefect_qatech.report.model import GateReport
 from prefect_qatech.report.verdict_json import load_verdict_json, render_verdict_json
-from prefect_qatech.report.words import HEADLINES, SYMBOLS, campaign_id
+from prefect_qatech.report.wording import HEADLINES, SYMBOLS, campaign_id
 
 MAX_STEP_SUMMARY_BYTES = 1024 * 1024
 """GitHub takes no larger summary of a step, and shows nothing of one that is."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from prefect_qatech.campaign import GateReport, GatesReport
 from prefect_qatech.report.escape import cell_text, link, markdown_text, plain_text
-from prefect_qatech.report.words import HEADLINES, SYMBOLS, counts_text
+from prefect_qatech.report.model import GateReport, GatesReport
+from prefect_qatech.report.wording import HEADLINES, SYMBOLS, counts_text
 from prefect_qatech.verdict import Verdict
 
 _MOST_REASONS = 100

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from prefect_qatech.campaign import GateReport
 from prefect_qatech.report.escape import cell_text
+from prefect_qatech.report.model import GateReport
 from prefect_qatech.verdict import Outcome
 
 MAX_ROWS = 2_000

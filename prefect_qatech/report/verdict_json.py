@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from prefect_qatech.campaign import SCHEMA_VERSION, GateReport
 from prefect_qatech.exceptions import InvalidInputError
+from prefect_qatech.report.model import SCHEMA_VERSION, GateReport
 from prefect_qatech.verdict import Incident, TestVerdict, Verdict
 
 RULES = (

@@ -7,11 +7,11 @@ from datetime import date, datetime, timedelta, timezone
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from prefect_qatech.campaign import GateReport
-from prefect_qatech.evaluation import build_report
-from prefect_qatech.identity import ObservedAttempt, recognise
 from prefect_qatech.models import QATechRun, QATechRunTestCaseDetails
+from prefect_qatech.report.build import build_report
+from prefect_qatech.report.model import GateReport
 from prefect_qatech.verdict import GatePolicy, Incident, QuarantineEntry
+from prefect_qatech.verdict.identity import ObservedAttempt, recognise
 
 BEGAN = datetime(2026, 11, 23, 21, 30, tzinfo=timezone.utc)
 _SERVICE = {

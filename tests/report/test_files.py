@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from prefect_qatech.campaign import GateReport
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.report import (
     append_job_summary,
@@ -26,6 +25,7 @@ from prefect_qatech.report import (
 )
 from prefect_qatech.report import files as files_module
 from prefect_qatech.report.files import OLDER
+from prefect_qatech.report.model import GateReport
 from prefect_qatech.verdict import GatePolicy
 from tests.report import campaigns
 from tests.report.campaigns import attempt, everything, passing, report_of

@@ -15,7 +15,6 @@ import jsonschema
 import pytest
 import xmlschema
 
-from prefect_qatech.campaign import GateReport, ReportedTest
 from prefect_qatech.report import (
     attempts_chart,
     explain,
@@ -28,6 +27,7 @@ from prefect_qatech.report import (
     render_verdict_json,
     verdict_json_schema,
 )
+from prefect_qatech.report.model import GateReport, ReportedTest
 from prefect_qatech.report.verdict_json import RULES, rule_outcomes
 from prefect_qatech.verdict import GatePolicy, Incident, Outcome, QuarantineEntry, TestVerdict, Verdict
 from tests.report import campaigns
@@ -301,7 +301,8 @@ def test_durations_that_are_none(seconds: float | None) -> None:
 
 
 def test_every_rule_has_an_outcome() -> None:
-    source = (HERE.parent.parent / "prefect_qatech" / "verdict.py").read_text(encoding="utf-8")
+    room = HERE.parent.parent / "prefect_qatech" / "verdict"
+    source = "".join(path.read_text(encoding="utf-8") for path in room.glob("*.py"))
     for rule in RULES:
         assert f'"{rule}"' in source, f"{rule} is no rule any more"
     outcomes = rule_outcomes(everything())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from prefect_qatech.campaign import GatesReport
 from prefect_qatech.report import render_gates
+from prefect_qatech.report.model import GatesReport
 from tests.report.campaigns import attempt, report_of
 from tests.report.reading import HOSTILE, render, words
 

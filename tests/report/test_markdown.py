@@ -7,7 +7,6 @@ from datetime import date, datetime, timezone
 
 import pytest
 
-from prefect_qatech.campaign import GateReport
 from prefect_qatech.report import (
     HistoryEntry,
     attempts_chart,
@@ -20,6 +19,7 @@ from prefect_qatech.report import (
 )
 from prefect_qatech.report.escape import plain_text
 from prefect_qatech.report.markdown import MAX_BYTES
+from prefect_qatech.report.model import GateReport
 from prefect_qatech.verdict import GatePolicy, Outcome, QuarantineEntry, TestVerdict, Verdict
 from tests.report import campaigns
 from tests.report.campaigns import attempt, everything, hostile, project_id, report_of

@@ -32,11 +32,11 @@ from prefect_qatech import (
     start_test_run,
     wait_for_test_run,
 )
-from prefect_qatech.evaluation import build_report
-from prefect_qatech.identity import ObservedAttempt, recognise
 from prefect_qatech.models import QATechRunTestCaseDetails
 from prefect_qatech.report import load_verdict_json
+from prefect_qatech.report.build import build_report
 from prefect_qatech.sandbox import Sandbox
+from prefect_qatech.verdict.identity import ObservedAttempt, recognise
 from tests.observed import FAILED, NOW, case
 from tests.support import counted
 

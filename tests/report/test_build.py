@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from prefect_qatech.campaign import SCHEMA_VERSION, GateReport
-from prefect_qatech.evaluation import EXPLANATION_LENGTH, TITLE_LENGTH, URL_LENGTH, build_report
-from prefect_qatech.identity import NAME_LENGTH, Campaign, ObservedAttempt, recognise
 from prefect_qatech.models import QATechRun, QATechRunTestCaseDetails
 from prefect_qatech.report import render_verdict_json
+from prefect_qatech.report.build import EXPLANATION_LENGTH, TITLE_LENGTH, URL_LENGTH, build_report
+from prefect_qatech.report.model import SCHEMA_VERSION, GateReport
 from prefect_qatech.verdict import (
     GatePolicy,
     Incident,
@@ -23,6 +22,7 @@ from prefect_qatech.verdict import (
     TestVerdict,
     Verdict,
 )
+from prefect_qatech.verdict.identity import NAME_LENGTH, Campaign, ObservedAttempt, recognise
 from tests.observed import FAILED, NOW, attempt, case
 
 

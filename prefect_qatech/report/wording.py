@@ -11,9 +11,9 @@ from hashlib import sha256
 from itertools import groupby
 from typing import Literal, NamedTuple
 
-from prefect_qatech.campaign import GateReport, ReportedReason, ReportedTest
-from prefect_qatech.identity import UNMATCHED
+from prefect_qatech.report.model import GateReport, ReportedReason, ReportedTest
 from prefect_qatech.verdict import GatePolicy, Incident, Outcome, QuarantineEntry, Reason, TestVerdict, Verdict
+from prefect_qatech.verdict.identity import UNMATCHED
 
 Group = Literal["failed", "undecided", "flaky", "quarantined", "recovered", "passed"]
 CIStatus = Literal["passed", "failed", "error", "skipped"]

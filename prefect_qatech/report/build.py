@@ -11,9 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime, timezone
 
-from prefect_qatech.campaign import GateReport, ReportedAttempt, ReportedReason, ReportedTest
 from prefect_qatech.exceptions import InvalidInputError
-from prefect_qatech.identity import (
+from prefect_qatech.models import QATechRun, QATechRunTestCaseDetails
+from prefect_qatech.report.model import GateReport, ReportedAttempt, ReportedReason, ReportedTest
+from prefect_qatech.verdict import GatePolicy, Incident, Outcome, TestVerdict, judge
+from prefect_qatech.verdict.identity import (
     NAME_LENGTH,
     Campaign,
     CampaignTest,
@@ -23,8 +25,6 @@ from prefect_qatech.identity import (
     recognise,
     resolve_quarantine,
 )
-from prefect_qatech.models import QATechRun, QATechRunTestCaseDetails
-from prefect_qatech.verdict import GatePolicy, Incident, Outcome, TestVerdict, judge
 
 TITLE_LENGTH = 500
 EXPLANATION_LENGTH = 1_000

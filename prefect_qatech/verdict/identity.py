@@ -14,7 +14,7 @@ from datetime import date, datetime
 from typing import Literal
 
 from prefect_qatech.models import QATechRun, QATechRunTestCase, QATechRunTestCaseDetails
-from prefect_qatech.verdict import (
+from prefect_qatech.verdict.judge import (
     Attempt,
     GatePolicy,
     GateVerdict,

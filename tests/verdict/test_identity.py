@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import sys
 from collections import Counter
@@ -17,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_qatech import identity
-from prefect_qatech.campaign import GateReport
-from prefect_qatech.evaluation import build_report
-from prefect_qatech.identity import (
+from prefect_qatech.report.build import build_report
+from prefect_qatech.report.model import GateReport
+from prefect_qatech.verdict import GatePolicy, NoRerun, Outcome, QuarantineEntry, Rerun, Verdict
+from prefect_qatech.verdict.identity import (
     NAME_LENGTH,
     Campaign,
     CampaignTest,
@@ -29,14 +28,7 @@ from prefect_qatech.identity import (
     recognise,
     resolve_quarantine,
 )
-from prefect_qatech.verdict import GatePolicy, NoRerun, Outcome, QuarantineEntry, Rerun, Verdict
 from tests.observed import FAILED, NOW, attempt, case
-
-
-def test_examples_in_the_docstrings_run() -> None:
-    result = doctest.testmod(identity)
-    assert result.failed == 0
-    assert result.attempted >= 1
 
 
 def outcomes(*attempts: ObservedAttempt) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The rules of verdict.py, row by row and limit by limit; what must hold for every input is in test_verdict_laws.py."""
+"""The rules of a verdict, row by row and limit by limit; what must hold for every input is in test_laws.py."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import doctest
 import json
 import pickle
 from datetime import date, datetime, timedelta, timezone
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from prefect_qatech import verdict as module
+from prefect_qatech import verdict as room
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.verdict import (
     Attempt,
@@ -89,21 +90,27 @@ def test_the_worst_verdict_is_not_the_last_in_the_alphabet() -> None:
         Verdict.worst([])
 
 
-def test_the_module_is_pure() -> None:
-    tree = ast.parse(Path(module.__file__).read_text("utf-8"))
-    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+MODULES = sorted(Path(room.__file__).parent.glob("*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_the_room_is_pure(path: Path) -> None:
+    tree = ast.parse(path.read_text("utf-8"))
+    imported = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     imported |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    allowed = {"__future__", "collections.abc", "dataclasses", "datetime", "enum", "fractions", "typing", "zoneinfo"}
-    allowed |= {"pydantic", "prefect_qatech.inputs"}
-    assert imported <= allowed
+    allowed = {"__future__", "collections", "collections.abc", "dataclasses", "datetime", "enum", "fractions"}
+    allowed |= {"typing", "zoneinfo", "pydantic", "prefect_qatech.inputs", "prefect_qatech.models"}
+    assert {name for name in imported if not name.startswith("prefect_qatech.verdict")} <= allowed
     called = {node.func.attr for node in ast.walk(tree) if isinstance(node, ast.Call) and hasattr(node.func, "attr")}
     assert not called & {"today", "now", "open", "read_text"}
 
 
 def test_examples_in_the_docstrings_run() -> None:
-    result = doctest.testmod(module)
-    assert result.failed == 0
-    assert result.attempted >= 6
+    results = [
+        doctest.testmod(import_module(f"{room.__name__}.{path.stem}")) for path in MODULES if path.stem != "__init__"
+    ]
+    assert sum(result.failed for result in results) == 0
+    assert sum(result.attempted for result in results) >= 9
 
 
 # --- 1. Outcome of a test in an attempt
