@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-runners test-scale pictures lint soak bench
+.PHONY: demo test test-versions test-runners test-scale pictures lint soak bench
 
 # The virtual environment makes itself, and again when what it must hold changes.
 .venv/.installed: pyproject.toml
@@ -16,6 +16,10 @@ test: .venv/.installed
 	$(BIN)/python -m pytest -n 4 --dist loadfile --ignore tests/e2e --ignore tests/ui --ignore tests/scale --ignore tests/runners
 	tests/ui/install-browser
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests/e2e tests/ui
+
+# The lowest and the highest versions of what the package depends on, on each Python.
+test-versions: .venv/.installed
+	$(BIN)/python -m tests.versions
 
 # The tasks on Dask and on Ray.
 test-runners: .venv/.installed

@@ -1,0 +1,44 @@
+"""`make test-versions` tries the versions that `pyproject.toml` names."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import versions
+
+
+def test_every_dependency_of_a_user_has_a_floor_and_the_matrix_starts_there() -> None:
+    extras = versions.PROJECT["optional-dependencies"]
+    needed = [*versions.PROJECT["dependencies"], *extras["sandbox"], *extras["junit"]]
+    assert len(versions.floors()) == len(needed)
+    assert "prefect==3.7.5" in versions.floors()
+
+
+def test_the_pythons_are_those_that_pip_lets_in() -> None:
+    assert versions.PYTHONS == ["3.10", "3.11", "3.12", "3.13"]
+    assert versions.PROJECT["requires-python"] == ">=3.10,<3.14"
+
+
+def test_the_newest_patch_of_a_python_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    for name in ("3.10.9", "3.10.13", "3.1.20"):
+        (tmp_path / "versions" / name / "bin").mkdir(parents=True)
+        (tmp_path / "versions" / name / "bin" / "python").touch()
+    assert versions.interpreter("3.10") == str(tmp_path / "versions" / "3.10.13" / "bin" / "python")
+
+
+def test_a_python_that_is_not_there_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert versions.main(["3.10"]) == 1
+    assert "Python 3.10, lowest: not run there is no Python 3.10 here" in capsys.readouterr().out
+
+
+def test_a_suite_that_fails_or_runs_nothing_is_told() -> None:
+    assert versions.tested(sys.executable, ["tests/test_versions.py", "-k", "no_such_test"]).startswith("FAILED: ")
+    assert "1 passed" in versions.tested(sys.executable, ["tests/test_versions.py", "-k", "pip_lets_in"])
