@@ -2,9 +2,10 @@
 
     python -m tests.versions [PYTHON ...] [--only lowest|highest] [-- ARGUMENTS FOR PYTEST]
 
-`make test-versions` runs all of it. For each combination an environment is made and thrown away again; `lowest` has each
-dependency at its floor in `pyproject.toml`, `highest` has the newest that go together. In each, the fast suite runs, and
-the gate that the README deploys, on a server and a worker. Arguments for pytest replace the fast suite.
+`make test-versions` runs all of it. For each combination an environment is made and thrown away again. In `lowest` each
+dependency has its floor in `pyproject.toml`, in `highest` the newest version that goes together with the others. The
+fast suite runs there, and the gate that the README deploys, on a server and a worker. Arguments for pytest replace the
+fast suite.
 """
 
 from __future__ import annotations
