@@ -581,6 +581,41 @@ async def test_a_channel_to_notify_does_not_make_it_another_start(
     assert counted(sandbox) == (1, 0)
 
 
+@pytest.mark.parametrize("other", ["service", "project"])
+async def test_credentials_that_were_edited_before_a_retry_start_nothing(
+    sandbox: Sandbox, credentials: QATechCredentials, other: str
+) -> None:
+    fields = {"service": {"api_url": "https://api.qa.example"}, "project": {"project_short_id": "other"}}[other]
+    step = Failing()
+
+    @flow(retries=1)
+    async def user() -> None:
+        edited = credentials.model_copy(update=fields if step.calls else {})
+        await astart_test_run(edited, "pln_green")
+        step()
+
+    with pytest.raises(LedgerConflict, match=f"{next(iter(fields.values()))}.*Nothing was sent") as caught:
+        await user()
+    assert caught.value.run_short_id == sandbox.runs()[0]["short_id"]
+    assert len(posts(sandbox)) == 1
+
+
+async def test_a_request_that_was_edited_before_a_retry_is_another_run_and_the_log_says_so(
+    sandbox: Sandbox, credentials: QATechCredentials, caplog: pytest.LogCaptureFixture
+) -> None:
+    step = Failing()
+
+    @flow(retries=1)
+    async def user() -> None:
+        await astart_test_run(credentials, "pln_flaky" if step.calls else "pln_green")
+        step()
+
+    await user()
+    assert counted(sandbox) == (2, 0)
+    [first, _] = sandbox.runs()
+    assert any("left behind" in line and first["short_id"] in line for line in caplog.messages)
+
+
 def test_outside_a_flow_run_each_call_starts_a_run(sandbox: Sandbox, credentials: QATechCredentials) -> None:
     records = [start_test_run(credentials, "pln_green", label="smoke") for _ in range(2)]
     assert len({record.run_short_id for record in records}) == 2

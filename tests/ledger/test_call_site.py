@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from uuid import UUID, uuid4
 
@@ -15,6 +16,7 @@ from prefect.states import Pending, Running
 
 from prefect_qatech import (
     LedgerConflict,
+    NotFoundError,
     QATechRunRecord,
     ledger,
 )
@@ -219,3 +221,22 @@ async def test_outside_a_flow_run_a_rerun_is_known_by_its_record() -> None:
     assert found is not None
     assert found.run_short_id == "run1"
     assert await ledger.first_run_of("second") is None
+
+
+# --- the number of a call
+
+
+@pytest.mark.usefixtures("prefect_server")
+async def test_a_call_that_was_refused_gives_its_number_to_the_next_so_that_a_retry_finds_it() -> None:
+    send, step, runs = Sends(), Failing(), list[str]()
+
+    @flow(retries=1)
+    async def user() -> None:
+        with suppress(NotFoundError):
+            runs.append(await ask(Sends(NotFoundError("no such plan yet", status=404)), "A"))
+        runs.append(await ask(send, "A"))
+        step()
+
+    await user()
+    # The retry's first call has the number of the run that there is; its second is another one.
+    assert runs == ["run1", "run1", "run2"]
