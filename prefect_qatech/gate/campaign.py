@@ -42,7 +42,8 @@ from prefect_qatech.verdict import (
     Incident,
     Rerun,
 )
-from prefect_qatech.verdict.identity import Campaign, ObservedAttempt, next_rerun, recognise
+from prefect_qatech.verdict.identity import Campaign, ObservedAttempt, recognise
+from prefect_qatech.verdict.rerun import next_rerun
 from prefect_qatech.waits import await_for_test_run, turn_of
 
 MAX_SENTENCE = 1_500

@@ -21,10 +21,10 @@ from prefect_qatech.verdict.identity import (
     CampaignTest,
     Execution,
     ObservedAttempt,
-    judge_named,
     recognise,
     resolve_quarantine,
 )
+from prefect_qatech.verdict.judge import judge_named
 
 TITLE_LENGTH = 500
 EXPLANATION_LENGTH = 1_000

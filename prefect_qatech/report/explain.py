@@ -26,7 +26,7 @@ from prefect_qatech.report.wording import (
     until_text,
 )
 from prefect_qatech.verdict import GatePolicy, GateVerdict, Reason, Verdict
-from prefect_qatech.verdict.identity import UNMATCHED
+from prefect_qatech.verdict.judge import UNMATCHED
 
 EXIT_CODES = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 3}
 UNREADABLE = 2

@@ -16,7 +16,8 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from prefect_qatech.verdict import GatePolicy, GateVerdict, Incident, Outcome, QuarantineEntry, TestVerdict, Verdict
-from prefect_qatech.verdict.identity import AttemptKind, attempt_of, judge_named, resolve_quarantine
+from prefect_qatech.verdict.identity import AttemptKind, attempt_of, resolve_quarantine
+from prefect_qatech.verdict.judge import judge_named
 
 SCHEMA_VERSION = 1
 

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from prefect_qatech.report.model import GateReport, ReportedReason, ReportedTest
 from prefect_qatech.verdict import GatePolicy, Incident, Outcome, QuarantineEntry, Reason, TestVerdict, Verdict
-from prefect_qatech.verdict.identity import UNMATCHED
+from prefect_qatech.verdict.judge import UNMATCHED
 
 Group = Literal["failed", "undecided", "flaky", "quarantined", "recovered", "passed"]
 CIStatus = Literal["passed", "failed", "error", "skipped"]

@@ -9,30 +9,15 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import date, datetime
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 
 from prefect_qatech.models import QATechRun, QATechRunTestCase, QATechRunTestCaseDetails
-from prefect_qatech.verdict.judge import (
-    Attempt,
-    GatePolicy,
-    GateVerdict,
-    Incident,
-    NoRerun,
-    Outcome,
-    QuarantineEntry,
-    Reason,
-    Rerun,
-    Verdict,
-    classify,
-    judge,
-    plan_rerun,
-)
+from prefect_qatech.verdict.outcomes import Attempt, Outcome, classify
+from prefect_qatech.verdict.policy import GatePolicy, QuarantineEntry
 
 NAME_LENGTH = 300
-UNMATCHED = "quarantine_unmatched"
-"""The rule whose reason names keys of the quarantine instead of tests."""
 
 AttemptKind = Literal["start", "rerun", "attached"]
 
@@ -318,58 +303,3 @@ def resolve_quarantine(policy: GatePolicy, names: Mapping[str, str]) -> tuple[Ga
         else:
             unmatched.append(key)
     return policy.model_copy(update={"quarantine": found}), tuple(unmatched)
-
-
-def next_rerun(
-    campaign: Campaign, policy: GatePolicy, *, now: datetime, incidents: Iterable[Incident] = ()
-) -> Rerun | NoRerun:
-    """Decide what to rerun, if anything: `plan_rerun`, for what was observed.
-
-    Args:
-        campaign: What was observed.
-        policy: The policy that decides.
-        now: Its day decides on quarantine entries.
-        incidents: What happened outside of the tests.
-
-    Returns:
-        What to ask for, or why nothing is asked for.
-    """
-    resolved, _ = resolve_quarantine(policy, campaign.names)
-    return plan_rerun(
-        campaign.expected,
-        campaign.attempts,
-        resolved,
-        expected_count=campaign.expected_count,
-        incidents=incidents,
-        today=policy.quarantine_day(now),
-    )
-
-
-def judge_named(
-    names: Mapping[str, str],
-    expected: Iterable[str],
-    attempts: Sequence[Attempt],
-    policy: GatePolicy,
-    *,
-    expected_count: int | None,
-    incidents: Iterable[Incident] = (),
-    today: date | None,
-) -> GateVerdict:
-    """Judge by a policy as people write it, and say which of its quarantine entries are not applied.
-
-    Args:
-        names: Test id to name, of all tests of the campaign.
-        expected, attempts, policy, expected_count, incidents, today: As for `judge`.
-
-    Returns:
-        The verdict; a reason of the rule `quarantine_unmatched` names keys of the quarantine instead of tests.
-    """
-    resolved, unmatched = resolve_quarantine(policy, names)
-    gate = judge(expected, attempts, resolved, expected_count=expected_count, incidents=incidents, today=today)
-    if not unmatched:
-        return gate
-    what = "1 quarantine entry matches" if len(unmatched) == 1 else f"{len(unmatched)} quarantine entries match"
-    sentence = (
-        f"{what} no test, or more than one, and so had no effect: name a test's id, or its exact and unique name."
-    )
-    return replace(gate, reasons=(*gate.reasons, Reason(UNMATCHED, Verdict.PASS, sentence, unmatched)))

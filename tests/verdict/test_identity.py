@@ -24,10 +24,10 @@ from prefect_qatech.verdict.identity import (
     Campaign,
     CampaignTest,
     ObservedAttempt,
-    next_rerun,
     recognise,
     resolve_quarantine,
 )
+from prefect_qatech.verdict.rerun import next_rerun
 from tests.observed import FAILED, NOW, attempt, case
 
 
