@@ -4,7 +4,8 @@ Needs the extra: `pip install "prefect-qatech[sandbox]"`. On the command line: `
 """
 
 from prefect_qatech.sandbox.engine import SandboxCounts
-from prefect_qatech.sandbox.scenario import SandboxScenario, ScenarioError, load_scenario
+from prefect_qatech.sandbox.loading import ScenarioError, load_scenario
+from prefect_qatech.sandbox.scenario import SandboxScenario
 from prefect_qatech.sandbox.server import Sandbox, SandboxError, serve
 
 __all__ = ["Sandbox", "SandboxCounts", "SandboxError", "SandboxScenario", "ScenarioError", "load_scenario", "serve"]

@@ -1,33 +1,45 @@
-"""The sandbox's state: runs, their test cases, and a virtual clock. No I/O, no threads, no background work.
-
-What a run looks like follows from the clock at the moment in which somebody looks: `Run.settle` plays its events (a
-test starts, ends, is skipped) in the order of their virtual times up to now. Only a test with a real `http` check can
-hold this up: it stays RUNNING until `Execution.check` is there. Whoever looks carries out what `Run.due_checks` names.
-"""
+"""The sandbox's state: what the project has, its runs, and a virtual clock. No I/O, no threads, no background work."""
 
 from __future__ import annotations
 
-import math
 import random
 import string
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
-from typing import Any, TypedDict, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
 from uuid import UUID
 
+from prefect_qatech.sandbox.answers import (
+    RerunAnswer,
+    RunAnswer,
+    RunReference,
+    RunTestCase,
+    RunTestCaseAnswer,
+    StartAnswer,
+)
 from prefect_qatech.sandbox.bodies import ApplicationBody, RerunBody, StartBody
-from prefect_qatech.sandbox.scenario import Outcome, Plan, RunBehaviour, SandboxScenario, TestCase
+from prefect_qatech.sandbox.clock import Clock
+from prefect_qatech.sandbox.ids import resolve
+from prefect_qatech.sandbox.runs import Campaign, Execution, Run, at_attempt
+from prefect_qatech.sandbox.scenario import (
+    Application,
+    Plan,
+    RunBehaviour,
+    SandboxScenario,
+    TestCase,
+    with_dependencies,
+)
 
-__all__ = ["Clock", "Engine", "Execution", "Refusal", "Run", "SandboxCounts"]
+__all__ = ["Engine", "Refusal", "SandboxCounts"]
 
-_T = TypeVar("_T")
 USAGE_LIMIT_MESSAGE = "Organization has reached usage limit. Please upgrade your plan to run more tests."
 
 
 class SandboxCounts(TypedDict):
-    """What the sandbox was asked. Starts and reruns are those that it accepted, whether or not the answer arrived."""
+    """What the sandbox was asked. Starts and reruns are those that it accepted, whether or not the answer arrived.
+
+    `gets` are those of the API; `requests` counts by method and path, pages and unversioned paths too;
+    `unknown_fields` are fields of bodies that no document of the API names.
+    """
 
     starts: int
     starts_by_plan: dict[str, int]
@@ -39,6 +51,7 @@ class SandboxCounts(TypedDict):
     http_checks: int
     gets: int
     requests: dict[str, int]
+    unknown_fields: dict[str, int]
 
 
 class Refusal(Exception):
@@ -50,216 +63,6 @@ class Refusal(Exception):
         self.message = message
 
 
-class Clock:
-    """Virtual seconds since the start; `speed` of them pass in a real second. With 0 it is a manual clock."""
-
-    def __init__(self, speed: float = 60.0) -> None:
-        if not (math.isfinite(speed) and speed >= 0):
-            raise ValueError(f"speed is virtual seconds per real second, 0 for a clock that is advanced: not {speed}")
-        self.speed = speed
-        self._epoch = datetime.now(timezone.utc)
-        self._start = time.monotonic()
-        self._advanced = 0.0
-
-    def now(self) -> float:
-        """Give the virtual time."""
-        return self._advanced + (time.monotonic() - self._start) * self.speed
-
-    def advance(self, seconds: float) -> None:
-        """Move a manual clock on."""
-        if self.speed:
-            raise ValueError("only a manual clock (speed 0) can be advanced")
-        if not (math.isfinite(seconds) and seconds >= 0):
-            raise ValueError(f"the clock goes forward only: not by {seconds}")
-        self._advanced += seconds
-
-    def text(self, moment: float | None) -> str | None:
-        """Give a virtual time as ISO 8601."""
-        if moment is None:
-            return None
-        return (self._epoch + timedelta(seconds=moment)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def at_attempt(values: Sequence[_T], attempt: int) -> _T:
-    """Give the value for an attempt; the last one repeats."""
-    return values[min(attempt, len(values) - 1)]
-
-
-@dataclass(eq=False)
-class Execution:
-    """One test case in one run."""
-
-    case: TestCase
-    id: str
-    short_id: str
-    attempt: int
-    started: float | None = None
-    finish: float = math.inf
-    ended: bool = False
-    outcome: Outcome | None = None
-    check: Outcome | None = None
-    check_started: bool = False
-
-    @property
-    def planned(self) -> Outcome:
-        """What the scenario says for this attempt."""
-        return at_attempt(self.case.outcomes, self.attempt)
-
-    @property
-    def needs_check(self) -> bool:
-        """Whether a real request decides. An attempt that is planned to go wrong does so without one."""
-        return self.case.http is not None and self.planned.passed
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it has begun and not ended (its status does not tell: an outcome may have any word as status)."""
-        return self.started is not None and not self.ended
-
-    @property
-    def status(self) -> str:
-        """Give the API's word."""
-        if self.outcome is not None:
-            return self.outcome.status
-        return "INITIATED" if self.started is None else "RUNNING"
-
-    @property
-    def is_failed(self) -> bool:
-        """Whether it counts among "failed, skipped and errored"."""
-        return self.outcome is not None and (
-            self.outcome.result in {"FAILED", "SKIPPED"} or self.outcome.status == "ERROR"
-        )
-
-
-@dataclass
-class Campaign:
-    """A root run and the reruns that descend from it; `executions` says how often a test case was executed in it."""
-
-    runs: int = 0
-    executions: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(eq=False)
-class Run:
-    """One run."""
-
-    id: str
-    short_id: str
-    plan: Plan | None
-    campaign: Campaign
-    index: int
-    parent: str | None
-    behaviour: RunBehaviour
-    parallel: int
-    executions: list[Execution]
-    applications: dict[str, ApplicationBody]
-    created: float
-    test_count: int
-    time: float = 0.0
-    ended: float | None = None
-
-    @property
-    def begin(self) -> float:
-        """When it leaves the queue."""
-        return self.created + self.behaviour.queue_seconds
-
-    @property
-    def _cutoff(self) -> float:
-        return math.inf if self.behaviour.status == "COMPLETED" else self.begin + self.behaviour.after_seconds
-
-    def settle(self, now: float) -> None:
-        """Play what has happened by now."""
-        if now < self.begin or self.ended is not None:
-            return
-        self.time = max(self.time, self.begin)
-        limit = min(now, self._cutoff)
-        while True:
-            self._start_what_can()
-            running = [execution for execution in self.executions if execution.is_running]
-            if not running:
-                if math.isinf(self._cutoff) and not self.behaviour.never_ends:
-                    self.ended = self.time
-                break
-            first = min(running, key=lambda execution: execution.finish)
-            if first.finish > limit:
-                break
-            if first.needs_check and first.check is None:
-                return
-            self.time = first.finish
-            first.ended = True
-            first.outcome = first.check if first.needs_check else first.planned
-        if self._cutoff <= now:
-            for execution in self.executions:
-                if not execution.ended:
-                    if execution.started is None:
-                        self.campaign.executions[execution.case.key] -= 1
-                    word = self.behaviour.status
-                    execution.outcome = Outcome(status=word, title=f"The run ended with {word}")
-                    execution.ended, execution.finish = True, self._cutoff
-            self.ended = self._cutoff
-
-    def _start_what_can(self) -> None:
-        by_key = {execution.case.key: execution for execution in self.executions}
-        changed = True
-        while changed:
-            changed = False
-            running = sum(execution.is_running for execution in self.executions)
-            for execution in self.executions:
-                if execution.ended or execution.started is not None:
-                    continue
-                needed = [by_key[key] for key in execution.case.depends_on]
-                if not all(other.ended for other in needed):
-                    continue
-                missing = [other for other in needed if not (other.outcome and other.outcome.passed)]
-                if missing:
-                    execution.ended = changed = True
-                    execution.outcome = Outcome(
-                        result="SKIPPED",
-                        title="A test that it depends on did not pass",
-                        thought=f'"{missing[0].case.name}" did not pass, so this test was not carried out.',
-                    )
-                    # It was not executed, so its next execution is still the attempt that this one would have been.
-                    self.campaign.executions[execution.case.key] -= 1
-                elif running < self.parallel:
-                    running += 1
-                    execution.started = self.time
-                    stuck = self.behaviour.never_ends and execution is self.executions[-1]
-                    execution.finish = math.inf if stuck else self.time + execution.case.duration_seconds
-
-    def due_checks(self, now: float) -> list[Execution]:
-        """Give the executions whose real check is to be carried out now; each is given once."""
-        limit = min(now, self._cutoff)
-        due = [
-            execution
-            for execution in self.executions
-            if execution.needs_check
-            and execution.is_running
-            and execution.finish <= limit
-            and not execution.check_started
-        ]
-        for execution in due:
-            execution.check_started = True
-        return due
-
-    def status(self, now: float) -> str:
-        """Give the API's word."""
-        if self.ended is not None:
-            return self.behaviour.status
-        return "INITIATED" if now < self.begin else "RUNNING"
-
-    def result(self, now: float) -> str | None:
-        """Give the API's word, or null."""
-        if self.ended is None or now < self.ended + self.behaviour.result_delay_seconds:
-            return None
-        if "result" in self.behaviour.model_fields_set:
-            return self.behaviour.result
-        if self.behaviour.status != "COMPLETED":
-            return None
-        outcomes = [execution.outcome for execution in self.executions if execution.outcome]
-        if any(outcome.result == "FAILED" or outcome.status == "ERROR" for outcome in outcomes):
-            return "FAILED"
-        return "PASSED" if any(outcome.result == "PASSED" for outcome in outcomes) else "SKIPPED"
-
-
 class Engine:
     """Starts, reruns and shows runs by a scenario."""
 
@@ -267,8 +70,10 @@ class Engine:
         self.scenario = scenario
         self.clock = clock
         self.base_url = base_url
+        self.cases: dict[str, TestCase] = dict(scenario.cases)
         self.runs: dict[str, Run] = {}
         self.executions: dict[str, tuple[Run, Execution]] = {}
+        self.last_executions: dict[str, tuple[Run, Execution]] = {}
         self.remaining: int | None = scenario.usage_limit
         self.counts = SandboxCounts(
             starts=0,
@@ -281,47 +86,59 @@ class Engine:
             http_checks=0,
             gets=0,
             requests={},
+            unknown_fields={},
         )
         self._random = random.Random(seed)
+        self._short_ids = iter(scenario.run_short_ids)
 
     # --- what is asked
 
-    def start(self, request: StartBody) -> dict[str, Any]:
-        """Carry out `POST /run` and give its answer."""
-        scenario = self.scenario
+    def start(self, request: StartBody) -> StartAnswer:
+        """Carry out `POST /run` and return its answer."""
         self.check_project(request.project_short_id)
-        plan: Plan | None = None
-        if request.test_case_ids is not None:
-            by_uuid = {case.uuid: key for key, case in scenario.cases.items()}
-            unknown = [uuid for uuid in request.test_case_ids if uuid not in by_uuid]
-            if unknown:
-                raise Refusal(404, f"Test case not found: {', '.join(unknown[:5])}")
-            keys = [by_uuid[uuid] for uuid in request.test_case_ids]
-        else:
-            wanted = request.test_plan_short_id or scenario.default_plan or scenario.plans[0].short_id
-            plan = next((plan for plan in scenario.plans if plan.short_id == wanted), None)
-            if plan is None:
-                raise Refusal(404, "Test plan not found")
-            keys = plan.keys
-        applications = {override.application_short_id: override for override in request.applications or []}
-        for override in applications.values():
-            self._check_override(override)
-        run = self._add_run(plan, keys, Campaign(), None, applications)
+        run = self.begin(request.test_plan_short_id, request.test_case_ids, request.applications)
         self.counts["starts"] += 1
+        plan = run.plan
         if plan is not None:
             self.counts["starts_by_plan"][plan.short_id] += 1
-        reference = plan and {"name": plan.name, "shortId": plan.short_id}
-        return {"success": True, "run": {**self._reference(run), "testPlan": reference}}
+        return {
+            "success": True,
+            "run": {
+                **self._reference(run),
+                "testPlan": {"name": plan.name, "shortId": plan.short_id} if plan else None,
+            },
+        }
 
-    def rerun(self, run: Run, request: RerunBody) -> dict[str, Any]:
-        """Carry out `POST /run/{shortId}` and give its answer."""
+    def begin(
+        self, plan_short_id: str | None, test_case_ids: list[str] | None, overrides: Sequence[ApplicationBody] | None
+    ) -> Run:
+        """Make the first run of a campaign: of a plan, of single test cases, or of the default plan."""
+        plan: Plan | None = None
+        if plan_short_id is not None or test_case_ids is None:
+            plan = self._plan(plan_short_id)
+        if test_case_ids is None:
+            keys = plan.keys if plan else []
+        else:
+            by_uuid = {case.uuid: key for key, case in self.cases.items()}
+            unknown = [uuid for uuid in test_case_ids if uuid not in by_uuid]
+            if unknown:
+                raise Refusal(404, f"Test case not found: {', '.join(unknown[:5])}")
+            keys = [by_uuid[uuid] for uuid in test_case_ids]
+        applications = {}
+        for override in overrides or []:
+            application = self.application(override.application_short_id)
+            applications[application.short_id] = self._with_known_environment(override, application)
+        return self._add_run(plan, keys, Campaign(), None, applications)
+
+    def rerun(self, run: Run, request: RerunBody) -> RerunAnswer:
+        """Carry out `POST /run/{shortId}` and return its answer."""
         self.check_project(request.project_short_id)
-        if request.test_case_ids is not None:
+        if request.project_test_case_ids is not None:
             by_uuid = {execution.case.uuid: execution.case.key for execution in run.executions}
-            unknown = [uuid for uuid in request.test_case_ids if uuid not in by_uuid]
+            unknown = [uuid for uuid in request.project_test_case_ids if uuid not in by_uuid]
             if unknown:
                 raise Refusal(400, f"Test cases are not part of the run: {', '.join(unknown[:5])}")
-            keys, kind = {by_uuid[uuid] for uuid in request.test_case_ids}, "listed"
+            keys, kind = {by_uuid[uuid] for uuid in request.project_test_case_ids}, "listed"
         elif request.failed_only:
             keys, kind = {execution.case.key for execution in run.executions if execution.is_failed}, "failed_only"
         else:
@@ -335,34 +152,56 @@ class Engine:
         self.counts[f"reruns_{kind}"] += 1  # type: ignore[literal-required]
         return {"success": True, "run": self._reference(new)}
 
+    def count_unknown_fields(self, request: str, names: Sequence[str]) -> None:
+        """Count fields of a body that no document names."""
+        for name in names:
+            key = f"{request}: {name}"
+            self.counts["unknown_fields"][key] = self.counts["unknown_fields"].get(key, 0) + 1
+
+    # --- what there is
+
     def check_project(self, short_id: str | None) -> None:
         """Refuse a project other than the scenario's."""
-        if short_id not in {None, self.scenario.project.short_id}:
+        if short_id is not None and resolve(short_id, [self.scenario.project.short_id], "proj") is None:
             raise Refusal(404, "Project not found")
 
+    def application(self, short_id: str) -> Application:
+        """Return an application."""
+        known = {app.short_id: app for app in self.scenario.applications}
+        found = resolve(short_id, known, "app")
+        if found is None:
+            raise Refusal(404, "Application not found")
+        return known[found]
+
     def find(self, short_id: str) -> Run:
-        """Give a run."""
+        """Return a run."""
         run = self.runs.get(short_id)
         if run is None:
             raise Refusal(404, "Run not found")
         return run
 
+    def find_execution(self, short_id: str) -> tuple[Run, Execution]:
+        """Return a test case in a run, and the run."""
+        found = self.executions.get(short_id)
+        if found is None:
+            raise Refusal(404, "Run test case not found")
+        return found
+
     def test_url(self, run: Run, application: str) -> str | None:
-        """Give the address at which a run tests an application: its own override, else the first saved environment."""
-        known = self.scenario.application(application)
+        """Return the address at which a run tests an application: its own override, else the first saved environment."""
         override = run.applications.get(application)
         environment = override.environment if override else None
-        if environment is not None and environment.short_id is None:
-            return environment.url
-        for saved in known.environments if known else []:
+        if environment is not None and (environment.url is not None or environment.short_id is None):
+            return environment.url  # a mobile build has none
+        for saved in self.application(application).environments:
             if environment is None or saved.short_id == environment.short_id:
                 return saved.url
         return None
 
     # --- what is shown
 
-    def show(self, run: Run, which: str | None) -> dict[str, Any]:
-        """Give the answer of `GET /run/{shortId}`."""
+    def show(self, run: Run, which: str | None) -> RunAnswer:
+        """Return the answer of `GET /run/{shortId}`."""
         now = self.clock.now()
         listed = [execution for execution in run.executions if which == "all" or (which and execution.is_failed)]
         return {
@@ -373,12 +212,10 @@ class Engine:
             "runTestCases": [self._brief(execution) for execution in listed],
         }
 
-    def show_execution(self, run: Run, execution: Execution) -> dict[str, Any]:
-        """Give the answer of `GET /run-test-case/{shortId}`."""
+    def show_execution(self, run: Run, execution: Execution) -> RunTestCaseAnswer:
+        """Return the answer of `GET /run-test-case/{shortId}`."""
         outcome = execution.outcome
-        started = execution.started
-        completed = execution.finish if execution.ended and started is not None else None
-        media = f"{self.base_url}/p/{self.scenario.project.short_id}"
+        started, completed = execution.started, execution.completed
         return {
             **self._brief(execution),
             "errorCode": outcome.error_code if outcome else None,
@@ -389,12 +226,12 @@ class Engine:
             "completedAt": self.clock.text(completed),
             "durationMs": None if completed is None or started is None else round((completed - started) * 1000),
             "url": f"{self.run_url(run)}#{execution.short_id}",
-            "screenshotUrl": f"{media}/screenshots/{execution.short_id}.png" if completed is not None else None,
-            "recordingUrl": f"{media}/recordings/{execution.short_id}" if completed is not None else None,
+            "screenshotUrl": self.page(f"screenshots/{execution.short_id}.png") if completed is not None else None,
+            "recordingUrl": self.page(f"recordings/{execution.short_id}") if completed is not None else None,
         }
 
     def summary(self, run: Run) -> dict[str, Any]:
-        """Give what the sandbox's own list of runs says of one."""
+        """Return what the sandbox's own list of runs says of one."""
         now = self.clock.now()
         return {
             "short_id": run.short_id,
@@ -412,26 +249,46 @@ class Engine:
         }
 
     def run_url(self, run: Run) -> str:
-        """Give the address of a run's page."""
-        return f"{self.base_url}/p/{self.scenario.project.short_id}/results/{run.short_id}"
+        """Return the address of a run's page."""
+        return self.page(f"results/{run.short_id}")
+
+    def page(self, path: str) -> str:
+        """Return the address of a page of the project."""
+        return f"{self.base_url}/p/{self.scenario.project.short_id}/{path}"
 
     # --- inside
 
-    def _brief(self, execution: Execution) -> dict[str, Any]:
+    def _plan(self, short_id: str | None) -> Plan:
+        plans = {plan.short_id: plan for plan in self.scenario.plans}
+        found = resolve(short_id or self.scenario.default_plan or self.scenario.plans[0].short_id, plans, "pln")
+        if found is None:
+            raise Refusal(404, "Test plan not found")
+        return plans[found]
+
+    def _with_known_environment(self, override: ApplicationBody, application: Application) -> ApplicationBody:
+        environment = override.environment
+        if environment is None or environment.url is not None or environment.short_id is None:
+            return override
+        found = resolve(environment.short_id, [saved.short_id for saved in application.environments], "env")
+        if found is None:
+            raise Refusal(404, "Environment not found")
+        return override.model_copy(update={"environment": environment.model_copy(update={"short_id": found})})
+
+    def _brief(self, execution: Execution) -> RunTestCase:
         outcome = execution.outcome
         return {
             "id": execution.id,
             "shortId": execution.short_id,
             "name": execution.case.name,
             "status": execution.status,
-            "result": outcome.result if outcome else None,
+            "result": execution.result,
             "resultTitle": outcome.title if outcome else None,
             "evaluationThought": outcome.thought if outcome else None,
             "promptGoal": execution.case.goal,
             "promptExamples": None,
         }
 
-    def _reference(self, run: Run) -> dict[str, Any]:
+    def _reference(self, run: Run) -> RunReference:
         return {"id": run.id, "shortId": run.short_id, "url": self.run_url(run), "testCount": run.test_count}
 
     def _add_run(
@@ -440,9 +297,9 @@ class Engine:
         keys: Sequence[str],
         campaign: Campaign,
         parent: Run | None,
-        applications: dict[str, ApplicationBody],
+        applications: Mapping[str, ApplicationBody],
     ) -> Run:
-        cases = self.scenario.with_dependencies(keys)
+        cases = with_dependencies(self.cases, keys)
         if self.remaining is not None:
             # The budget is for a run as a whole: one that would exceed it is not begun.
             if self.remaining < max(1, len(cases)):
@@ -451,14 +308,14 @@ class Engine:
         self.counts["test_executions"] += len(cases)
         executions = []
         for case in cases:
-            own_id = case.uuid if self.scenario.run_test_case_ids == "test_case" else self._uuid()
-            executions.append(Execution(case, own_id, self._short_id(), campaign.executions.get(case.key, 0)))
+            own_id = case.uuid if self.scenario.run_test_case_ids == "test_case" else self.new_uuid()
+            executions.append(Execution(case, own_id, self.new_short_id(), campaign.executions.get(case.key, 0)))
             campaign.executions[case.key] = campaign.executions.get(case.key, 0) + 1
         index = campaign.runs
         campaign.runs += 1
         run = Run(
-            id=self._uuid(),
-            short_id=self._short_id(),
+            id=self.new_uuid(),
+            short_id=next(self._short_ids, None) or self.new_short_id(),
             plan=plan,
             campaign=campaign,
             index=index,
@@ -466,27 +323,22 @@ class Engine:
             behaviour=at_attempt(plan.run, index) if plan else RunBehaviour(),
             parallel=(plan and plan.parallel) or self.scenario.parallel,
             executions=executions,
-            applications=applications,
+            applications=dict(applications),
             created=self.clock.now(),
             test_count=max(0, len(cases) + (at_attempt(plan.test_count_offset, index) if plan else 0)),
         )
         self.runs[run.short_id] = run
-        self.executions.update({execution.short_id: (run, execution) for execution in executions})
+        for execution in executions:
+            self.executions[execution.short_id] = self.last_executions[execution.case.key] = (run, execution)
         return run
 
-    def _check_override(self, override: ApplicationBody) -> None:
-        application = self.scenario.application(override.application_short_id)
-        if application is None:
-            raise Refusal(404, "Application not found")
-        saved = override.environment.short_id if override.environment else None
-        if saved is not None and saved not in {env.short_id for env in application.environments}:
-            raise Refusal(404, "Environment not found")
-
-    def _short_id(self) -> str:
+    def new_short_id(self) -> str:
+        """Return a short id that nothing has."""
         while True:
             short_id = "".join(self._random.choices(string.ascii_lowercase + string.digits, k=6))
             if short_id not in self.runs and short_id not in self.executions:
                 return short_id
 
-    def _uuid(self) -> str:
+    def new_uuid(self) -> str:
+        """Return a UUID."""
         return str(UUID(int=self._random.getrandbits(128), version=4))

@@ -28,12 +28,30 @@ _HTML = b"<!DOCTYPE html><html><head><title>Gateway</title></head><body><h1>Plea
 
 
 class FaultTarget(BaseModel):
-    """Which requests a fault is about."""
+    """Which requests a fault is about; `path` is the id that an operation has in the sandbox's OpenAPI document."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: Literal["GET", "POST"] | None = None
-    path: Literal["start", "rerun", "status", "test_case", "any"] = "any"
+    path: Literal[
+        "start",
+        "rerun",
+        "status",
+        "test_case",
+        "trace",
+        "projects",
+        "applications",
+        "environments",
+        "test_cases",
+        "create_test_case",
+        "upload_url",
+        "register_build",
+        "builds",
+        "start_release_check",
+        "release_check",
+        "outbound_ips",
+        "any",
+    ] = "any"
 
 
 class Fault(BaseModel):
@@ -98,9 +116,9 @@ class _Rule:
     matched: int = 0
     used: int = 0
 
-    def fires(self, method: str, kind: str) -> bool:
+    def fires(self, method: str, operation: str | None) -> bool:
         on = self.fault.on
-        if on.method not in {None, method} or on.path not in {"any", kind}:
+        if on.method not in {None, method} or on.path not in {"any", operation}:
             return False
         self.matched += 1
         if self.matched <= self.fault.after or self.used == self.fault.times:
@@ -122,9 +140,9 @@ class Faults:
         """Set these instead; all counting begins anew."""
         self._rules = [_Rule(fault, random.Random(fault.seed)) for fault in faults]
 
-    def pick(self, method: str, kind: str) -> Fault | None:
-        """Give the fault that happens to a request, if any."""
-        return next((rule.fault for rule in self._rules if rule.fires(method, kind)), None)
+    def pick(self, method: str, operation: str | None) -> Fault | None:
+        """Return the fault that happens to a request, if any."""
+        return next((rule.fault for rule in self._rules if rule.fires(method, operation)), None)
 
 
 @dataclass

@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from uuid import UUID, uuid5
 
-import yaml
 from pydantic import (
     AliasGenerator,
     BaseModel,
@@ -22,23 +20,15 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    ValidationError,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
 
-from prefect_qatech.ids import (
-    ApplicationShortId,
-    EnvironmentShortId,
-    ProjectShortId,
-    TestCaseId,
-    TestPlanShortId,
-)
 from prefect_qatech.sandbox.faults import Fault
+from prefect_qatech.sandbox.ids import ShortId
 
-__all__ = ["SandboxScenario", "ScenarioError", "load_scenario"]
+__all__ = ["Outcome", "SandboxScenario", "TestCase", "with_dependencies"]
 
-_SHIPPED = Path(__file__).parent / "scenarios"
 _NAMESPACE = UUID("6f1c1e0a-6d5e-5c0e-9a53-0d5f6a7b8c9d")
 
 _NAMED_OUTCOMES: dict[str, dict[str, str | None]] = {
@@ -66,8 +56,13 @@ _NAMED_OUTCOMES: dict[str, dict[str, str | None]] = {
 }
 
 
-class ScenarioError(ValueError):
-    """The scenario cannot be used; the message is one line that names the place."""
+def _uuid_text(value: object) -> object:
+    if isinstance(value, UUID):
+        return str(value)
+    try:
+        return str(UUID(value)) if isinstance(value, str) and value else value
+    except ValueError:
+        raise ValueError(f"{value[:80]!r} is not a UUID") from None
 
 
 def _as_list(value: object) -> object:
@@ -111,7 +106,7 @@ class Outcome(_Strict):
 class HttpCheck(_Strict):
     """A page of the environment under test that is really fetched."""
 
-    application: ApplicationShortId
+    application: ShortId
     path: str = Field(pattern=r"^/\S*$")
     contains: str | None = None
     status: int = Field(default=200, ge=100, le=599)
@@ -124,8 +119,8 @@ class TestCase(_Strict):
 
     name: str
     key: str = ""
-    uuid: TestCaseId = ""
-    application: ApplicationShortId | None = None
+    uuid: Annotated[str, BeforeValidator(_uuid_text)] = ""
+    application: ShortId | None = None
     duration_seconds: float = Field(default=30, ge=0)
     outcomes: Annotated[list[Annotated[Outcome, BeforeValidator(_expand_outcome)]], BeforeValidator(_as_list)] = Field(
         default_factory=lambda: [Outcome(result="PASSED")], min_length=1
@@ -134,8 +129,9 @@ class TestCase(_Strict):
     http: HttpCheck | None = None
     goal: str | None = None
     labels: list[str] = Field(default_factory=list)
-    classification: Literal["POSITIVE", "NEGATIVE"] = "POSITIVE"
+    classification: str = "POSITIVE"
     is_enabled: bool = True
+    created_seconds: float = Field(default=0, allow_inf_nan=False, description="When, on the virtual clock.")
 
     @model_validator(mode="before")
     @classmethod
@@ -177,7 +173,7 @@ _CaseOrKey = Annotated[
 class Plan(_Strict):
     """A test plan: test cases, written out or by key."""
 
-    short_id: TestPlanShortId
+    short_id: ShortId
     name: str
     test_cases: list[_CaseOrKey]
     parallel: int | None = Field(default=None, ge=1)
@@ -197,16 +193,16 @@ class Plan(_Strict):
 class Environment(_Strict):
     """A saved environment of an application."""
 
-    short_id: EnvironmentShortId
+    short_id: ShortId
     name: str
-    url: str
+    url: str | None = None
     is_production: bool = False
 
 
 class Application(_Strict):
     """An application; its first environment is the one that is tested unless a run says otherwise."""
 
-    short_id: ApplicationShortId
+    short_id: ShortId
     name: str
     kind: Literal["web", "ios", "android"] = "web"
     environments: list[Environment] = Field(default_factory=list)
@@ -222,7 +218,7 @@ class Token(_Strict):
 class Project(_Strict):
     """The project that the tokens belong to."""
 
-    short_id: ProjectShortId = "proj_sandbox"
+    short_id: ShortId = "proj_sandbox"
     name: str = "Sandbox"
 
 
@@ -231,7 +227,22 @@ def _expand_token(value: object) -> object:
 
 
 class SandboxScenario(_Strict):
-    """A whole scenario; see `scenarios/default.yaml` for one that uses nearly everything."""
+    """A whole scenario; see `scenarios/default.yaml` for one that uses nearly everything.
+
+    Attributes:
+        project: The project that the tokens belong to.
+        tokens: API tokens.
+        applications: With their saved environments.
+        test_cases: Those that more than one plan names, or none.
+        plans: Test plans.
+        default_plan: The plan of a start that names none; the first one unless given.
+        parallel: How many test cases of a run are carried out at once.
+        usage_limit: How many test executions there are before 402.
+        run_test_case_ids: Whether the `id` of a test case in a run is that of the test case, or its own.
+        run_short_ids: Ids of the first runs, for ids that look odd; further runs get random ones.
+        outbound_ips: As `GET /outbound-ips` tells them.
+        faults: What goes wrong with requests.
+    """
 
     project: Project = Field(default_factory=Project)
     tokens: list[Annotated[Token, BeforeValidator(_expand_token)]] = Field(
@@ -241,10 +252,11 @@ class SandboxScenario(_Strict):
     applications: list[Application] = Field(default_factory=list)
     test_cases: list[TestCase] = Field(default_factory=list)
     plans: list[Plan] = Field(min_length=1)
-    default_plan: TestPlanShortId | None = None
+    default_plan: ShortId | None = None
     parallel: int = Field(default=4, ge=1)
     usage_limit: int | None = Field(default=None, ge=0)
     run_test_case_ids: Literal["test_case", "execution"] = "test_case"
+    run_short_ids: list[ShortId] = Field(default_factory=list)
     outbound_ips: list[str] = Field(default_factory=lambda: ["203.0.113.10", "203.0.113.11"])
     faults: list[Fault] = Field(default_factory=list)
 
@@ -258,22 +270,6 @@ class SandboxScenario(_Strict):
     def token(self) -> str:
         """The first token that may do everything (the first one, where none may)."""
         return next((token.token for token in self.tokens if token.access == "write"), self.tokens[0].token)
-
-    def with_dependencies(self, keys: Iterable[str]) -> list[TestCase]:
-        """Give the test cases of these keys and all that they depend on, dependencies first, otherwise in order."""
-        found: dict[str, TestCase] = {}
-
-        def add(key: str, path: tuple[str, ...] = ()) -> None:
-            if key in path:
-                raise ValueError(f"test case {key[:80]!r} depends on itself")
-            if key not in found:
-                for needed in self.cases[key].depends_on:
-                    add(needed, (*path, key))
-                found[key] = self.cases[key]
-
-        for key in keys:
-            add(key)
-        return list(found.values())
 
     def application(self, short_id: str) -> Application | None:
         """Give an application."""
@@ -290,6 +286,7 @@ class SandboxScenario(_Strict):
             ("plan", [plan.short_id for plan in self.plans]),
             ("application", [app.short_id for app in self.applications]),
             ("environment", environments),
+            ("run short id", self.run_short_ids),
             ("token", [token.token for token in self.tokens]),
         ):
             twice = [value for value, times in Counter(values).items() if times > 1]
@@ -313,82 +310,28 @@ class SandboxScenario(_Strict):
             for application in (case.application, case.http and case.http.application):
                 if application and application not in applications:
                     raise ValueError(f"test case {case.key[:80]!r} is of {application}, which is not there")
-        self.with_dependencies(self.cases)  # refuses a circle
+        with_dependencies(self.cases, self.cases)  # refuses a circle
         return self
 
 
-def load_scenario(source: str | Path | Mapping[str, Any] | SandboxScenario | None = None) -> SandboxScenario:
-    """Read a scenario.
-
-    Args:
-        source: A YAML file, the name of a scenario that comes with the package (`"default"`), a mapping, a scenario,
-            or nothing for the default one.
-
-    Returns:
-        The scenario, checked.
+def with_dependencies(cases: Mapping[str, TestCase], keys: Iterable[str]) -> list[TestCase]:
+    """Return the test cases of these keys and all that they depend on, dependencies first, otherwise in order.
 
     Raises:
-        ScenarioError: It is not there or not right; the message names the file, the line and the field.
+        ValueError: A test case depends on itself, by way of others maybe.
     """
-    if isinstance(source, SandboxScenario):
-        return source
-    if isinstance(source, Mapping):
-        return _validated(dict(source), None, "scenario")
-    path = Path(source or "default")
-    if len(path.parts) == 1 and not path.suffix and not path.exists():
-        path = _SHIPPED / f"{path}.yaml"
-    try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-        _refuse_repeated_keys(node)
-        data = loader.construct_document(node) if node is not None else {}
-    except FileNotFoundError:
-        raise ScenarioError(f"{source}: there is no such scenario file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScenarioError(f"{source}: cannot be read ({error})") from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f", line {mark.line + 1}" if mark else ""
-        raise ScenarioError(f"{path}{where}: not valid YAML ({error.problem})") from None
-    except yaml.YAMLError as error:
-        raise ScenarioError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    return _validated(data, node, str(path))
-
-
-def _validated(data: object, node: yaml.Node | None, name: str) -> SandboxScenario:
-    try:
-        return SandboxScenario.model_validate(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        line = f", line {_line_of(node, first['loc'])}" if node is not None else ""
-        # Pydantic puts the tags of unions into the place; the reader of the file knows nothing of them.
-        field = ".".join(str(part) for part in first["loc"] if part not in {"key", "definition"}) or "scenario"
-        message = " ".join(first["msg"].removeprefix("Value error, ").split())
-        raise ScenarioError(f"{name}{line}, {field}: {message}{more}") from None
-
-
-def _line_of(node: yaml.Node, loc: tuple[int | str, ...]) -> int:
-    for part in loc:
-        if isinstance(node, yaml.MappingNode):
-            node = next((value for key, value in node.value if key.value == part), node)
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-    return int(node.start_mark.line) + 1
-
-
-def _refuse_repeated_keys(node: yaml.Node | None) -> None:
-    # PyYAML lets the last one win in silence, which hides half of a scenario.
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
-                    raise yaml.MarkedYAMLError(
-                        problem=f"the key {key.value!r} stands there twice", problem_mark=key.start_mark
-                    )
-                seen.add(key.value)
-            _refuse_repeated_keys(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse_repeated_keys(item)
+    found: dict[str, TestCase] = {}
+    entered: set[str] = set()
+    # A chain of dependencies can be longer than Python's stack is deep.
+    todo = [(key, False) for key in reversed([*keys])]
+    while todo:
+        key, is_done = todo.pop()
+        if is_done:
+            found[key] = cases[key]
+        elif key not in found:
+            if key in entered:
+                raise ValueError(f"test case {key[:80]!r} depends on itself")
+            entered.add(key)
+            todo.append((key, True))
+            todo.extend((needed, False) for needed in reversed(cases[key].depends_on))
+    return list(found.values())

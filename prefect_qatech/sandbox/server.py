@@ -13,10 +13,12 @@ from typing import Any
 
 import uvicorn
 
-from prefect_qatech.sandbox.app import Service, create_app
+from prefect_qatech.sandbox.app import create_app
 from prefect_qatech.sandbox.engine import SandboxCounts
 from prefect_qatech.sandbox.faults import FaultProtocol
-from prefect_qatech.sandbox.scenario import SandboxScenario, load_scenario
+from prefect_qatech.sandbox.loading import load_scenario
+from prefect_qatech.sandbox.scenario import SandboxScenario
+from prefect_qatech.sandbox.service import Service
 
 __all__ = ["Sandbox", "SandboxError", "serve"]
 
