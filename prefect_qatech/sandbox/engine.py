@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 import string
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any
 from uuid import UUID
+
+from typing_extensions import TypedDict
 
 from prefect_qatech.sandbox.answers import (
     RerunAnswer,
@@ -188,7 +190,7 @@ class Engine:
         return found
 
     def test_url(self, run: Run, application: str) -> str | None:
-        """Return the address at which a run tests an application: its own override, else the first saved environment."""
+        """Return where a run tests an application: at its own override, else in the first saved environment."""
         override = run.applications.get(application)
         environment = override.environment if override else None
         if environment is not None and (environment.url is not None or environment.short_id is None):

@@ -114,7 +114,9 @@ class Front:
         return collected
 
     def _route(self, routes: Sequence[APIRoute], method: str, path: str) -> APIRoute | None:
-        return next((route for route in routes if method in route.methods and route.path_regex.match(path)), None)
+        return next(
+            (route for route in routes if method in (route.methods or ()) and route.path_regex.match(path)), None
+        )
 
     def _note(self, scope: Scope, route: APIRoute | None, body: Any) -> dict[str, Any]:
         method, path = scope["method"], scope["path"]

@@ -62,7 +62,7 @@ def _uuid_text(value: object) -> object:
     try:
         return str(UUID(value)) if isinstance(value, str) and value else value
     except ValueError:
-        raise ValueError(f"{value[:80]!r} is not a UUID") from None
+        raise ValueError(f"{str(value)[:80]!r} is not a UUID") from None
 
 
 def _as_list(value: object) -> object:

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from prefect_qatech.sandbox import Sandbox
-from prefect_qatech.sandbox import SandboxScenario, load_scenario
+from prefect_qatech.sandbox import Sandbox, SandboxScenario, load_scenario
 from tests.e2e.runner_flows import BLOCK
 from tests.e2e.world import ROOT, World
 

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from prefect_qatech.models import QATechRerunRequest, QATechRunRequest
 from prefect_qatech.sandbox import load_scenario
-from prefect_qatech.sandbox.engine import Clock, Engine, Refusal, Run
+from prefect_qatech.sandbox.bodies import RerunBody, StartBody
+from prefect_qatech.sandbox.clock import Clock
+from prefect_qatech.sandbox.engine import Engine, Refusal
+from prefect_qatech.sandbox.runs import Run
 from prefect_qatech.sandbox.scenario import Outcome
 
 QUEUE = 2
@@ -19,14 +21,14 @@ def engine_of(cases: list[dict[str, Any]], plan: dict[str, Any] | None = None, *
     return Engine(load_scenario({"plans": [whole], **scenario}), Clock(0))
 
 
-def start(engine: Engine, **fields: Any) -> Run:
-    return engine.find(engine.start(QATechRunRequest(**fields))["run"]["shortId"])
+def start(engine: Engine, **body: Any) -> Run:
+    return engine.find(engine.start(StartBody(**body))["run"]["shortId"])
 
 
 def rerun(engine: Engine, run: Run, *names: str, failed_only: bool = False) -> Run:
-    ids = [engine.scenario.cases[name].uuid for name in names] or None
+    ids = [engine.cases[name].uuid for name in names] or None
     run.settle(engine.clock.now())
-    answer = engine.rerun(run, QATechRerunRequest(failed_only=failed_only, test_case_ids=ids))
+    answer = engine.rerun(run, RerunBody(failedOnly=failed_only, projectTestCaseIds=ids))
     return engine.find(answer["run"]["shortId"])
 
 

@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 
 from prefect_qatech.sandbox import SandboxScenario, ScenarioError, load_scenario
+from prefect_qatech.sandbox.scenario import with_dependencies
 
 
 def test_the_default_scenario_has_what_is_promised() -> None:
@@ -141,4 +142,4 @@ def test_dependencies_come_first() -> None:
     ]
     scenario = load_scenario({"test_cases": cases, "plans": [{"short_id": "pln_a", "name": "A", "test_cases": ["c"]}]})
     assert isinstance(scenario, SandboxScenario)
-    assert [case.name for case in scenario.with_dependencies(["c"])] == ["a", "b", "c"]
+    assert [case.name for case in with_dependencies(scenario.cases, ["c"])] == ["a", "b", "c"]

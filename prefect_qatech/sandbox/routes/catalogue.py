@@ -40,7 +40,7 @@ router = APIRouter(prefix="/v1", tags=["Catalogue"])
     responses=refusals(),
     dependencies=[Reading],
 )
-async def projects(service: ServiceOf) -> Response:
+async def list_projects(service: ServiceOf) -> Response:
     """List the projects."""
     return answer_json(catalogue.projects(service.engine))
 
@@ -52,7 +52,7 @@ async def projects(service: ServiceOf) -> Response:
     responses=refusals(),
     dependencies=[Reading],
 )
-async def applications(service: ServiceOf) -> Response:
+async def list_applications(service: ServiceOf) -> Response:
     """List the applications."""
     return answer_json(catalogue.applications(service.engine))
 
@@ -64,7 +64,7 @@ async def applications(service: ServiceOf) -> Response:
     responses=refusals(),
     dependencies=[Reading],
 )
-async def environments(service: ServiceOf, short_id: ShortIdInPath) -> Response:
+async def list_environments(service: ServiceOf, short_id: ShortIdInPath) -> Response:
     """List the saved environments of an application."""
     return answer_json(catalogue.environments(service.engine, short_id))
 
@@ -76,7 +76,7 @@ async def environments(service: ServiceOf, short_id: ShortIdInPath) -> Response:
     responses=refusals(),
     dependencies=[Reading],
 )
-async def test_cases(
+async def list_test_cases(
     service: ServiceOf,
     limit: Limit,
     offset: Offset,
@@ -110,6 +110,6 @@ async def create_test_case(request: Request, service: ServiceOf, body: TestCaseB
 @router.get(
     "/outbound-ips", operation_id="outbound_ips", response_model=OutboundIpsAnswer, responses=refusals(token=False)
 )
-async def outbound_ips(service: ServiceOf) -> Response:
+async def list_outbound_ips(service: ServiceOf) -> Response:
     """List the addresses from which QA.tech tests; without a token."""
     return answer_json(catalogue.outbound_ips(service.engine))

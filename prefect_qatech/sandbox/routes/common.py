@@ -86,7 +86,8 @@ async def _offset(offset: Annotated[str | None, Query(json_schema_extra=_WHOLE)]
     return _whole(offset, "offset", 0)
 
 
-Limit, Offset = Annotated[int, Depends(_limit)], Annotated[int, Depends(_offset)]
+Limit = Annotated[int, Depends(_limit)]
+Offset = Annotated[int, Depends(_offset)]
 
 
 def refusals(*statuses: int, token: bool = True) -> dict[int | str, dict[str, Any]]:
