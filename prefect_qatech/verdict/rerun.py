@@ -84,24 +84,42 @@ def plan_rerun(
         >>> plan_rerun(["a", "b"], [Attempt("COMPLETED", {"a": Outcome.PASSED, "b": Outcome.FAILED})])
         Rerun(kind='failed_only', test_ids=('b',), base=0)
     """
+    if not attempts:
+        return NoRerun("no_attempt", "There is no run yet that could be rerun.")
     expected, incidents = tuple(expected), tuple(incidents)
     survey = Survey(expected, attempts, policy, expected_count, today)
 
     def judged(runs: Sequence[Attempt], policy: GatePolicy) -> GateVerdict:
         return judge(expected, runs, policy, expected_count=expected_count, incidents=incidents, today=today)
 
-    if not attempts:
-        return NoRerun("no_attempt", "There is no run yet that could be rerun.")
-    status, runs_left = attempts[-1].status, policy.max_reruns + 1 - len(attempts)
     passes = judged(attempts, policy).verdict is Verdict.PASS
     # A run that ended in ERROR is rerun even where no test in it is open: its passes prove nothing.
-    whole = status == "ERROR" and not passes
+    whole = attempts[-1].status == "ERROR" and not passes
     if not survey.open and not whole:
         return NoRerun("nothing_open", "No test is open that could be asked for again.")
     if passes:
         return NoRerun("gate_passes", "The gate passes as it is.")
-    if runs_left < 1:
-        return NoRerun("budget_spent", f"The limit of reruns, {policy.max_reruns}, is reached.")
+    if refusal := _refusal(survey) or _too_many_flaky(survey):
+        return refusal
+    # The best that the reruns left could bring. Which failures then stay, as many as the policy tolerates, is open, so
+    # that the limit of flaky tests was held against the fewest that there can be.
+    hoped = Attempt("COMPLETED", dict.fromkeys([*survey.open, *(expected if whole else ())], Outcome.PASSED))
+    best = judged([*attempts, *[hoped] * _runs_left(survey)], policy.model_copy(update={"max_flaky": None}))
+    if best.blocking:
+        sentence = f"Even if all open tests passed now, the gate would not. {best.blocking[0].sentence}"
+        return NoRerun("cannot_help", sentence)
+    return Rerun("everything", survey.open, len(attempts) - 1) if whole else _rerun_of_open_tests(survey)
+
+
+def _runs_left(survey: Survey) -> int:
+    return survey.policy.max_reruns + 1 - len(survey.attempts)
+
+
+def _refusal(survey: Survey) -> NoRerun | None:
+    """Return why nothing is rerun, whatever it could bring."""
+    status = survey.attempts[-1].status
+    if _runs_left(survey) < 1:
+        return NoRerun("budget_spent", f"The limit of reruns, {survey.policy.max_reruns}, is reached.")
     if survey.fuse_blown():
         count = f"{tests_of(len(survey.failed) + len(survey.missed))} of {survey.test_count}"
         return NoRerun("fuse", f"{count} failed or were missed: a broken build is not flaky, and reruns cost money.")
@@ -109,29 +127,26 @@ def plan_rerun(
         return NoRerun("cancelled", "The latest run was cancelled: somebody meant it.")
     if status not in ("COMPLETED", "ERROR"):
         return NoRerun("not_final", "The latest run has not ended.")
+    return None
 
-    # The best that the reruns left could bring. Which failures then stay, as many as the policy tolerates, is open; so
-    # the limit of flaky tests is held against the fewest that there can be.
-    least_flaky = len(survey.flaky) + max(0, len(survey.failed) - policy.max_failed)
-    if policy.max_flaky is not None and least_flaky > policy.max_flaky:
-        sentence = (
-            f"Even if all open tests passed now, {tests_of(least_flaky)} would be flaky; "
-            f"this gate allows {limit_of(policy.max_flaky)}."
-        )
-        return NoRerun("cannot_help", sentence)
-    hoped = Attempt("COMPLETED", dict.fromkeys([*survey.open, *(expected if whole else ())], Outcome.PASSED))
-    best = judged([*attempts, *[hoped] * runs_left], policy.model_copy(update={"max_flaky": None}))
-    if best.blocking:
-        sentence = f"Even if all open tests passed now, the gate would not. {best.blocking[0].sentence}"
-        return NoRerun("cannot_help", sentence)
 
-    if whole:
-        return Rerun("everything", survey.open, len(attempts) - 1)
+def _too_many_flaky(survey: Survey) -> NoRerun | None:
+    policy, count = survey.policy, len(survey.flaky) + max(0, len(survey.failed) - survey.policy.max_failed)
+    if policy.max_flaky is None or count <= policy.max_flaky:
+        return None
+    sentence = (
+        f"Even if all open tests passed now, {tests_of(count)} would be flaky; "
+        f"this gate allows {limit_of(policy.max_flaky)}."
+    )
+    return NoRerun("cannot_help", sentence)
+
+
+def _rerun_of_open_tests(survey: Survey) -> Rerun:
     not_passed = {Outcome.FAILED, Outcome.SKIPPED, Outcome.MISSED}
     selected_by_the_service = {test for test, history in survey.histories.items() if history[0] in not_passed}
-    if len(attempts) == 1 and not survey.unnamed and selected_by_the_service == set(survey.open):
+    if len(survey.attempts) == 1 and not survey.unnamed and selected_by_the_service == set(survey.open):
         return Rerun("failed_only", survey.open)
-    return Rerun("test_cases", survey.open, rerun_base(survey.open, attempts))
+    return Rerun("test_cases", survey.open, rerun_base(survey.open, survey.attempts))
 
 
 def next_rerun(
