@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Mapping
 from typing import TypeVar
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import anyio
@@ -22,6 +20,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
 from prefect.logging import get_logger
 
+from prefect_qatech.addresses import is_web_link
 from prefect_qatech.report import (
     HistoryEntry,
     attempts_chart,
@@ -57,19 +56,6 @@ def artifact_key(*parts: str | None) -> str:
         ```
     """
     return cut_key("-".join(["qatech", *(key_text(part) for part in parts if part)]), 200)
-
-
-def is_web_link(url: str | None) -> bool:
-    """Whether an address of the service may become a link: https, or http on this machine."""
-    if not url or len(url) > 2_000 or not re.fullmatch(r"https?://[!#-&*-;=?-\[\]-~]+", url, re.IGNORECASE):
-        return False
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return False
-    if not parts.hostname or parts.username is not None:
-        return False
-    return parts.scheme == "https" or parts.hostname in ("127.0.0.1", "localhost", "::1")
 
 
 async def publish_link(url: str | None, text: str, *, key: str, description: str) -> None:

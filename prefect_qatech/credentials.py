@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from uuid import UUID
 from prefect.blocks.abstract import CredentialsBlock
 from pydantic import ConfigDict, Field, SecretStr, field_validator
 
+from prefect_qatech.addresses import is_loopback
 from prefect_qatech.client import QATechClient
 from prefect_qatech.ids import ProjectShortId
 from prefect_qatech.inputs import Checked
@@ -130,7 +130,7 @@ class QATechCredentials(Checked, CredentialsBlock):
             raise ValueError("api_url must be an address such as https://api.qa.tech")
         if parts.username is not None or parts.password is not None:
             raise ValueError("api_url must not hold a user name or password")
-        if parts.scheme == "http" and not _is_loopback(parts.hostname):
+        if parts.scheme == "http" and not is_loopback(parts.hostname):
             raise ValueError(
                 f"http://{parts.hostname} would send the API token unencrypted over the network: use https://. "
                 "Plain http:// is for loopback addresses only (127.0.0.1, localhost, [::1])."
@@ -236,12 +236,3 @@ def _parts_of(url: str) -> SplitResult | None:
     except ValueError:
         return None
     return parts
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

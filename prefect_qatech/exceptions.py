@@ -15,6 +15,7 @@ QATechError
 │   ├── RateLimitedError           429
 │   └── ServerError                5xx
 ├── StartOutcomeUnknown            a run may or may not have been started; nothing retries this
+│   └── OtherPlanStarted           a run was started, and is paid for, but of another plan than was asked for
 ├── LedgerConflict                 the flow run's ledger does not fit the call: nothing was sent
 ├── LedgerUnavailable              the Prefect API could not be asked for the ledger, for as long as there was time
 ├── WaitTimedOut                   the deadline passed while the run went on
@@ -197,6 +198,50 @@ class StartOutcomeUnknown(QATechError):
         self.sent_at = sent_at
         self.slot = slot
         self.flow_run_id = flow_run_id
+
+
+class OtherPlanStarted(StartOutcomeUnknown):
+    """A run was started, and is paid for, but of another plan than was asked for.
+
+    It tells nothing about the plan that was asked for, and it is never retried: that would start, and bill, another
+    run. `run_short_id` and `run_url` are those of the run that was started.
+
+    Args:
+        message: What happened and what can be done.
+        asked_plan: Short id of the plan that was asked for.
+        started_plan: Short id of the plan that the run is of.
+        request: Method and path of the request.
+        sent_at: When it was sent, ISO 8601 in UTC.
+        slot: The ledger's name of this start; None outside a flow run.
+        flow_run_id: The flow run whose ledger it is.
+        run_short_id: Short id of the run that was started.
+        run_url: Address of that run.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        asked_plan: str | None = None,
+        started_plan: str | None = None,
+        request: str | None = None,
+        sent_at: str | None = None,
+        slot: str | None = None,
+        flow_run_id: str | None = None,
+        run_short_id: str | None = None,
+        run_url: str | None = None,
+    ) -> None:
+        super().__init__(
+            message,
+            request=request,
+            sent_at=sent_at,
+            slot=slot,
+            flow_run_id=flow_run_id,
+            run_short_id=run_short_id,
+            run_url=run_url,
+        )
+        self.asked_plan = asked_plan
+        self.started_plan = started_plan
 
 
 class LedgerConflict(QATechError):

@@ -7,6 +7,7 @@ the error, and an id that the service has just given is never refused for its lo
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 from uuid import UUID
 
@@ -16,6 +17,18 @@ from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.inputs import shown
 
 MAX_ID_LENGTH = 200
+
+_KINDS = {
+    "pln": "a test plan's",
+    "app": "an application's",
+    "env": "an environment's",
+    "preset": "a device preset's",
+    "proj": "a project's",
+    "bld": "a build's",
+    "build": "a build's",
+    "cfg": "a config's",
+    "scenario": "a scenario's",
+}
 
 _RUN = "a run's short id, such as 'abc123' (the last part of the run's address, .../results/abc123)"
 
@@ -91,6 +104,27 @@ def _without_slug(short_id: str) -> set[str]:
         rest = rest.partition("_")[2]
         readings.add(rest)
     return readings - {""}
+
+
+def described(field: str, short_id: str) -> str:
+    """Return an id for an error about one that the service does not know.
+
+    Args:
+        field: Where it was given, such as `test_plan_short_id`.
+        short_id: The id.
+
+    Returns:
+        Both, with a hint where the id looks like that of something else.
+
+    Example:
+        ```python
+        described("test_plan_short_id", "app_x1")  # "test_plan_short_id 'app_x1', which looks like an application's"
+        ```
+    """
+    prefix = re.match(r"([a-z]+)(?:-.+)?_", short_id)
+    kind = _KINDS.get(prefix[1]) if prefix else None
+    is_else = kind is not None and kind.split()[-1].removesuffix("'s") not in field
+    return f"{field} {shown(short_id)}" + (f", which looks like {kind}" if is_else else "")
 
 
 def _fault_of(value: object) -> str | None:

@@ -11,6 +11,7 @@ where answers are read. Sources: the vendor's API reference (https://docs.qa.tec
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -61,6 +62,9 @@ __all__ = [
 FINAL_STATUSES = frozenset({"COMPLETED", "ERROR", "CANCELLED"})
 """Statuses after which a run does not change any more; any other, known or not, means that it goes on."""
 
+_MAX_NUMBER = 1e300
+_NAMES_OF_THE_COUNT = frozenset({"testCount", "test_count", "testCountIsUnreadable", "test_count_is_unreadable"})
+
 _CleanText = Annotated[str, AfterValidator(clean_text)]
 _FilledText = Annotated[str, Field(min_length=1), AfterValidator(clean_text)]
 
@@ -81,6 +85,18 @@ class _Request(Checked):
     def to_json(self) -> dict[str, Any]:
         """Return the body that goes over the wire: by the API's names, without what was not set."""
         return {to_camel(name): _on_the_wire(value) for name, value in self if value is not None}
+
+    def ids(self) -> dict[str, str]:
+        """Return every id in it by the place of its field, for an error about one that the service does not know."""
+        found: dict[str, str] = {}
+        for name, value in self:
+            items = {f"{name}.{number}": item for number, item in enumerate(value)} if isinstance(value, list) else {}
+            for place, item in (items or {name: value}).items():
+                if isinstance(item, _Request):
+                    found |= {f"{place}.{inner}": short_id for inner, short_id in item.ids().items()}
+                elif isinstance(item, str) and (name.endswith("short_id") or name == "test_case_ids"):
+                    found[place] = item
+        return found
 
 
 def _on_the_wire(value: Any) -> Any:
@@ -274,9 +290,13 @@ def _text_or_none(value: object) -> object:
     return None if value is None else clean_text(str(value))
 
 
-def _count_or_none(value: object) -> object:
-    is_count = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 10**9
-    return int(value) if is_count and value == int(value) else None  # type: ignore[call-overload]
+def _count_of(value: object) -> int | None:
+    """Return the count that a value is: a number, or one in digits; None where it is none."""
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,10}", value.strip()):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 10**9:
+        return None
+    return int(value) if value == int(value) else None
 
 
 def _object_or_none(value: object) -> object:
@@ -284,7 +304,8 @@ def _object_or_none(value: object) -> object:
 
 
 def _number_or_none(value: object) -> object:
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _MAX_NUMBER
+    return value if is_number else None  # what JSON cannot carry is no number either
 
 
 OptionalText = Annotated[str | None, BeforeValidator(_text_or_none)]
@@ -314,15 +335,28 @@ class QATechStartedRun(_Response):
         run_short_id: Its short id, which every later call names.
         id: Its UUID.
         url: Its address on QA.tech.
-        test_count: How many test cases it has.
+        test_count: How many test cases it has; None where the answer does not tell, or not so that it can be read.
+        test_count_is_unreadable: Whether the answer tells a count that cannot be read.
         test_plan: The plan it belongs to, where the service tells.
     """
 
     run_short_id: RunShortId = Field(alias="shortId")
     id: OptionalText = None
     url: OptionalText = None
-    test_count: Annotated[int | None, BeforeValidator(_count_or_none)] = None
+    test_count: int | None = None
+    test_count_is_unreadable: bool = False
     test_plan: Annotated[QATechTestPlanReference | None, BeforeValidator(_object_or_none)] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_the_count(cls, answer: Any) -> Any:
+        if not isinstance(answer, Mapping):
+            return answer
+        told = answer.get("testCount", answer.get("test_count"))
+        count = _count_of(told)
+        is_unreadable = (told is not None and count is None) or answer.get("test_count_is_unreadable") is True
+        rest = {name: value for name, value in answer.items() if name not in _NAMES_OF_THE_COUNT}
+        return {**rest, "test_count": count, "test_count_is_unreadable": is_unreadable}
 
 
 class QATechRunTestCase(_Response):

@@ -2,7 +2,8 @@
 
 | what happened | GET | POST |
 |---|---|---|
-| no connection (refused, connect timeout, no free one in the pool) | again | again: nothing was sent |
+| no connection (refused, connect timeout, none free in the pool, a proxy's refusal) | again | again: nothing was sent |
+| a certificate that cannot be verified | no | no: nothing was sent, and the next attempt would end alike |
 | the connection broke, a read or write timed out, an answer that makes no sense | again | **unknown** |
 | 429; 503 with Retry-After | again | again: the service says that it did not take it |
 | 408, 409, 425, other 5xx | again (409: no) | **unknown** |
@@ -17,6 +18,7 @@
 from __future__ import annotations
 
 import math
+import ssl
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -26,7 +28,7 @@ import httpx
 MAX_RETRY_AFTER_SECONDS = 3600.0
 """A longer Retry-After is read as this: the deadline of whoever waits decides, not a header."""
 
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 _GET_AGAIN = frozenset({408, 425, 429})
 _POST_UNKNOWN = frozenset({408, 409, 425})
 _POST_NOT_TAKEN = frozenset({301, 307, 308})
@@ -74,21 +76,41 @@ def assess_status(method: str, status: int, retry_after: str | None = None, *, n
     return Assessment(retryable=False, outcome_unknown=not refused)
 
 
-def assess_transport_error(method: str, error: Exception) -> Assessment:
+def assess_transport_error(method: str, error: Exception, *, nothing_was_sent: bool = False) -> Assessment:
     """Say what a request without any answer means for sending it again.
 
     Args:
         method: `GET` or `POST`.
         error: What httpx raised, or a time-out of the whole request.
+        nothing_was_sent: Whether it is known that no byte of the request has left, whatever the error is.
 
     Returns:
         What it means.
     """
-    if isinstance(error, (httpx.UnsupportedProtocol, httpx.InvalidURL)):
+    if isinstance(error, (httpx.UnsupportedProtocol, httpx.InvalidURL)) or is_unverified_certificate(error):
         return Assessment(retryable=False)
-    if method == "GET" or isinstance(error, _NOT_SENT):
+    if method == "GET" or nothing_was_sent or isinstance(error, _NOT_SENT):
         return Assessment(retryable=True)
     return Assessment(retryable=False, outcome_unknown=True)
+
+
+def is_unverified_certificate(error: BaseException) -> bool:
+    """Return whether a connection was given up for a certificate that cannot be verified.
+
+    Args:
+        error: What httpx raised.
+
+    Returns:
+        Whether that stands among its causes; httpx itself says no more than that there was no connection.
+    """
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return True
+        seen.add(id(cause))
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def parse_retry_after(header: str | None, *, now: datetime) -> float | None:

@@ -22,6 +22,7 @@ from prefect.tasks import Task
 
 from prefect_qatech import artifacts, events, ledger
 from prefect_qatech._prefect import check_that_prefect_returns_results, run_logger
+from prefect_qatech.addresses import is_web_link
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import QATechError
 from prefect_qatech.ledger import QATechRunRecord, short_id_of
@@ -176,7 +177,7 @@ def _accepted(
     rerun_of: str | None = None,
 ) -> QATechRunRecord:
     """Name an accepted run in the log, before anything else can fail, and make a record of it."""
-    url = started.url if artifacts.is_web_link(started.url) else None
+    url = started.url if is_web_link(started.url) else None
     run_logger().info(
         "QA.tech run %s %s (%s test cases): %s",
         started.run_short_id,
@@ -190,6 +191,7 @@ def _accepted(
         run_short_id=started.run_short_id,
         run_url=url,
         test_count=started.test_count,
+        test_count_is_unreadable=started.test_count_is_unreadable,
         plan_short_id=(plan.short_id if plan else None) or plan_short_id,
         plan_name=plan.name if plan else None,
         rerun_of=rerun_of,

@@ -20,6 +20,7 @@ from prefect_qatech.exceptions import (
     InvalidInputError,
     LedgerConflict,
     NotFoundError,
+    OtherPlanStarted,
     QATechAPIError,
     QATechError,
     RunsNotEnded,
@@ -68,6 +69,9 @@ def fields_of(cls: type[QATechError]) -> dict[str, Any]:
         return {"report": report()}
     if issubclass(cls, GatesNotPassed):
         return {"report": GatesReport(names=("a", "b"), reports={"a": report()}, errors={"b": "No such plan."})}
+    if issubclass(cls, OtherPlanStarted):
+        plans = {"asked_plan": "pln_broken", "started_plan": "pln_green"}
+        return {"request": "POST /v1/run", "sent_at": "2026-09-01T00:00:00+00:00", **plans, **SLOT}
     if issubclass(cls, StartOutcomeUnknown):
         return {"request": "POST /v1/run", "sent_at": "2026-09-01T00:00:00+00:00", **SLOT}
     if issubclass(cls, LedgerConflict):

@@ -31,6 +31,7 @@ PUBLIC = [
     "LedgerUnavailable",
     "NotFoundError",
     "NothingToRerunError",
+    "OtherPlanStarted",
     "Outcome",
     "QATechAPIError",
     "QATechApplication",
@@ -98,12 +99,13 @@ PACKAGE = Path(prefect_qatech.__file__).parent
 
 # A module imports from the rooms below it, never from its own or one above.
 ROOMS = [
-    {"exceptions", "forecast"},
+    {"exceptions", "forecast", "addresses"},
     {"inputs", "durations", "_prefect"},
     {"ids"},
     {"models"},
     {"retries", "polling", "sharing"},
-    {"verdict", "client"},
+    {"answers", "verdict"},
+    {"client"},
     {"report"},
     {"credentials", "twins", "waiting", "artifacts", "history"},
     {"ledger"},
@@ -118,6 +120,8 @@ HEIGHT = {name: height for height, room in enumerate(ROOMS) for name in room}
 APART = {"sandbox"}
 WITHOUT_PREFECT = [
     "exceptions",
+    "addresses",
+    "answers",
     "inputs",
     "ids",
     "models",
@@ -268,12 +272,12 @@ def test_imports_point_downwards(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in MODULES if part_of(path) == "report"], ids=name_of)
 def test_the_report_knows_the_verdict_and_no_client(path: Path) -> None:
-    assert parts_imported(path) <= {"report", "verdict", "models", "ids", "exceptions"}
+    assert parts_imported(path) <= {"report", "verdict", "models", "ids", "addresses", "exceptions"}
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if part_of(path) == "sandbox"], ids=name_of)
-def test_the_sandbox_shares_what_an_id_is_and_nothing_else(path: Path) -> None:
-    assert parts_imported(path) <= {"sandbox", "ids"}
+def test_the_sandbox_shares_what_ids_and_addresses_are_and_nothing_else(path: Path) -> None:
+    assert parts_imported(path) <= {"sandbox", "ids", "addresses"}
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if part_of(path) in WITHOUT_PREFECT], ids=name_of)

@@ -102,6 +102,7 @@ NOT_SENT = [
     httpx.ConnectError("refused"),
     httpx.ConnectTimeout("too slow"),
     httpx.PoolTimeout("none free"),
+    httpx.ProxyError("407 Proxy Authentication Required"),
 ]
 MAYBE_SENT = [
     httpx.ReadTimeout("too slow"),
@@ -111,7 +112,6 @@ MAYBE_SENT = [
     httpx.CloseError("reset"),
     httpx.RemoteProtocolError("half an answer"),
     httpx.LocalProtocolError("what?"),
-    httpx.ProxyError("502 Bad Gateway"),
     httpx.DecodingError("what?"),
     httpx.TooManyRedirects("round and round"),
     TimeoutError(),

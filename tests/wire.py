@@ -55,7 +55,7 @@ def accepted(short_id: Any = "new123", **fields: Any) -> dict[str, Any]:
         "shortId": short_id,
         "url": f"https://app.qa.tech/p/shop/results/{short_id}",
         "testCount": 3,
-        "testPlan": {"name": "Smoke", "shortId": "pln-smoke_abc"},
+        "testPlan": {"name": "Smoke", "shortId": "pln-all-of-it_smoke"},
     }
     return {"success": True, "run": {**run, **fields}}
 

@@ -10,7 +10,8 @@ from prefect.context import FlowRunContext
 
 from prefect_qatech import artifacts, events, ledger
 from prefect_qatech._prefect import run_logger
-from prefect_qatech.artifacts import artifact_key, is_web_link
+from prefect_qatech.addresses import is_web_link
+from prefect_qatech.artifacts import artifact_key
 from prefect_qatech.client import QATechClient
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import (

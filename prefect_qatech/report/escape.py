@@ -13,8 +13,9 @@ import hashlib
 import re
 import unicodedata
 from functools import lru_cache
-from ipaddress import ip_address
 from urllib.parse import quote, urlsplit
+
+from prefect_qatech.addresses import is_loopback
 
 MAX_URL_LENGTH = 2_000
 _SHOWN = "\N{REPLACEMENT CHARACTER}"
@@ -195,7 +196,7 @@ def safe_url(url: str | None) -> str | None:
         return None
     try:
         parts = urlsplit(url)
-        if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+        if parts.scheme == "http" and not is_loopback(parts.hostname):
             return None
         encoded = parts._replace(
             path=_quoted(parts.path), query=_quoted(parts.query), fragment=_quoted(parts.fragment)
@@ -204,13 +205,6 @@ def safe_url(url: str | None) -> str | None:
         return None
     # No user name before the host, and no letters that look like others.
     return encoded if _WEB_ADDRESS.fullmatch(encoded) else None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _quoted(part: str) -> str:

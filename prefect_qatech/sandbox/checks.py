@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import html
-import ipaddress
 import re
 
 import httpx
 
+from prefect_qatech.addresses import is_loopback
 from prefect_qatech.sandbox.scenario import HttpCheck, Outcome
 
-__all__ = ["carry_out_check", "is_loopback"]
+__all__ = ["carry_out_check"]
 
 _TIMEOUT_SECONDS = 5.0
 _MOST_BYTES = 1_000_000
@@ -71,16 +71,6 @@ async def _fetch(url: httpx.URL) -> tuple[int, str]:
             if len(body) > _MOST_BYTES:
                 break
         return response.status_code, body.decode(response.charset_encoding or "utf-8", "replace")
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether a host is this machine. No name is resolved but `localhost`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _visible(page: str, shown: int | None = _SHOWN) -> str:

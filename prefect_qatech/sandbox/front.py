@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from prefect_qatech.sandbox.checks import is_loopback
+from prefect_qatech.addresses import is_loopback
 from prefect_qatech.sandbox.faults import Answer, answer_with
 from prefect_qatech.sandbox.routes.common import answer_json
 from prefect_qatech.sandbox.service import Service
