@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timezone
 from functools import cache
 from typing import Any, Literal, TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import anyio
 import httpx
@@ -188,7 +188,7 @@ class QATechClient:
             NothingToRerunError: The service says that no test case is left to rerun.
             QATechAPIError: It was surely not started; `retryable` tells whether it may be sent again.
         """
-        path = f"run/{quote(check_run_short_id(run_short_id), safe='')}"
+        path = f"run/{check_run_short_id(run_short_id)}"
         ids = {"run": run_short_id, **request.ids()}
         exchange = self._exchange("POST", path, run_short_id=run_short_id, ids=ids)
         run = await self._start(exchange, request.to_json())
@@ -209,7 +209,7 @@ class QATechClient:
         Raises:
             QATechAPIError: The look failed; `retryable` tells whether another may succeed.
         """
-        path = f"run/{quote(check_run_short_id(run_short_id), safe='')}"
+        path = f"run/{check_run_short_id(run_short_id)}"
         exchange = self._exchange("GET", path, run_short_id=run_short_id, ids={"run": run_short_id})
         query = {"testCases": test_cases} if test_cases else {}
         run = self._parse(QATechRun, await self._send(exchange, query=query), exchange)
@@ -229,7 +229,7 @@ class QATechClient:
         Raises:
             QATechAPIError: The look failed.
         """
-        path = f"run-test-case/{quote(check_id(run_test_case_short_id), safe='')}"
+        path = f"run-test-case/{check_id(run_test_case_short_id)}"
         exchange = self._exchange("GET", path, ids={"run test case": run_test_case_short_id})
         details = self._parse(QATechRunTestCaseDetails, await self._send(exchange), exchange)
         if details.short_id not in (None, run_test_case_short_id):

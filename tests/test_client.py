@@ -28,6 +28,7 @@ from prefect_qatech.exceptions import (
     InvalidResponseError,
     NotFoundError,
     NothingToRerunError,
+    OtherPlanStarted,
     QATechAPIError,
     QATechConnectionError,
     QATechError,
@@ -38,7 +39,13 @@ from prefect_qatech.exceptions import (
     UnauthorizedError,
     UsageLimitError,
 )
-from prefect_qatech.models import QATechRerunRequest, QATechRun, QATechRunRequest
+from prefect_qatech.models import (
+    QATechApplication,
+    QATechEnvironment,
+    QATechRerunRequest,
+    QATechRun,
+    QATechRunRequest,
+)
 from tests.wire import TOKEN, URL, Body, Service, accepted, answer, assert_holds_no_secret, chain, listening, seen
 
 CASE = "a1b2c3d4-e5f6-4789-a012-3456789abcde"
@@ -390,6 +397,124 @@ async def test_a_2xx_that_cannot_be_read(call: str, status: int) -> None:
 @pytest.mark.parametrize("call", POSTS)
 async def test_an_accepted_post_that_names_no_run(call: str, body: Any) -> None:
     assert_unknown(await failure(Service(body).client(), call), call)
+
+
+# --- An answer is held against what was asked
+
+ASKED = QATechRunRequest(test_plan_short_id="pln_broken")
+
+
+async def test_a_run_of_another_plan_is_told_with_its_id_and_address() -> None:
+    service = Service(accepted("new123", testPlan={"name": "Green", "shortId": "pln-all\n_green"}))
+    error = await failure(service.client(), lambda client: client.start_run(ASKED))
+    assert type(error) is OtherPlanStarted
+    assert isinstance(error, StartOutcomeUnknown), "nothing that is careful with an unknown outcome overlooks it"
+    assert (error.run_short_id, error.run_url) == ("new123", "https://app.qa.tech/p/shop/results/new123")
+    assert (error.asked_plan, error.started_plan) == ("pln_broken", "pln-all\n_green")
+    assert (error.retryable, error.request) == (False, "POST /v1/run")
+    assert datetime.now(timezone.utc) - datetime.fromisoformat(error.sent_at or "") < timedelta(minutes=5)
+    for part in ("new123", "https://app.qa.tech/p/shop/results/new123", "pln_broken", "green", "paid for"):
+        assert part in str(error)
+    assert "\n" not in str(error)
+
+
+async def test_an_address_that_leads_astray_is_none_of_a_run() -> None:
+    body = accepted("new123", testPlan={"shortId": "pln_green"}, url="javascript:alert(1)")
+    error = await failure(Service(body).client(), lambda client: client.start_run(ASKED))
+    assert (error.run_short_id, error.run_url) == ("new123", None)
+    assert "javascript" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [None, {}, {"name": "Broken"}, {"shortId": "pln_broken"}, {"shortId": "pln-since-may_broken"}, "pln_green", 5],
+    ids=str,
+)
+async def test_a_run_of_the_plan_that_was_asked_for(plan: Any) -> None:
+    async with Service(accepted("new123", testPlan=plan)).client() as client:
+        assert (await client.start_run(ASKED)).short_id == "new123"
+
+
+@pytest.mark.parametrize("request_", [QATechRunRequest(), QATechRunRequest(test_case_ids=[CASE])], ids=str)
+async def test_where_no_plan_was_asked_for_any_will_do(request_: QATechRunRequest) -> None:
+    async with Service(accepted("new123", testPlan={"shortId": "pln_green"})).client() as client:
+        assert (await client.start_run(request_)).short_id == "new123"
+
+
+@pytest.mark.parametrize("success", [False, None, 0, "", []], ids=repr)
+@pytest.mark.parametrize("call", POSTS)
+async def test_an_answer_that_says_no_success_starts_nothing_for_sure(call: str, success: Any) -> None:
+    body = {**accepted("new123"), "success": success, "message": f"Busy\n{TOKEN}"}
+    error = await failure(Service(body).client(), call)
+    assert_unknown(error, call)
+    assert (error.run_short_id, error.run_url) == ("new123", "https://app.qa.tech/p/shop/results/new123")
+    assert 'and run new123, and says: "Busy **********"' in str(error)
+    error = await failure(Service({"success": success}).client(), call)
+    assert_unknown(error, call)
+    assert (error.run_short_id, error.run_url) == (None, None)
+
+
+@pytest.mark.parametrize("call", POSTS)
+async def test_an_answer_need_not_say_success(call: str) -> None:
+    body = accepted("new123")
+    del body["success"]
+    async with Service(body).client() as client:
+        assert (await POSTS[call](client)).short_id == "new123"
+
+
+async def test_a_rerun_that_is_answered_with_the_run_itself_is_unknown() -> None:
+    # Its results would be taken for those of the rerun.
+    assert_unknown(await failure(Service(accepted("abc123")).client(), "rerun"), "rerun")
+
+
+TWICE = [
+    b'{"shortId": "abc123", "status": "COMPLETED", "result": "FAILED", "result": "PASSED"}',
+    b'{"shortId": "abc123", "runTestCases": [{"name": "a"}, {"name": "b", "result": null, "result": "PASSED"}]}',
+    b'{"shortId": "abc123", "unknown": [[{"a": {"b": 1, "\\u0062": 2}}]]}',
+    b'{"shortId": "abc123", "a\\u0000": 1, "a\\u0001": 2}',
+]
+
+
+@pytest.mark.parametrize("content", TWICE)
+async def test_a_look_whose_answer_has_a_name_twice_is_repeated(content: bytes) -> None:
+    error = await failure(Service(lambda request: answer(content)).client(), "look")
+    assert type(error) is InvalidResponseError
+    assert (error.retryable, error.status) == (True, 200)
+    assert "a name stands twice in one object" in str(error)
+
+
+@pytest.mark.parametrize("call", POSTS)
+async def test_a_start_whose_answer_has_a_name_twice_is_unknown(call: str) -> None:
+    content = b'{"success": true, "run": {"shortId": "one123", "testCount": 1, "shortId": "two123"}}'
+    error = await failure(Service(lambda request: answer(content)).client(), call)
+    assert_unknown(error, call)
+    assert "a name stands twice in one object" in str(error)
+
+
+@pytest.mark.parametrize("status", [400, 404])
+async def test_the_ids_that_were_asked_for_are_told_where_one_is_not_known(status: int) -> None:
+    request = QATechRunRequest(
+        test_plan_short_id="app_shop",
+        applications=[
+            QATechApplication(application_short_id="app_x1", environment=QATechEnvironment(short_id="pln_2")),
+            QATechApplication(application_short_id="x2"),
+        ],
+    )
+    service = Service(lambda request: answer({"message": "Not found"}, status))
+    error = await failure(service.client(), lambda client: client.start_run(request))
+    assert (
+        "(test_plan_short_id 'app_shop', which looks like an application's, "
+        "applications.0.application_short_id 'app_x1', "
+        "applications.0.environment.short_id 'pln_2', which looks like a test plan's, "
+        "applications.1.application_short_id 'x2')" in str(error)
+    )
+    error = await failure(service.client(), lambda client: client.get_run("pln_smoke"))
+    assert "(run 'pln_smoke', which looks like a test plan's)" in str(error)
+    error = await failure(
+        service.client(), lambda client: client.rerun("abc123", QATechRerunRequest(test_case_ids=["a"] * 90))
+    )
+    assert "(run 'abc123', test_case_ids.0 'a'," in str(error)
+    assert "and 85 more)" in str(error)
 
 
 @pytest.mark.parametrize(

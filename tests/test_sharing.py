@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,7 +33,8 @@ from prefect_qatech.tasks import astart_test_run
 from prefect_qatech.twins import run_sync
 from prefect_qatech.waits import await_for_test_run
 from tests.support import credentials_for, looks, one_plan
-from tests.wire import TOKEN, accepted, listening, seen
+from tests.virtual_time import run_at_once
+from tests.wire import TOKEN, accepted, answer, listening, seen
 
 # --- Connections
 
@@ -146,7 +148,27 @@ async def test_looks_at_once_take_turns() -> None:
     assert most == sharing.MOST_IN_FLIGHT
 
 
-async def test_a_look_that_gets_no_turn_ends_by_its_time_limit() -> None:
+def test_waiting_for_a_turn_is_no_time_of_a_request() -> None:
+    number = 1_000
+
+    async def slow(request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(50)
+        return answer(seen())
+
+    async def look_at_all_at_once() -> tuple[int, float]:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        transport = httpx.MockTransport(slow)
+        async with QATechClient(api_token=SecretStr(TOKEN), timeout_seconds=60, transport=transport) as one:
+            runs = await asyncio.gather(*(one.get_run("abc123") for _ in range(number)))
+        return len(runs), loop.time() - began
+
+    looked_at, seconds = run_at_once(look_at_all_at_once())
+    assert looked_at == number
+    assert seconds >= 50 * number / sharing.MOST_IN_FLIGHT, "far longer than a request may take"
+
+
+async def test_a_look_that_gets_no_answer_ends_by_its_time_limit_and_lets_the_next_one_go() -> None:
     silent = anyio.Event()
     failures: list[QATechTimeoutError] = []
 

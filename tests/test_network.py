@@ -1,0 +1,308 @@
+"""The client on a real network: proxies, certificates, and what the libraries below write into logs."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta, timezone
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from prefect import flow
+from pydantic import SecretStr
+
+from prefect_qatech import (
+    InvalidInputError,
+    QATechClient,
+    QATechCredentials,
+    QATechPolling,
+    QATechRun,
+    start_test_run,
+    wait_for_test_run,
+)
+from prefect_qatech import client as module
+from prefect_qatech.exceptions import QATechAPIError, QATechConnectionError, QATechTimeoutError
+from prefect_qatech.models import QATechRerunRequest, QATechRunRequest
+from tests.wire import TOKEN, accepted, assert_holds_no_secret, listening, seen
+
+CALLS: dict[str, Callable[[QATechClient], Awaitable[Any]]] = {
+    "look": lambda client: client.get_run("abc123"),
+    "start": lambda client: client.start_run(QATechRunRequest(test_plan_short_id="pln_smoke")),
+    "rerun": lambda client: client.rerun("abc123", QATechRerunRequest(failed_only=True)),
+}
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No proxy and no certificate of this machine's own."""
+    for name in (*PROXIES, "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    module._tls.cache_clear()
+    yield
+    module._tls.cache_clear()
+
+
+async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer one request as QA.tech does."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert f"authorization: bearer {TOKEN}".encode().lower() in head.lower()
+    body = json.dumps(seen() if head.startswith(b"GET") else accepted()).encode()
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(body), body))
+    await writer.drain()
+
+
+def client(url: str, **options: Any) -> QATechClient:
+    return QATechClient(api_token=SecretStr(TOKEN), api_url=url, **options)
+
+
+# --- Proxies
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.0.0.2"])
+@pytest.mark.parametrize("call", CALLS)
+async def test_a_loopback_address_never_goes_through_a_proxy(
+    monkeypatch: pytest.MonkeyPatch, call: str, host: str
+) -> None:
+    asked: list[bytes] = []
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+
+    server = await asyncio.start_server(serve, host, 0)
+    async with listening(proxy) as proxy_url, server:
+        for name in PROXIES:
+            monkeypatch.setenv(name, proxy_url)
+        async with client(f"http://{host}:{server.sockets[0].getsockname()[1]}") as one:
+            await CALLS[call](one)
+    assert asked == []
+
+
+async def refuses(status: bytes, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n" % status)
+    await writer.drain()
+
+
+PROXY_FAULTS: dict[str, Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]] = {
+    "407": lambda reader, writer: refuses(b"407 Proxy Authentication Required", writer),
+    "503": lambda reader, writer: refuses(b"503 Service Unavailable", writer),
+    "nonsense": lambda reader, writer: refuses(b"hello", writer),
+    "closes": lambda reader, writer: asyncio.sleep(0),
+    "closes after its answer": lambda reader, writer: refuses(b"200 OK", writer),
+    "says nothing": lambda reader, writer: reader.read(),
+}
+
+
+@pytest.mark.parametrize("fault", PROXY_FAULTS)
+@pytest.mark.parametrize("call", CALLS)
+async def test_what_a_proxy_did_not_let_through_was_not_sent(
+    monkeypatch: pytest.MonkeyPatch, call: str, fault: str
+) -> None:
+    asked: list[bytes] = []
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        await PROXY_FAULTS[fault](reader, writer)
+
+    async with listening(proxy) as proxy_url:
+        monkeypatch.setenv("HTTPS_PROXY", proxy_url)
+        async with client("https://qatech.example", timeout_seconds=0.5) as one:
+            with pytest.raises(QATechAPIError) as caught:
+                await CALLS[call](one)
+    assert type(caught.value) in (QATechConnectionError, QATechTimeoutError)
+    assert caught.value.retryable
+    assert_holds_no_secret(caught.value)
+    assert asked[0].startswith(b"CONNECT qatech.example:443")
+    assert TOKEN.encode() not in asked[0]
+
+
+# --- Certificates
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of this machine that no authority has signed, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "nobody known")])
+    now = datetime.now(timezone.utc)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    file = tmp_path_factory.mktemp("tls") / "both.pem"
+    encoding, kind = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    file.write_bytes(
+        key.private_bytes(encoding, kind, serialization.NoEncryption())
+        + signed.public_bytes(serialization.Encoding.PEM)
+    )
+    return file
+
+
+@asynccontextmanager
+async def encrypted(certificate: Path, handler: Handler) -> AsyncIterator[str]:
+    """A real server with that certificate, which speaks HTTP/2 to whoever wants it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await handler(reader, writer)
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=context)
+    async with server:
+        yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_a_certificate_that_cannot_be_verified_is_final_and_nothing_is_sent(certificate: Path, call: str) -> None:
+    asked: list[bytes] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.read(1000))
+
+    async with encrypted(certificate, handler) as url, client(url) as one:
+        with pytest.raises(QATechConnectionError, match="SSL_CERT_FILE") as caught:
+            await CALLS[call](one)
+    assert caught.value.retryable is False
+    assert_holds_no_secret(caught.value)
+    assert not any(asked)
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_a_certificate_of_ones_own_authority_is_named_by_the_environment(
+    monkeypatch: pytest.MonkeyPatch, certificate: Path, call: str
+) -> None:
+    protocols: list[str | None] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        protocols.append(writer.get_extra_info("ssl_object").selected_alpn_protocol())
+        await serve(reader, writer)
+
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    async with encrypted(certificate, handler) as url, client(url) as one:
+        await CALLS[call](one)
+    # The library that writes HTTP/2's headers logs the token.
+    assert protocols == ["http/1.1"]
+
+
+# --- Logs
+
+
+class Everything(logging.Handler):
+    """Keeps all that any logger writes."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.NOTSET)
+        self.texts: list[str] = []
+        self.names: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.names.add(record.name.split(".")[0])
+        self.texts += [record.getMessage(), repr(vars(record))]
+
+
+@pytest.fixture
+def everything() -> Iterator[Everything]:
+    """Every logger there is, at its lowest level, also those that keep what they write to themselves."""
+    handler = Everything()
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict]
+    before = [(logger, logger.level, logger.disabled) for logger in [logging.root, *loggers]]
+    alone = [logging.root, *(logger for logger in loggers if not logger.propagate)]
+    for logger, _, _ in before:
+        logger.setLevel(1)
+        logger.disabled = False
+    for logger in alone:
+        logger.addHandler(handler)
+    yield handler
+    for logger in alone:
+        logger.removeHandler(handler)
+    for logger, level, disabled in before:
+        logger.setLevel(level)
+        logger.disabled = disabled
+
+
+def forms_of(token: str) -> set[str]:
+    """What a token can look like to somebody who knows how to decode it."""
+    raw = token.encode()
+    forms = {token, raw.hex(), raw.hex(" "), raw.hex(":"), repr(raw)[2:-1], token[::-1], str(list(raw))[1:-1]}
+    for encoding in ("utf-16-le", "utf-16-be"):
+        forms.add(raw.decode().encode(encoding).decode("latin-1"))
+    for before in range(3):  # base64 shifts with what stands before
+        padded = base64.b64encode(b"x" * before + raw + b"xx").decode()
+        forms.add(padded[4:-4])
+    return forms
+
+
+@pytest.mark.parametrize("fault", [None, "500", "drop"])
+async def test_the_token_is_in_no_log_in_no_form(
+    monkeypatch: pytest.MonkeyPatch, certificate: Path, everything: Everything, fault: str | None
+) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if fault is None:
+            await serve(reader, writer)
+            return
+        await reader.readuntil(b"\r\n\r\n")
+        if fault == "500":
+            await refuses(b"500 Internal Server Error", writer)
+
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    async with encrypted(certificate, handler) as secure, listening(handler) as plain:
+        for url in (secure, plain):
+            for call in CALLS.values():
+                async with client(url, timeout_seconds=5) as one:
+                    with anyio.move_on_after(10):
+                        try:
+                            await call(one)
+                        except Exception:
+                            assert fault is not None
+    assert {"asyncio", "httpcore"} <= everything.names, "the libraries did log"
+    whole = "\n".join(everything.texts)
+    assert not [form for form in forms_of(TOKEN) if form in whole]
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_the_token_is_in_no_log_of_a_flow(
+    everything: Everything, credentials: QATechCredentials, polling: QATechPolling
+) -> None:
+    @flow
+    def user(given: QATechCredentials) -> QATechRun:
+        run = start_test_run(given, "pln_green")
+        return wait_for_test_run(given, run, 30, polling=polling)
+
+    assert user(credentials).result == "PASSED"
+    with pytest.raises(InvalidInputError):
+        start_test_run(credentials, "check out")
+    assert {"prefect", "httpcore"} <= everything.names
+    whole = "\n".join(everything.texts)
+    assert not [form for form in forms_of(credentials.api_token.get_secret_value()) if form in whole]
+
+
+def test_the_forms_would_be_found() -> None:
+    header = f"Bearer {TOKEN}"
+    for text in (header, header.encode().hex(), base64.b64encode(header.encode()).decode(), repr(header.encode())):
+        assert any(form in text for form in forms_of(TOKEN))
