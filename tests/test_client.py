@@ -432,13 +432,13 @@ async def test_an_address_that_leads_astray_is_none_of_a_run() -> None:
 )
 async def test_a_run_of_the_plan_that_was_asked_for(plan: Any) -> None:
     async with Service(accepted("new123", testPlan=plan)).client() as client:
-        assert (await client.start_run(ASKED)).short_id == "new123"
+        assert (await client.start_run(ASKED)).run_short_id == "new123"
 
 
 @pytest.mark.parametrize("request_", [QATechRunRequest(), QATechRunRequest(test_case_ids=[CASE])], ids=str)
 async def test_where_no_plan_was_asked_for_any_will_do(request_: QATechRunRequest) -> None:
     async with Service(accepted("new123", testPlan={"shortId": "pln_green"})).client() as client:
-        assert (await client.start_run(request_)).short_id == "new123"
+        assert (await client.start_run(request_)).run_short_id == "new123"
 
 
 @pytest.mark.parametrize("success", [False, None, 0, "", []], ids=repr)
@@ -459,7 +459,7 @@ async def test_an_answer_need_not_say_success(call: str) -> None:
     body = accepted("new123")
     del body["success"]
     async with Service(body).client() as client:
-        assert (await POSTS[call](client)).short_id == "new123"
+        assert (await POSTS[call](client)).run_short_id == "new123"
 
 
 async def test_a_rerun_that_is_answered_with_the_run_itself_is_unknown() -> None:
