@@ -3,8 +3,9 @@
 A flow run has a process of its own, so all that the process asks of Prefect's API is counted, until its logs and events
 are delivered. Events and task runs go over a websocket, and are counted nowhere.
 
-KIND is `gate` (release_gate), `hand` (a flow by hand with bare httpx: start, look until it ends, raise) or
-`hand-report` (the same, with what anybody would want to see: a link, a progress bar, a report, a table of the tests).
+KIND is `gate` (release_gate), `gate-target` (the same, which names what it tests), `hand` (a flow by hand with bare
+httpx: start, look until it ends, raise) or `hand-report` (the same, with what anybody would want to see: a link, a
+progress bar, a report, a table of the tests).
 """
 
 from __future__ import annotations
@@ -85,9 +86,10 @@ def count_calls() -> None:
 
 
 async def once(kind: str, token: str) -> None:
-    if kind == "gate":
+    if kind.startswith("gate"):
         credentials = QATechCredentials(api_token=SecretStr(token), api_url=service)
-        await arelease_gate(credentials, PLAN, polling=QATechPolling(first_seconds=0.05, max_seconds=0.05))
+        polling = QATechPolling(first_seconds=0.05, max_seconds=0.05)
+        await arelease_gate(credentials, PLAN, target="v1" if kind == "gate-target" else None, polling=polling)
     else:
         await hand(kind == "hand-report", token)
 
