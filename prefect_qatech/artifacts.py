@@ -29,7 +29,7 @@ from prefect_qatech.report import (
     render_markdown,
     render_table,
 )
-from prefect_qatech.report.escape import cell_text, cut_key, key_text, markdown_text
+from prefect_qatech.report.escape import cell_text, cut_key, key_text
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.verdict import TestVerdict
 
@@ -61,8 +61,8 @@ def artifact_key(*parts: str | None) -> str:
 async def publish_link(url: str | None, text: str, *, key: str, description: str) -> None:
     """Publish the link to a run."""
     if url is not None and is_web_link(url):
-        # Both name a run by the id that the service gave it, which may look like anything.
-        text, description = markdown_text(text, 300), cell_text(description, 300)
+        # Both name a run by the id that the service gave it, which may look like anything; no UI shows a link's HTML.
+        text, description = cell_text(text, 300), cell_text(description, 300)
         await _safely(acreate_link_artifact(link=url, link_text=text, key=key, description=description))
 
 

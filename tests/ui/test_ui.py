@@ -126,7 +126,7 @@ def test_the_report_says_first_whether_the_release_may_go_out(ui: UI, gates: Gat
 def test_the_tests_table_has_a_row_per_test_and_a_column_per_attempt(ui: UI, gates: Gates) -> None:
     table = ui.table(gates["fail"], "qatech-tests-pln-release")
     rows = [[text_of(cell) for cell in row.locator("th, td").all()] for row in table.locator("tr").all()]
-    assert rows[0] == ["Test", "Verdict", "Attempt 1", "Attempt 2", "Attempt 3", "Reason"]
+    assert rows[0] == ["Test", "Verdict", "Attempt 1", "Attempt 2", "Attempt 3", "Reason", "Id"]
     assert rows[1][:5] == ["Pay with a credit card", "failed", "failed", "failed", "failed"]
     assert ["Apply a voucher", "flaky", "failed", "passed"] in [row[:4] for row in rows]
     assert len(rows) == 1 + 8
