@@ -45,6 +45,8 @@ def _zeros(books: Books, tally: Tally) -> dict[str, int]:
         "double reruns, or over the budget": books.double_reruns,
         "runs that no ledger accounts for": books.unrecorded,
         "wrong PASS": books.wrong_pass,
+        "PASS on evidence of an earlier attempt": books.old_pass,
+        "bare errors after a first run": books.bare_errors,
         "other verdicts that nothing explains": books.unexplained,
         "gates that did not end": books.not_ended,
         "processes left": tally.processes_left,
@@ -60,6 +62,11 @@ def _missing(books: Books, tally: Tally) -> list[str]:
         "no fault was injected": tally.faults.total(),
         "no gate passed": sum(count for (_, end), count in books.verdicts.items() if end == "pass"),
         "nothing was rerun": books.reruns,
+        "nothing was tested again after a pass": books.starts_after_a_pass,
+        "no rerun was refused": books.incidents["rerun_refused"],
+        "no details were lost": books.incidents["details lost"],
+        "no deadline passed": books.incidents["deadline_passed"],
+        "the Prefect API did not hang": tally.hangs,
     }
     timed_out = [f"the time limit came first, after {tally.seconds:.0f} s"] if tally.timed_out else []
     return [what for what, count in happened.items() if not count] + timed_out
@@ -67,19 +74,22 @@ def _missing(books: Books, tally: Tally) -> list[str]:
 
 def _print_table(gates: int, seed: int, books: Books, tally: Tally, zeros: dict[str, int]) -> None:
     def line(what: str, value: object, *, must_be_zero: bool = False) -> None:
-        print(f"  {what:<38}{value}{'  (must be 0)' if must_be_zero else ''}")
+        print(f"  {what:<40}{value}{'  (must be 0)' if must_be_zero else ''}")
 
     print(f"\nSoak, seed {seed}")
     line("gates", gates)
     line("gates ended", books.ended)
     line("starts counted by the sandbox", books.starts)
+    line("of these, anew after a pass", books.starts_after_a_pass)
     line("reruns counted by the sandbox", books.reruns)
-    line("of both, answers that never arrived", books.unheard)
+    line("answers to both that never arrived", books.unheard)
     for what, count in zeros.items():
         line(what, count, must_be_zero=True)
     line("kills (of these, during a POST)", f"{tally.kills} ({tally.kills_in_a_post})")
     line('retries of killed flow runs ("Retry")', tally.retries)
     line("retries for Prefect's sake", _listed(tally.retries_for_prefect) or "0")
+    line("incidents, in the last reports", _listed(books.incidents))
+    line("hangs of the Prefect API", tally.hangs)
     line("requests to the sandbox", tally.requests)
     line("faults injected", f"{tally.faults.total()}: {_listed(tally.faults)}")
     line("wall time", f"{tally.seconds:.0f} s")

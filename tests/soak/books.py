@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,20 +12,44 @@ from tests.soak.scenario import MAX_RERUNS, Kind
 
 # A start that QA.tech surely did not take, until the task's retries were used up.
 _REFUSED = ("RateLimitedError", "ServerError")
+_AGAIN = "/again-"
+_RERUN = "/rerun-"
 
 
 @dataclass(frozen=True)
 class Gate:
-    """A gate of the soak: the flow run's tag and the gate's label name it."""
+    """A gate of the soak: the flow run's tag and the gate's label name it; half of them say what they test."""
 
     tag: str
     label: str
     kind: Kind
     deadline_seconds: float
+    target: str | None = None
 
     @property
     def name(self) -> str:
         return f"{self.tag}-{self.label}"
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a flow run wrote down.
+
+    Attributes:
+        answers: For each attempt that came to its end, in order: its run count, and gate name to what came of it.
+        passes: Each time a gate passed, written at once: the gate, the run count, the campaign's first run.
+    """
+
+    answers: list[tuple[int, dict[str, dict[str, Any]]]] = field(default_factory=list)
+    passes: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def last(self) -> dict[str, dict[str, Any]]:
+        return self.answers[-1][1] if self.answers else {}
+
+    @property
+    def last_attempt(self) -> int:
+        return self.answers[-1][0] if self.answers else 0
 
 
 @dataclass
@@ -33,15 +57,19 @@ class Books:
     """What was found out. `wrongs` are sentences; each makes one of the zeros something else."""
 
     starts: int = 0
+    starts_after_a_pass: int = 0
     reruns: int = 0
     double_starts: int = 0
     double_reruns: int = 0
     unrecorded: int = 0
     wrong_pass: int = 0
+    old_pass: int = 0
+    bare_errors: int = 0
     unexplained: int = 0
     not_ended: int = 0
     unheard: int = 0
     verdicts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    incidents: Counter[str] = field(default_factory=Counter)
     wrongs: list[str] = field(default_factory=list)
 
     @property
@@ -51,17 +79,19 @@ class Books:
 
 def reckon(
     gates: Iterable[Gate],
-    answers: Mapping[str, Mapping[str, Any]],
+    told: Mapping[str, Told],
     runs: Sequence[Mapping[str, Any]],
     ledgers: Mapping[str, Mapping[str, str]],
+    repeated: Collection[str],
 ) -> Books:
     """Settle the accounts.
 
     Args:
         gates: All gates.
-        answers: Gate name to what the gate says came of it.
-        runs: The sandbox's list of runs, which it accepted, whoever got to know of it.
+        told: Tag to what its flow run wrote down.
+        runs: The sandbox's list of runs, which it accepted, whoever got to know of it; the oldest first.
         ledgers: Tag to the rows of its flow run's ledger.
+        repeated: Short ids of the runs that somebody asked the sandbox to repeat, accepted or not.
 
     Returns:
         The books.
@@ -70,11 +100,11 @@ def reckon(
     by_gate: dict[str, list[Mapping[str, Any]]] = {}
     for run in runs:
         by_gate.setdefault(gate_of(run["applications"]), []).append(run)
-    gates = list(gates)
     for gate in gates:
-        accepted = by_gate.pop(gate.name, [])
-        _count(books, gate, accepted, ledgers.get(gate.tag, {}))
-        _judge(books, gate, accepted, answers.get(gate.name))
+        accepted, rows = by_gate.pop(gate.name, []), ledgers.get(gate.tag, {})
+        _count(books, gate, accepted, rows)
+        _judge(books, gate, accepted, told.get(gate.tag, Told()))
+        _look_for_bare_errors(books, gate, accepted, told.get(gate.tag, Told()), repeated)
     for name in by_gate:
         books.unrecorded += 1
         books.wrongs.append(f"{name}: a run that belongs to no gate")
@@ -94,12 +124,15 @@ class _Slots:
     runs: list[str]
 
 
-def _slots(rows: Mapping[str, str], label: str) -> tuple[_Slots, _Slots]:
+def _slots(rows: Mapping[str, str], gate: Gate) -> tuple[_Slots, _Slots]:
     """Give a gate's slots of starts and of reruns."""
     intents = [json.loads(value) for key, value in rows.items() if key.endswith("-intent")]
-    starts = [one["slot"] for one in intents if one["kind"] == "start" and one["label"] == label]
-    # A rerun's label is made of the slot of its gate's start.
-    reruns = [one["slot"] for one in intents if one["kind"] == "rerun" and one["label"].rpartition("/")[0] in starts]
+    label = gate.label if gate.target is None else f"{gate.label} of {gate.target}"
+    first = [one["slot"] for one in intents if one["kind"] == "start" and one["label"] == label]
+    # The label of what comes later in a campaign is made of the slot of its start.
+    again = [one["slot"] for one in intents if one["kind"] == "start" and one["label"].rpartition(_AGAIN)[0] in first]
+    starts = [*first, *again]
+    reruns = [one["slot"] for one in intents if one["kind"] == "rerun" and one["label"].rpartition(_RERUN)[0] in starts]
 
     def with_runs(slots: list[str]) -> _Slots:
         done = [rows[f"qatech-{slot}-done"] for slot in slots if f"qatech-{slot}-done" in rows]
@@ -108,20 +141,38 @@ def _slots(rows: Mapping[str, str], label: str) -> tuple[_Slots, _Slots]:
     return with_runs(starts), with_runs(reruns)
 
 
+def _campaigns(accepted: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Give the short ids of each start with those of its reruns, in the order of the starts."""
+    campaigns: list[list[str]] = []
+    for run in accepted:
+        of = next((one for one in campaigns if run["parent"] in one), None)
+        if of is None:
+            campaigns.append([run["short_id"]])
+        else:
+            of.append(run["short_id"])
+    return campaigns
+
+
 def _count(books: Books, gate: Gate, accepted: Sequence[Mapping[str, Any]], rows: Mapping[str, str]) -> None:
     starts = [run["short_id"] for run in accepted if run["parent"] is None]
     reruns = [run["short_id"] for run in accepted if run["parent"] is not None]
-    start_slots, rerun_slots = _slots(rows, gate.label)
+    start_slots, rerun_slots = _slots(rows, gate)
+    campaigns = _campaigns(accepted)
     books.starts += len(starts)
     books.reruns += len(reruns)
-    if len(starts) > 1:
-        books.double_starts += len(starts) - 1
-        books.wrongs.append(f"{gate.name}: started {len(starts)} times: {starts}")
+    for before in campaigns[: len(starts) - 1]:
+        # Without a target a pass is good for its attempt of the flow run only, so a later one tests again.
+        if gate.target is None and gate.kind.can_pass_after(len(before) - 1):
+            books.starts_after_a_pass += 1
+        else:
+            books.double_starts += 1
+            books.wrongs.append(f"{gate.name} (target {gate.target}): started {len(starts)} times: {campaigns}")
     # A slot is one POST: reruns beyond the slots, and more than the budget, were sent twice.
-    beyond = len(reruns) - min(rerun_slots.count, MAX_RERUNS)
+    over_budget = sum(max(0, len(campaign) - 1 - MAX_RERUNS) for campaign in campaigns)
+    beyond = max(len(reruns) - rerun_slots.count, over_budget)
     if beyond > 0:
         books.double_reruns += beyond
-        books.wrongs.append(f"{gate.name}: {len(reruns)} reruns {reruns} for {rerun_slots.count} slots")
+        books.wrongs.append(f"{gate.name}: reruns in {campaigns} for {rerun_slots.count} slots")
     for what, seen, slots in (("starts", starts, start_slots), ("reruns", reruns, rerun_slots)):
         recorded = set(slots.runs)
         unheard = set(seen) - recorded
@@ -132,8 +183,8 @@ def _count(books: Books, gate: Gate, accepted: Sequence[Mapping[str, Any]], rows
             books.wrongs.append(f"{gate.name}: {what} {seen}; the ledger has {slots.count} slots, with {slots.runs}")
 
 
-def _judge(books: Books, gate: Gate, accepted: Sequence[Mapping[str, Any]], answer: Mapping[str, Any] | None) -> None:
-    kind, reruns = gate.kind, sum(run["parent"] is not None for run in accepted)
+def _judge(books: Books, gate: Gate, accepted: Sequence[Mapping[str, Any]], told: Told) -> None:
+    kind, answer = gate.kind, told.last.get(gate.name)
     if answer is None:
         books.not_ended += 1
         books.wrongs.append(f"{gate.name} ({kind.name}): did not end")
@@ -146,11 +197,35 @@ def _judge(books: Books, gate: Gate, accepted: Sequence[Mapping[str, Any]], answ
             books.not_ended += 1
             books.wrongs.append(f"{gate.name} ({kind.name}): ended with {error}: {answer['message'][:300]}")
         return
-    verdict = answer["verdict"]
+    verdict, found = answer["verdict"], answer["runs"]
     books.verdicts[kind.name, verdict] += 1
-    if verdict == "pass" and (kind.passes_after is None or reruns < kind.passes_after or not accepted):
+    books.incidents.update(answer["incidents"] + ["details lost"] * answer["causes_unknown"])
+    is_explained = bool(answer["incidents"] or answer["causes_unknown"])
+    if verdict == "pass" and not (kind.can_pass_after(len(found) - 1) and found in _campaigns(accepted)):
         books.wrong_pass += 1
-        books.wrongs.append(f"{gate.name} ({kind.name}): PASS with {len(accepted)} runs")
-    elif verdict != kind.undisturbed and (verdict == "pass" or not answer["incidents"]):
+        books.wrongs.append(f"{gate.name} ({kind.name}): PASS with {found} of {_campaigns(accepted)}")
+    elif verdict != kind.undisturbed and (verdict == "pass" or not is_explained):
         books.unexplained += 1
         books.wrongs.append(f"{gate.name} ({kind.name}): {verdict} and no incident: {' '.join(answer['reasons'])}")
+    earlier = [one for one in told.passes if one["gate"] == gate.name and one["attempt"] < told.last_attempt]
+    if verdict == "pass" and gate.target is None and any(one["first"] == found[0] for one in earlier):
+        books.old_pass += 1
+        books.wrongs.append(f"{gate.name}: attempt {told.last_attempt} passes on {found[0]}, as {earlier} did")
+
+
+def _look_for_bare_errors(
+    books: Books, gate: Gate, accepted: Sequence[Mapping[str, Any]], told: Told, repeated: Collection[str]
+) -> None:
+    """Count the errors, in any attempt, that a gate whose first run had been judged ended with instead of a report."""
+    campaigns = _campaigns(accepted)
+    if not campaigns or not any(run in repeated for run in campaigns[-1]):
+        return
+    for attempt, answers in told.answers:
+        answer = answers.get(gate.name, {})
+        passed_before = any(one["gate"] == gate.name and one["attempt"] < attempt for one in told.passes)
+        # What Prefect's own flow run came to grief with is not the gate's, and nor is the start of the next campaign.
+        if "error" in answer and answer["is_in_gate"] and not passed_before:
+            books.bare_errors += 1
+            books.wrongs.append(
+                f"{gate.name}: a bare {answer['error']} after {campaigns[-1]}: {answer['message'][:300]}"
+            )

@@ -44,6 +44,10 @@ class Kind:
     def plan(self) -> str:
         return f"pln_{self.name}"
 
+    def can_pass_after(self, reruns: int) -> bool:
+        """Whether a campaign of so many reruns can have passed."""
+        return self.passes_after is not None and reruns >= self.passes_after
+
     def to_plan(self) -> dict[str, Any]:
         peculiar = {"name": f"The {self.name} one", "duration_seconds": 40, "outcomes": list(self.outcomes)}
         usual = [] if self.outcomes in ((), ("skipped",)) else ["Sign in", "Search"]
@@ -61,6 +65,10 @@ KINDS = (
     Kind("flaky", 6, "pass", 1, outcomes=("failed", "passed")),
     Kind("stubborn", 4, "pass", 2, outcomes=("failed", "failed", "passed")),
     Kind("error_once", 2, "pass", 1, run=[{"status": "ERROR", "after_seconds": 30}, {}]),
+    # The deadline is in the middle of its rerun, as often as not.
+    Kind("hurried", 3, "pass", 1, outcomes=("failed", "passed"), deadlines=(5.0, 7.0, 9.0, 14.0)),
+    # What it came to is in the details alone: without them it failed.
+    Kind("platform", 3, "inconclusive", outcomes=("platform_error",)),
     Kind("late", 2, "pass", 0, run=[{"result_delay_seconds": 50}]),
     Kind("broken", 3, "fail", outcomes=("failed",)),
     Kind("skipped", 2, "inconclusive", outcomes=("skipped",)),
@@ -85,7 +93,8 @@ def scenario() -> dict[str, Any]:
     }
 
 
-# Per request; the probabilities of all that happens to a request add up to about 0.2 for a POST and 0.14 for a GET.
+# Per request; the probabilities of all that happens to a request add up to about 0.2 for a start, 0.3 for a
+# rerun, 0.15 for a poll and 0.35 for the details of a test.
 _OF_ANY: tuple[Mapping[str, Any], ...] = (
     {"kind": "status", "status": 500},
     {"kind": "status", "status": 502},
@@ -99,6 +108,27 @@ _OF_ANY: tuple[Mapping[str, Any], ...] = (
     {"kind": "broken_json"},
     {"kind": "html"},
 )
+# Each of them is the end of a rerun, and not of the gate.
+_OF_A_RERUN: tuple[Mapping[str, Any], ...] = tuple(
+    {"kind": "status", "probability": 0.015, **refusal}
+    for refusal in (
+        {"status": 400},
+        {"status": 401},
+        {"status": 402},
+        {"status": 403},
+        {"status": 404},
+        {"status": 429, "retry_after": 600},
+    )
+)
+# Lost for good, when it comes again and again.
+_OF_DETAILS: tuple[Mapping[str, Any], ...] = (
+    {"kind": "status", "status": 404, "probability": 0.1},
+    {"kind": "status", "status": 500, "probability": 0.1},
+)
+# What a proxy says now and then among good polls.
+_OF_A_POLL: tuple[Mapping[str, Any], ...] = tuple(
+    {"kind": "status", "status": status, "probability": 0.002} for status in (401, 403, 404, 409, 451)
+)
 _OF_A_GET: tuple[Mapping[str, Any], ...] = ({"kind": "latency", "seconds": 1.5, "probability": 0.03},)
 _OF_A_POST: tuple[Mapping[str, Any], ...] = (
     {"kind": "latency", "seconds": 2.5, "accepted": True, "probability": 0.06},
@@ -110,7 +140,12 @@ _OF_A_POST: tuple[Mapping[str, Any], ...] = (
 
 def faults(rng: random.Random) -> list[dict[str, Any]]:
     """Give the sandbox's faults, each with a seed of its own."""
-    own = {"start": _OF_A_POST, "rerun": _OF_A_POST, "status": _OF_A_GET, "test_case": _OF_A_GET}
+    own = {
+        "start": _OF_A_POST,
+        "rerun": (*_OF_A_RERUN, *_OF_A_POST),
+        "status": (*_OF_A_POLL, *_OF_A_GET),
+        "test_case": (*_OF_DETAILS, *_OF_A_GET),
+    }
     return [
         {"probability": 0.008, **fault, "on": {"path": path}, "times": -1, "seed": rng.randrange(2**32)}
         for path, more in own.items()

@@ -22,7 +22,7 @@ import httpx
 
 from prefect_qatech.sandbox import Sandbox
 from tests.e2e.world import POOL, World
-from tests.soak.books import Books, Gate, gate_of, reckon
+from tests.soak.books import Books, Gate, Told, gate_of, reckon
 from tests.soak.scenario import KINDS, REQUEST_SECONDS, SPEED, faults, scenario
 
 GATES_PER_FLOW_RUN = 10
@@ -35,6 +35,10 @@ SETTLED_SECONDS = 3.0
 # A flow run that should have a process and has had none for so long is one that Prefect lost.
 LOST_SECONDS = 60.0
 MOST_RETRIES_FOR_PREFECT = 8
+# Now and then the Prefect server stops in the middle of all, and answers nobody for so long.
+HANG_SECONDS = 8.0
+HANG_AT_SECONDS, HANG_EVERY_SECONDS = 25.0, 75.0
+_RERUN = re.compile(r"/v1/run/([^/]+)")
 TERMINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
@@ -53,12 +57,22 @@ class SoakWorld(World):
             "PREFECT_WORKER_QUERY_SECONDS": "3",
         }
 
+    def hang(self, seconds: float) -> bool:
+        """Let the server answer nobody for some seconds, connections and all."""
+        group = self._processes["server"].pid
+        os.killpg(group, signal.SIGSTOP)
+        try:
+            time.sleep(seconds)
+        finally:
+            os.killpg(group, signal.SIGCONT)
+        return True
+
 
 @dataclass(frozen=True)
 class Kill:
-    """When a process is to be killed: at this age, or before, as soon as one of its POSTs is under way."""
+    """When a process is to be killed: at this age, or before, in one of its POSTs or after a gate has passed."""
 
-    how: Literal["at a moment", "in a POST"]
+    how: Literal["at a moment", "in a POST", "after a pass"]
     seconds: float
 
 
@@ -70,7 +84,7 @@ class FlowRun:
     id: UUID
     gates: list[Gate]
     kills: deque[Kill]
-    answer: Path
+    folder: Path
     state: str = "SCHEDULED"
     state_id: str = ""
     since: float = 0.0
@@ -80,6 +94,18 @@ class FlowRun:
     retries_for_prefect: int = 0
     ended: bool = False
 
+    def has_passed(self, seconds: float) -> bool:
+        """Whether a gate of its has passed in the last seconds."""
+        passes = self.folder / "passes"
+        return passes.exists() and time.time() - passes.stat().st_mtime < seconds
+
+    def told(self) -> Told:
+        """Read what it wrote down; a process that was killed may have left half a line."""
+        answers = [(int(path.stem), json.loads(path.read_text())) for path in sorted(self.folder.glob("*.json"))]
+        passes = self.folder / "passes"
+        lines = passes.read_text().split("\n")[:-1] if passes.exists() else []
+        return Told(answers, [json.loads(line) for line in lines])
+
 
 @dataclass
 class Tally:
@@ -87,6 +113,7 @@ class Tally:
 
     kills: int = 0
     kills_in_a_post: int = 0
+    hangs: int = 0
     retries: int = 0
     retries_for_prefect: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
@@ -102,17 +129,21 @@ def choose_gates(count: int, rng: random.Random) -> list[Gate]:
     kinds = [*KINDS, *rng.choices(KINDS, weights, k=max(0, count - len(KINDS)))][:count]
     rng.shuffle(kinds)
     return [
-        Gate(f"f{number // GATES_PER_FLOW_RUN:02}", f"gate-{number}", kind, rng.choice(kind.deadlines))
+        Gate(
+            f"f{number // GATES_PER_FLOW_RUN:02}",
+            f"gate-{number}",
+            kind,
+            rng.choice(kind.deadlines),
+            rng.choice((None, f"version {number}")),
+        )
         for number, kind in enumerate(kinds)
     ]
 
 
 def choose_kills(rng: random.Random) -> deque[Kill]:
     """Choose how often, when and how the processes of a flow run are killed."""
-    return deque(
-        Kill("in a POST", 40.0) if rng.random() < 0.4 else Kill("at a moment", rng.uniform(1.0, 30.0))
-        for _ in range(rng.choice((0, 1, 1, 1, 2)))
-    )
+    moments = (Kill("in a POST", 40.0), Kill("after a pass", 60.0), Kill("at a moment", rng.uniform(1.0, 30.0)))
+    return deque(rng.choices(moments, (4, 3, 3), k=rng.choice((0, 1, 1, 1, 2))))
 
 
 class Soak:
@@ -142,6 +173,8 @@ class Soak:
         self._gate_of_run: dict[str, str] = {}
         self._over = threading.Event()
         self._spoke = 0.0
+        self._hangs_next = self._began + HANG_AT_SECONDS
+        self._repeated: set[str] = set()
 
     def run(self) -> Books:
         """Do it all, and leave nothing behind."""
@@ -181,10 +214,14 @@ class Soak:
         sandbox.set_faults(faults(self._rng))
         for tag in dict.fromkeys(gate.tag for gate in self.gates):
             gates = [gate for gate in self.gates if gate.tag == tag]
-            answer = self._home / f"{tag}.json"
-            wanted = {g.label: {"plan": g.kind.plan, "deadline_seconds": g.deadline_seconds} for g in gates}
-            flow_run_id = world.run(self._deployment_id, tag=tag, gates=wanted, answer=str(answer))
-            self._flow_runs.append(FlowRun(tag, flow_run_id, gates, choose_kills(self._rng), answer))
+            folder = self._home / "told" / tag
+            folder.mkdir(parents=True)
+            wanted = {
+                gate.label: {"plan": gate.kind.plan, "target": gate.target, "deadline_seconds": gate.deadline_seconds}
+                for gate in gates
+            }
+            flow_run_id = world.run(self._deployment_id, tag=tag, gates=wanted, folder=str(folder))
+            self._flow_runs.append(FlowRun(tag, flow_run_id, gates, choose_kills(self._rng), folder))
         world.start_worker()
         self._say(f"{len(self.gates)} gates in {len(self._flow_runs)} flow runs; Prefect at {world.api_url}")
 
@@ -197,6 +234,9 @@ class Soak:
             self._see_states(now)
             for flow_run in self._flow_runs:
                 self._take_care_of(flow_run, now)
+            if now > self._hangs_next:
+                self._hangs_next = now + HANG_EVERY_SECONDS
+                self.tally.hangs += self._world.hang(HANG_SECONDS)
             if now - self._spoke >= 15:
                 self._spoke = now
                 states = Counter("ended" if one.ended else one.state.lower() for one in self._flow_runs)
@@ -211,13 +251,18 @@ class Soak:
         # It keeps the last 1000 requests only; the moment is a microsecond of one thread, so no two are alike.
         for entry in self._sandbox.requests():
             self._log[entry["at"], entry["method"], entry["path"]] = entry
+            self._note_rerun(entry)
             if entry["method"] == "POST" and entry["run_short_id"]:
                 self._gate_of_run.setdefault(entry["run_short_id"], self._gate_of_post(entry))
+
+    def _note_rerun(self, entry: dict[str, Any]) -> None:
+        if entry["method"] == "POST" and (repeated := _RERUN.fullmatch(entry["path"])):
+            self._repeated.add(repeated.group(1))
 
     def _gate_of_post(self, entry: dict[str, Any]) -> str:
         if isinstance(entry["body"], dict) and "applications" in entry["body"]:
             return gate_of(entry["body"]["applications"])
-        repeated = re.fullmatch(r"/v1/run/(\w+)", entry["path"])
+        repeated = _RERUN.fullmatch(entry["path"])
         return self._gate_of_run.get(repeated.group(1), "") if repeated else ""
 
     def _post_under_way(self, flow_run: FlowRun, age: float) -> bool:
@@ -255,7 +300,8 @@ class Soak:
 
     def _kill_if_due(self, flow_run: FlowRun, age: float) -> None:
         kill, in_a_post = flow_run.kills[0], self._post_under_way(flow_run, age)
-        if age < kill.seconds and not (kill.how == "in a POST" and in_a_post):
+        is_moment = (kill.how == "in a POST" and in_a_post) or (kill.how == "after a pass" and flow_run.has_passed(age))
+        if age < kill.seconds and not is_moment:
             return
         flow_run.kills.popleft()
         for pid in flow_run.pids:
@@ -301,10 +347,10 @@ class Soak:
 
     def _lost_by_prefect(self, flow_run: FlowRun) -> str | None:
         """Name the error, not one of this package's, with which a gate of an ended flow run ended."""
-        if not flow_run.answer.exists():
+        answers = flow_run.told().last
+        if not answers:
             return "COMPLETED without an answer"
-        found = json.loads(flow_run.answer.read_text())
-        return next((one["error"] for one in found.values() if "error" in one and not one["is_ours"]), None)
+        return next((one["error"] for one in answers.values() if "error" in one and not one["is_ours"]), None)
 
     def _retry(self, flow_run: FlowRun, now: float, for_prefect: str | None) -> None:
         """Send what the UI's "Retry" sends."""
@@ -327,13 +373,9 @@ class Soak:
         tally = self.tally
         tally.requests = sum(self._sandbox.counts()["requests"].values())
         tally.faults = Counter(_kind_of_fault(entry) for entry in self._log.values() if entry["fault"])
-        answers = {}
-        for flow_run in self._flow_runs:
-            if flow_run.ended and flow_run.answer.exists():
-                for label, answer in json.loads(flow_run.answer.read_text()).items():
-                    answers[f"{flow_run.tag}-{label}"] = answer
+        told = {flow_run.tag: flow_run.told() for flow_run in self._flow_runs if flow_run.ended}
         ledgers = {flow_run.tag: self._ledger(flow_run.id) for flow_run in self._flow_runs}
-        return reckon(self.gates, answers, self._sandbox.runs(), ledgers)
+        return reckon(self.gates, told, self._sandbox.runs(), ledgers, self._repeated)
 
     def _ledger(self, flow_run_id: UUID) -> dict[str, str]:
         rows: dict[str, str] = {}
