@@ -8,9 +8,11 @@ import logging
 from contextlib import suppress
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from uuid import UUID
 
+from prefect import runtime
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, TaskRun, TaskRunResult
 from prefect.context import FlowRunContext, TaskRunContext, get_settings_context
 from prefect.logging import get_logger, get_run_logger
 from prefect.logging.handlers import APILogHandler
@@ -98,6 +100,33 @@ def flow_runs_at_work() -> list[FlowRun]:
     """
     flow_runs = [item.flow_run for item in gc.get_objects() if type(item) is FlowRunContext]
     return [item for item in flow_runs if item is not None and item.state is not None and item.state.is_running()]
+
+
+def flow_run_of_this_process() -> str | None:
+    """Return the id of the flow run that a worker or a served deployment has started this process for, if any."""
+    found = contextvars.Context().run(lambda: runtime.flow_run.id)
+    return str(found) if found else None
+
+
+def name_of_task(task_run: TaskRun) -> str:
+    """Return the name of a task run's function: its task key without the hash, which differs between processes."""
+    return task_run.task_key.rpartition("-")[0]
+
+
+def has_stable_number(task_run: TaskRun) -> bool:
+    """Whether a sub-flow's task run has the number of its call at the end of its name; in a task it is random."""
+    return task_run.dynamic_key.isdigit()
+
+
+def name_without_number(task_run: TaskRun) -> str:
+    """Return the name of a sub-flow's task run, without the number at its end."""
+    return task_run.name.removesuffix(f"-{task_run.dynamic_key}")
+
+
+def parent_task_run(task_run: TaskRun) -> UUID | None:
+    """Return the task run that a task run was called in."""
+    parents = [item for item in task_run.task_inputs.get("__parents__", []) if isinstance(item, TaskRunResult)]
+    return parents[0].id if parents else None
 
 
 async def server_time(client: PrefectClient) -> datetime | None:

@@ -12,11 +12,18 @@ from uuid import UUID, uuid4
 
 import anyio
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.objects import FlowRun, TaskRun, TaskRunResult
+from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import ObjectNotFound
 
-from prefect_qatech._prefect import flow_runs_at_work
+from prefect_qatech._prefect import (
+    flow_run_of_this_process,
+    flow_runs_at_work,
+    has_stable_number,
+    name_of_task,
+    name_without_number,
+    parent_task_run,
+)
 from prefect_qatech.exceptions import LedgerConflict
 from prefect_qatech.ledger.slots import Call
 
@@ -132,11 +139,12 @@ async def locate(client: PrefectClient, call: Call, flow_run: FlowRun) -> tuple[
         stable = stable and is_stable
         if caller is not None:
             callers.append(caller)
-        places.insert(0, f"{task_run.task_key.rpartition('-')[0]}:{name}")
+        places.insert(0, f"{name_of_task(task_run)}:{name}")
         chain.insert(0, (str(parent.id), parent.run_count))
         first = first and _runs_for_the_first_time(parent)
         parent_task_run_id = parent.parent_task_run_id
     outer = await _caller(client)
+    _check_that_it_is_no_stray(call, chain[0][0])
     # On a distributed task runner nobody can number equal calls, so they share one run.
     numbered = (str(flow_run.id), flow_run.run_count, f"{outer.name}:{call.family}", outer.task_run_id)
     number = 0 if is_detached else _number(*numbered)
@@ -154,15 +162,26 @@ async def locate(client: PrefectClient, call: Call, flow_run: FlowRun) -> tuple[
     )
 
 
+def _check_that_it_is_no_stray(call: Call, root: str) -> None:
+    """Raise where a flow, such as a gate, was called in a thread that has lost the context of another one."""
+    owner = flow_run_of_this_process()
+    if owner in (None, root) or owner not in map(str, (flow_run.id for flow_run in flow_runs_at_work())):
+        return
+    raise LedgerConflict(
+        f"Nothing was sent: the flow that asked for {call.what} was called in a thread that has lost the context of "
+        f"flow run {owner}, which could not find it on a retry; have the thread call it by "
+        "`contextvars.copy_context().run`.",
+        flow_run_id=owner,
+    )
+
+
 async def _sub_flow(
     client: PrefectClient, call: Call, task_run: TaskRun, parent: FlowRun
 ) -> tuple[str, str | None, bool]:
     """Return a sub-flow's name in its parent, the task run of the user's it stands in, and if the name is stable."""
-    # The name of a sub-flow's task run is that of the sub-flow and its number among the calls of the same function. In
-    # a task that number is random.
-    if task_run.dynamic_key.isdigit():
+    if has_stable_number(task_run):
         return task_run.name, None, True
-    name = task_run.name.removesuffix(f"-{task_run.dynamic_key}")
+    name = name_without_number(task_run)
     outer = await _outermost(client, task_run)
     if outer is None:
         return name, None, False
@@ -205,11 +224,9 @@ async def _caller(client: PrefectClient) -> _Caller:
 async def _outermost(client: PrefectClient, task_run: TaskRun) -> _Caller | None:
     """Give the outermost task run that a task run was called in; None where it was called in none."""
     outermost: _Caller | None = None
-    while parents := [item for item in task_run.task_inputs.get("__parents__", []) if isinstance(item, TaskRunResult)]:
-        found = await _read_task_run(client, parents[0].id)
-        # A task key is the function's name and a hash that differs between processes.
-        name = found.task_key.rpartition("-")[0] if found is not None else "unknown"
-        outermost = _Caller(str(parents[0].id), name)
+    while (parent := parent_task_run(task_run)) is not None:
+        found = await _read_task_run(client, parent)
+        outermost = _Caller(str(parent), name_of_task(found) if found is not None else "unknown")
         if found is None:
             break
         task_run = found

@@ -1,7 +1,9 @@
 """A verdict is about this target, now; and nothing that was found out is thrown away."""
 
+import contextvars
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -16,6 +18,7 @@ from prefect_qatech import (
     GatePolicy,
     GateReport,
     InvalidInputError,
+    LedgerConflict,
     LedgerUnavailable,
     QATechCredentials,
     QATechPolling,
@@ -29,11 +32,12 @@ from prefect_qatech import (
     await_for_test_run,
     events,
     ledger,
+    release_gate,
 )
 from prefect_qatech.gate import campaign, journal
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.verdict import Incident
-from tests.support import Failing, cases, counted, credentials_for, fault, one_plan, posts
+from tests.support import Failing, cases, counted, credentials_for, fault, flow_run_id, one_plan, posts
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -412,3 +416,26 @@ async def test_what_prefect_refuses_is_not_asked_again() -> None:
     with pytest.raises(LookupError):
         await journal.through_outages(refused, 60)
     assert asked == 1
+
+
+async def test_a_gate_in_a_thread_without_context_starts_nothing_that_a_retry_could_not_find(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    credentials = credentials_for(sandbox)
+
+    def gate() -> GateReport:
+        return release_gate(credentials, "pln_green", polling=POLLING)
+
+    @flow
+    def release() -> None:
+        # As a worker does for the process of a flow run.
+        monkeypatch.setenv("PREFECT__FLOW_RUN_ID", str(flow_run_id()))
+        with ThreadPoolExecutor() as pool:
+            with pytest.raises(LedgerConflict, match=r"contextvars.copy_context\(\).run"):
+                pool.submit(gate).result()
+            assert counted(sandbox) == (0, 0)
+            assert pool.submit(contextvars.copy_context().run, gate).result().passed
+
+    release()
+    assert counted(sandbox) == (1, 0)
+    assert gate().passed, "a flow run that has ended does not matter"

@@ -130,10 +130,11 @@ class Sends:
 
     async def __call__(self) -> QATechRunRecord:
         self.count += 1
+        number = self.count
         await anyio.sleep(self.seconds)
         if self.outcome is not None:
             raise self.outcome
-        return a_run(f"run{self.count}")
+        return a_run(f"run{number}")
 
 
 class Trouble:
