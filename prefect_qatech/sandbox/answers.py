@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing_extensions import TypedDict
+from typing import Any
+
+from typing_extensions import NotRequired, TypedDict
 
 __all__ = [
     "ApplicationsAnswer",
+    "BuildAnswer",
+    "BuildItem",
+    "BuildsAnswer",
     "CreateTestCaseAnswer",
+    "DetectedIssue",
     "EnvironmentsAnswer",
     "ErrorAnswer",
+    "FindingItem",
     "OutboundIpsAnswer",
     "ProjectsAnswer",
+    "ReleaseCheckAnswer",
+    "ReleaseCheckStartAnswer",
     "RerunAnswer",
     "RunAnswer",
     "RunReference",
@@ -20,6 +29,10 @@ __all__ = [
     "StartedRun",
     "TestCaseListItem",
     "TestCasesAnswer",
+    "TestSummary",
+    "TraceAnswer",
+    "TraceStep",
+    "UploadAnswer",
 ]
 
 
@@ -79,14 +92,26 @@ class RunTestCase(TypedDict):
     promptExamples: str | None
 
 
+class DetectedIssue(TypedDict):
+    """Something that was noticed in a run. No document says what it looks like: the shape is the sandbox's own."""
+
+    id: str
+    title: str
+    category: str
+    severity: str
+    description: str | None
+    runTestCaseShortId: str
+
+
 class RunAnswer(TypedDict):
-    """Answer to `GET /run/{shortId}`."""
+    """Answer to `GET /run/{shortId}`; `issues` where they were asked for."""
 
     id: str
     shortId: str
     status: str
     result: str | None
     runTestCases: list[RunTestCase]
+    issues: NotRequired[list[DetectedIssue]]
 
 
 class RunTestCaseAnswer(RunTestCase):
@@ -198,3 +223,134 @@ class OutboundIpsAnswer(TypedDict):
     """Answer to `GET /outbound-ips`."""
 
     ipAddresses: list[str]
+
+
+class ToolCallItem(TypedDict):
+    """What the agent did in a step."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+class TraceStep(TypedDict):
+    """A step of the agent."""
+
+    index: int
+    startedAt: str | None
+    endedAt: str | None
+    durationMs: int
+    reasoning: str
+    toolCalls: list[ToolCallItem]
+    toolResult: str | None
+    screenshotUrl: str | None
+
+
+class TraceAnswer(TypedDict):
+    """Answer to `GET /run-test-case/{shortId}/trace`."""
+
+    runTestCaseShortId: str
+    total: int
+    limit: int
+    offset: int
+    steps: list[TraceStep]
+
+
+class UploadAnswer(TypedDict):
+    """Answer to `POST /applications/{shortId}/builds/upload-url`."""
+
+    uploadUrl: str
+    buildToken: str
+
+
+class BuildAnswer(TypedDict):
+    """Answer to `POST /applications/{shortId}/builds`."""
+
+    applicationBuildShortId: str
+    platform: str
+    fileName: str
+    fileSizeBytes: int
+
+
+class BuildItem(TypedDict):
+    """A mobile build."""
+
+    applicationBuildShortId: str
+    platform: str
+    fileName: str
+    appBundleId: str | None
+
+
+class BuildsAnswer(TypedDict):
+    """Answer to `GET /applications/{shortId}/builds`."""
+
+    builds: list[BuildItem]
+
+
+class ReleaseCheckStartAnswer(TypedDict):
+    """Answer to `POST /release-checks`."""
+
+    shortId: str
+    url: str
+    reviewShortId: str
+
+
+class ReleaseCheckProgress(TypedDict):
+    """How far a release check is."""
+
+    message: str
+    updatedAt: str | None
+    testsRun: int
+    changesVerified: int
+    changesTotal: int
+
+
+class CategoryItem(TypedDict):
+    """The score in one category."""
+
+    name: str
+    score: float | None
+    summary: str | None
+
+
+class FindingItem(TypedDict):
+    """Something that was found."""
+
+    title: str
+    category: str
+    severity: str
+    description: str | None
+    isBlocker: bool
+    recommendation: str | None
+    evidence: Any
+
+
+class TestSummary(TypedDict):
+    """What came of the tests of a release check."""
+
+    passed: int
+    failed: int
+    total: int
+    runShortIds: list[str]
+
+
+class ReleaseCheckAnswer(TypedDict):
+    """Answer to `GET /release-checks/{shortId}`."""
+
+    shortId: str
+    url: str
+    status: str
+    releaseName: str | None
+    summary: str | None
+    progress: ReleaseCheckProgress
+    overallScore: float | None
+    categories: list[CategoryItem]
+    findings: list[FindingItem]
+    automatedTestSummary: TestSummary
+    markdown: str | None
+    createdAt: str | None
+    updatedAt: str | None
+    intentVerification: Any
+    pagesTested: list[str]
+    checklistCoverage: Any
+    healthSignals: Any
+    manualFollowUps: list[str]

@@ -13,20 +13,32 @@ from starlette.types import ASGIApp
 
 from prefect_qatech.sandbox.engine import Refusal
 from prefect_qatech.sandbox.front import Front
-from prefect_qatech.sandbox.routes import catalogue, control, pages, runs
+from prefect_qatech.sandbox.routes import builds, catalogue, control, pages, release_checks, runs
 from prefect_qatech.sandbox.routes.common import answer_json
 from prefect_qatech.sandbox.service import Service
 
 __all__ = ["create_app"]
 
-_API = (runs.router, catalogue.router)
+_API = (runs.router, catalogue.router, builds.router, release_checks.router)
 _PAGES = (pages.router,)
 _MAX_TOLD = 3
 
 
+class _App(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document, without FastAPI's own answer to what is not valid: here it is 400."""
+        document = super().openapi()
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                operation["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            document["components"]["schemas"].pop(name, None)
+        return document
+
+
 def create_app(service: Service) -> ASGIApp:
     """Build the ASGI application."""
-    app = FastAPI(title="prefect-qatech sandbox", docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = _App(title="prefect-qatech sandbox", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = service
     for router in (*_API, *_PAGES, control.router):
         app.include_router(router)

@@ -14,7 +14,19 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
-__all__ = ["ApplicationBody", "EnvironmentBody", "RerunBody", "StartBody", "TestCaseBody", "unknown_fields"]
+from prefect_qatech.sandbox.scenario import Platform
+
+__all__ = [
+    "ApplicationBody",
+    "BuildBody",
+    "EnvironmentBody",
+    "ReleaseCheckBody",
+    "RerunBody",
+    "StartBody",
+    "TestCaseBody",
+    "UploadBody",
+    "unknown_fields",
+]
 
 
 def _same_case(value: str) -> str:
@@ -137,3 +149,60 @@ class TestCaseBody(_Body):
     resume_from_dependency_project_test_case_id: _Uuid | None = None
     wait_for_dependencies_project_test_case_ids: list[_Uuid] | None = None
     project_short_id: str | None = None
+
+
+class UploadBody(_Body):
+    """Body of `POST /applications/{shortId}/builds/upload-url`."""
+
+    file_name: str
+    project_short_id: str | None = None
+
+    @field_validator("file_name")
+    @classmethod
+    def _of_a_mobile_build(cls, value: str) -> str:
+        if not value.lower().endswith((".apk", ".aab", ".ipa")):
+            raise ValueError("must end with .apk, .aab or .ipa")
+        return value
+
+
+class BuildBody(_Body):
+    """Body of `POST /applications/{shortId}/builds`."""
+
+    platform: Platform
+    build_token: str
+    project_short_id: str | None = None
+
+
+class ChangeBody(_Body):
+    """A change that a release check looks at."""
+
+    summary: str
+    details: str | None = None
+    reference: str | None = None
+    diff: str | None = None
+
+
+class RegressionBody(_Body):
+    """What a release check runs."""
+
+    test_plan_short_id: str | None = None
+    test_case_ids: list[_Uuid] | None = None
+
+
+class ReleaseCheckBody(_Body):
+    """Body of `POST /release-checks`; at least one of changes, regression and prUrl."""
+
+    release_name: str | None = None
+    release_summary: str | None = None
+    context: str | None = None
+    changes: list[ChangeBody] | None = None
+    regression: RegressionBody | None = None
+    pr_url: str | None = None
+    application_overrides: list[ApplicationBody] | None = None
+    project_short_id: str | None = None
+
+    @model_validator(mode="after")
+    def _something_to_check(self) -> ReleaseCheckBody:
+        if not (self.changes or self.regression or self.pr_url):
+            raise ValueError("at least one of changes, regression and prUrl is needed")
+        return self

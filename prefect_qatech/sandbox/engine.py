@@ -54,6 +54,9 @@ class SandboxCounts(TypedDict):
     gets: int
     requests: dict[str, int]
     unknown_fields: dict[str, int]
+    uploads: int
+    builds: int
+    release_checks: int
 
 
 class Refusal(Exception):
@@ -89,6 +92,9 @@ class Engine:
             gets=0,
             requests={},
             unknown_fields={},
+            uploads=0,
+            builds=0,
+            release_checks=0,
         )
         self._random = random.Random(seed)
         self._short_ids = iter(scenario.run_short_ids)
@@ -126,11 +132,7 @@ class Engine:
             if unknown:
                 raise Refusal(404, f"Test case not found: {', '.join(unknown[:5])}")
             keys = [by_uuid[uuid] for uuid in test_case_ids]
-        applications = {}
-        for override in overrides or []:
-            application = self.application(override.application_short_id)
-            applications[application.short_id] = self._with_known_environment(override, application)
-        return self._add_run(plan, keys, Campaign(), None, applications)
+        return self._add_run(plan, keys, Campaign(), None, self.overrides(overrides))
 
     def rerun(self, run: Run, request: RerunBody) -> RerunAnswer:
         """Carry out `POST /run/{shortId}` and return its answer."""
@@ -174,6 +176,14 @@ class Engine:
         if found is None:
             raise Refusal(404, "Application not found")
         return known[found]
+
+    def overrides(self, overrides: Sequence[ApplicationBody] | None) -> dict[str, ApplicationBody]:
+        """Return the overrides by application, each of which there is. Any build will do: it may be from elsewhere."""
+        applications = {}
+        for override in overrides or []:
+            application = self.application(override.application_short_id)
+            applications[application.short_id] = self._with_known_environment(override, application)
+        return applications
 
     def find(self, short_id: str) -> Run:
         """Return a run."""
@@ -228,7 +238,7 @@ class Engine:
             "completedAt": self.clock.text(completed),
             "durationMs": None if completed is None or started is None else round((completed - started) * 1000),
             "url": f"{self.run_url(run)}#{execution.short_id}",
-            "screenshotUrl": self.page(f"screenshots/{execution.short_id}.png") if completed is not None else None,
+            "screenshotUrl": self.page(f"screenshots/{execution.short_id}.svg") if completed is not None else None,
             "recordingUrl": self.page(f"recordings/{execution.short_id}") if completed is not None else None,
         }
 

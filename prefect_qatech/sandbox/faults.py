@@ -32,7 +32,7 @@ class FaultTarget(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: Literal["GET", "POST"] | None = None
+    method: Literal["GET", "POST", "PUT"] | None = None
     path: Literal[
         "start",
         "rerun",
@@ -45,6 +45,7 @@ class FaultTarget(BaseModel):
         "test_cases",
         "create_test_case",
         "upload_url",
+        "upload",
         "register_build",
         "builds",
         "start_release_check",

@@ -48,7 +48,7 @@ class Front:
             # Steering is not noted: whoever looks at the log is not in it.
             app = self.app if _is_local(scope) else answer_json({"message": "Steered from this machine only"}, 403)
             await app(scope, receive, send)
-        elif scope["path"].startswith("/v1"):
+        elif scope["path"].startswith("/v1") or self._route(self._api, scope["method"], scope["path"]):
             await self._serve_api(scope, scope["path"], receive, send)
         elif self._route(self._api, scope["method"], f"/v1{scope['path']}"):
             await self._serve_api(scope, f"/v1{scope['path']}", receive, send)

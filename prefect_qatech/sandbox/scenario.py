@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID, uuid5
 
 from pydantic import (
@@ -27,7 +27,20 @@ from pydantic.alias_generators import to_camel
 from prefect_qatech.sandbox.faults import Fault
 from prefect_qatech.sandbox.ids import ShortId
 
-__all__ = ["Outcome", "SandboxScenario", "TestCase", "with_dependencies"]
+__all__ = [
+    "Finding",
+    "Issue",
+    "Outcome",
+    "Platform",
+    "ReleaseReview",
+    "SandboxScenario",
+    "Step",
+    "TestCase",
+    "ToolCall",
+    "with_dependencies",
+]
+
+Platform = Literal["ios", "android"]
 
 _NAMESPACE = UUID("6f1c1e0a-6d5e-5c0e-9a53-0d5f6a7b8c9d")
 
@@ -88,14 +101,43 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=AliasGenerator(serialization_alias=to_camel))
 
 
+class ToolCall(_Strict):
+    """What the agent did in a step."""
+
+    name: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
+class Step(_Strict):
+    """A step of the agent's trace."""
+
+    reasoning: str
+    tool_calls: list[ToolCall] = Field(default_factory=list)
+    tool_result: str | None = None
+
+
+class Issue(_Strict):
+    """Something that QA.tech noticed beside the test's result. No document says what an issue looks like."""
+
+    title: str
+    category: str = "functional"
+    severity: str = "medium"
+    description: str | None = None
+
+
 class Outcome(_Strict):
-    """What came of one execution of a test case, in the API's words (or in words that it does not document)."""
+    """What came of one execution of a test case, in the API's words (or in words that it does not document).
+
+    Without `steps` the trace has three that follow from the test case.
+    """
 
     status: str = "COMPLETED"
     result: str | None = None
     error_code: str | None = None
     title: str | None = None
     thought: str | None = None
+    steps: list[Step] | None = None
+    issues: list[Issue] = Field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -199,6 +241,15 @@ class Environment(_Strict):
     is_production: bool = False
 
 
+class Build(_Strict):
+    """A mobile build of an application."""
+
+    short_id: ShortId
+    file_name: str
+    platform: Platform
+    app_bundle_id: str | None = None
+
+
 class Application(_Strict):
     """An application; its first environment is the one that is tested unless a run says otherwise."""
 
@@ -206,6 +257,43 @@ class Application(_Strict):
     name: str
     kind: Literal["web", "ios", "android"] = "web"
     environments: list[Environment] = Field(default_factory=list)
+    builds: list[Build] = Field(default_factory=list)
+
+
+class Finding(_Strict):
+    """Something that a release check found."""
+
+    title: str
+    category: str = "functional"
+    severity: str = "medium"
+    description: str | None = None
+    is_blocker: bool = False
+    recommendation: str | None = None
+    evidence: Any = None
+
+
+class Category(_Strict):
+    """The score of a release check in one category."""
+
+    name: str
+    score: float | None = Field(default=None, allow_inf_nan=False)
+    summary: str | None = None
+
+
+class ReleaseReview(_Strict):
+    """What comes of a release check; a list of them is one per check, the last repeating."""
+
+    status: str = "COMPLETED"
+    duration_seconds: float = Field(default=120, ge=0)
+    overall_score: float | None = Field(default=95, allow_inf_nan=False)
+    summary: str | None = "The release does what its changes promise."
+    categories: list[Category] = Field(default_factory=lambda: [Category(name="functional", score=95)])
+    findings: list[Finding] = Field(default_factory=list)
+    pages_tested: list[str] = Field(default_factory=list)
+    manual_follow_ups: list[str] = Field(default_factory=list)
+    intent_verification: Any = None
+    checklist_coverage: Any = None
+    health_signals: Any = None
 
 
 class Token(_Strict):
@@ -241,6 +329,8 @@ class SandboxScenario(_Strict):
         run_test_case_ids: Whether the `id` of a test case in a run is that of the test case, or its own.
         run_short_ids: Ids of the first runs, for ids that look odd; further runs get random ones.
         outbound_ips: As `GET /outbound-ips` tells them.
+        upload_seconds: How long a build can be uploaded to the address that was given for it.
+        release_checks: What comes of release checks, in turn.
         faults: What goes wrong with requests.
     """
 
@@ -258,6 +348,10 @@ class SandboxScenario(_Strict):
     run_test_case_ids: Literal["test_case", "execution"] = "test_case"
     run_short_ids: list[ShortId] = Field(default_factory=list)
     outbound_ips: list[str] = Field(default_factory=lambda: ["203.0.113.10", "203.0.113.11"])
+    upload_seconds: float | None = Field(default=None, ge=0, description="None is for ever.")
+    release_checks: Annotated[list[ReleaseReview], BeforeValidator(_as_list)] = Field(
+        default_factory=lambda: [ReleaseReview()], min_length=1
+    )
     faults: list[Fault] = Field(default_factory=list)
 
     @cached_property
@@ -286,6 +380,7 @@ class SandboxScenario(_Strict):
             ("plan", [plan.short_id for plan in self.plans]),
             ("application", [app.short_id for app in self.applications]),
             ("environment", environments),
+            ("build", [build.short_id for app in self.applications for build in app.builds]),
             ("run short id", self.run_short_ids),
             ("token", [token.token for token in self.tokens]),
         ):

@@ -11,10 +11,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from prefect_qatech.sandbox.builds import Builds
 from prefect_qatech.sandbox.checks import carry_out_check
 from prefect_qatech.sandbox.clock import Clock
 from prefect_qatech.sandbox.engine import Engine, SandboxCounts
 from prefect_qatech.sandbox.faults import Fault, Faults
+from prefect_qatech.sandbox.release_checks import ReleaseChecks
 from prefect_qatech.sandbox.runs import Execution, Run
 from prefect_qatech.sandbox.scenario import SandboxScenario
 
@@ -38,6 +40,8 @@ class Service:
         """Forget all runs, counts and requests; the scenario's own faults and limits apply again."""
         with self.lock:
             self.engine = Engine(self.scenario, Clock(self._speed), seed=self._seed, base_url=self._base_url)
+            self.builds = Builds(self.engine)
+            self.release_checks = ReleaseChecks(self.engine)
             self.faults = Faults(self.scenario.faults)
             self.log: deque[dict[str, Any]] = deque(maxlen=1000)
             self.checks: dict[Execution, asyncio.Task[None]] = {}

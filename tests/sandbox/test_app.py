@@ -33,7 +33,7 @@ def test_start_look_rerun(api: Api) -> None:
     assert details["errorCode"] == "TEST_FAILED"
     assert details["projectTestCaseId"] == failed["id"]
     assert details["runShortId"] == run["shortId"]
-    assert httpx.get(details["screenshotUrl"]).headers["content-type"] == "image/png"
+    assert httpx.get(details["screenshotUrl"]).headers["content-type"] == "image/svg+xml"
     assert httpx.get(details["recordingUrl"]).status_code == 200
     again = api.rerun(run["shortId"], failedOnly=True)
     assert again != run["shortId"]

@@ -13,7 +13,19 @@ from prefect_qatech.sandbox.bodies import unknown_fields
 from prefect_qatech.sandbox.engine import Refusal
 from prefect_qatech.sandbox.service import Service
 
-__all__ = ["Limit", "Offset", "Reading", "ServiceOf", "ShortIdInPath", "Writing", "answer_json", "note", "refusals"]
+__all__ = [
+    "WHOLE_NUMBER",
+    "Limit",
+    "Offset",
+    "Reading",
+    "ServiceOf",
+    "ShortIdInPath",
+    "Writing",
+    "answer_json",
+    "note",
+    "refusals",
+    "whole_number",
+]
 
 _MAX_LIMIT = 1000
 _DESCRIPTIONS = {
@@ -65,7 +77,8 @@ async def _may_write(service: ServiceOf, given: _Given, project_short_id: _Proje
 Reading, Writing = Depends(_may_read), Depends(_may_write)
 
 
-def _whole(text: str | None, name: str, default: int) -> int:
+def whole_number(text: str | None, name: str, default: int) -> int:
+    """Read a number from 0 of a query."""
     if text is None:
         return default
     if not (text.isascii() and text.isdigit()):
@@ -73,17 +86,17 @@ def _whole(text: str | None, name: str, default: int) -> int:
     return int(text) if len(text) < 10 else 10**9  # beyond the end of everything
 
 
-_WHOLE: dict[str, Any] = {"type": "integer", "minimum": 0}
+WHOLE_NUMBER: dict[str, Any] = {"type": "integer", "minimum": 0}
 
 
 async def _limit(
-    limit: Annotated[str | None, Query(json_schema_extra=_WHOLE, description="At most 1000.")] = None,
+    limit: Annotated[str | None, Query(json_schema_extra=WHOLE_NUMBER, description="At most 1000.")] = None,
 ) -> int:
-    return min(_whole(limit, "limit", 100), _MAX_LIMIT)
+    return min(whole_number(limit, "limit", 100), _MAX_LIMIT)
 
 
-async def _offset(offset: Annotated[str | None, Query(json_schema_extra=_WHOLE)] = None) -> int:
-    return _whole(offset, "offset", 0)
+async def _offset(offset: Annotated[str | None, Query(json_schema_extra=WHOLE_NUMBER)] = None) -> int:
+    return whole_number(offset, "offset", 0)
 
 
 Limit = Annotated[int, Depends(_limit)]

@@ -6,9 +6,12 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
-from prefect_qatech.sandbox.answers import RerunAnswer, RunAnswer, RunTestCaseAnswer, StartAnswer
+from prefect_qatech.sandbox import traces
+from prefect_qatech.sandbox.answers import RerunAnswer, RunAnswer, RunTestCaseAnswer, StartAnswer, TraceAnswer
 from prefect_qatech.sandbox.bodies import RerunBody, StartBody
 from prefect_qatech.sandbox.routes.common import (
+    Limit,
+    Offset,
     Reading,
     ServiceOf,
     ShortIdInPath,
@@ -54,12 +57,16 @@ async def status(
     service: ServiceOf,
     short_id: ShortIdInPath,
     test_cases: Annotated[Literal["failed", "all"] | None, Query(alias="testCases")] = None,
+    issues: Annotated[str | None, Query(description="`all`, or a category.")] = None,
 ) -> Response:
     """Show a run's status and results."""
     run = service.engine.find(short_id)
     await service.settle(run)
     with service.lock:
-        return answer_json(service.engine.show(run, test_cases))
+        answer = service.engine.show(run, test_cases)
+        if issues is not None:
+            answer["issues"] = traces.issues(service.engine, run, issues)
+        return answer_json(answer)
 
 
 @router.get(
@@ -75,3 +82,18 @@ async def test_case(service: ServiceOf, short_id: ShortIdInPath) -> Response:
     await service.settle(run)
     with service.lock:
         return answer_json(service.engine.show_execution(run, execution))
+
+
+@router.get(
+    "/run-test-case/{shortId}/trace",
+    operation_id="trace",
+    response_model=TraceAnswer,
+    responses=refusals(),
+    dependencies=[Reading],
+)
+async def trace(service: ServiceOf, short_id: ShortIdInPath, limit: Limit, offset: Offset) -> Response:
+    """Show what the agent did in one test case's execution, a page of steps at a time."""
+    run, execution = service.engine.find_execution(short_id)
+    await service.settle(run)
+    with service.lock:
+        return answer_json(traces.trace(service.engine, execution, limit=limit, offset=offset))
