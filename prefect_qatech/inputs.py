@@ -58,8 +58,26 @@ def shown(value: object) -> str:
     Returns:
         Its `repr`, cut to a short line.
     """
-    text = repr(value)
-    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
+    return cut(repr(value), _MAX_SHOWN)
+
+
+def cut(text: str, max_length: int, *, goes_on: bool = False) -> str:
+    """Return a text of limited length, which ends in "…" where it was longer.
+
+    Args:
+        text: A text.
+        max_length: How many characters it may have.
+        goes_on: Whether the text is itself the beginning of a longer one.
+
+    Returns:
+        The text, or its beginning.
+
+    Example:
+        ```python
+        cut("Pay by card", 5)  # "Pay…"
+        ```
+    """
+    return text[: max_length - 1].rstrip() + "…" if goes_on or len(text) > max_length else text
 
 
 def clean_text(text: str) -> str:

@@ -46,7 +46,7 @@ CASE = "a1b2c3d4-e5f6-4789-a012-3456789abcde"
         (
             QATechRunRequest,
             {"test_plan_short_id": "x\nINFO: all tests passed" + "y" * 200},
-            "test_plan_short_id: 'x\\nINFO: all tests passed" + "y" * 51 + "... is longer than 200 characters: a test "
+            "test_plan_short_id: 'x\\nINFO: all tests passed" + "y" * 53 + "… is longer than 200 characters: a test "
             "plan's short id, such as 'pln_abc123', is needed",
             ("test_plan_short_id",),
         ),

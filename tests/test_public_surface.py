@@ -272,7 +272,7 @@ def test_imports_point_downwards(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in MODULES if part_of(path) == "report"], ids=name_of)
 def test_the_report_knows_the_verdict_and_no_client(path: Path) -> None:
-    assert parts_imported(path) <= {"report", "verdict", "models", "ids", "addresses", "exceptions"}
+    assert parts_imported(path) <= {"report", "verdict", "models", "ids", "inputs", "addresses", "exceptions"}
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if part_of(path) == "sandbox"], ids=name_of)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import date, datetime, timezone
 
 from prefect_qatech.exceptions import InvalidInputError
+from prefect_qatech.inputs import cut
 from prefect_qatech.models import QATechRun, QATechRunTestCaseDetails
 from prefect_qatech.report.model import GateReport, ReportedAttempt, ReportedReason, ReportedTest
 from prefect_qatech.verdict import GatePolicy, Incident, Outcome, TestVerdict, judge
@@ -202,7 +203,7 @@ def build_report(
         target=target,
         evidence_is_older=evidence_is_older,
         is_one_run_only=is_one_run_only,
-        notes=tuple(_cut(note, NOTE_LENGTH) or "" for note in notes),
+        notes=tuple(cut(note, NOTE_LENGTH) for note in notes),
         causes_unknown=campaign.causes_unknown,
         quarantine_unmatched=unmatched,
     )
@@ -217,7 +218,7 @@ def _report_attempt(number: int, campaign: Campaign) -> ReportedAttempt:
         run_short_id=observed.run.run_short_id,
         run_url=_whole(observed.run_url),
         rerun_of=observed.rerun_of,
-        status=observed.run.status[:NAME_LENGTH],
+        status=cut(observed.run.status, NAME_LENGTH),
         result=_cut(observed.run.result, NAME_LENGTH),
         test_count=observed.test_count,
         started_at=observed.started_at,
@@ -234,7 +235,8 @@ def _report_test(
         for number in range(len(campaign.observed))
     )
     shown, not_passed = _shown(test)
-    details = shown.details
+    title, thought = (shown.case.result_title, shown.case.evaluation_thought) if not_passed else (None, None)
+    details = shown.details or QATechRunTestCaseDetails()
     entry = policy.quarantine.get(test.test_id)
     return ReportedTest(
         test_id=test.test_id,
@@ -244,15 +246,13 @@ def _report_test(
         expected=0 in test.executions,
         identity_is_weak=test.identity_is_weak,
         quarantined=entry is not None and today <= entry.expires,
-        reason=_cut_to_bytes(shown.case.result_title, TITLE_LENGTH, text_bytes) if not_passed else None,
-        explanation=_cut_to_bytes(shown.case.evaluation_thought, EXPLANATION_LENGTH, text_bytes)
-        if not_passed
-        else None,
-        error_code=_cut(details.error_code, NAME_LENGTH) if details else None,
-        duration_seconds=details.duration_ms / 1000 if details and details.duration_ms is not None else None,
-        url=_whole(details.url) if details else None,
-        screenshot_url=_whole(details.screenshot_url) if details else None,
-        recording_url=_whole(details.recording_url) if details else None,
+        reason=_cut_to_bytes(title, TITLE_LENGTH, text_bytes),
+        explanation=_cut_to_bytes(thought, EXPLANATION_LENGTH, text_bytes),
+        error_code=_cut(details.error_code, NAME_LENGTH),
+        duration_seconds=None if details.duration_ms is None else details.duration_ms / 1000,
+        url=_whole(details.url),
+        screenshot_url=_whole(details.screenshot_url),
+        recording_url=_whole(details.recording_url),
     )
 
 
@@ -278,12 +278,10 @@ def _shown(test: CampaignTest) -> tuple[Execution, bool]:
 
 
 def _cut_to_bytes(text: str | None, length: int, size: int) -> str | None:
-    cut = _cut(text, length)
-    while cut and len(json.dumps(cut, ensure_ascii=False).encode()) > size:
-        cut = _cut(cut, max(1, len(cut) * 2 // 3))
-        if cut == "…":
-            break
-    return cut
+    kept = _cut(text, length)
+    while kept and kept != "…" and len(json.dumps(kept, ensure_ascii=False).encode()) > size:
+        kept = cut(kept, max(1, len(kept) * 2 // 3))
+    return kept
 
 
 def _whole(url: str | None) -> str | None:
@@ -292,4 +290,4 @@ def _whole(url: str | None) -> str | None:
 
 
 def _cut(text: str | None, length: int) -> str | None:
-    return text if text is None or len(text) <= length else text[: length - 1] + "…"
+    return None if text is None else cut(text, length)

@@ -16,6 +16,7 @@ from functools import lru_cache
 from urllib.parse import quote, urlsplit
 
 from prefect_qatech.addresses import is_loopback
+from prefect_qatech.inputs import cut
 
 MAX_URL_LENGTH = 2_000
 _SHOWN = "\N{REPLACEMENT CHARACTER}"
@@ -56,9 +57,7 @@ def plain_text(text: str, max_length: int) -> str:
     # Four times is room enough for what is dropped; a megabyte need not be looked at for the sake of its first line.
     start = text[: 4 * max_length]
     line = " ".join("".join(map(_visible, start)).split())
-    if len(line) > max_length or len(start) < len(text):
-        line = line[: max_length - 1].rstrip() + "…"
-    return line
+    return cut(line, max_length, goes_on=len(start) < len(text))
 
 
 @lru_cache(maxsize=4096)
@@ -85,10 +84,9 @@ def xml_text(text: str, max_length: int) -> str:
         >>> xml_text("it said\\x00\\n<b>", 100)
         'it said\N{REPLACEMENT CHARACTER}\\n<b>'
     """
-    lines = [plain_text(line, max_length) for line in text[: 4 * max_length].splitlines()]
-    joined = "\n".join(lines).strip()
-    cut = len(joined) > max_length or len(text) > 4 * max_length
-    return joined[: max_length - 1].rstrip() + "…" if cut else joined
+    start = text[: 4 * max_length]
+    joined = "\n".join(plain_text(line, max_length) for line in start.splitlines()).strip()
+    return cut(joined, max_length, goes_on=len(start) < len(text))
 
 
 def markdown_text(text: str, max_length: int) -> str:
