@@ -11,8 +11,8 @@ from pydantic import ConfigDict, Field
 
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import GateNotPassed, QATechError
-from prefect_qatech.gate.campaign import astart_campaign
 from prefect_qatech.gate.flow import arelease_gate, release_gate
+from prefect_qatech.gate.steps import astart_campaign
 from prefect_qatech.ids import TestPlanShortId
 from prefect_qatech.inputs import Checked
 from prefect_qatech.ledger import QATechRunRecord

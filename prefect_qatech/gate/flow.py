@@ -31,6 +31,7 @@ from prefect_qatech.exceptions import (
 )
 from prefect_qatech.gate.campaign import MAX_SENTENCE, GateCampaign
 from prefect_qatech.gate.settings import GateSettings, HowToWait, OnNoPass
+from prefect_qatech.gate.steps import FlowRunSteps
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.models import (
     FINAL_STATUSES,
@@ -107,12 +108,22 @@ async def run_gate(
     settings.check()
     if run is not None and request is not None:
         raise InvalidInputError("run judges a run as it is: give run or a request, not both.")
-    gate = GateCampaign(credentials, as_request(request), settings)
+    wanted = as_request(request)
     if settings.report_directory is not None:
         # However this gate ends, its directory must not tell of an earlier one.
         clear_report_files(settings.report_directory)
-    report = await gate.run(run)
     logger = run_logger()
+    gate = GateCampaign(
+        FlowRunSteps(credentials, wanted, settings, run),
+        settings.policy,
+        logger=logger,
+        plan_short_id=wanted.test_plan_short_id,
+        label=settings.label,
+        target=settings.target,
+        asks_on=settings.asks_on,
+        first_poll_seconds=settings.polling.first_seconds,
+    )
+    report = await gate.run()
     for reason in report.reasons:
         logger.info("%s: %s", reason.rule, reason.sentence)
     if report.passed:

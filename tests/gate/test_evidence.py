@@ -34,7 +34,7 @@ from prefect_qatech import (
     ledger,
     release_gate,
 )
-from prefect_qatech.gate import campaign, journal
+from prefect_qatech.gate import details, journal, steps
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.verdict import Incident
 from tests.support import Failing, cases, counted, credentials_for, fault, flow_run_id, one_plan, posts
@@ -49,9 +49,9 @@ STATUS = {"path": "status", "method": "GET"}
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody sleeps between attempts."""
-    monkeypatch.setattr(campaign, "DETAILS_FIRST_PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(campaign, "astart_test_run", campaign.astart_test_run.with_options(retry_delay_seconds=0))
-    monkeypatch.setattr(campaign, "arerun_test_run", campaign.arerun_test_run.with_options(retry_delay_seconds=0))
+    monkeypatch.setattr(details, "FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(steps, "astart_test_run", steps.astart_test_run.with_options(retry_delay_seconds=0))
+    monkeypatch.setattr(steps, "arerun_test_run", steps.arerun_test_run.with_options(retry_delay_seconds=0))
 
 
 @pytest.fixture
@@ -306,7 +306,7 @@ async def test_a_rerun_that_cannot_be_followed_leaves_a_report_with_a_verdict(fl
     def refuse(*_: object) -> None:
         flaky.set_faults([{"on": STATUS, "kind": "status", "status": 401, "times": -1}])
 
-    real = campaign.arerun_test_run
+    real = steps.arerun_test_run
 
     async def rerun(*args: Any, **options: Any) -> Any:
         record = await real(*args, **options)
@@ -314,7 +314,7 @@ async def test_a_rerun_that_cannot_be_followed_leaves_a_report_with_a_verdict(fl
         return record
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(campaign, "arerun_test_run", rerun)
+        patch.setattr(steps, "arerun_test_run", rerun)
         report = await judge(flaky)
     assert report.verdict is Verdict.FAIL
     assert report.incidents == (Incident.WAIT_GAVE_UP,)

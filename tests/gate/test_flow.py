@@ -41,7 +41,7 @@ from prefect_qatech import (
     waiting,
     waits,
 )
-from prefect_qatech.gate import campaign
+from prefect_qatech.gate import details, steps
 from prefect_qatech.report import load_verdict_json
 from prefect_qatech.report.escape import cell_text
 from prefect_qatech.sandbox import Sandbox
@@ -73,10 +73,10 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     async def sleep(seconds: float) -> None:
         """Nothing."""
 
-    monkeypatch.setattr(campaign, "DETAILS_FIRST_PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(campaign, "DETAILS_SECONDS", 1)
-    monkeypatch.setattr(campaign, "astart_test_run", campaign.astart_test_run.with_options(retry_delay_seconds=0))
-    monkeypatch.setattr(campaign, "arerun_test_run", campaign.arerun_test_run.with_options(retry_delay_seconds=0))
+    monkeypatch.setattr(details, "FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(details, "MAX_SECONDS", 1)
+    monkeypatch.setattr(steps, "astart_test_run", steps.astart_test_run.with_options(retry_delay_seconds=0))
+    monkeypatch.setattr(steps, "arerun_test_run", steps.arerun_test_run.with_options(retry_delay_seconds=0))
 
 
 @contextmanager

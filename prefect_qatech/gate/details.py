@@ -1,0 +1,91 @@
+"""The details of an attempt's tests that did not pass. They belong to the evidence: they are asked for like a poll."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+
+from prefect_qatech.client import QATechClient
+from prefect_qatech.credentials import QATechCredentials
+from prefect_qatech.exceptions import QATechAPIError
+from prefect_qatech.models import FINAL_STATUSES, QATechRun, QATechRunTestCaseDetails
+
+AT_ONCE = 8
+MAX_SECONDS = 120.0
+"""How long the details of an attempt's tests are asked for, all together, however the requests fail."""
+FIRST_PAUSE_SECONDS = 1.0
+MAX_PAUSE_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Details:
+    """What was found out about the tests of a run that did not pass.
+
+    Attributes:
+        by_short_id: Run test case short id to its details.
+        lost: Short ids of those whose details could not be had.
+    """
+
+    by_short_id: Mapping[str, QATechRunTestCaseDetails] = field(default_factory=dict)
+    lost: frozenset[str] = frozenset()
+
+
+async def details_of(
+    credentials: QATechCredentials,
+    run: QATechRun,
+    seconds_left: float,
+    *,
+    wait_for_turn: Callable[[float], Awaitable[None]],
+    sleep: Callable[[float], Awaitable[None]],
+    logger: Any,
+) -> Details:
+    """Ask for the details of each test case that ended without a pass, for its error code.
+
+    A request that fails and may be repeated is repeated like a poll, until the deadline.
+
+    Args:
+        credentials: How to reach QA.tech.
+        run: The run with its test cases.
+        seconds_left: How long the campaign has; at its deadline each is asked for once, as the run itself is polled.
+        wait_for_turn: Waits until a request may be sent, up to so many seconds.
+        sleep: Sleeps for so many seconds.
+        logger: Told of each that could not be had.
+
+    Returns:
+        What was found, and what was lost.
+    """
+    wanted = [
+        case.short_id
+        for case in run.test_cases
+        if case.short_id and case.status in FINAL_STATUSES and (case.status, case.result) != ("COMPLETED", "PASSED")
+    ]
+    found: dict[str, QATechRunTestCaseDetails] = {}
+    if not wanted:
+        return Details()
+    limit = anyio.CapacityLimiter(AT_ONCE)
+    deadline = time.monotonic() + min(MAX_SECONDS, seconds_left)
+
+    async def ask_for(client: QATechClient, short_id: str) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                async with limit:
+                    await wait_for_turn(max(0.0, deadline - time.monotonic()))
+                    found[short_id] = await client.get_run_test_case(short_id)
+                return
+            except (QATechAPIError, ValueError) as error:
+                retryable = isinstance(error, QATechAPIError) and error.retryable
+                wait = max(pause, getattr(error, "retry_after_seconds", None) or 0.0)
+                if not retryable or time.monotonic() + wait > deadline:
+                    logger.warning("The details of test case %s could not be had: %s", short_id, error)
+                    return
+            await sleep(wait)
+            pause = min(2 * pause, MAX_PAUSE_SECONDS)
+
+    with anyio.move_on_after(max(0.0, deadline - time.monotonic()) + credentials.timeout_seconds):
+        async with credentials.get_client() as client, anyio.create_task_group() as group:
+            for short_id in wanted:
+                group.start_soon(ask_for, client, short_id)
+    return Details(found, frozenset(wanted) - set(found))

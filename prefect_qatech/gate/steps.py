@@ -1,0 +1,223 @@
+"""A campaign's steps in a flow run: tasks, the ledger, the journal, suspension, and a person in Prefect's UI."""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+from prefect.context import FlowRunContext
+
+from prefect_qatech import artifacts, events, ledger
+from prefect_qatech._prefect import run_logger
+from prefect_qatech.artifacts import artifact_key
+from prefect_qatech.credentials import QATechCredentials
+from prefect_qatech.exceptions import InvalidInputError
+from prefect_qatech.gate import journal, suspend
+from prefect_qatech.gate.approval import ask, ask_suspended
+from prefect_qatech.gate.campaign import Beginning, NextRun
+from prefect_qatech.gate.details import Details, details_of
+from prefect_qatech.gate.settings import GateSettings
+from prefect_qatech.ledger import QATechRunRecord
+from prefect_qatech.models import QATechRun, QATechRunRequest
+from prefect_qatech.report.model import GateDecision, GateReport
+from prefect_qatech.tasks import address_of, apublish_gate_report, arerun_test_run, astart_test_run, no_retry_after
+from prefect_qatech.twins import sleep_unless_stopped
+from prefect_qatech.waits import await_for_test_run, turn_of
+
+_RECORD_SECONDS = 30.0
+
+
+@dataclass
+class FlowRunSteps:
+    """The steps of a gate in the current flow run; `Steps` says what each does.
+
+    Attributes:
+        credentials: How to reach QA.tech.
+        request: What to run, where.
+        settings: How the gate goes about its work.
+        run: A run to judge instead of starting one.
+    """
+
+    credentials: QATechCredentials
+    request: QATechRunRequest
+    settings: GateSettings
+    run: QATechRunRecord | str | None = None
+
+    @property
+    def flow_run_id(self) -> str | None:
+        context = FlowRunContext.get()
+        return str(context.flow_run.id) if context is not None and context.flow_run is not None else None
+
+    async def begin(self) -> Beginning:
+        seconds, run, target = self.settings.policy.deadline_seconds, self.run, self.settings.target
+        has_stale_pass = False
+        if run is None:
+            with no_retry_after(seconds):
+                first = await journal.through_outages(self._start, seconds)
+        else:
+            first = await journal.through_outages(lambda: self._attach(run), seconds)
+            has_stale_pass = await journal.through_outages(
+                lambda: journal.has_stale_pass(first, target), seconds, first
+            )
+        began = await journal.through_outages(lambda: journal.window_of(first), seconds, first)
+        return Beginning(
+            first,
+            _seconds_left(began, seconds),
+            evidence_is_older=await journal.through_outages(lambda: journal.is_older(first), seconds, first),
+            is_one_run_only=run is not None and first.kind == "attached",
+            has_stale_pass=has_stale_pass,
+        )
+
+    async def _start(self) -> QATechRunRecord:
+        return await astart_campaign(
+            self.credentials, self.request, target=self.settings.target, label=self.settings.slot_label
+        )
+
+    async def _attach(self, run: QATechRunRecord | str) -> QATechRunRecord:
+        """Take a run that was started elsewhere; recorded like a start, so that a restart keeps its deadline."""
+        known = run if isinstance(run, QATechRunRecord) else None
+        run_short_id = ledger.short_id_of(run)
+        if (of := await ledger.first_run_of(run)) is not None:
+            raise InvalidInputError(
+                f"Run {run_short_id} is a rerun of {of.run_short_id}, and holds a part of that run's tests only. "
+                f'Nothing was sent. Judge the first run of the campaign: run="{of.run_short_id}".'
+            )
+        call = ledger.Call(
+            kind="attach",
+            what=f"run {run_short_id}",
+            fingerprint=ledger.fingerprint(run_short_id),
+            address=address_of(self.credentials),
+            # One run is one piece of evidence, wherever in the flow run it is asked for.
+            label=self.settings.slot_label or f"run {run_short_id}",
+        )
+        attached = QATechRunRecord(kind="attached", run_short_id=run_short_id, started_at=datetime.now(timezone.utc))
+        return await ledger.attach(call, known or attached)
+
+    async def is_on_record(self, rerun: NextRun) -> bool:
+        return await journal.through_outages(
+            lambda: ledger.is_on_record(rerun.first, _label_of(rerun)), _RECORD_SECONDS, rerun.first
+        )
+
+    async def rerun(self, rerun: NextRun, seconds_left: float) -> QATechRunRecord:
+        first = rerun.first
+
+        async def send() -> QATechRunRecord:
+            return await arerun_test_run(
+                self.credentials,
+                rerun.base.run_short_id,
+                failed_only=rerun.failed_only,
+                test_case_ids=rerun.test_case_ids,
+                label=_label_of(rerun),
+                artifact_key=artifact_key("rerun", self.settings.label or first.plan_short_id or first.run_short_id),
+            )
+
+        with no_retry_after(seconds_left):
+            return await journal.through_outages(send, max(0.0, seconds_left), first)
+
+    async def wait(self, record: QATechRunRecord, seconds_left: float) -> QATechRun:
+        if self.settings.waiting == "suspend" and seconds_left > 0:
+            # The process may end here; whoever is resumed comes here again, through the ledger.
+            began = time.monotonic()
+            await suspend.suspend_until_ended(self.credentials, record, seconds_left, self.settings.polling)
+            seconds_left = max(0.0, seconds_left - (time.monotonic() - began))
+        subject = self.settings.label or record.plan_short_id or self.request.test_plan_short_id or record.run_short_id
+        return await await_for_test_run(
+            self.credentials,
+            record,
+            seconds_left,
+            polling=self.settings.polling,
+            artifact_key=artifact_key("progress", subject),
+        )
+
+    async def details_of(self, run: QATechRun, seconds_left: float) -> Details:
+        return await details_of(
+            self.credentials,
+            run,
+            seconds_left,
+            wait_for_turn=turn_of(self.credentials),
+            sleep=sleep_unless_stopped,
+            logger=run_logger(),
+        )
+
+    async def decide(self, first: QATechRunRecord, report: GateReport) -> GateDecision:
+        """Ask a person, unless this evidence has been approved before."""
+        evidence = report.evidence_sha256
+        if (approval := await journal.approval_of(first, evidence)) is not None:
+            return approval
+        context = FlowRunContext.get()
+        run_count = context.flow_run.run_count if context is not None and context.flow_run is not None else 0
+        key = f"qatech-{evidence[:16]}-{run_count}"
+        is_suspending = self.settings.waiting == "suspend"
+        note = await suspend.read_note(key) if is_suspending else None
+        if note is None:
+            # Who decides must see what on.
+            await artifacts.publish_report(report)
+            await events.emit_gate_asked(report)
+        seconds = self.settings.decision_timeout_seconds
+        if is_suspending:
+            note = note or await suspend.write_note(key, "decision", seconds, self.credentials, first)
+            decision = await ask_suspended(report, until=note.until, key=key)
+        else:
+            decision = await ask(report, timeout_seconds=seconds, key=key)
+        if decision.approved:
+            await journal.record_approval(first, decision)
+        return decision
+
+    async def end(self, first: QATechRunRecord, report: GateReport) -> None:
+        if report.passed and (self.settings.target is None or self.run is not None):
+            await _keep(lambda: journal.record_pass(first, self.settings.target), "The pass")
+        try:
+            await apublish_gate_report(report, directory=self.settings.report_directory)
+        except Exception as error:  # the verdict counts, not the files that tell it
+            run_logger().error("The report could not be published as a whole: %s", error)
+        # Whoever retries a pass waits for nothing and reruns nothing, so no new time begins for it.
+        if not report.passed:
+            await _keep(lambda: journal.record_end(first, report.verdict.value), "The end of the campaign")
+
+
+async def astart_campaign(
+    credentials: QATechCredentials, request: QATechRunRequest, *, target: str | None, label: str | None
+) -> QATechRunRecord:
+    """Start the first run of a campaign, or find it: unless it has passed in an earlier attempt of the flow run.
+
+    Args:
+        credentials: How to reach QA.tech.
+        request: What to run, where.
+        target: What is tested, where it is named.
+        label: Names this start within the flow run.
+
+    Returns:
+        The run.
+    """
+    record = first = await astart_test_run(credentials, request, target=target, label=label)
+    again = 0
+    while record.found and await journal.has_stale_pass(record, target):
+        again += 1
+        run_logger().warning(
+            "Run %s passed in an earlier attempt of this flow run, and what runs now may be another version: it is "
+            "tested again. Name what is tested (target=...) to keep its evidence on a retry.",
+            record.run_short_id,
+        )
+        record = await astart_test_run(credentials, request, target=target, label=f"{first.slot}/again-{again}")
+    return record
+
+
+async def _keep(write: Callable[[], Awaitable[None]], what: str) -> None:
+    """Record something about a campaign that has a verdict; the verdict counts more than the record of it."""
+    try:
+        await journal.through_outages(write, _RECORD_SECONDS)
+    except Exception as error:
+        run_logger().error(
+            "%s could not be recorded (%s): a retry of this flow run may judge the same evidence again.", what, error
+        )
+
+
+def _label_of(rerun: NextRun) -> str:
+    return f"{rerun.first.slot}/rerun-{rerun.number}"
+
+
+def _seconds_left(began: datetime, deadline_seconds: float) -> Callable[[], float]:
+    """Return a function that returns the seconds until a deadline, by a monotonic clock from now on."""
+    passed = max(0.0, (datetime.now(timezone.utc) - began).total_seconds())
+    deadline = time.monotonic() + deadline_seconds - passed
+    return lambda: deadline - time.monotonic()
