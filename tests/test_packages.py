@@ -120,7 +120,7 @@ def test_init_writes_over_nothing(written: Path, installed: Path) -> None:
     mine.write_text("# my own")
     try:
         done = init(written, installed)
-        assert (done.returncode, mine.read_text()) == (2, "# my own")
+        assert (done.returncode, mine.read_text()) == (3, "# my own")
         assert "Nothing was written" in done.stderr
         assert "flows/check.py" in done.stderr
     finally:
@@ -129,7 +129,7 @@ def test_init_writes_over_nothing(written: Path, installed: Path) -> None:
 
 def test_in_a_clone_init_says_that_all_is_there(tmp_path: Path) -> None:
     done = run(sys.executable, "-m", "prefect_qatech.cli", "init", ".", cwd=tmp_path, PYTHONPATH=str(ROOT))
-    assert done.returncode == 2
+    assert done.returncode == 3
     assert "there already" in done.stderr
     assert list(tmp_path.iterdir()) == []
 

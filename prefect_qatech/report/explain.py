@@ -28,8 +28,8 @@ from prefect_qatech.report.wording import (
 from prefect_qatech.verdict import GatePolicy, GateVerdict, Reason, Verdict
 from prefect_qatech.verdict.judge import UNMATCHED
 
-EXIT_CODES = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 3}
-UNREADABLE = 2
+EXIT_CODES = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 2}
+UNREADABLE = 3
 _MAX_NAMES, _NAME, _SENTENCE, _NOTE = 50, 200, 500, 900
 
 
@@ -142,7 +142,7 @@ def explain_command(verdict_file: Path, policy_file: Path | None = None) -> int:
         policy_file: Another policy, YAML or JSON, with the fields of `GatePolicy`.
 
     Returns:
-        0 for pass, 1 for fail, 3 for inconclusive, as the other policy judges where there is one; 2 where a file can
+        0 for pass, 1 for fail, 2 for inconclusive, as the other policy judges where there is one; 3 where a file can
         not be read. Without another policy it is the worse of the recorded verdict and of what the runs give now.
     """
     try:

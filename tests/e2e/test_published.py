@@ -13,7 +13,7 @@ from tests.e2e.conftest import Deployed
 from tests.e2e.world import World, eventually
 
 EVENTS = {"pass": "qatech.gate.passed", "fail": "qatech.gate.failed", "inconclusive": "qatech.gate.inconclusive"}
-EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 3}
+EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 2}
 
 
 def event_of(world: World, name: str, label: str) -> dict[str, Any]:

@@ -92,8 +92,8 @@ def test_a_ledger_that_was_changed_is_told_and_does_not_pass(
         (campaigns.passing, 0),
         (campaigns.flaky_pass, 0),
         (everything, 1),
-        (campaigns.inconclusive, 3),
-        (campaigns.no_run, 3),
+        (campaigns.inconclusive, 2),
+        (campaigns.no_run, 2),
     ],
 )
 def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str], make: object, code: int) -> None:
@@ -104,7 +104,7 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str], make: ob
 
 @pytest.mark.parametrize(
     ("policy", "code"),
-    [("max_flaky: 0\n", 1), ('{"max_flaky": 1}', 0), ("min_decided: 3", 3), ("", 0)],
+    [("max_flaky: 0\n", 1), ('{"max_flaky": 1}', 0), ("min_decided: 3", 2), ("", 0)],
 )
 def test_exit_codes_under_another_policy(tmp_path: Path, policy: str, code: int) -> None:
     verdict = written(tmp_path, render_verdict_json(campaigns.flaky_pass()))
@@ -131,7 +131,7 @@ def test_exit_codes_under_another_policy(tmp_path: Path, policy: str, code: int)
 )
 def test_a_policy_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str], policy: str) -> None:
     verdict = written(tmp_path, render_verdict_json(campaigns.flaky_pass()))
-    assert explain_command(verdict, written(tmp_path, policy, "policy.yaml")) == 2
+    assert explain_command(verdict, written(tmp_path, policy, "policy.yaml")) == 3
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("Cannot explain: ")
@@ -142,18 +142,18 @@ def test_a_policy_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     verdict = written(tmp_path, render_verdict_json(campaigns.flaky_pass()))
-    assert explain_command(tmp_path / "nowhere.json") == 2
-    assert explain_command(tmp_path) == 2
-    assert explain_command(verdict, tmp_path / "nowhere.yaml") == 2
+    assert explain_command(tmp_path / "nowhere.json") == 3
+    assert explain_command(tmp_path) == 3
+    assert explain_command(verdict, tmp_path / "nowhere.yaml") == 3
     (tmp_path / "latin.json").write_bytes(b"\xff\xfe")
-    assert explain_command(tmp_path / "latin.json") == 2
-    assert explain_command(written(tmp_path, "{}")) == 2
+    assert explain_command(tmp_path / "latin.json") == 3
+    assert explain_command(written(tmp_path, "{}")) == 3
     assert capsys.readouterr().err.count("Cannot explain: ") == 5
 
 
 def test_a_quarantine_that_nobody_can_date_is_refused(tmp_path: Path) -> None:
     report = json.loads(render_verdict_json(everything()))
-    assert explain_command(written(tmp_path, json.dumps({**report, "judged_on": None}))) == 2
+    assert explain_command(written(tmp_path, json.dumps({**report, "judged_on": None}))) == 3
 
 
 def test_a_policy_file_may_hold_dates(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_it_serves_until_a_signal(number: signal.Signals) -> None:
 
 def fail(*arguments: str) -> str:
     done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=30, check=False)
-    assert done.returncode == 2
+    assert done.returncode == 3
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     return done.stderr

@@ -5,16 +5,31 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
-from cyclopts import App
+from cyclopts import App, CycloptsError
+
+from prefect_qatech.cli.exits import ERROR, end
 
 T = TypeVar("T")
 
 __all__ = ["app", "main"]
 
 app = App(name="prefect-qatech", help="Run QA.tech tests from Prefect: tools for development and operation.")
+
+
+# Named and not imported: they need Prefect's blocks, which take a second to import, and `--help` is to be quick.
+_EXIT_CODES = (
+    "Exit codes: 0 pass, 1 fail, 2 inconclusive, 3 error, 130 interrupted (what was started goes on at QA.tech)."
+)
+for name, about in {
+    "run": f"Run tests, rerun what failed, and judge; without a Prefect server.\n\n{_EXIT_CODES}",
+    "rerun": f"Run a run's test cases again, wait, and judge.\n\n{_EXIT_CODES}",
+    "wait": f"Wait for a run that was started elsewhere, and judge it.\n\n{_EXIT_CODES}",
+    "status": "Show how a run stands now.\n\nExit codes: 0 it was read, 3 error. What is judged, `wait` says.",
+}.items():
+    app.command(f"prefect_qatech.cli.run:{name}", help=about)
 
 
 @app.command
@@ -29,12 +44,12 @@ def sandbox(*, port: int = 8400, scenario: Path | None = None, speed: float = 60
     try:
         from prefect_qatech.sandbox import SandboxError, ScenarioError, serve
     except ModuleNotFoundError as error:
-        _end(f'{error.name} is not installed: pip install "prefect-qatech[sandbox]"')
+        end(f'{error.name} is not installed: pip install "prefect-qatech[sandbox]"')
         return
     try:
         serve(port, scenario=scenario, speed=speed)
     except (SandboxError, ScenarioError, ValueError) as error:
-        _end(str(error))
+        end(str(error))
 
 
 @app.command
@@ -44,19 +59,19 @@ def init(directory: Path) -> None:
     Args:
         directory: Where to; made where it is missing.
     """
-    examples = Path(__file__).parent / "_examples"
+    examples = Path(__file__).parent.parent / "_examples"
     if not examples.is_dir():
-        _end("This is a clone of the repository: flows/, prefect.yaml and deployments/ are there already.")
+        end("This is a clone of the repository: flows/, prefect.yaml and deployments/ are there already.")
     files = sorted(path.relative_to(examples) for path in examples.rglob("*") if path.is_file())
     if there := [str(file) for file in files if (directory / file).exists()]:
-        _end(f"Nothing was written: {', '.join(there)} would be written over in {directory}.")
+        end(f"Nothing was written: {', '.join(there)} would be written over in {directory}.")
     try:
         for file in files:
             (directory / file).parent.mkdir(parents=True, exist_ok=True)
             (directory / file).write_bytes((examples / file).read_bytes())
             print(directory / file)
     except OSError as error:
-        _end(str(error))
+        end(str(error))
     print(
         "Change three names in prefect.yaml, then `prefect deploy --all`. The test needs pytest and the extra sandbox."
     )
@@ -66,7 +81,7 @@ def init(directory: Path) -> None:
 def explain(verdict_file: Path, *, policy: Path | None = None) -> None:
     """Say rule by rule why a gate's verdict is what it is, and what another policy would have said; offline.
 
-    Exit codes: 0 pass, 1 fail, 2 a file that cannot be read, 3 inconclusive.
+    Exit codes: 0 pass, 1 fail, 2 inconclusive, 3 a file that cannot be read.
 
     Args:
         verdict_file: A `verdict.json`.
@@ -93,7 +108,7 @@ def ledger_list(flow_run_id: UUID) -> None:
     """
     from prefect_qatech.ledger import read_ledger
 
-    entries = _or_end(lambda: read_ledger(flow_run_id))
+    entries = _orend(lambda: read_ledger(flow_run_id))
     for entry in entries:
         run = f"{entry.run.run_short_id}  {entry.run.run_url or ''}" if entry.run else "OPEN: outcome unknown"
         label = f"  label {entry.label!r}" if entry.label else ""
@@ -114,7 +129,7 @@ def ledger_attach(flow_run_id: UUID, slot: str, run_short_id: str, *, url: str |
     """
     from prefect_qatech.ledger import attach_run
 
-    record = _or_end(lambda: attach_run(flow_run_id, slot, run_short_id, run_url=url))
+    record = _orend(lambda: attach_run(flow_run_id, slot, run_short_id, run_url=url))
     print(f"Run {record.run_short_id} is on record. Retry the flow run to take it up.")
 
 
@@ -128,26 +143,20 @@ def ledger_clear(flow_run_id: UUID, slot: str) -> None:
     """
     from prefect_qatech.ledger import clear_intent
 
-    _or_end(lambda: clear_intent(flow_run_id, slot))
+    _orend(lambda: clear_intent(flow_run_id, slot))
     print("The intent is cleared. Retry the flow run to start anew.")
 
 
-def _or_end(do: Callable[[], T]) -> T:
+def _orend(do: Callable[[], T]) -> T:
     try:
         return do()
     except ValueError as error:
-        _end(str(error))
-
-
-def _end(message: str) -> NoReturn:
-    print(f"prefect-qatech: {message}", file=sys.stderr)
-    sys.exit(2)
+        end(str(error))
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
-
-
-if __name__ == "__main__":
-    main()
+    """Run the command line; whatever is wrong with the arguments, the exit code is that of an error."""
+    try:
+        app(sys.argv[1:], exit_on_error=False, print_error=True)
+    except CycloptsError:
+        sys.exit(ERROR)

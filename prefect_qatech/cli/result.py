@@ -1,0 +1,91 @@
+"""What a command that judged something leaves behind: text or JSON on stdout, files, and what CI services take."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+from prefect_qatech.cli.ci import tell_ci
+from prefect_qatech.cli.display import one_line
+from prefect_qatech.exceptions import InvalidInputError
+from prefect_qatech.report import check_report_directory, render_junit, render_verdict_json, write_report_files
+from prefect_qatech.report.model import GateReport, ReportedTest
+from prefect_qatech.report.wording import HEADLINES, caveats, counts_text
+from prefect_qatech.verdict import TestVerdict, Verdict
+
+MAX_TESTS = 50
+
+
+def check_can_write(directory: Path | None) -> None:
+    """Check, before anything is started, that a report can be written.
+
+    Args:
+        directory: The directory of the report, where one is wanted.
+
+    Raises:
+        InvalidInputError: It cannot.
+    """
+    if directory is not None:
+        check_report_directory(directory)
+    if find_spec("junitparser") is None:
+        raise InvalidInputError('JUnit files need an extra: pip install "prefect-qatech[junit]"')
+
+
+def show(
+    report: GateReport, *, junit: Path | None, directory: Path | None, as_json: bool, environ: Mapping[str, str]
+) -> None:
+    """Print a report, write its files, and tell the CI service.
+
+    Args:
+        report: The report.
+        junit: Where to write JUnit XML.
+        directory: Where to write all files of the report.
+        as_json: Whether stdout gets JSON.
+        environ: The environment, which tells of the CI service.
+
+    Raises:
+        OSError: A file could not be written; the report is printed by then.
+    """
+    if as_json:
+        print(render_verdict_json(report))
+    else:
+        for line in lines_of(report):
+            print(line)
+    sys.stdout.flush()
+    if directory is not None:
+        write_report_files(report, directory)
+    if junit is not None:
+        junit.parent.mkdir(parents=True, exist_ok=True)
+        junit.write_text(render_junit(report), encoding="utf-8")
+    for line in tell_ci(report, directory or Path("qatech-report"), environ):
+        # stdout may be JSON for a program; CI services read both.
+        print(line, file=sys.stderr)
+
+
+def lines_of(report: GateReport) -> Iterator[str]:
+    """Return a report as lines for a terminal: links first, then the verdict, then the tests that did not pass.
+
+    Args:
+        report: The report.
+    """
+    for attempt in report.attempts:
+        yield one_line(f"Run {attempt.run_short_id}: {attempt.run_url or 'no address given'}")
+    about = f" for {report.target}" if report.target else ""
+    yield one_line(f"{HEADLINES[report.verdict]}{about}")
+    yield one_line(counts_text(report))
+    for reason in report.reasons:
+        if reason.verdict is not Verdict.PASS:
+            yield f"  {one_line(reason.sentence)}"
+    told = [test for test in report.tests if test.verdict is not TestVerdict.PASSED]
+    for test in told[:MAX_TESTS]:
+        yield f"  {test.verdict.value:<12} {one_line(test.name + _why(test))}"
+    if len(told) > MAX_TESTS:
+        yield f"  and {len(told) - MAX_TESTS} more"
+    for sentence in [*report.notes, *(sentence for sentence, _ in caveats(report))]:
+        yield f"  Note: {one_line(sentence)}"
+
+
+def _why(test: ReportedTest) -> str:
+    return "".join([f": {test.reason}" if test.reason else "", f" ({test.url})" if test.url else ""])

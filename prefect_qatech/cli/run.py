@@ -1,0 +1,398 @@
+"""The commands that run tests without a Prefect server: run, rerun, wait, status."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from cyclopts import Group, Parameter
+
+from prefect_qatech.cli.disk import FIRST, RunJournal, check_journal_directory
+from prefect_qatech.cli.display import Display, display_for, one_line
+from prefect_qatech.cli.exits import EXIT_CODES, INTERRUPTED, end
+from prefect_qatech.cli.result import check_can_write, show
+from prefect_qatech.cli.steps import Mode, TerminalSteps
+from prefect_qatech.client import QATechClient
+from prefect_qatech.credentials import QATechCredentials
+from prefect_qatech.exceptions import InvalidInputError, QATechError
+from prefect_qatech.gate.campaign import GateCampaign
+from prefect_qatech.ids import check_run_short_id
+from prefect_qatech.ledger import QATechRunRecord
+from prefect_qatech.models import (
+    QATechApplication,
+    QATechEnvironment,
+    QATechRerunRequest,
+    QATechRun,
+    QATechRunRequest,
+    QATechStartedRun,
+)
+from prefect_qatech.polling import QATechPolling
+from prefect_qatech.report import load_policy
+from prefect_qatech.report.model import GateReport
+from prefect_qatech.verdict import GatePolicy
+
+if sys.version_info >= (3, 11):
+    from typing import Never
+else:
+    from typing_extensions import Never
+
+T = TypeVar("T")
+
+DEFAULT_JOURNAL = Path(".qatech")
+POLLING = QATechPolling()
+
+_WHAT = Group("What to test", sort_key=1)
+_RULES = Group("Rules", sort_key=2)
+_OUTPUT = Group("Output", sort_key=3)
+_ONCE = Group("Never twice", sort_key=4)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Rules:
+    """What is tolerated, and for how long is waited.
+
+    Attributes:
+        rerun_failed: How often what failed is rerun, before the verdict.
+        policy: The gate's policy, a YAML or JSON file with the fields of `GatePolicy`.
+        deadline_seconds: How long the whole may take, reruns included.
+    """
+
+    rerun_failed: Annotated[int | None, Parameter(group=_RULES)] = None
+    policy: Annotated[Path | None, Parameter(group=_RULES)] = None
+    deadline_seconds: Annotated[float | None, Parameter(group=_RULES)] = None
+
+    def to_policy(self) -> GatePolicy:
+        policy = load_policy(self.policy) if self.policy is not None else GatePolicy()
+        given = {"max_reruns": self.rerun_failed, "deadline_seconds": self.deadline_seconds}
+        changes = {name: value for name, value in given.items() if value is not None}
+        return GatePolicy(**{**policy.model_dump(), **changes}) if changes else policy
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Output:
+    """Where the result goes.
+
+    Attributes:
+        junit: Write the tests as JUnit XML to this file. Needs the extra `junit`.
+        report: Write verdict.json, junit.xml, ctrf.json and summary.md to this directory.
+        json: Print the report as JSON on stdout, instead of text.
+    """
+
+    junit: Annotated[Path | None, Parameter(group=_OUTPUT)] = None
+    report: Annotated[Path | None, Parameter(group=_OUTPUT)] = None
+    json: Annotated[bool, Parameter(group=_OUTPUT, negative="")] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Once:
+    """How a command that was run before is met.
+
+    Attributes:
+        journal: Where it is kept what was started.
+        resume: Go on with the runs that an earlier command with the same request has started.
+        anew: Start anew, whatever an earlier command has started.
+        started: With --resume: the run that the earlier command has started, as found at QA.tech.
+        not_started: With --resume: the earlier command has surely started nothing.
+    """
+
+    journal: Annotated[Path, Parameter(group=_ONCE)] = DEFAULT_JOURNAL
+    resume: Annotated[bool, Parameter(group=_ONCE, negative="")] = False
+    anew: Annotated[bool, Parameter(group=_ONCE, negative="")] = False
+    started: Annotated[str | None, Parameter(group=_ONCE)] = None
+    not_started: Annotated[bool, Parameter(group=_ONCE, negative="")] = False
+
+    def mode(self) -> Mode:
+        if self.resume and self.anew:
+            raise InvalidInputError("Give --resume or --anew, not both.")
+        if (self.started is not None or self.not_started) and not self.resume:
+            raise InvalidInputError("--started and --not-started go with --resume.")
+        if self.started is not None and self.not_started:
+            raise InvalidInputError("Give --started or --not-started, not both.")
+        return "resume" if self.resume else "anew" if self.anew else "new"
+
+    def open(self, asked: dict[str, Any]) -> RunJournal:
+        """Open the journal of a campaign, and settle there what the user has found out."""
+        check_journal_directory(self.journal)
+        journal = RunJournal(self.journal, asked)
+        open_slots = [slot for slot in journal.slots() if journal.has_open_intent(slot)]
+        if self.started is not None:
+            slot = _only(open_slots)
+            journal.record(
+                slot,
+                QATechRunRecord(
+                    kind="attached" if slot == FIRST else "rerun",
+                    run_short_id=check_run_short_id(self.started),
+                    started_at=datetime.now(timezone.utc),
+                ),
+            )
+        if self.not_started:
+            journal.clear_intent(_only(open_slots))
+        return journal
+
+
+def _only(open_slots: Sequence[str]) -> str:
+    if len(open_slots) != 1:
+        raise InvalidInputError(
+            "Nothing is open in the journal of this request: leave --started and --not-started out."
+        )
+    return open_slots[0]
+
+
+def run(
+    *,
+    plan: Annotated[str | None, Parameter(group=_WHAT)] = None,
+    test_case: Annotated[list[str] | None, Parameter(group=_WHAT, negative="")] = None,
+    url: Annotated[list[str] | None, Parameter(group=_WHAT, negative="")] = None,
+    environment: Annotated[list[str] | None, Parameter(group=_WHAT, negative="")] = None,
+    build: Annotated[list[str] | None, Parameter(group=_WHAT, negative="")] = None,
+    target: Annotated[str | None, Parameter(group=_WHAT)] = None,
+    rules: Rules = Rules(),
+    output: Output = Output(),
+    once: Once = Once(),
+) -> Never:
+    """Run tests, rerun what failed, and say whether the release may go out; no Prefect server is needed.
+
+    The token is read from QATECH_API_TOKEN (or QATECH_API_KEY), its address and project from QATECH_API_URL and
+    QATECH_PROJECT_SHORT_ID.
+
+    Exit codes: 0 pass, 1 fail, 2 inconclusive, 3 error, 130 interrupted (the run goes on at QA.tech; --resume).
+
+    Args:
+        plan: The test plan, pln_...; the project's default plan when absent.
+        test_case: UUID of a test case, instead of a plan; may be repeated.
+        url: APPLICATION=ADDRESS, where an application is tested; may be repeated.
+        environment: APPLICATION=ENVIRONMENT, a saved environment; may be repeated.
+        build: APPLICATION=BUILD, a mobile build; may be repeated.
+        target: What is tested: a commit, say. With --resume, evidence for the same target is kept.
+    """
+
+    def work(display: Display) -> Coroutine[Any, Any, GateReport]:
+        credentials = QATechCredentials.from_env()
+        request = QATechRunRequest(
+            test_plan_short_id=plan,
+            test_case_ids=test_case,
+            applications=_applications(url, environment, build),
+        )
+
+        async def start(client: QATechClient) -> QATechStartedRun:
+            return await client.start_run(request)
+
+        asked = {"request": request.to_json(), "target": target, **_place_of(credentials)}
+        policy = rules.to_policy()
+        mode = once.mode()
+        steps = TerminalSteps(
+            credentials,
+            once.open(asked),
+            display,
+            policy.deadline_seconds,
+            start=start,
+            plan_short_id=plan,
+            target=target,
+            mode=mode,
+            polling=POLLING,
+        )
+        return _campaign(steps, policy, plan, target).run()
+
+    _gate(work, output, resume=True)
+
+
+def rerun(
+    run: str,
+    /,
+    *,
+    failed_only: Annotated[bool, Parameter(negative="")] = False,
+    test_case: Annotated[list[str] | None, Parameter(negative="")] = None,
+    target: str | None = None,
+    rules: Rules = Rules(),
+    output: Output = Output(),
+    once: Once = Once(),
+) -> Never:
+    """Run a run's test cases again, wait, and judge what was run again; no Prefect server is needed.
+
+    Exit codes: 0 pass, 1 fail, 2 inconclusive, 3 error, 130 interrupted.
+
+    Args:
+        run: The run's short id, the last part of its address.
+        failed_only: Only what failed, was skipped or ended in an error.
+        test_case: UUID of a test case to repeat; may be repeated.
+        target: What is tested: a commit, say.
+    """
+
+    def work(display: Display) -> Coroutine[Any, Any, GateReport]:
+        credentials = QATechCredentials.from_env()
+        request = QATechRerunRequest(failed_only=failed_only, test_case_ids=test_case)
+        base = check_run_short_id(run)
+
+        async def start(client: QATechClient) -> QATechStartedRun:
+            return await client.rerun(base, request)
+
+        asked = {"rerun": request.to_json(), "of": base, "target": target, **_place_of(credentials)}
+        policy = rules.to_policy()
+        mode = once.mode()
+        steps = TerminalSteps(
+            credentials,
+            once.open(asked),
+            display,
+            policy.deadline_seconds,
+            start=start,
+            target=target,
+            mode=mode,
+            polling=POLLING,
+        )
+        return _campaign(steps, policy, None, target).run()
+
+    _gate(work, output, resume=True)
+
+
+def wait(
+    run: str,
+    /,
+    *,
+    target: str | None = None,
+    rules: Rules = Rules(),
+    output: Output = Output(),
+) -> Never:
+    """Wait for a run that was started elsewhere, and judge it; nothing is started but for --rerun-failed.
+
+    Exit codes: 0 pass, 1 fail, 2 inconclusive, 3 error, 130 interrupted.
+
+    Args:
+        run: The run's short id, the last part of its address.
+        target: What is tested: a commit, say.
+    """
+
+    def work(display: Display) -> Coroutine[Any, Any, GateReport]:
+        credentials = QATechCredentials.from_env()
+        attached = QATechRunRecord(
+            kind="attached", run_short_id=check_run_short_id(run), started_at=datetime.now(timezone.utc)
+        )
+        policy = rules.to_policy()
+        if rules.rerun_failed is None:
+            policy = policy.model_copy(update={"max_reruns": 0})
+        journal = RunJournal(DEFAULT_JOURNAL, {"attached": attached.run_short_id, **_place_of(credentials)})
+        steps = TerminalSteps(
+            credentials, journal, display, policy.deadline_seconds, attached=attached, target=target, polling=POLLING
+        )
+        return _campaign(steps, policy, None, target).run()
+
+    _gate(work, output, resume=False)
+
+
+def status(run: str, /, *, json: Annotated[bool, Parameter(negative="")] = False) -> Never:
+    """Show how a run stands now, with its tests.
+
+    Exit codes: 0 it was read, 3 error. Whether a release may go out, `wait` says.
+
+    Args:
+        run: The run's short id, the last part of its address.
+        json: Print it as JSON.
+    """
+
+    async def look() -> QATechRun:
+        async with QATechCredentials.from_env().get_client() as client:
+            return await client.get_run(check_run_short_id(run), test_cases="all")
+
+    try:
+        found = asyncio.run(look())
+    except (QATechError, ValueError) as error:
+        end(str(error))
+    if json:
+        print(found.model_dump_json(by_alias=False))
+    else:
+        result = f" ({found.result})" if found.result else ""
+        print(
+            one_line(
+                f"Run {found.run_short_id}: {found.status or 'no status'}{result}, "
+                f"{found.finished_test_count} of {len(found.test_cases)} test cases finished"
+            )
+        )
+        for case in found.test_cases:
+            print(
+                one_line(
+                    f"  {case.result or case.status:<9} {case.name}"
+                    + (f": {case.result_title}" if case.result_title else "")
+                )
+            )
+    sys.exit(0)
+
+
+def _campaign(steps: TerminalSteps, policy: GatePolicy, plan: str | None, target: str | None) -> GateCampaign:
+    return GateCampaign(
+        steps,
+        policy,
+        logger=steps.logger,
+        plan_short_id=plan,
+        target=target,
+        first_poll_seconds=steps.polling.first_seconds,
+    )
+
+
+def _place_of(credentials: QATechCredentials) -> dict[str, str | None]:
+    return {"at": credentials.api_url, "project": credentials.project_short_id}
+
+
+def _applications(
+    urls: list[str] | None, environments: list[str] | None, builds: list[str] | None
+) -> list[QATechApplication] | None:
+    applications = [
+        QATechApplication(application_short_id=name, environment=QATechEnvironment(**{field: value}))
+        for option, field, given in (
+            ("--url", "url", urls),
+            ("--environment", "short_id", environments),
+            ("--build", "application_build_short_id", builds),
+        )
+        for name, value in (_pair(option, text) for text in given or [])
+    ]
+    return applications or None
+
+
+def _pair(option: str, text: str) -> tuple[str, str]:
+    name, is_pair, value = text.partition("=")
+    if not (is_pair and name and value):
+        raise InvalidInputError(f"{option} {text}: APPLICATION=... is needed, such as {option} app_shop=https://...")
+    return name, value
+
+
+def _gate(work: Any, output: Output, *, resume: bool) -> Never:
+    """Do the work, print its report and end with the exit code of its verdict."""
+    display = display_for(os.environ)
+    try:
+        if output.junit is not None or output.report is not None:
+            check_can_write(output.report)
+        report = asyncio.run(_interruptible(work(display)))
+        show(report, junit=output.junit, directory=output.report, as_json=output.json, environ=os.environ)
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        display.close()
+        display.tell(
+            "Interrupted." + (" What was started goes on at QA.tech; --resume goes on with it." if resume else "")
+        )
+        sys.exit(INTERRUPTED)
+    except (QATechError, ValueError, OSError) as error:
+        display.close()
+        if output.json:
+            with suppress(OSError):
+                print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+        end(one_line(str(error)))
+    sys.exit(EXIT_CODES[report.verdict])
+
+
+async def _interruptible(work: Coroutine[Any, Any, T]) -> T:
+    """Do the work; Ctrl-C and SIGTERM cancel it, so that a POST that is under way is put down first."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
+            if task is not None:
+                loop.add_signal_handler(number, task.cancel)
+    return await work

@@ -1,0 +1,248 @@
+"""A campaign's steps (`gate.campaign.Steps`) without Prefect: the client, a journal on disk, and a display."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any, Literal, TypeVar
+
+import anyio
+
+from prefect_qatech.addresses import is_web_link
+from prefect_qatech.cli.disk import FIRST, RunJournal
+from prefect_qatech.cli.display import Display
+from prefect_qatech.client import QATechClient
+from prefect_qatech.credentials import QATechCredentials
+from prefect_qatech.exceptions import InvalidInputError, QATechAPIError, QATechError, StartOutcomeUnknown
+from prefect_qatech.gate.campaign import Beginning, NextRun
+from prefect_qatech.gate.details import Details, details_of
+from prefect_qatech.ledger import QATechRunRecord
+from prefect_qatech.models import QATechRerunRequest, QATechRun, QATechStartedRun
+from prefect_qatech.polling import QATechPolling
+from prefect_qatech.report.model import GateDecision, GateReport
+from prefect_qatech.waiting import Surroundings, wait_for_run
+
+T = TypeVar("T")
+
+RETRY_DELAYS_SECONDS = (2.0, 10.0, 30.0)
+
+Start = Callable[[QATechClient], Awaitable[QATechStartedRun]]
+Mode = Literal["new", "resume", "anew"]
+
+
+@dataclass
+class TerminalSteps:
+    """The steps of a gate at a terminal.
+
+    Attributes:
+        credentials: How to reach QA.tech.
+        journal: What was started.
+        display: Shows what goes on.
+        deadline_seconds: How long the campaign has.
+        start: Sends the POST of the first run; None where `attached` is judged.
+        attached: A run that was started elsewhere.
+        plan_short_id: The plan that is asked for.
+        target: What is tested, where it is named.
+        mode: `new` refuses a campaign that is on record without a verdict, `resume` goes on with it, `anew` leaves it.
+        polling: How often to poll a run.
+        sleep: Sleeps for so many seconds.
+    """
+
+    credentials: QATechCredentials
+    journal: RunJournal
+    display: Display
+    deadline_seconds: float
+    start: Start | None = None
+    attached: QATechRunRecord | None = None
+    plan_short_id: str | None = None
+    target: str | None = None
+    mode: Mode = "new"
+    polling: QATechPolling = field(default_factory=QATechPolling)
+    sleep: Callable[[float], Awaitable[None]] = anyio.sleep
+
+    @property
+    def flow_run_id(self) -> str | None:
+        return None
+
+    @property
+    def logger(self) -> Any:
+        """What is written to a log elsewhere is shown here."""
+        return _Told(self.display)
+
+    async def begin(self) -> Beginning:
+        if self.attached is not None:
+            self.display.started(self.attached)
+            return Beginning(self.attached, self._until(0.0), is_one_run_only=True)
+        verdict = self.journal.verdict()
+        is_good = verdict is None or verdict.verdict != "pass" or self.target is not None
+        if self.journal.has_begun() and self.mode == "new" and verdict is None:
+            raise self._on_record()
+        if self.journal.has_begun() and not (self.mode == "resume" and is_good):
+            # A pass without a target was good for the version of that time.
+            self.journal.set_aside()
+        elif verdict is not None:
+            self.journal.reopen()
+        first = await self._once(FIRST, self._start, self.deadline_seconds)
+        self.display.started(first)
+        # A crash gives no more time; who asks again after a verdict gives it anew.
+        passed = 0.0 if verdict is not None else (datetime.now(timezone.utc) - first.started_at).total_seconds()
+        return Beginning(first, self._until(passed), evidence_is_older=first.found)
+
+    async def is_on_record(self, rerun: NextRun) -> bool:
+        return self.journal.find(_slot(rerun)) is not None or self.journal.has_open_intent(_slot(rerun))
+
+    async def rerun(self, rerun: NextRun, seconds_left: float) -> QATechRunRecord:
+        request = QATechRerunRequest(failed_only=rerun.failed_only, test_case_ids=rerun.test_case_ids)
+
+        async def send(client: QATechClient) -> QATechRunRecord:
+            return _accepted("rerun", await client.rerun(rerun.base.run_short_id, request), None)
+
+        record = await self._once(_slot(rerun), send, seconds_left)
+        self.display.started(record)
+        return record
+
+    async def wait(self, record: QATechRunRecord, seconds_left: float) -> QATechRun:
+        async def on_change(run: QATechRun) -> None:
+            self.display.changed(run)
+
+        age = None if record.kind == "attached" else (datetime.now(timezone.utc) - record.started_at).total_seconds()
+        try:
+            async with self.credentials.get_client() as client:
+                return await wait_for_run(
+                    client,
+                    record.run_short_id,
+                    timeout_seconds=seconds_left,
+                    polling=self.polling,
+                    surroundings=Surroundings(sleep=self.sleep),
+                    on_change=on_change,
+                    on_error=lambda error: self.display.tell(f"A poll failed and is repeated: {error}"),
+                    run_url=record.run_url,
+                    age_seconds=None if age is None else max(0.0, age),
+                )
+        finally:
+            self.display.close()
+
+    async def details_of(self, run: QATechRun, seconds_left: float) -> Details:
+        async def no_turns(seconds: float) -> None:
+            """One process at a terminal has nobody to take turns with."""
+
+        return await details_of(
+            self.credentials, run, seconds_left, wait_for_turn=no_turns, sleep=self.sleep, logger=self.logger
+        )
+
+    async def decide(self, first: QATechRunRecord, report: GateReport) -> GateDecision:
+        raise InvalidInputError("Nobody can be asked at a terminal.")
+
+    async def end(self, first: QATechRunRecord, report: GateReport) -> None:
+        if self.attached is None:
+            try:
+                self.journal.end(report.verdict.value)
+            except OSError as error:  # the verdict counts, not the record of it
+                self.display.tell(f"The verdict could not be kept in the journal: {error}")
+
+    async def _start(self, client: QATechClient) -> QATechRunRecord:
+        if self.start is None:
+            raise QATechError("There is nothing to start.")
+        return _accepted("start", await self.start(client), self.plan_short_id)
+
+    async def _once(
+        self, slot: str, send: Callable[[QATechClient], Awaitable[QATechRunRecord]], seconds_left: float
+    ) -> QATechRunRecord:
+        """Send a POST once, or find what it has started; it is sent again only where it surely was not accepted."""
+        if (record := self.journal.find(slot)) is not None:
+            return record
+        deadline = time.monotonic() + seconds_left
+        delays = iter(RETRY_DELAYS_SECONDS)
+        async with self.credentials.get_client() as client:
+            while True:
+                if not self.journal.open_intent(slot):
+                    raise self._unknown(slot)
+                try:
+                    return await _to_the_end(self._send_and_keep(slot, send(client)))
+                except QATechAPIError as error:
+                    refused = error
+                pause = max(next(delays, float("inf")), refused.retry_after_seconds or 0.0)
+                if not refused.retryable or time.monotonic() + pause >= deadline:
+                    raise refused
+                self.display.tell(f"{refused} It is sent again in {pause:.0f} s.")
+                await self.sleep(pause)
+
+    async def _send_and_keep(self, slot: str, answer: Awaitable[QATechRunRecord]) -> QATechRunRecord:
+        try:
+            record = await answer
+        except QATechAPIError:  # surely not accepted
+            self.journal.clear_intent(slot)
+            raise
+        self._keep(slot, record)
+        return record
+
+    def _keep(self, slot: str, record: QATechRunRecord) -> None:
+        try:
+            self.journal.record(slot, record)
+        except OSError as error:
+            self.display.tell(
+                f"Run {record.run_short_id} ({record.run_url or 'no address given'}) was started and could not be kept "
+                f"in the journal: {error}. Give --started {record.run_short_id} where you resume."
+            )
+
+    def _until(self, passed_seconds: float) -> Callable[[], float]:
+        deadline = time.monotonic() + self.deadline_seconds - max(0.0, passed_seconds)
+        return lambda: deadline - time.monotonic()
+
+    def _on_record(self) -> QATechError:
+        first = self.journal.find(FIRST)
+        if first is None:
+            return self._unknown(FIRST)
+        return InvalidInputError(
+            f"Run {first.run_short_id} ({first.run_url or 'no address given'}) was started for this very request and "
+            "has no verdict yet. Give --resume to go on with it, or --anew to start another run."
+        )
+
+    def _unknown(self, slot: str) -> StartOutcomeUnknown:
+        return StartOutcomeUnknown(
+            f"A POST for {slot} was under way when an earlier command ended, so a run may have been started. Look for "
+            "it at QA.tech; then give --resume with --started RUN or with --not-started.",
+            request="POST",
+            sent_at="unknown",
+        )
+
+
+async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """Do something that an interruption must not cut off; a second one does."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if not task.done():
+            await asyncio.wait([task])
+        raise
+
+
+@dataclass(frozen=True)
+class _Told:
+    display: Display
+
+    def warning(self, message: str, *args: object) -> None:
+        self.display.tell(message % args if args else message)
+
+    info = error = warning
+
+
+def _accepted(kind: Literal["start", "rerun"], started: QATechStartedRun, plan: str | None) -> QATechRunRecord:
+    named = started.test_plan
+    return QATechRunRecord(
+        kind=kind,
+        run_short_id=started.run_short_id,
+        run_url=started.url if is_web_link(started.url) else None,
+        test_count=started.test_count,
+        plan_short_id=(named.short_id if named else None) or plan,
+        plan_name=named.name if named else None,
+        started_at=datetime.now(timezone.utc),
+    )
+
+
+def _slot(rerun: NextRun) -> str:
+    return f"rerun-{rerun.number}"

@@ -1,0 +1,402 @@
+"""The command line without a Prefect server: what it prints, how it ends, and that it starts nothing twice."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefect_qatech import QATechPolling
+from prefect_qatech.cli import main
+from prefect_qatech.sandbox import Sandbox
+from tests.support import cases, counted, fault, one_plan
+
+COMMAND = [sys.executable, "-c", "from prefect_qatech.cli import main; main()"]
+LINK = r"Run (\w+): (http://\S+)"
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(one_plan(cases("passed", ["failed", "passed"])), speed=2000) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def environment(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment of a command: the sandbox, an empty folder, no CI service."""
+    for name in ("CI", "GITHUB_ACTIONS", "GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY", "GITLAB_CI", "TF_BUILD"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("QATECH_API_URL", sandbox.url)
+    monkeypatch.setenv("QATECH_API_TOKEN", sandbox.token)
+    monkeypatch.setattr("prefect_qatech.cli.run.POLLING", QATechPolling(first_seconds=0.05, max_seconds=0.2))
+    monkeypatch.chdir(tmp_path)
+    return dict(os.environ)
+
+
+@pytest.fixture
+def command(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command in this process; what comes back is its exit code."""
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["prefect-qatech", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0)
+
+    return run
+
+
+def run_ids(text: str) -> list[str]:
+    return [short_id for short_id, _ in re.findall(LINK, text)]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "reruns", "code", "verdict"),
+    [
+        (["passed", "passed"], 0, 0, "pass"),
+        (["passed", ["failed", "passed"]], 1, 0, "pass"),
+        (["passed", "failed"], 1, 1, "fail"),
+        (["passed", "skipped"], 0, 2, "inconclusive"),
+    ],
+)
+def test_an_exit_code_tells_the_verdict(
+    outcomes: list[Any],
+    reruns: int,
+    code: int,
+    verdict: str,
+    command: Run,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Sandbox(one_plan(cases(*outcomes)), speed=2000) as other:
+        monkeypatch.setenv("QATECH_API_URL", other.url)
+        assert command("run", "--plan", "pln_one", "--rerun-failed", str(reruns)) == code
+        assert counted(other)[0] == 1
+    printed = capsys.readouterr()
+    assert verdict.upper() in printed.out
+    assert re.match(LINK, printed.out), "the link comes first"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--plna", "pln_one"],
+        ["run", "--plan", "pln nothing"],
+        ["run", "--plan", "pln_unknown"],
+        ["run", "--url", "https://shop.example.com"],
+        ["run", "--policy", "nowhere.yaml"],
+        ["run", "--resume", "--anew"],
+        ["run", "--started", "abc123"],
+        ["run", "--resume", "--not-started"],
+        ["rerun", "nowhere"],
+        ["rerun", "abc123", "--failed-only", "--test-case", "9f2b306e-20df-53da-a0c4-d3d4217ae605"],
+        ["status", "nowhere"],
+        ["nothing"],
+    ],
+)
+def test_what_cannot_be_carried_out_is_an_error_and_no_verdict(
+    arguments: list[str], command: Run, sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(*arguments) == 3
+    assert counted(sandbox) == (0, 0)
+    printed = capsys.readouterr()
+    assert printed.err.strip()
+    assert "Traceback" not in printed.err
+    assert sandbox.token not in printed.err + printed.out
+
+
+def test_json_on_stdout_is_the_report_and_nothing_else(
+    command: Run, sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "1", "--target", "4f2c9e1", "--json") == 0
+    printed = capsys.readouterr()
+    report = json.loads(printed.out)
+    assert (report["verdict"], report["target"], report["counts"]["flaky"]) == ("pass", "4f2c9e1", 1)
+    assert len(report["attempts"]) == 2
+    assert counted(sandbox) == (1, 1)
+    lines = printed.err.splitlines()
+    assert re.match(LINK, lines[0]), "the link comes first"
+    assert len(lines) == len(set(lines)), "one line for each change"
+
+
+def test_an_error_is_json_too(command: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("run", "--plan", "pln_unknown", "--json") == 3
+    assert json.loads(capsys.readouterr().out)["error"] == "NotFoundError"
+
+
+def test_files_are_written(command: Run, tmp_path: Path) -> None:
+    assert (
+        command("run", "--plan", "pln_one", "--rerun-failed", "0", "--junit", "out/tests.xml", "--report", "out") == 1
+    )
+    assert "<failure" in (tmp_path / "out/tests.xml").read_text()
+    assert json.loads((tmp_path / "out/verdict.json").read_text())["verdict"] == "fail"
+
+
+def test_a_policy_file_is_obeyed_and_an_option_goes_before_it(command: Run, tmp_path: Path, sandbox: Sandbox) -> None:
+    (tmp_path / "policy.yaml").write_text("max_failed: 1\nmax_reruns: 3\n")
+    assert command("run", "--plan", "pln_one", "--policy", "policy.yaml", "--rerun-failed", "0") == 0
+    assert counted(sandbox) == (1, 0)
+
+
+def test_what_is_tested_elsewhere_is_told_to_the_service(command: Run, sandbox: Sandbox) -> None:
+    arguments = ["--url", "app_shop=https://pr-42.example.com", "--environment", "app_admin=env_staging"]
+    command("run", "--plan", "pln_one", *arguments)
+    [body] = [request["body"] for request in sandbox.requests() if request["method"] == "POST"][:1]
+    assert body["applications"] == [
+        {"applicationShortId": "app_shop", "environment": {"url": "https://pr-42.example.com"}},
+        {"applicationShortId": "app_admin", "environment": {"shortId": "env_staging"}},
+    ]
+
+
+def test_a_github_step_gets_outputs_a_summary_and_annotations(
+    command: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "outputs"))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "0", "--target", "v1", "--json") == 1
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["verdict"] == "fail"
+    outputs = dict(line.split("=", 1) for line in (tmp_path / "outputs").read_text().splitlines())
+    assert (outputs["verdict"], outputs["target"]) == ("fail", "v1")
+    assert outputs["run_url"].endswith(outputs["run_short_id"])
+    assert "FAIL" in (tmp_path / "summary.md").read_text()
+    annotations = [line for line in printed.err.splitlines() if line.startswith("::")]
+    assert all(line.startswith("::error title=QA.tech%3A fail") for line in annotations)
+    assert len(annotations) == 2
+
+
+HOSTILE = "Pay\n::set-env name=X::1\n##vso[task.setvariable variable=X]1 ##[command] %0A\x1b[2J"
+
+
+@pytest.mark.parametrize("service", ["GITHUB_ACTIONS", "TF_BUILD"])
+def test_a_test_cannot_give_commands_to_a_ci_runner(
+    service: str, command: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = one_plan([{"name": HOSTILE, "outcomes": "failed"}])
+    with Sandbox(plan, speed=2000) as other:
+        monkeypatch.setenv("QATECH_API_URL", other.url)
+        monkeypatch.setenv(service, "True" if service == "TF_BUILD" else "true")
+        assert command("run", "--plan", "pln_one", "--rerun-failed", "0") == 1
+    printed = capsys.readouterr()
+    for line in (printed.out + printed.err).splitlines():
+        assert line.isprintable()
+        is_ours = re.match(r"::error title=[^:]*::|##vso\[task\.(logissue|uploadsummary|setvariable)[^\]]*\]", line)
+        rest = line[is_ours.end() :] if is_ours else line
+        assert "::" not in rest
+        assert "##" not in rest
+
+
+def test_azure_gets_issues_variables_and_a_summary(
+    command: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TF_BUILD", "True")
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "0") == 1
+    told = capsys.readouterr().err
+    assert "##vso[task.setvariable variable=qatech_verdict;isOutput=true]fail" in told
+    assert "##vso[task.logissue type=error]" in told
+    [summary] = re.findall(r"##vso\[task\.uploadsummary\](.+)", told)
+    assert "FAIL" in Path(summary).read_text()
+
+
+def test_gitlab_gets_links(command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITLAB_CI", "true")
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "1", "--report", "files") == 0
+    links = json.loads((tmp_path / "files/gl-annotations.json").read_text())["QA.tech"]
+    assert [set(link["external_link"]) for link in links] == [{"label", "url"}] * 2
+
+
+def test_a_start_that_was_refused_for_now_is_sent_again(
+    command: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefect_qatech.cli.steps.RETRY_DELAYS_SECONDS", (0.01, 0.01, 0.01))
+    sandbox.set_faults([{"on": {"path": "start"}, "kind": "status", "status": 429, "times": 2}])
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "1") == 0
+    assert counted(sandbox) == (1, 1)
+
+
+def test_a_start_of_unknown_outcome_is_sent_once_and_resumed_by_what_was_found(
+    command: Run, sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sandbox.set_faults(fault({"kind": "drop_after"}, "start"))
+    assert command("run", "--plan", "pln_one") == 3
+    assert command("run", "--plan", "pln_one") == 3
+    assert command("run", "--plan", "pln_one", "--resume") == 3
+    assert counted(sandbox) == (1, 0)
+    capsys.readouterr()
+    [started] = [run["short_id"] for run in sandbox.runs()]
+    assert command("run", "--plan", "pln_one", "--resume", "--started", started, "--rerun-failed", "1") == 0
+    assert counted(sandbox) == (1, 1)
+    assert started in capsys.readouterr().out
+
+
+def test_what_was_surely_not_started_is_started_on_resumption(command: Run, sandbox: Sandbox) -> None:
+    sandbox.set_faults(fault({"kind": "drop_before"}, "start"))
+    assert command("run", "--plan", "pln_one") == 3
+    assert counted(sandbox) == (0, 0)
+    assert command("run", "--plan", "pln_one", "--resume", "--not-started", "--rerun-failed", "1") == 0
+    assert counted(sandbox) == (1, 1)
+
+
+@pytest.mark.parametrize(("target", "starts"), [(None, 2), ("v1", 1)])
+def test_a_pass_is_resumed_for_its_target_only(target: str | None, starts: int, command: Run, sandbox: Sandbox) -> None:
+    named = ["--target", target] if target else []
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "1", *named) == 0
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "1", "--resume", *named) == 0
+    assert counted(sandbox)[0] == starts
+
+
+def test_another_target_is_another_campaign(command: Run, sandbox: Sandbox) -> None:
+    for target in ("v1", "v2"):
+        assert command("run", "--plan", "pln_one", "--rerun-failed", "1", "--resume", "--target", target) == 0
+    assert counted(sandbox)[0] == 2
+
+
+def test_what_was_no_pass_is_not_turned_green_by_resuming(command: Run, sandbox: Sandbox) -> None:
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "0") == 1
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "0", "--resume") == 1
+    assert counted(sandbox) == (1, 0)
+    # Reruns that the policy has left may be spent.
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "1", "--resume") == 0
+    assert counted(sandbox) == (1, 1)
+
+
+def test_a_campaign_that_has_a_verdict_keeps_nobody_from_the_next(command: Run, sandbox: Sandbox) -> None:
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "0") == 1
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "0") == 1
+    assert counted(sandbox) == (2, 0)
+
+
+def test_a_journal_that_cannot_be_read_starts_nothing(command: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "0") == 1
+    [first] = (tmp_path / ".qatech").glob("*/first.json")
+    first.write_text("{")
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "0", "--resume") == 3
+    assert counted(sandbox) == (1, 0)
+
+
+def test_a_rerun_is_judged_by_what_was_run_again(
+    command: Run, sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "0") == 1
+    [first] = run_ids(capsys.readouterr().out)
+    assert command("rerun", first, "--failed-only") == 0
+    assert counted(sandbox) == (1, 1)
+    assert "1 test: 1 passed" in capsys.readouterr().out
+
+
+def test_a_run_that_was_started_elsewhere_is_waited_for_and_judged(
+    command: Run, sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "0") == 1
+    [first] = run_ids(capsys.readouterr().out)
+    assert command("wait", first) == 1
+    assert counted(sandbox) == (1, 0)
+    assert "Only this run was judged" in capsys.readouterr().out
+    assert command("wait", first, "--rerun-failed", "1") == 0
+    assert counted(sandbox) == (1, 1)
+
+
+def test_a_status_is_read_once(command: Run, sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "0") == 1
+    [first] = run_ids(capsys.readouterr().out)
+    assert command("status", first) == 0
+    assert "FAILED" in capsys.readouterr().out
+    assert command("status", first, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["run_short_id"] == first
+
+
+def started(sandbox: Sandbox, process: "subprocess.Popen[str]") -> None:
+    """Wait until the sandbox has the process's POST."""
+    while not any(request["method"] == "POST" for request in sandbox.requests()):
+        assert process.poll() is None
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def slow() -> Iterator[Sandbox]:
+    """A run that goes on until the clock is moved."""
+    with Sandbox(one_plan(cases("passed", "passed")), speed=0) as sandbox:
+        yield sandbox
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_command_that_was_ended_is_resumed_and_starts_nothing_twice(
+    number: signal.Signals, slow: Sandbox, environment: dict[str, str], command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QATECH_API_URL", slow.url)
+    process = subprocess.Popen(
+        [*COMMAND, "run", "--plan", "pln_one"],
+        env={**environment, "QATECH_API_URL": slow.url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    started(slow, process)
+    assert process.stderr is not None
+    link = process.stderr.readline()
+    process.send_signal(number)
+    told = process.communicate(timeout=60)[1]
+    assert re.match(LINK, link)
+    if number is not signal.SIGKILL:
+        assert process.returncode == 130
+        assert "--resume" in told
+    slow.advance(3600)
+    assert command("run", "--plan", "pln_one") == 3
+    assert command("run", "--plan", "pln_one", "--resume") == 0
+    assert counted(slow) == (1, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_an_interruption_waits_for_the_answer_to_a_post(
+    number: signal.Signals, slow: Sandbox, environment: dict[str, str], command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QATECH_API_URL", slow.url)
+    slow.set_faults([{"on": {"path": "start"}, "kind": "latency", "seconds": 2}])
+    process = subprocess.Popen(
+        [*COMMAND, "run", "--plan", "pln_one"], env={**environment, "QATECH_API_URL": slow.url}, stderr=subprocess.PIPE
+    )
+    while not list(Path().glob(".qatech/*/first.intent")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    slow.clear_faults()
+    slow.advance(3600)
+    assert command("run", "--plan", "pln_one", "--resume") == 0
+    assert counted(slow) == (1, 0)
+
+
+def test_a_terminal_shows_what_is_running(slow: Sandbox, environment: dict[str, str]) -> None:
+    main_end, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "run", "--plan", "pln_one"],
+        env={**environment, "QATECH_API_URL": slow.url, "TERM": "xterm-256color"},
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    seen = b""
+    try:
+        while "░".encode() not in seen:
+            seen += os.read(main_end, 4096)
+        slow.advance(3600)
+        out, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        os.close(main_end)
+    assert process.returncode == 0
+    assert re.search(LINK, seen.decode())
+    assert b"PASS" in out
+    assert b"\x1b" not in out
