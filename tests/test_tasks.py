@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
@@ -81,6 +82,7 @@ from tests.support import (
     rows_of,
     when_it_is_over,
 )
+from tests.wire import accepted
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -614,6 +616,26 @@ async def test_a_request_that_was_edited_before_a_retry_is_another_run_and_the_l
     assert counted(sandbox) == (2, 0)
     [first, _] = sandbox.runs()
     assert any("left behind" in line and first["short_id"] in line for line in caplog.messages)
+
+
+async def test_a_run_of_another_plan_is_on_record_and_no_retry_takes_it_or_starts_another(
+    sandbox: Sandbox, credentials: QATechCredentials
+) -> None:
+    answer = accepted("other1", testPlan={"name": "Green", "shortId": "pln_green"})
+    sandbox.set_faults(fault({"kind": "status", "status": 200, "body": json.dumps(answer), "accepted": True}, "start"))
+    ids: set[UUID] = set()
+
+    @flow(retries=1)
+    async def user() -> None:
+        ids.add(flow_run_id())
+        await astart_test_run(credentials, "pln_broken")
+
+    with pytest.raises(StartOutcomeUnknown, match=r"other1 .*pln_green") as caught:
+        await user()
+    [entry] = await aread_ledger(ids.pop())
+    assert entry.run is not None
+    assert entry.run.run_short_id == caught.value.run_short_id == "other1"
+    assert len(posts(sandbox)) == 1
 
 
 def test_outside_a_flow_run_each_call_starts_a_run(sandbox: Sandbox, credentials: QATechCredentials) -> None:
