@@ -88,6 +88,12 @@ class PlanHistory:
             self._left(error)
         return (self._known or {}).get(str(test_count), [])
 
+    async def latest_test_count(self) -> int | None:
+        """Return how many test cases the plan's latest run had; None where nobody remembers."""
+        await self.read(0)
+        counts = [int(count) for count in self._known or {} if count.isdigit()]
+        return counts[-1] if counts else None
+
     async def add(self, test_count: int, seconds: float) -> None:
         """Remember how long a run took."""
         try:

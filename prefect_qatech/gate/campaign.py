@@ -41,6 +41,7 @@ class Beginning:
         evidence_is_older: Whether it was started in an earlier attempt of the flow run.
         is_one_run_only: Whether it was started elsewhere, so that nothing is known of the runs before it.
         has_stale_pass: Whether it has passed for something else than what is asked about now.
+        notes: What the report should say of it.
     """
 
     first: QATechRunRecord
@@ -48,6 +49,7 @@ class Beginning:
     evidence_is_older: bool = False
     is_one_run_only: bool = False
     has_stale_pass: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,7 @@ class GateCampaign:
 
     def _note_what_is_known_of(self, beginning: Beginning) -> None:
         first = beginning.first
+        self.notes += beginning.notes
         where = first.run_url or "address unknown"
         if beginning.has_stale_pass:
             self._note(

@@ -17,6 +17,7 @@ from prefect_qatech.gate.approval import ask, ask_suspended
 from prefect_qatech.gate.campaign import Beginning, NextRun
 from prefect_qatech.gate.details import Details, details_of
 from prefect_qatech.gate.settings import GateSettings
+from prefect_qatech.history import PlanHistory
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.models import QATechRun, QATechRunRequest
 from prefect_qatech.report.model import GateDecision, GateReport
@@ -60,13 +61,27 @@ class FlowRunSteps:
                 lambda: journal.has_stale_pass(first, target), seconds, first
             )
         began = await journal.through_outages(lambda: journal.window_of(first), seconds, first)
+        usual = await self._usual_test_count(first)
         return Beginning(
-            first,
+            # Fail closed: where the answer to the POST was lost, tests that were there the last time are missed now.
+            first if usual is None else first.model_copy(update={"test_count": usual}),
             _seconds_left(began, seconds),
             evidence_is_older=await journal.through_outages(lambda: journal.is_older(first), seconds, first),
             is_one_run_only=run is not None and first.kind == "attached",
             has_stale_pass=has_stale_pass,
+            notes=()
+            if usual is None
+            else (
+                f"QA.tech's answer, which tells how many tests run {first.run_short_id} has, was lost. The plan's "
+                f"latest run had {usual}, so {usual} are expected.",
+            ),
         )
+
+    async def _usual_test_count(self, first: QATechRunRecord) -> int | None:
+        plan = first.plan_short_id or self.request.test_plan_short_id
+        if plan is None or first.test_count is not None or first.test_count_is_unreadable:
+            return None
+        return await PlanHistory(plan).latest_test_count()
 
     async def _start(self) -> QATechRunRecord:
         return await astart_campaign(

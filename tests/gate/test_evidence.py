@@ -5,11 +5,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from uuid import uuid4
 
+import anyio
 import httpx
 import pytest
 from prefect import flow, task
 from prefect.settings import PREFECT_FLOWS_DEFAULT_RETRIES, temporary_settings
+from prefect.variables import Variable
 
 from prefect_qatech import (
     GateFailed,
@@ -24,6 +27,7 @@ from prefect_qatech import (
     QATechPolling,
     QATechRunRecord,
     QATechTestPlan,
+    StartOutcomeUnknown,
     Verdict,
     agather_gates,
     arelease_gate,
@@ -35,6 +39,8 @@ from prefect_qatech import (
     release_gate,
 )
 from prefect_qatech.gate import details, journal, steps
+from prefect_qatech.history import variable_name
+from prefect_qatech.report import render_markdown
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.verdict import Incident
 from tests.support import Failing, cases, counted, credentials_for, fault, flow_run_id, one_plan, posts
@@ -250,6 +256,57 @@ async def test_a_rerun_is_not_judged_for_its_campaign_and_the_first_run_is_named
 
     await release()
     assert counted(sandbox) == (1, 1)
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize("remembers", [True, False], ids=["the plan has run before", "nobody remembers the plan"])
+async def test_a_count_that_was_lost_with_an_answer_is_that_of_the_latest_run_or_said_to_be_unknown(
+    remembers: bool,
+) -> None:
+    plan = f"pln_{uuid4().hex[:8]}"
+    if remembers:
+        await Variable.aset(variable_name(plan), {"5": [60.0]})
+    scenario = one_plan(cases("passed", "passed", "passed"), short_id=plan)
+    with Sandbox(scenario, speed=2000) as sandbox:
+        credentials = credentials_for(sandbox, timeout_seconds=1)
+        sandbox.set_faults(fault({"kind": "drop_after"}, "start"))
+
+        @flow(retries=1)
+        async def release() -> GateReport:
+            try:
+                return await arelease_gate(
+                    credentials,
+                    plan,
+                    target="v1",
+                    policy=GatePolicy(max_reruns=0),
+                    polling=POLLING,
+                    raise_unless_passed=False,
+                )
+            except StartOutcomeUnknown as error:
+                [run] = sandbox.runs()
+                await attached_once_its_post_is_over(str(error.slot), run["short_id"])
+                raise
+
+        report = await release()
+    assert counted(sandbox) == (1, 0)
+    if remembers:
+        assert report.verdict is Verdict.INCONCLUSIVE
+        assert any("5 are expected" in note for note in report.notes)
+    else:
+        assert report.verdict is Verdict.PASS
+        assert "Nobody knows whether all tests are listed" in render_markdown(report)
+
+
+async def attached_once_its_post_is_over(slot: str, run_short_id: str) -> None:
+    while True:
+        try:
+            await ledger.aattach_run(flow_run_id(), slot, run_short_id)
+        except ValueError as error:
+            if "under way" not in str(error):
+                raise
+            await anyio.sleep(0.2)
+        else:
+            return
 
 
 async def test_tests_that_were_promised_and_not_listed_are_no_pass_outside_a_flow(emitted: list[str]) -> None:
