@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
+
+MAX_URL_LENGTH = 2_000
+_WEB_ADDRESS = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:[/?#]\S*)?")
 
 
 def is_loopback(host: str | None) -> bool:
@@ -17,9 +20,8 @@ def is_loopback(host: str | None) -> bool:
         True for `localhost`, 127.0.0.0/8 and ::1.
 
     Example:
-        ```python
-        is_loopback("127.0.0.1")  # True
-        ```
+        >>> is_loopback("127.0.0.1"), is_loopback("app.qa.tech")
+        (True, False)
     """
     try:
         return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
@@ -27,26 +29,35 @@ def is_loopback(host: str | None) -> bool:
         return False
 
 
-def is_web_link(url: str | None) -> bool:
-    """Return whether an address of the service may become a link: https, or http on this machine.
+def safe_url(url: str | None) -> str | None:
+    """Return an address in the form in which it may become a link.
 
     Args:
-        url: The address.
+        url: An address from elsewhere.
 
     Returns:
-        Whether it leads where it says, without a user name or characters that could be markup.
+        The address, percent-encoded: https, or http of this machine, without a user name. None for anything else.
 
     Example:
-        ```python
-        is_web_link("https://app.qa.tech/p/shop/results/abc123")  # True
-        ```
+        >>> safe_url("https://app.qa.tech/a(b)"), safe_url("javascript:alert(1)")
+        ('https://app.qa.tech/a%28b%29', None)
     """
-    if not url or len(url) > 2_000 or not re.fullmatch(r"https?://[!#-&*-;=?-\[\]-~]+", url, re.IGNORECASE):
-        return False
+    # What ends in "…" was cut by somebody, and leads nowhere.
+    if not url or len(url) > MAX_URL_LENGTH or url.endswith("…") or re.search(r"[\x00-\x20\x7f-\xa0]", url):
+        return None
     try:
         parts = urlsplit(url)
-    except ValueError:
-        return False
-    if not parts.hostname or parts.username is not None:
-        return False
-    return parts.scheme == "https" or is_loopback(parts.hostname)
+        if parts.scheme == "http" and not is_loopback(parts.hostname):
+            return None
+        encoded = parts._replace(
+            path=_quoted(parts.path), query=_quoted(parts.query), fragment=_quoted(parts.fragment)
+        ).geturl()
+    except (ValueError, UnicodeEncodeError):  # a host that is none, or half of a surrogate pair
+        return None
+    # No user name before the host, and no letters that look like others.
+    return encoded if _WEB_ADDRESS.fullmatch(encoded) else None
+
+
+def _quoted(part: str) -> str:
+    # "%" stays: the address is percent-encoded already where it is well formed.
+    return quote(part, safe="%/:?#@$&+,;=-._~")

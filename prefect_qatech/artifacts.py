@@ -20,7 +20,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
 from prefect.logging import get_logger
 
-from prefect_qatech.addresses import is_web_link
+from prefect_qatech.addresses import safe_url
 from prefect_qatech.report import (
     HistoryEntry,
     attempts_chart,
@@ -60,10 +60,10 @@ def artifact_key(*parts: str | None) -> str:
 
 async def publish_link(url: str | None, text: str, *, key: str, description: str) -> None:
     """Publish the link to a run."""
-    if url is not None and is_web_link(url):
+    if address := safe_url(url):
         # Both name a run by the id that the service gave it, which may look like anything; no UI shows a link's HTML.
         text, description = cell_text(text, 300), cell_text(description, 300)
-        await _safely(acreate_link_artifact(link=url, link_text=text, key=key, description=description))
+        await _safely(acreate_link_artifact(link=address, link_text=text, key=key, description=description))
 
 
 async def publish_report(report: GateReport, *, key: str | None = None) -> None:
@@ -89,11 +89,11 @@ async def publish_report(report: GateReport, *, key: str | None = None) -> None:
 
     await _safely(text())
     await _safely(table())
-    pictured = [test for test in report.tests_with(TestVerdict.FAILED) if is_web_link(test.screenshot_url)]
+    pictured = [test for test in report.tests_with(TestVerdict.FAILED) if safe_url(test.screenshot_url)]
     for number, test in enumerate(pictured[:MOST_PICTURES], start=1):
         await _safely(
             acreate_image_artifact(
-                image_url=test.screenshot_url or "",
+                image_url=safe_url(test.screenshot_url) or "",
                 key=artifact_key("failure", subject, str(number)),
                 description=f"Last picture of a failed test: {cell_text(test.name, 200)}",
             )
@@ -132,7 +132,7 @@ async def publish_unattended(runs: Mapping[str, str | None]) -> None:
         await publish_link(run_url, text, key=artifact_key("unattended", run_short_id), description=why)
     elif runs:
         rows = [
-            {"Run": cell_text(run_short_id, 200), "Address": (run_url if is_web_link(run_url) else None) or ""}
+            {"Run": cell_text(run_short_id, 200), "Address": safe_url(run_url) or ""}
             for run_short_id, run_url in list(runs.items())[:MOST_UNATTENDED]
         ]
         why = f"The wait for {len(runs)} runs was cancelled; the runs were not."

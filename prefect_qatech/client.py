@@ -21,10 +21,11 @@ import httpx
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from prefect_qatech import __version__, sharing
-from prefect_qatech.addresses import is_loopback, is_web_link
+from prefect_qatech.addresses import is_loopback, safe_url
 from prefect_qatech.answers import WHERE_TO_LOOK, Exchange, NotJSONError, read_json
 from prefect_qatech.exceptions import OtherPlanStarted, QATechAPIError, StartOutcomeUnknown
 from prefect_qatech.ids import check_id, check_run_short_id, names
+from prefect_qatech.inputs import cut
 from prefect_qatech.models import (
     QATechRerunRequest,
     QATechRun,
@@ -158,7 +159,7 @@ class QATechClient:
         run = await self._start(exchange, request.to_json())
         asked, started = request.test_plan_short_id, run.test_plan.short_id if run.test_plan else None
         if asked and started and not names(asked, started):
-            url = _link(run.url)
+            url = safe_url(run.url)
             raise OtherPlanStarted(
                 f"QA.tech was asked for a run of plan {asked} and started run {run.run_short_id} of plan "
                 f"{self._clean(started)} ({url or 'no address given'}). That run exists and is paid for, and tells "
@@ -271,7 +272,7 @@ class QATechClient:
                 + (f" and run {run.run_short_id}" if run else " and no run")
                 + (f', and says: "{words}"' if words else ""),
                 run_short_id=run.run_short_id if run else None,
-                run_url=_link(run.url) if run else None,
+                run_url=safe_url(run.url) if run else None,
             )
         if run is None:
             raise StartOutcomeUnknown(
@@ -381,7 +382,7 @@ class QATechClient:
         for form in (token, json.dumps(token)[1:-1]):
             text = text.replace(form, "**********")
         text = " ".join("".join(char if char.isprintable() else " " for char in text[: 4 * _MESSAGE_LENGTH]).split())
-        return text if len(text) <= _MESSAGE_LENGTH else text[: _MESSAGE_LENGTH - 1] + "…"
+        return cut(text, _MESSAGE_LENGTH)
 
 
 class _Trace:
@@ -393,10 +394,6 @@ class _Trace:
     async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
         if event.endswith(".send_request_headers.started"):
             self.is_at_the_proxy = getattr(info.get("request"), "method", None) == b"CONNECT"
-
-
-def _link(url: str | None) -> str | None:
-    return url if is_web_link(url) else None
 
 
 async def _keep_location(response: httpx.Response) -> None:

@@ -22,7 +22,7 @@ from prefect.tasks import Task
 
 from prefect_qatech import artifacts, events, ledger
 from prefect_qatech._prefect import check_that_prefect_returns_results, run_logger
-from prefect_qatech.addresses import is_web_link
+from prefect_qatech.addresses import safe_url
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import QATechError
 from prefect_qatech.ledger import QATechRunRecord, short_id_of
@@ -177,7 +177,7 @@ def _accepted(
     rerun_of: str | None = None,
 ) -> QATechRunRecord:
     """Name an accepted run in the log, before anything else can fail, and make a record of it."""
-    url = started.url if is_web_link(started.url) else None
+    url = safe_url(started.url)
     run_logger().info(
         "QA.tech run %s %s (%s test cases): %s",
         started.run_short_id,

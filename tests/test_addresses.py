@@ -2,67 +2,74 @@
 
 from __future__ import annotations
 
+import doctest
+
 import pytest
 
-from prefect_qatech.addresses import is_loopback, is_web_link
+from prefect_qatech import addresses
+from prefect_qatech.addresses import is_loopback, safe_url
 
 
 @pytest.mark.parametrize(
-    "url",
+    ("url", "expected"),
     [
-        "https://app.qa.tech/p/shop/results/abc123",
-        "https://app.qa.tech:8443/x?y=1&z=%20#top",
-        "HTTPS://app.qa.tech",
-        "http://127.0.0.1:8400/p/x",
-        "http://localhost:8400",
-        "http://[::1]:8400/",
-    ],
-)
-def test_a_web_link(url: str) -> None:
-    assert is_web_link(url)
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        None,
-        "",
-        "javascript:alert(1)",
-        "JaVaScRiPt:alert%281%29",
-        "data:text/html,x",
-        "vbscript:x",
-        "file:///etc/passwd",
-        "ftp://app.qa.tech",
-        "//app.qa.tech",
-        "/results/abc123",
-        "app.qa.tech",
-        "http://app.qa.tech",
-        "http://localhost.evil.example",
-        "http://localhost@evil.example",
-        "http://127.0.0.1.evil.example",
-        "https://app.qa.tech/\nx",
-        "https://app.qa.tech/\tx",
-        "\nhttps://app.qa.tech",
-        " https://app.qa.tech",
-        "https://app.qa.tech/a b",
-        'https://app.qa.tech/"onclick="x',
-        "https://app.qa.tech/'x",
-        "https://app.qa.tech/<script>",
-        "https://app.qa.tech/)[x](javascript:x",
-        "https://app.qa.tech\\x",
-        "https://app.qa.tech/\x00",
-        "https://app.qa.tech/\x7f",
-        "https://app.qa.tech/\u202e",  # turns the rest around
-        "https://[::1",
-        "https:",
-        "https:app.qa.tech",
-        "https:///x",
-        "https://app.qa.tech@evil.example",  # shows one host, leads to another
+        ("https://app.qa.tech/results/abc", "https://app.qa.tech/results/abc"),
+        ("https://cdn.qa.tech/a.png?a=1&copy=2#x", "https://cdn.qa.tech/a.png?a=1&copy=2#x"),
+        ("http://127.0.0.1:8000/results/abc", "http://127.0.0.1:8000/results/abc"),
+        ("http://localhost/x", "http://localhost/x"),
+        ("http://[::1]:8000/x", "http://[::1]:8000/x"),
+        ("https://a.example/x)](javascript:1)", "https://a.example/x%29%5D%28javascript:1%29"),
+        ("https://a.example/<b>\"'`|*", "https://a.example/%3Cb%3E%22%27%60%7C%2A"),
+        ("https://a.example/ü%20", "https://a.example/%C3%BC%20"),
+        ("https://app.qa.tech:8443/x?y=1&z=%20#top", "https://app.qa.tech:8443/x?y=1&z=%20#top"),
+        ("HTTPS://app.qa.tech", "https://app.qa.tech"),
+        ("https://app.qa.tech/\u202e", "https://app.qa.tech/%E2%80%AE"),  # turns the rest around
+        ("http://app.qa.tech/results/abc", None),
+        ("http://127.0.0.1.evil.example/", None),
+        ("http://10.0.0.1/", None),
+        ("http://localhost.evil.example/", None),
+        ("javascript:alert(1)", None),
+        ("JaVaScRiPt:alert(1)", None),
+        ("java\nscript:alert(1)", None),
+        ("data:text/html,x", None),
+        ("vbscript:x", None),
+        ("javascript://a.example/%0aalert(1)", None),
+        ("ftp://a.example/", None),
+        ("https://a.example/?a=1&lt;b", "https://a.example/?a=1&lt;b"),
+        ("//evil.example/x", None),
+        ("/x", None),
+        ("https:evil.example", None),
+        ("https:///x", None),
+        ("https://qa.tech@evil.example/", None),
+        ("https://a.example\\@evil.example/", None),
+        ("https://gооgle.example/", None),  # Cyrillic
+        ("https://a.example/a b", None),
+        ("https://a.example/\x00", None),
+        ("https://a.example/\ud800", None),
+        ("https://a.example:port/", None),
+        ("https://[::1", None),
+        ("https://a.example(x)/", None),
+        ("https://a.example/cut…", None),
+        ("https://a.example/" + "x" * 3_000, None),
+        ("JaVaScRiPt:alert%281%29", None),
+        ("file:///etc/passwd", None),
+        ("app.qa.tech", None),
+        ("http://localhost@evil.example", None),
+        ("https://app.qa.tech/\nx", None),
+        ("https://app.qa.tech/\tx", None),
+        ("\nhttps://app.qa.tech", None),
+        (" https://app.qa.tech", None),
+        ("https://app.qa.tech\\x", None),
+        ("https://app.qa.tech/\x7f", None),
+        ("https:", None),
+        ("", None),
+        (None, None),
     ],
     ids=ascii,
 )
-def test_what_may_not_become_a_link(url: str | None) -> None:
-    assert not is_web_link(url)
+def test_what_may_become_a_link_and_in_which_form(url: str | None, expected: str | None) -> None:
+    assert safe_url(url) == expected
+    assert safe_url(expected) == expected
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.0.0.2", "127.255.255.254", "::1"])
@@ -91,3 +98,9 @@ def test_this_machine(host: str) -> None:
 )
 def test_what_is_not_this_machine(host: str | None) -> None:
     assert not is_loopback(host)
+
+
+def test_examples_in_the_docstrings_run() -> None:
+    result = doctest.testmod(addresses)
+    assert result.failed == 0
+    assert result.attempted == 2

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 import anyio
 
-from prefect_qatech.addresses import is_web_link
+from prefect_qatech.addresses import safe_url
 from prefect_qatech.cli.disk import FIRST, RunJournal
 from prefect_qatech.cli.display import Display
 from prefect_qatech.client import QATechClient
@@ -236,7 +236,7 @@ def _accepted(kind: Literal["start", "rerun"], started: QATechStartedRun, plan: 
     return QATechRunRecord(
         kind=kind,
         run_short_id=started.run_short_id,
-        run_url=started.url if is_web_link(started.url) else None,
+        run_url=safe_url(started.url),
         test_count=started.test_count,
         plan_short_id=(named.short_id if named else None) or plan,
         plan_name=named.name if named else None,

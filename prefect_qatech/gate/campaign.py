@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
-from prefect_qatech.addresses import is_web_link
+from prefect_qatech.addresses import safe_url
 from prefect_qatech.exceptions import (
     NothingToRerunError,
     QATechError,
@@ -242,7 +242,7 @@ class GateCampaign:
         return ObservedAttempt(
             kind=record.kind,
             run=run,
-            run_url=record.run_url or (run.url if is_web_link(run.url) else None),
+            run_url=record.run_url or safe_url(run.url),
             test_count=record.test_count,
             started_at=record.started_at,
             finished_at=finished_at,

@@ -15,7 +15,8 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from prefect_qatech.report.escape import plain_text, safe_url, xml_text
+from prefect_qatech.addresses import safe_url
+from prefect_qatech.report.escape import plain_text, xml_text
 from prefect_qatech.report.model import GateReport, ReportedTest
 from prefect_qatech.report.wording import (
     GATE_TEST,

@@ -13,12 +13,10 @@ import hashlib
 import re
 import unicodedata
 from functools import lru_cache
-from urllib.parse import quote, urlsplit
 
-from prefect_qatech.addresses import is_loopback
+from prefect_qatech.addresses import safe_url
 from prefect_qatech.inputs import cut
 
-MAX_URL_LENGTH = 2_000
 _SHOWN = "\N{REPLACEMENT CHARACTER}"
 _DIRECTION = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _BLANKS = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters by their category, and nothing to see
@@ -36,8 +34,6 @@ _SPECIAL = re.compile(
 # In a table artifact a cell is Markdown and HTML to the one UI and plain text to the other. Only another character is
 # safe in both: the full-width form, which reads alike and means nothing.
 _CELL = re.compile(r"[&<>`*_\[\]|\\~@]|/(?=/)|(?<=www)\.", re.IGNORECASE)
-
-_WEB_ADDRESS = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:[/?#]\S*)?")
 
 
 def plain_text(text: str, max_length: int) -> str:
@@ -174,40 +170,6 @@ def cut_key(key: str, max_length: int) -> str:
 
 def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
-
-
-def safe_url(url: str | None) -> str | None:
-    """Give an address in a form that may become a link.
-
-    Args:
-        url: An address from elsewhere.
-
-    Returns:
-        The address, percent-encoded: https, or http of this machine, without a user name. None for anything else.
-
-    Example:
-        >>> safe_url("https://app.qa.tech/a(b)"), safe_url("javascript:alert(1)")
-        ('https://app.qa.tech/a%28b%29', None)
-    """
-    # What ends in "…" was cut by somebody, and leads nowhere.
-    if not url or len(url) > MAX_URL_LENGTH or url.endswith("…") or re.search(r"[\x00-\x20\x7f-\xa0]", url):
-        return None
-    try:
-        parts = urlsplit(url)
-        if parts.scheme == "http" and not is_loopback(parts.hostname):
-            return None
-        encoded = parts._replace(
-            path=_quoted(parts.path), query=_quoted(parts.query), fragment=_quoted(parts.fragment)
-        ).geturl()
-    except (ValueError, UnicodeEncodeError):  # a host that is none, or half of a surrogate pair
-        return None
-    # No user name before the host, and no letters that look like others.
-    return encoded if _WEB_ADDRESS.fullmatch(encoded) else None
-
-
-def _quoted(part: str) -> str:
-    # "%" stays: the address is percent-encoded already where it is well formed.
-    return quote(part, safe="%/:?#@$&+,;=-._~")
 
 
 def link(text: str, url: str | None, max_length: int = 200) -> str:

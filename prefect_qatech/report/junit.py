@@ -16,8 +16,9 @@ from collections import Counter
 from importlib import import_module
 from typing import Any
 
+from prefect_qatech.addresses import safe_url
 from prefect_qatech.exceptions import InvalidInputError
-from prefect_qatech.report.escape import plain_text, safe_url, xml_text
+from prefect_qatech.report.escape import plain_text, xml_text
 from prefect_qatech.report.model import GateReport, ReportedTest
 from prefect_qatech.report.wording import (
     GATE_TEST,

@@ -10,8 +10,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
+from prefect_qatech.addresses import safe_url
 from prefect_qatech.report.chart import HistoryEntry, history_chart, history_line
-from prefect_qatech.report.escape import link, markdown_text, safe_url
+from prefect_qatech.report.escape import link, markdown_text
 from prefect_qatech.report.model import GateDecision, GateReport, ReportedAttempt, ReportedReason, ReportedTest
 from prefect_qatech.report.wording import (
     ADVICE,

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_qatech.report.escape import cell_text, link, markdown_text, plain_text, safe_url, xml_text
+from prefect_qatech.addresses import safe_url
+from prefect_qatech.report.escape import cell_text, link, markdown_text, plain_text, xml_text
 from tests.report.reading import HOSTILE, invisible, render
 
 # Half of the characters mean something to Markdown or HTML, or hide something.
@@ -127,52 +128,10 @@ def test_cut_texts_say_so(escape: object, length: int) -> None:
     assert escape("\u200b" * 100_000 + "ä", length).endswith("…")
 
 
-@pytest.mark.parametrize(
-    ("url", "expected"),
-    [
-        ("https://app.qa.tech/results/abc", "https://app.qa.tech/results/abc"),
-        ("https://cdn.qa.tech/a.png?a=1&copy=2#x", "https://cdn.qa.tech/a.png?a=1&copy=2#x"),
-        ("http://127.0.0.1:8000/results/abc", "http://127.0.0.1:8000/results/abc"),
-        ("http://localhost/x", "http://localhost/x"),
-        ("http://[::1]:8000/x", "http://[::1]:8000/x"),
-        ("https://a.example/x)](javascript:1)", "https://a.example/x%29%5D%28javascript:1%29"),
-        ("https://a.example/<b>\"'`|*", "https://a.example/%3Cb%3E%22%27%60%7C%2A"),
-        ("https://a.example/ü%20", "https://a.example/%C3%BC%20"),
-        ("http://app.qa.tech/results/abc", None),
-        ("http://127.0.0.1.evil.example/", None),
-        ("http://10.0.0.1/", None),
-        ("http://localhost.evil.example/", None),
-        ("javascript:alert(1)", None),
-        ("JaVaScRiPt:alert(1)", None),
-        ("java\nscript:alert(1)", None),
-        ("data:text/html,x", None),
-        ("vbscript:x", None),
-        ("javascript://a.example/%0aalert(1)", None),
-        ("ftp://a.example/", None),
-        ("https://a.example/?a=1&lt;b", "https://a.example/?a=1&lt;b"),
-        ("//evil.example/x", None),
-        ("/x", None),
-        ("https:evil.example", None),
-        ("https:///x", None),
-        ("https://qa.tech@evil.example/", None),
-        ("https://a.example\\@evil.example/", None),
-        ("https://gооgle.example/", None),  # Cyrillic
-        ("https://a.example/a b", None),
-        ("https://a.example/\x00", None),
-        ("https://a.example/\ud800", None),
-        ("https://a.example:port/", None),
-        ("https://[::1", None),
-        ("https://a.example(x)/", None),
-        ("https://a.example/cut…", None),
-        ("https://a.example/" + "x" * 3_000, None),
-        ("", None),
-        (None, None),
-    ],
-)
-def test_addresses(url: str | None, expected: str | None) -> None:
-    assert safe_url(url) == expected
+@pytest.mark.parametrize("url", ["https://app.qa.tech/x?a=1&copy=2", "https://a.example/x)](javascript:1)", "/x", None])
+def test_links(url: str | None) -> None:
     page = render(f"a {link('text', url)} b")
-    assert page.links == ([expected] if expected else [])
+    assert page.links == ([safe_url(url)] if safe_url(url) else [])
     assert page.text.strip() == "a text b"
 
 
