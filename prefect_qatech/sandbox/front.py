@@ -47,7 +47,7 @@ class Front:
         elif scope["path"].startswith("/sandbox"):
             # Steering is not noted: whoever looks at the log is not in it.
             app = self.app if _is_local(scope) else answer_json({"message": "Steered from this machine only"}, 403)
-            await app(scope, receive, send)
+            await app(_as_json(scope), receive, send)
         elif scope["path"].startswith("/v1") or self._route(self._api, scope["method"], scope["path"]):
             await self._serve_api(scope, scope["path"], receive, send)
         elif self._route(self._api, scope["method"], f"/v1{scope['path']}"):
@@ -70,16 +70,16 @@ class Front:
         route = self._route(self._api, scope["method"], path)
         with self.service.lock:
             fault = self.service.faults.pick(scope["method"], route.operation_id if route else None)
-            entry = self._note(scope, route, _shown(body))
+            shown, fault_of_body = _shown(body)
+            entry = self._note(scope, route, shown)
             entry["fault"] = fault.kind if fault else None
             self.service.engine.counts["gets"] += scope["method"] == "GET"
-        # Whatever the client calls it, the API knows JSON only.
-        headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
-        inner = {**scope, "path": path, "headers": [*headers, *([_JSON] if body else [])]}
+        inner = {**_as_json(scope), "path": path}
 
         async def carry_out() -> Answer:
-            if _is_too_deep(entry["body"]):
-                return Answer(400, [_JSON], b'{"message": "Validation error: the body is nested too deeply"}')
+            if fault_of_body and route is not None and route.body_field is not None:
+                message = {"message": f"Validation error: the body is {fault_of_body}"}
+                return Answer(400, [_JSON], json.dumps(message).encode())
             answer = await self._carry_out(inner, body, receive)
             if scope["method"] == "POST" and answer.status == 200:
                 entry["run_short_id"] = json.loads(answer.body).get("run", {}).get("shortId")
@@ -141,14 +141,25 @@ class Front:
         return entry
 
 
-def _shown(body: bytes) -> Any:
-    """Return a body as the log shows it: JSON that can be written again, else the beginning of its text."""
+def _as_json(scope: Scope) -> Scope:
+    """Return a request as one of JSON, whatever the client calls it: nothing else is known here."""
+    headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
+    return {**scope, "headers": [*headers, _JSON]}
+
+
+def _shown(body: bytes) -> tuple[Any, str | None]:
+    """Return a body as the log shows it, and what is wrong with it as JSON: then it is the beginning of its text."""
     if not body:
-        return None
+        return None, None
+    fault = "not JSON"
     try:
-        return json.loads(body, parse_constant=_refuse, parse_float=_finite)
+        value = json.loads(body, parse_constant=_refuse, parse_float=_finite)
+        if not _is_too_deep(value):
+            return value, None
+        fault = "nested too deeply"
     except (ValueError, RecursionError):
-        return body[:_MAX_SHOWN].decode("utf-8", "replace")
+        pass
+    return body[:_MAX_SHOWN].decode("utf-8", "replace"), fault
 
 
 def _is_too_deep(value: Any) -> bool:

@@ -226,6 +226,9 @@ def test_steering(api: Api) -> None:
     assert httpx.get(f"{url}/health").json() == {"ok": True, "virtual_seconds": 1000.0, "speed": 0}
     for body in ({}, {"advance_seconds": -1}, {"advance_seconds": "1"}, {"advance_seconds": 1, "more": 1}, 5):
         assert httpx.post(f"{url}/clock", json=body).status_code == 400
+    # As curl sends it.
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert httpx.post(f"{url}/clock", content='{"advance_seconds": 1}', headers=form).status_code == 200
     assert httpx.post(f"{url}/reset").status_code == 200
     assert api.sandbox.counts()["starts"] == 0
     assert api.client.get(f"/run/{run}").status_code == 404

@@ -71,6 +71,22 @@ def test_unknown_fields_are_ignored_and_counted(api: Api) -> None:
     }
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_a_number_that_json_does_not_have_is_no_json(api: Api, number: str) -> None:
+    body = f'{{"applications": [{{"applicationShortId": "app_shop", "priority": {number}}}]}}'
+    for path in ("/run", f"/run/{api.start('pln_green')}", "/test-cases"):
+        answer = api.client.post(path, content=body)
+        assert (answer.status_code, answer.json()["message"]) == (400, "Validation error: the body is not JSON")
+    assert len(api.sandbox.runs()) == 1
+
+
+def test_a_body_that_is_nested_too_deeply_is_refused_and_told_of(api: Api) -> None:
+    for depth in (200, 100_000):
+        answer = api.client.post("/run", content='{"parameters": ' + "[" * depth + "]" * depth + "}")
+        assert answer.status_code == 400
+    assert httpx.get(f"{api.sandbox.url}/sandbox/requests").status_code == 200
+
+
 def test_a_page_beyond_the_end_is_empty(api: Api) -> None:
     for offset in ("1000000", "9" * 30):
         page = api.client.get("/test-cases", params={"offset": offset})
