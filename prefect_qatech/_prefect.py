@@ -19,6 +19,9 @@ from prefect.logging.handlers import APILogHandler
 
 from prefect_qatech.exceptions import QATechError
 
+PATIENCE_SECONDS = 5.0
+"""How long a wait or a gate is held up by a Prefect API that hangs, where it only shows or remembers something."""
+
 
 class RunLogger:
     """The logger of a task or flow run, which never raises: no line of a log is worth the id of a run."""

@@ -1,9 +1,10 @@
-"""Writing Prefect artifacts in a way that can never change what happens to a run or a gate."""
+"""Writing Prefect artifacts in a way that can never change what happens to a run or a gate, nor hold it up for long."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 import anyio
@@ -20,23 +21,27 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
 from prefect.logging import get_logger
 
+from prefect_qatech._prefect import PATIENCE_SECONDS
 from prefect_qatech.addresses import safe_url
 from prefect_qatech.report import (
     HistoryEntry,
     attempts_chart,
     history_line,
     read_history,
+    render_gates,
     render_markdown,
     render_table,
 )
 from prefect_qatech.report.escape import cell_text, cut_key, key_text
-from prefect_qatech.report.model import GateReport
+from prefect_qatech.report.model import GateReport, GatesReport
 from prefect_qatech.verdict import TestVerdict
 
 MOST_PICTURES = 5
 HISTORY_VERSIONS = 20
 MOST_UNATTENDED = 2_000
 LEAST_PERCENT = 1.0
+REPORT_SECONDS = 20.0
+"""How long all artifacts of a report may take together."""
 
 T = TypeVar("T")
 
@@ -87,17 +92,38 @@ async def publish_report(report: GateReport, *, key: str | None = None) -> None:
         title = "QA.tech gate: each test's outcome by attempt"
         await acreate_table_artifact(table=render_table(report), key=artifact_key("tests", subject), description=title)
 
-    await _safely(text())
-    await _safely(table())
-    pictured = [test for test in report.tests_with(TestVerdict.FAILED) if safe_url(test.screenshot_url)]
-    for number, test in enumerate(pictured[:MOST_PICTURES], start=1):
-        await _safely(
-            acreate_image_artifact(
-                image_url=safe_url(test.screenshot_url) or "",
-                key=artifact_key("failure", subject, str(number)),
-                description=f"Last picture of a failed test: {cell_text(test.name, 200)}",
+    async def pictures() -> None:
+        pictured = [test for test in report.tests_with(TestVerdict.FAILED) if safe_url(test.screenshot_url)]
+        for number, test in enumerate(pictured[:MOST_PICTURES], start=1):
+            await _safely(
+                acreate_image_artifact(
+                    image_url=safe_url(test.screenshot_url) or "",
+                    key=artifact_key("failure", subject, str(number)),
+                    description=f"Last picture of a failed test: {cell_text(test.name, 200)}",
+                )
             )
-        )
+
+    async def all_of_it() -> None:
+        # Whatever takes long, the text is first.
+        await _safely(text(), REPORT_SECONDS)
+        await _safely(table(), REPORT_SECONDS)
+        await pictures()
+
+    await _safely(all_of_it(), REPORT_SECONDS)
+
+
+async def publish_gates(report: GatesReport) -> None:
+    """Publish the summary of several gates.
+
+    Args:
+        report: What became of them.
+    """
+
+    async def summary() -> None:
+        description = f"QA.tech gates: {report.verdict.value}"
+        await acreate_markdown_artifact(markdown=render_gates(report), key="qatech-gates", description=description)
+
+    await _safely(summary(), REPORT_SECONDS)
 
 
 async def _history(report: GateReport, key: str) -> list[HistoryEntry]:
@@ -140,7 +166,9 @@ async def publish_unattended(runs: Mapping[str, str | None]) -> None:
 
 
 class Progress:
-    """A progress artifact, for what takes its time.
+    """A progress artifact that is written beside what it shows, which never waits for it.
+
+    Used as a context; at its end the bar has `PATIENCE_SECONDS` to reach its last state.
 
     Args:
         description: What it shows.
@@ -151,10 +179,33 @@ class Progress:
         self._description = cell_text(description, 300)
         self._key = key
         self._artifact_id: UUID | None = None
-        self._shown = 0.0
-        self._lock = anyio.Lock()
+        self._percent = self._shown = -LEAST_PERCENT
+        self._is_over = self._is_closing = False
+        self._changed = asyncio.Event()
 
-    async def show(self, percent: float, *, is_over: bool) -> None:
+    async def __aenter__(self) -> Progress:
+        host = asyncio.current_task()
+        self._writer = asyncio.create_task(self._write())
+
+        def stop_with_it(writer: asyncio.Task[None]) -> None:
+            # A signal is raised in whatever happens to run, and what it means is for the whole flow run.
+            if host is not None and not writer.cancelled() and writer.exception() is not None:
+                host.cancel()
+
+        self._writer.add_done_callback(stop_with_it)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is None or issubclass(kind, Exception):
+            self._is_closing = True
+            self._changed.set()
+            await asyncio.wait([self._writer], timeout=PATIENCE_SECONDS)
+        self._writer.cancel()
+        await asyncio.wait([self._writer])
+        if not self._writer.cancelled():
+            self._writer.result()
+
+    def show(self, percent: float, *, is_over: bool) -> None:
         """Move the bar, a percent at least; what is over at once needs none.
 
         Args:
@@ -162,22 +213,33 @@ class Progress:
             is_over: Whether nothing will change any more.
         """
         percent = 100.0 if is_over else percent
-        async with self._lock:
-            if self._artifact_id is None:
-                if not is_over:
-                    self._artifact_id = await _safely(
-                        acreate_progress_artifact(progress=percent, key=self._key, description=self._description)
-                    )
-            elif abs(percent - self._shown) >= LEAST_PERCENT or is_over:
-                await _safely(aupdate_progress_artifact(artifact_id=self._artifact_id, progress=percent))
-            else:
+        if abs(percent - self._percent) >= LEAST_PERCENT or is_over:
+            self._percent, self._is_over = percent, is_over
+            self._changed.set()
+
+    async def _write(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            if self._shown != self._percent:
+                self._shown = self._percent
+                await self._write_once(self._percent)
+            if self._is_closing and not self._changed.is_set():
                 return
-            self._shown = percent
+
+    async def _write_once(self, percent: float) -> None:
+        if self._artifact_id is not None:
+            await _safely(aupdate_progress_artifact(artifact_id=self._artifact_id, progress=percent))
+        elif not self._is_over:
+            self._artifact_id = await _safely(
+                acreate_progress_artifact(progress=percent, key=self._key, description=self._description)
+            )
 
 
-async def _safely(write: Awaitable[T]) -> T | None:
+async def _safely(write: Awaitable[T], seconds: float = PATIENCE_SECONDS) -> T | None:
     try:
-        return await write
+        with anyio.fail_after(seconds):
+            return await write
     except Exception:  # the run and the verdict count, not the picture of them
         get_logger("qatech").warning("A Prefect artifact could not be written", exc_info=True)
         return None

@@ -21,6 +21,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import anyio
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
@@ -28,6 +29,7 @@ from prefect.events.worker import EventsWorker
 from prefect.logging import get_logger
 from prefect.logging.handlers import APILogHandler
 
+from prefect_qatech._prefect import PATIENCE_SECONDS
 from prefect_qatech.ledger import QATechRunRecord, root_flow_run
 from prefect_qatech.models import QATechRun
 from prefect_qatech.report.model import GateReport, GatesReport
@@ -168,8 +170,9 @@ async def _related_above() -> list[dict[str, str]]:
     if context is None or context.flow_run is None or context.flow_run.parent_task_run_id is None:
         return []
     try:
-        async with get_client() as client:
-            root = await root_flow_run(client, context.flow_run.id)
+        with anyio.fail_after(PATIENCE_SECONDS):
+            async with get_client() as client:
+                root = await root_flow_run(client, context.flow_run.id)
     except Exception:  # the event counts, not its surroundings
         get_logger("qatech").warning("The root flow run could not be looked up for an event", exc_info=True)
         return []

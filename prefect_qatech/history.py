@@ -6,7 +6,7 @@ delete it, and nothing has to clear up behind it. It holds the last `MOST_DURATI
 
 It is a help and nothing depends on it. Two flow runs that end at once may write over each other, and one duration is
 lost; a variable that cannot be read, written or understood counts as empty; what takes longer than `PATIENCE_SECONDS`
-is left.
+is left. A Prefect API that failed once is not asked again by the same waits: each would wait for it in turn.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 from prefect.logging import get_logger
 
+from prefect_qatech._prefect import PATIENCE_SECONDS
 from prefect_qatech.report.escape import cut_key, key_text
 
 MOST_DURATIONS = 50
 MOST_TEST_COUNTS = 8
 """Together they stay below the 5,000 characters that a variable may have."""
 
-PATIENCE_SECONDS = 5.0
 LONGEST_SECONDS = 7 * 24 * 3600.0
 
 
@@ -73,10 +73,13 @@ class PlanHistory:
     def __init__(self, plan_short_id: str) -> None:
         self._name = variable_name(plan_short_id)
         self._known: dict[str, list[float]] | None = None
+        self._has_failed = False
         self._lock = anyio.Lock()
 
     async def read(self, test_count: int) -> list[float]:
         """Give the durations of the runs with so many test cases; none where they cannot be had."""
+        if self._has_failed:
+            return []
         try:
             with anyio.fail_after(PATIENCE_SECONDS):
                 async with self._lock:
@@ -96,6 +99,8 @@ class PlanHistory:
 
     async def add(self, test_count: int, seconds: float) -> None:
         """Remember how long a run took."""
+        if self._has_failed:
+            return
         try:
             with anyio.fail_after(PATIENCE_SECONDS):
                 async with self._lock, get_client() as client:
@@ -110,4 +115,5 @@ class PlanHistory:
             self._left(error)
 
     def _left(self, error: Exception) -> None:
+        self._has_failed = True
         get_logger("qatech").debug("The variable %s was left alone: %r", self._name, error)

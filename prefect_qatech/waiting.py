@@ -68,7 +68,7 @@ async def wait_for_run(
     timeout_seconds: float,
     polling: QATechPolling,
     surroundings: Surroundings,
-    on_change: Callable[[QATechRun], Awaitable[None]],
+    on_change: Callable[[QATechRun], None],
     on_error: Callable[[QATechAPIError], None],
     run_url: str | None = None,
     age_seconds: float | None = None,
@@ -139,7 +139,7 @@ async def wait_for_run(
         else:
             errors, refusals, last_error = 0, 0, None
             if _seen(run) != _seen(last):
-                await on_change(run)
+                on_change(run)
             last = run
             age = clock() - began_running
             if run.is_final:

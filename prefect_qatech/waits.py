@@ -17,11 +17,12 @@ from typing import Any
 
 from anyio import move_on_after, sleep
 from prefect import task
+from prefect.client.orchestration import get_client
 from prefect.concurrency.asyncio import rate_limit
 from prefect.exceptions import TerminationSignal
 
 from prefect_qatech import artifacts, events
-from prefect_qatech._prefect import run_logger
+from prefect_qatech._prefect import PATIENCE_SECONDS, run_logger
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import QATechAPIError, QATechError, RunsNotEnded, WaitTimedOut
 from prefect_qatech.history import PlanHistory
@@ -49,12 +50,17 @@ class _Wanted:
     run_url: str | None = None
     record: QATechRunRecord | None = None
 
-    @property
-    def age_seconds(self) -> float | None:
-        # Of a run that was attached only the moment of attaching is known.
-        if self.record is None or self.record.kind == "attached":
-            return None
-        return max(0.0, (datetime.now(timezone.utc) - self.record.started_at).total_seconds())
+
+def age_of(record: QATechRunRecord | None) -> float | None:
+    """Return how many seconds ago a run was started; None where nobody knows.
+
+    Args:
+        record: The run.
+    """
+    # Of a run that was attached only the moment of attaching is known.
+    if record is None or record.kind == "attached":
+        return None
+    return max(0.0, (datetime.now(timezone.utc) - record.started_at).total_seconds())
 
 
 @dataclass
@@ -84,7 +90,7 @@ class _Wait:
     async def until_ended(
         self,
         wanted: _Wanted,
-        on_change: Callable[[QATechRun], Awaitable[None]],
+        on_change: Callable[[QATechRun], None],
         on_error: Callable[[QATechAPIError], None],
     ) -> QATechRun:
         plan = wanted.record.plan_short_id if wanted.record is not None else None
@@ -97,7 +103,7 @@ class _Wait:
             on_change=on_change,
             on_error=on_error,
             run_url=wanted.run_url,
-            age_seconds=wanted.age_seconds,
+            age_seconds=age_of(wanted.record),
             history=self._histories.setdefault(plan, PlanHistory(plan)) if plan else None,
         )
         events.emit_run_finished(run, wanted.run_url)
@@ -111,21 +117,56 @@ def turn_of(credentials: QATechCredentials, sleep: Sleep = sleep_unless_stopped)
         credentials: The credentials.
         sleep: Sleeps for so many seconds.
     """
-    budget, name = credentials.get_request_budget(), credentials.rate_limit_name
+    budget = credentials.get_request_budget()
+    limit = _GlobalLimit(credentials.rate_limit_name) if credentials.rate_limit_name is not None else None
 
     async def wait(most_seconds: float) -> None:
         began = time.monotonic()
         if budget is not None:
             await budget.wait(sleep, most_seconds)
         left = most_seconds - (time.monotonic() - began)
-        if name is not None and left > 0:
-            try:
-                with move_on_after(left):
-                    await rate_limit(name, strict=False)
-            except Exception as error:  # a limit that cannot be asked for limits nothing; the wait counts
-                run_logger().debug("The limit %s could not be asked for: %r", name, error)
+        if limit is not None and left > 0:
+            with move_on_after(left):
+                await limit.wait()
 
     return wait
+
+
+class _GlobalLimit:
+    """A global concurrency limit of Prefect's. One that cannot be asked for limits nothing; the wait counts.
+
+    Args:
+        name: Its name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._health = asyncio.Lock()
+        self._healthy_until = -float("inf")
+
+    async def wait(self) -> None:
+        """Wait for a place, as long as Prefect's API is there to give one."""
+        asked = asyncio.ensure_future(rate_limit(self._name, strict=False))
+        try:
+            # Other polls may be before this one for a long time; of a server that hangs nothing is to be had.
+            while not (await asyncio.wait([asked], timeout=PATIENCE_SECONDS))[0]:
+                if not await self._is_there():
+                    run_logger().debug("The limit %s could not be asked for: Prefect's API hangs.", self._name)
+                    return
+            asked.result()
+        except Exception as error:
+            run_logger().debug("The limit %s could not be asked for: %r", self._name, error)
+        finally:
+            asked.cancel()
+
+    async def _is_there(self) -> bool:
+        async with self._health:
+            if time.monotonic() >= self._healthy_until:
+                with move_on_after(PATIENCE_SECONDS):
+                    async with get_client() as client:
+                        if await client.api_healthcheck() is None:
+                            self._healthy_until = time.monotonic() + PATIENCE_SECONDS
+            return time.monotonic() < self._healthy_until
 
 
 @asynccontextmanager
@@ -163,14 +204,14 @@ async def _wait(
         f"QA.tech run {run_short_id}: finished test cases", key or artifacts.artifact_key("progress", run_short_id)
     )
 
-    async def on_change(run: QATechRun) -> None:
+    def on_change(run: QATechRun) -> None:
         logger.info("%s", _seen_in(run, run_short_id))
-        await progress.show(run.finished_percent, is_over=run.is_final)
+        progress.show(run.finished_percent, is_over=run.is_final)
 
     def on_error(error: QATechAPIError) -> None:
         logger.warning("A look at run %s failed and will be repeated: %s", run_short_id, error)
 
-    async with telling_what_goes_on({run_short_id: run_url}, logger), waiting:
+    async with telling_what_goes_on({run_short_id: run_url}, logger), waiting, progress:
         try:
             return await waiting.until_ended(wanted, on_change, on_error)
         except WaitTimedOut:
@@ -207,13 +248,13 @@ async def _wait_for_all(
     errors: dict[str, QATechError] = {}
     failed_looks = 0
 
-    async def on_change(run: QATechRun) -> None:
+    def on_change(run: QATechRun) -> None:
         if not run.is_final:
-            await show()
+            show()
 
-    async def show() -> None:
+    def show() -> None:
         over = len(ended) + len(errors)
-        await progress.show(100.0 * over / len(wanted), is_over=over == len(wanted))
+        progress.show(100.0 * over / len(wanted), is_over=over == len(wanted))
 
     def on_error(error: QATechAPIError) -> None:
         nonlocal failed_looks
@@ -235,9 +276,9 @@ async def _wait_for_all(
             ended[one.run_short_id] = run
             logger.info("%s", _seen_in(run, one.run_short_id))
         del going_on[one.run_short_id]
-        await show()
+        show()
 
-    async with telling_what_goes_on(going_on, logger), waiting:
+    async with telling_what_goes_on(going_on, logger), waiting, progress:
         await _all_unless_stopped([wait_for(one, place) for place, one in enumerate(wanted.values())])
     if errors:
         raise RunsNotEnded(_not_ended(errors, len(wanted)), runs=ended, errors=errors)

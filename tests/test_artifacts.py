@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +23,7 @@ from prefect_qatech import artifacts
 from prefect_qatech.artifacts import (
     Progress,
     artifact_key,
+    publish_gates,
     publish_link,
     publish_report,
     publish_unattended,
@@ -29,7 +31,7 @@ from prefect_qatech.artifacts import (
 from prefect_qatech.history import variable_name
 from prefect_qatech.models import QATechRun, QATechRunTestCaseDetails
 from prefect_qatech.report.build import build_report
-from prefect_qatech.report.model import GateReport
+from prefect_qatech.report.model import GateReport, GatesReport
 from prefect_qatech.verdict import GatePolicy
 from prefect_qatech.verdict.identity import ObservedAttempt, recognise
 
@@ -156,9 +158,16 @@ def report() -> GateReport:
 async def write_all() -> None:
     await publish_link("https://app.qa.tech/x", "The run", key="qatech-x", description="A run")
     await publish_report(report())
-    progress = Progress("A run", "qatech-x")
-    await progress.show(0, is_over=False)
-    await progress.show(100, is_over=True)
+    await shown((0, False), (100, True))
+
+
+async def shown(*steps: tuple[float, bool]) -> None:
+    """A progress that has the time to write each step."""
+    async with Progress("A run", "qatech-x") as progress:
+        for percent, is_over in steps:
+            progress.show(percent, is_over=is_over)
+            for _ in range(10):
+                await asyncio.sleep(0)
 
 
 async def test_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,11 +220,13 @@ async def test_a_report_that_cannot_be_drawn_changes_nothing(name: str, monkeypa
 
 async def test_a_progress_that_could_not_be_created_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     written = Written(monkeypatch, RuntimeError("server down"))
-    progress = Progress("A run", "qatech-x")
-    await progress.show(10, is_over=False)
-    written.error = None
-    await progress.show(10, is_over=False)
-    await progress.show(20, is_over=False)
+    async with Progress("A run", "qatech-x") as progress:
+        progress.show(10, is_over=False)
+        await asyncio.sleep(0.01)
+        written.error = None
+        progress.show(20, is_over=False)
+        await asyncio.sleep(0.01)
+        progress.show(30, is_over=False)
     assert written.names == ["acreate_progress_artifact", "acreate_progress_artifact", "aupdate_progress_artifact"]
 
 
@@ -223,7 +234,52 @@ async def test_a_progress_that_could_not_be_created_is_tried_again(monkeypatch: 
 async def test_a_stop_is_no_failed_write(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     Written(monkeypatch, error)
     with pytest.raises(type(error)):
-        await Progress("A run", "qatech-x").show(0, is_over=False)
+        await publish_link("https://app.qa.tech/x", "The run", key="qatech-x", description="A run")
+
+
+async def test_a_signal_that_is_raised_in_a_write_ends_what_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    Written(monkeypatch, TerminationSignal(signal.SIGTERM))
+
+    async def work() -> None:
+        async with Progress("A run", "qatech-x") as progress:
+            progress.show(0, is_over=False)
+            await asyncio.sleep(60)
+
+    with pytest.raises(TerminationSignal):
+        await work()
+
+
+async def test_nothing_waits_for_a_write_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hang(**_: Any) -> None:
+        await asyncio.sleep(3600)
+
+    for name in WRITERS:
+        monkeypatch.setattr(artifacts, name, hang)
+    monkeypatch.setattr(artifacts, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(artifacts, "REPORT_SECONDS", 0.05)
+    with anyio.fail_after(30):
+        async with Progress("A run", "qatech-x") as progress:
+            for percent in range(0, 90, 10):
+                progress.show(percent, is_over=False)
+        await publish_link("https://app.qa.tech/x", "The run", key="qatech-x", description="A run")
+        await publish_report(report())
+        await publish_gates(GatesReport(names=("smoke",), reports={"smoke": report()}, errors={}))
+
+
+async def test_what_is_cancelled_waits_for_no_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = Written(monkeypatch)
+
+    async def work() -> None:
+        async with Progress("A run", "qatech-x") as progress:
+            progress.show(0, is_over=False)
+            await asyncio.sleep(3600)
+
+    task = asyncio.ensure_future(work())
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert written.names == ["acreate_progress_artifact"]
 
 
 @pytest.mark.parametrize("url", [None, "", "javascript:alert(1)", "http://app.qa.tech/x"])
@@ -235,29 +291,31 @@ async def test_no_link_is_better_than_a_bad_one(url: str | None, monkeypatch: py
 
 async def test_a_bar_moves_by_a_percent_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
     written = Written(monkeypatch)
-    progress = Progress("A run", "qatech-x")
-    for percent in (0, 0.4, 0.9, 1.2, 1.3, 50, 99.9):
-        await progress.show(percent, is_over=False)
-    await progress.show(99.9, is_over=True)
+    await shown(*((percent, False) for percent in (0, 0.4, 0.9, 1.2, 1.3, 50, 99.9)), (99.9, True))
     assert [call["progress"] for _, call in written.calls] == [0, 1.2, 50, 99.9, 100]
     assert written.names == ["acreate_progress_artifact", *["aupdate_progress_artifact"] * 4]
     assert written.calls[0][1]["key"] == "qatech-x"
 
 
-async def test_one_bar_is_made_however_many_ask_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_changes_faster_than_it_is_written_is_one_bar_that_ends_right(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     written = Written(monkeypatch)
-    progress = Progress("Runs", "qatech-x")
-    await asyncio.gather(*(progress.show(10 * number, is_over=False) for number in range(5)))
-    assert written.names.count("acreate_progress_artifact") == 1
+    async with Progress("Runs", "qatech-x") as progress:
+        progress.show(0, is_over=False)
+        await asyncio.sleep(0)
+        for percent in range(10, 90, 10):
+            progress.show(percent, is_over=False)
+        progress.show(100, is_over=True)
+    assert written.names == ["acreate_progress_artifact", "aupdate_progress_artifact"]
+    assert written.calls[-1][1]["progress"] == 100
 
 
 async def test_what_is_over_fills_its_bar_and_gets_no_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
     written = Written(monkeypatch)
-    progress = Progress("A run", "qatech-x")
-    await progress.show(50, is_over=True)
+    await shown((50, True))
     assert written.calls == [], "what was never seen to move needs no bar"
-    await progress.show(50, is_over=False)
-    await progress.show(50, is_over=True)
+    await shown((50, False), (50, True))
     assert written.calls[-1] == ("aupdate_progress_artifact", {"artifact_id": ARTIFACT, "progress": 100})
 
 

@@ -92,6 +92,15 @@ async def test_a_server_that_hangs_disturbs_nobody_for_long(plan: str) -> None:
         await PlanHistory(plan).add(6, 300)
 
 
+async def test_a_server_that_failed_is_not_asked_again_by_the_same_waits(plan: str) -> None:
+    past = PlanHistory(plan)
+    with patch.object(history, "get_client", side_effect=RuntimeError("down")) as asked:
+        for _ in range(3):
+            assert await past.read(6) == []
+            await past.add(6, 300)
+    assert asked.call_count == 1
+
+
 async def test_waits_that_end_at_once_lose_a_duration_at_most(plan: str) -> None:
     async with anyio.create_task_group() as group:
         for number in range(5):

@@ -65,7 +65,7 @@ class Wait:
             raise response
         return response if isinstance(response, httpx.Response) else answer(response)
 
-    async def _on_change(self, run: QATechRun) -> None:
+    def _on_change(self, run: QATechRun) -> None:
         self.changes.append(run)
 
     async def end(self, timeout_seconds: float = 3600, polling: QATechPolling | None = None, **known: Any) -> QATechRun:

@@ -105,9 +105,6 @@ class TerminalSteps:
         return record
 
     async def wait(self, record: QATechRunRecord, seconds_left: float) -> QATechRun:
-        async def on_change(run: QATechRun) -> None:
-            self.display.changed(run)
-
         age = None if record.kind == "attached" else (datetime.now(timezone.utc) - record.started_at).total_seconds()
         try:
             async with self.credentials.get_client() as client:
@@ -117,7 +114,7 @@ class TerminalSteps:
                     timeout_seconds=seconds_left,
                     polling=self.polling,
                     surroundings=Surroundings(sleep=self.sleep),
-                    on_change=on_change,
+                    on_change=self.display.changed,
                     on_error=lambda error: self.display.tell(f"A poll failed and is repeated: {error}"),
                     run_url=record.run_url,
                     age_seconds=None if age is None else max(0.0, age),

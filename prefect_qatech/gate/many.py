@@ -10,10 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from prefect import flow
-from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.orchestration import get_client
 
-from prefect_qatech import events, ledger
+from prefect_qatech import artifacts, events, ledger
 from prefect_qatech._prefect import run_logger
 from prefect_qatech.artifacts import artifact_key
 from prefect_qatech.credentials import QATechCredentials
@@ -22,7 +21,7 @@ from prefect_qatech.gate.flow import run_gate
 from prefect_qatech.gate.settings import GateSettings
 from prefect_qatech.models import QATechRunRequest, as_request
 from prefect_qatech.polling import QATechPolling
-from prefect_qatech.report import gates_message, render_gates
+from prefect_qatech.report import gates_message
 from prefect_qatech.report.escape import plain_text
 from prefect_qatech.report.model import GateReport, GatesReport
 from prefect_qatech.twins import run_sync
@@ -89,12 +88,7 @@ async def _gather(
         await asyncio.gather(*gates, return_exceptions=True)
         raise
     report = GatesReport(names=tuple(requests), reports=reports, errors=errors)
-    try:
-        await acreate_markdown_artifact(
-            markdown=render_gates(report), key="qatech-gates", description=f"QA.tech gates: {report.verdict.value}"
-        )
-    except Exception as error:  # the verdict counts, not the picture of it
-        logger.error("The summary could not be published: %s", error)
+    await artifacts.publish_gates(report)
     await events.emit_gates_verdict(report)
     if report.passed:
         logger.info("All %d gates passed.", len(requests))

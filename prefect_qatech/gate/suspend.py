@@ -42,7 +42,7 @@ from prefect_qatech.models import QATechRun
 from prefect_qatech.polling import QATechPolling
 from prefect_qatech.twins import run_sync, sleep_unless_stopped
 from prefect_qatech.waiting import Surroundings, wait_for_run
-from prefect_qatech.waits import telling_what_goes_on, turn_of
+from prefect_qatech.waits import age_of, telling_what_goes_on, turn_of
 
 _KEY = "qatech-"
 _PAGE = 200
@@ -161,7 +161,7 @@ async def _goes_on(
     logger = run_logger()
     is_unknown = False
 
-    async def on_change(run: QATechRun) -> None:
+    def on_change(run: QATechRun) -> None:
         logger.info("Run %s: %s", record.run_short_id, run.status or "no status")
 
     def on_error(error: QATechAPIError) -> None:
@@ -183,6 +183,7 @@ async def _goes_on(
                 on_change=on_change,
                 on_error=on_error,
                 run_url=record.run_url,
+                age_seconds=age_of(record),
             )
         except WaitTimedOut as error:
             # Whether a run that nobody knows comes to be known, the ordinary wait finds out within a minute.
