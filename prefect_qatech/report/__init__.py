@@ -1,4 +1,4 @@
-"""One ledger, the `GateReport`, in the forms that its readers need: people, CI tools, programs, later campaigns.
+"""The `GateReport` in the forms that its readers need: people, CI tools, programs, later campaigns.
 
 Pure: a report in, text out. Only `files` and `explain_command` touch the disk.
 """

@@ -272,7 +272,7 @@ def _with_fewer_links(tests: Iterable[ReportedTest]) -> tuple[ReportedTest, ...]
 
 
 def _shown(test: CampaignTest) -> tuple[Execution, bool]:
-    """Give the execution that a report tells of: the last that was not a pass, else the last; and which it is."""
+    """Return the last execution that was not a pass, else the last one; and whether there was one that was not."""
     not_passed = [number for number in test.executions if test.executions[number].outcome is not Outcome.PASSED]
     return test.executions[max(not_passed or test.executions)], bool(not_passed)
 

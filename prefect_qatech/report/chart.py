@@ -67,7 +67,7 @@ class HistoryEntry(BaseModel):
 
 
 def history_line(report: GateReport) -> str:
-    """Give the line of a Markdown report that no reader sees, and that `read_history` reads.
+    """Return the line of a Markdown report that no reader sees, and that `read_history` reads.
 
     A link reference definition: every Markdown dialect takes it out of the text, and no text of the service can look
     like one, as it never stands at the beginning of a line.

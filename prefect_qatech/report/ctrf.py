@@ -39,7 +39,7 @@ _ATTEMPT_STATUS = {Outcome.PASSED: "passed", Outcome.FAILED: "failed", Outcome.S
 
 
 def render_ctrf(report: GateReport) -> str:
-    """Give the report as CTRF JSON.
+    """Return the report as CTRF JSON.
 
     Args:
         report: The report.

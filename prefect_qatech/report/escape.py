@@ -37,7 +37,7 @@ _CELL = re.compile(r"[&<>`*_\[\]|\\~@]|/(?=/)|(?<=www)\.", re.IGNORECASE)
 
 
 def plain_text(text: str, max_length: int) -> str:
-    """Give a text as one line that shows what it holds: for terminals, attributes and JSON.
+    """Return a text as one line that shows what it holds: for terminals, attributes and JSON.
 
     Args:
         text: A text from elsewhere.
@@ -67,7 +67,7 @@ def _visible(character: str) -> str:
 
 
 def xml_text(text: str, max_length: int) -> str:
-    """Give a text of several lines that XML 1.0 takes.
+    """Return a text of several lines that XML 1.0 takes.
 
     Args:
         text: A text from elsewhere.
@@ -86,7 +86,7 @@ def xml_text(text: str, max_length: int) -> str:
 
 
 def markdown_text(text: str, max_length: int) -> str:
-    """Give a text as Markdown that shows exactly this text, in a paragraph, a table cell or inside of HTML.
+    """Return a text as Markdown that shows exactly this text, in a paragraph, a table cell or inside of HTML.
 
     Args:
         text: A text from elsewhere.
@@ -111,7 +111,7 @@ def markdown_text(text: str, max_length: int) -> str:
 
 
 def cell_text(text: str, max_length: int) -> str:
-    """Give a text for a cell of a Prefect table artifact, where one UI renders Markdown and the other shows it raw.
+    """Return a text for a cell of a Prefect table artifact, where one UI renders Markdown and the other shows it raw.
 
     Args:
         text: A text from elsewhere.
@@ -133,7 +133,7 @@ def _full_width(match: re.Match[str]) -> str:
 
 
 def key_text(name: str, separator: str = "-") -> str:
-    """Give a name as part of a key: lower case letters and digits, and a separator between its words.
+    """Return a name as part of a key: lower case letters and digits, and a separator between its words.
 
     Different names give different keys: where letters are lost (capitals, accents, blanks), a short hash of the name
     stands behind the rest. The ids of test plans and simple names with dashes keep their form.
@@ -156,7 +156,7 @@ def key_text(name: str, separator: str = "-") -> str:
 
 
 def cut_key(key: str, max_length: int) -> str:
-    """Give a key of limited length, which stays different from that of any other.
+    """Return a key of limited length, which stays different from that of any other.
 
     Args:
         key: A key.
@@ -173,7 +173,7 @@ def _short_hash(text: str) -> str:
 
 
 def link(text: str, url: str | None, max_length: int = 200) -> str:
-    """Give a Markdown link, or the text alone where the address may not become one.
+    """Return a Markdown link, or the text alone where the address may not become one.
 
     Args:
         text: What is shown; escaped here.

@@ -34,7 +34,7 @@ _MAX_NAMES, _NAME, _SENTENCE, _NOTE = 50, 200, 500, 900
 
 
 def explain(report: GateReport, policy: GatePolicy | None = None, *, today: date | None = None) -> str:
-    """Say why a gate's verdict is what it is.
+    """Explain a gate's verdict, rule by rule.
 
     Args:
         report: The report.
@@ -67,7 +67,7 @@ def explain(report: GateReport, policy: GatePolicy | None = None, *, today: date
     if again.verdict is not report.verdict:
         lines += [
             "",
-            f"The ledger contradicts itself: its runs and its policy give {again.verdict}, not {report.verdict}.",
+            f"The report contradicts itself: its runs and its policy give {again.verdict}, not {report.verdict}.",
             "It was changed, or written by a version of prefect-qatech that judges otherwise.",
         ]
     if policy is not None:

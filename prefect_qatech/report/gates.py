@@ -7,14 +7,14 @@ from prefect_qatech.report.model import GateReport, GatesReport
 from prefect_qatech.report.wording import HEADLINES, SYMBOLS, counts_text
 from prefect_qatech.verdict import Verdict
 
-_MOST_REASONS = 100
-_MOST_NAMED = 10
+_MAX_REASONS = 100
+_MAX_NAMED = 10
 _NAME_LENGTH = 120
 _REASON_LENGTH = 300
 
 
 def render_gates(report: GatesReport) -> str:
-    """Give the summary of several gates as the Markdown artifact of the Prefect UI.
+    """Return the summary of several gates as the Markdown artifact of the Prefect UI.
 
     Args:
         report: What became of them.
@@ -34,7 +34,7 @@ def render_gates(report: GatesReport) -> str:
         for name in ordered
         for reason in _reasons(report, name)
     ]
-    more = f"- and {len(reasons) - _MOST_REASONS} more" if len(reasons) > _MOST_REASONS else ""
+    more = f"- and {len(reasons) - _MAX_REASONS} more" if len(reasons) > _MAX_REASONS else ""
     return "\n".join(
         [
             f"## {SYMBOLS[report.verdict]} {HEADLINES[report.verdict]}",
@@ -45,17 +45,17 @@ def render_gates(report: GatesReport) -> str:
             "| --- | --- | --- | --- | --- | --- |",
             *(_row(report, name) for name in ordered),
             "",
-            *reasons[:_MOST_REASONS],
+            *reasons[:_MAX_REASONS],
             more,
         ]
     ).rstrip()
 
 
 def gates_message(report: GatesReport) -> str:
-    """Give what a release manager needs in one line: how many gates passed, and the others by name, reason and link."""
+    """Return one line for a release manager: how many gates passed, and the others by name, reason and link."""
     left = [name for name in report.names if report.verdict_of(name) is not Verdict.PASS]
-    told = [_told(report, name) for name in left[:_MOST_NAMED]]
-    more = [f"and {len(left) - _MOST_NAMED} more"] if len(left) > _MOST_NAMED else []
+    told = [_told(report, name) for name in left[:_MAX_NAMED]]
+    more = [f"and {len(left) - _MAX_NAMED} more"] if len(left) > _MAX_NAMED else []
     return f"{HEADLINES[report.verdict]}. {_sum(report)} {'; '.join([*told, *more])}".rstrip()
 
 

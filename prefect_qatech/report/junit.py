@@ -54,7 +54,7 @@ def check_junit() -> Any:
 
 
 def render_junit(report: GateReport) -> str:
-    """Give the report as JUnit XML.
+    """Return the report as JUnit XML.
 
     Args:
         report: The report.

@@ -60,7 +60,7 @@ _PROCEED = (
 def render_markdown(
     report: GateReport, *, chart: str | None = None, history: Sequence[HistoryEntry] = (), max_bytes: int = MAX_BYTES
 ) -> str:
-    """Give the report as the Markdown artifact of the Prefect UI.
+    """Return the report as the Markdown artifact of the Prefect UI.
 
     Args:
         report: The report.
@@ -83,7 +83,7 @@ def render_markdown(
 
 
 def render_job_summary(report: GateReport, *, max_bytes: int = MAX_BYTES) -> str:
-    """Give the report as Markdown for the summary of a GitHub or GitLab job, which shows no `data:` images.
+    """Return the report as Markdown for the summary of a GitHub or GitLab job, which shows no `data:` images.
 
     Args:
         report: The report.

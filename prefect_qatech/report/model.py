@@ -1,6 +1,6 @@
 """Pure: the report of a gate, and that of several gates.
 
-A `GateReport` is the one ledger that people, files and events are served from, small enough to be the result of a flow
+A `GateReport` is the one record that people, files and events are served from, small enough to be the result of a flow
 run (texts are cut to a stated length), and complete enough to be judged again under another policy.
 """
 
@@ -237,7 +237,7 @@ class GateReport(_Fact):
         return dict(Counter(test.verdict for test in self.tests))
 
     def tests_with(self, *verdicts: TestVerdict) -> tuple[ReportedTest, ...]:
-        """Give the tests that have one of the verdicts, in order."""
+        """Return the tests that have one of the verdicts, in order."""
         return tuple(test for test in self.tests if test.verdict in verdicts)
 
     def judge_again(self, policy: GatePolicy, *, today: date | None = None) -> GateVerdict:
@@ -311,5 +311,5 @@ class GatesReport(BaseModel):
         return self.verdict is Verdict.PASS
 
     def verdict_of(self, name: str) -> Verdict:
-        """Give the verdict of one gate."""
+        """Return the verdict of one gate."""
         return self.reports[name].verdict if name in self.reports else Verdict.INCONCLUSIVE

@@ -12,7 +12,7 @@ MAX_ROWS = 2_000
 
 
 def render_table(report: GateReport) -> list[dict[str, str]]:
-    """Give the rows of the table, those that need a look first.
+    """Return the rows of the table, those that need a look first.
 
     The cells are plain text without any markup: the one Prefect UI renders them as Markdown, the other does not.
 

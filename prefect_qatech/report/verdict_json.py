@@ -1,4 +1,4 @@
-"""`verdict.json`: the whole ledger of a gate, for programs, and for `prefect-qatech explain`.
+"""`verdict.json`: the whole report of a gate, for programs, and for `prefect-qatech explain`.
 
 The fields are those of `GateReport`, and two that are made from them for readers who want one value: `rules` (what each
 rule said, `pass` where it was silent) and `counts` (tests by verdict). `verdict.schema.json`, beside this file, is the
@@ -33,7 +33,7 @@ RULES = (
 
 
 def rule_outcomes(report: GateReport) -> dict[str, str]:
-    """Give what each rule said.
+    """Return what each rule said.
 
     Args:
         report: The report.
@@ -49,7 +49,7 @@ def rule_outcomes(report: GateReport) -> dict[str, str]:
 
 
 def render_verdict_json(report: GateReport) -> str:
-    """Give the report as `verdict.json`.
+    """Return the report as `verdict.json`.
 
     Args:
         report: The report.
@@ -64,7 +64,7 @@ def render_verdict_json(report: GateReport) -> str:
 
 
 def verdict_json_schema() -> dict[str, Any]:
-    """Give the JSON schema of `verdict.json`."""
+    """Return the JSON schema of `verdict.json`."""
     schema = GateReport.model_json_schema(mode="serialization")
     verdicts = {"type": "object", "additionalProperties": {"$ref": "#/$defs/Verdict"}}
     schema["properties"]["rules"] = {"description": "What each rule said; pass where it was silent.", **verdicts}

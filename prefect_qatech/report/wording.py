@@ -46,12 +46,12 @@ _CI: dict[TestVerdict, CIStatus] = {
 
 
 def group(test: ReportedTest) -> Group:
-    """Give the section of the report in which a test stands."""
+    """Return the section of the report in which a test stands."""
     return "quarantined" if test.quarantined else _GROUPS.get(test.verdict, "undecided")
 
 
 def ci_status(test: ReportedTest) -> CIStatus:
-    """Give the word that CI tools have for a test's verdict.
+    """Return the word that CI tools have for a test's verdict.
 
     A test in quarantine that did not pass is `skipped` to them, because it does not block. A skipped test is `skipped`
     as well, although it is undecided to the gate: `unseen_verdict` sees to it that the file does not read green.
@@ -61,7 +61,7 @@ def ci_status(test: ReportedTest) -> CIStatus:
 
 
 def unseen_verdict(report: GateReport, red: bool) -> str | None:
-    """Give what a file for CI tools must say in a testcase of its own, named `GATE_TEST`, so as not to read green.
+    """Return the message of the testcase `GATE_TEST`, without which a file for CI tools would read green.
 
     Args:
         report: The report.
@@ -77,13 +77,13 @@ def unseen_verdict(report: GateReport, red: bool) -> str | None:
 
 
 def shown_attempt(test: ReportedTest) -> int | None:
-    """Give the index of the attempt that a test's reason, explanation and links are of, unless that was a pass."""
+    """Return the index of the attempt that a test's reason, explanation and links are of, unless that was a pass."""
     silent = (Outcome.PASSED, Outcome.ABSENT)
     return max((index for index, outcome in enumerate(test.outcomes) if outcome not in silent), default=None)
 
 
 def story(test: ReportedTest, escape: Callable[[str], str] = str) -> str:
-    """Tell what became of a test: "failed on attempt 1: no such button; passed on attempt 2".
+    """Return what became of a test: "failed on attempt 1: no such button; passed on attempt 2".
 
     Args:
         test: The test.
@@ -105,7 +105,7 @@ def story(test: ReportedTest, escape: Callable[[str], str] = str) -> str:
 
 
 def attempt_name(index: int) -> str:
-    """Name an attempt as the reasons name it: "first run", "rerun 1"."""
+    """Return an attempt's name, as the reasons have it: "first run", "rerun 1"."""
     return f"rerun {index}" if index else "first run"
 
 
@@ -148,12 +148,12 @@ def group_counts(report: GateReport) -> Counter[Group]:
 
 
 def finite(seconds: float | None) -> float:
-    """Give a duration that can be added and printed; 0 for one that is unknown or none."""
+    """Return a duration that can be added and printed; 0 for one that is unknown or none."""
     return seconds if seconds is not None and math.isfinite(seconds) and seconds > 0 else 0.0
 
 
 def duration_text(seconds: float | None) -> str:
-    """Give a duration as people say it.
+    """Return a duration as people say it.
 
     Example:
         >>> duration_text(42), duration_text(750), duration_text(7260), duration_text(None)
@@ -169,12 +169,12 @@ def duration_text(seconds: float | None) -> str:
 
 
 def in_utc(moment: datetime) -> datetime:
-    """Give a moment in UTC; one without a time zone is taken to be in UTC."""
+    """Return a moment in UTC; one without a time zone is taken to be in UTC."""
     return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)
 
 
 def time_text(moment: datetime | None, beside: datetime | None = None) -> str:
-    """Give a moment as `2026-11-23 21:43 UTC`, without the date where another moment of that day stands beside it."""
+    """Return a moment as `2026-11-23 21:43 UTC`, without the date where another moment of that day stands beside it."""
     if moment is None:
         return "unknown"
     same_day = beside is not None and in_utc(beside).date() == in_utc(moment).date()
@@ -207,7 +207,7 @@ def tests_named(reason: ReportedReason | Reason, tests: Mapping[str, ReportedTes
 
 
 def until_text(entry: QuarantineEntry, policy: GatePolicy) -> str:
-    """Say how long a quarantine entry holds: "through 2026-09-01 (UTC)"."""
+    """Return how long a quarantine entry holds: "through 2026-09-01 (UTC)"."""
     return f"through {entry.expires} ({policy.quarantine_time_zone})"
 
 
@@ -220,5 +220,5 @@ def campaign_id(report: GateReport) -> str | None:
 
 
 def campaign_name(report: GateReport) -> str:
-    """Name what was tested: the plan's name, else its short id, else the label."""
+    """Return the name of what was tested: the plan's name, else its short id, else the label."""
     return report.plan_name or report.plan_short_id or report.label or "default test plan"

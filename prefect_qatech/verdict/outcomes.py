@@ -55,7 +55,7 @@ class Verdict(Word):
 
     @classmethod
     def worst(cls, verdicts: Iterable[Verdict]) -> Verdict:
-        """Give the worst of some verdicts.
+        """Return the worst of some verdicts.
 
         Args:
             verdicts: At least one.
@@ -89,7 +89,7 @@ UNDECIDED = frozenset(TestVerdict) - DECIDED
 
 
 def classify(status: str, result: str | None, error_code: str | None = None) -> Outcome:
-    """Say what an attempt says about a test: an allowlist, so that an unknown word is never a pass.
+    """Return the outcome of a test in an attempt: an allowlist, so that an unknown word is never a pass.
 
     Args:
         status: The run test case's status.
@@ -121,7 +121,7 @@ def classify(status: str, result: str | None, error_code: str | None = None) -> 
 
 
 def merge(outcomes: Sequence[Outcome], passes_required: int = 1) -> TestVerdict:
-    """Say what all attempts together say about a test.
+    """Return the verdict of a test over all attempts.
 
     Args:
         outcomes: Its outcome in each attempt, in their order.

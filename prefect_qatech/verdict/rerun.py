@@ -37,7 +37,7 @@ class NoRerun:
 
 
 def rerun_base(open_tests: Iterable[str], attempts: Sequence[Attempt]) -> int:
-    """Say which attempt a rerun of some tests is asked of.
+    """Return the attempt whose run a rerun of some tests is asked of.
 
     Args:
         open_tests: The tests that the rerun is for.

@@ -80,7 +80,7 @@ def test_a_ledger_that_was_changed_is_told_and_does_not_pass(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     forged = everything().model_copy(update={"verdict": Verdict.PASS, "reasons": ()})
-    assert "The ledger contradicts itself: its runs and its policy give fail, not pass." in explain(forged)
+    assert "The report contradicts itself: its runs and its policy give fail, not pass." in explain(forged)
     assert explain_command(written(tmp_path, render_verdict_json(forged))) == 1
     grim = campaigns.passing().model_copy(update={"verdict": Verdict.FAIL})
     assert explain_command(written(tmp_path, render_verdict_json(grim))) == 1
