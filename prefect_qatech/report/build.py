@@ -15,7 +15,7 @@ from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.inputs import cut
 from prefect_qatech.models import QATechRun, QATechRunTestCaseDetails
 from prefect_qatech.report.model import GateReport, ReportedAttempt, ReportedReason, ReportedTest
-from prefect_qatech.verdict import GatePolicy, Incident, Outcome, TestVerdict, judge
+from prefect_qatech.verdict import GatePolicy, GateVerdict, Incident, Outcome, TestVerdict, judge
 from prefect_qatech.verdict.identity import (
     NAME_LENGTH,
     Campaign,
@@ -173,8 +173,6 @@ def build_report(
         incidents=incidents,
         today=today,
     )
-    explained = sum(_shown(test)[1] for test in campaign.tests.values())
-    text_bytes = TEXTS_BYTES // max(1, 2 * explained)
     without_reruns = judge(
         campaign.expected, campaign.attempts[:1], quarantine, expected_count=campaign.expected_count, today=today
     )
@@ -186,10 +184,7 @@ def build_report(
             for r in verdict.reasons
         ),
         attempts=tuple(_report_attempt(number, campaign) for number in range(len(campaign.observed))),
-        tests=_with_fewer_links(
-            _report_test(test, verdict.tests[test_id], campaign, quarantine, today, text_bytes)
-            for test_id, test in campaign.tests.items()
-        ),
+        tests=_report_tests(campaign, verdict, quarantine, today),
         expected_count=campaign.expected_count,
         incidents=incidents,
         policy=policy,
@@ -224,6 +219,17 @@ def _report_attempt(number: int, campaign: Campaign) -> ReportedAttempt:
         started_at=observed.started_at,
         finished_at=observed.finished_at,
         counts=dict(Counter(campaign.attempts[number].outcomes.values())),
+    )
+
+
+def _report_tests(
+    campaign: Campaign, verdict: GateVerdict, quarantine: GatePolicy, today: date
+) -> tuple[ReportedTest, ...]:
+    explained = sum(_shown(test)[1] for test in campaign.tests.values())
+    text_bytes = TEXTS_BYTES // max(1, 2 * explained)
+    return _with_fewer_links(
+        _report_test(test, verdict.tests[test_id], campaign, quarantine, today, text_bytes)
+        for test_id, test in campaign.tests.items()
     )
 
 
