@@ -6,11 +6,16 @@ from collections.abc import Iterator
 from unittest.mock import patch
 
 import pytest
+from hypothesis import settings
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 
 from prefect_qatech import QATechCredentials, QATechPolling
 from prefect_qatech.sandbox import Sandbox
+
+# No test measures how fast the machine is.
+settings.register_profile("any-machine", deadline=None)
+settings.load_profile("any-machine")
 
 
 @pytest.fixture(scope="session")
