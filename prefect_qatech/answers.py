@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -72,11 +73,17 @@ def read_json(content: bytes) -> Any:
             which of the two is read.
     """
     try:
-        return json.loads(content, object_pairs_hook=_object)
+        # What is no number in JSON (NaN, 1e999) must not become one here: it stays the text that it is.
+        return json.loads(content, object_pairs_hook=_object, parse_constant=str, parse_float=_float)
     except NotJSONError:
         raise
     except (ValueError, RecursionError):
         raise NotJSONError("that is not JSON") from None
+
+
+def _float(text: str) -> float | str:
+    number = float(text)
+    return number if math.isfinite(number) else text
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

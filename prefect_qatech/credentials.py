@@ -4,25 +4,41 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 from uuid import UUID
 
 from prefect.blocks.abstract import CredentialsBlock
-from pydantic import ConfigDict, Field, SecretStr, field_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
+from typing_extensions import Self
 
 from prefect_qatech.addresses import is_loopback
 from prefect_qatech.client import QATechClient
+from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.ids import ProjectShortId
-from prefect_qatech.inputs import Checked
+from prefect_qatech.inputs import Checked, is_made_in_code
 from prefect_qatech.sharing import RequestBudget, budget_of, digest
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
-    from typing_extensions import Self
 
 _MASK = "**********"
+_PLACEHOLDER = re.compile(r"\.{3,}|<.*>|\$.*|\{.*\}|(?:your|my)[-_.]?(?:\w+[-_.])*(?:token|key)", re.IGNORECASE)
+_IN_THE_CLEAR = (
+    "The credentials were given as a dict. As a parameter of a flow, the API token now stands in clear in the "
+    "parameters of that flow run (or of the deployment), in Prefect's database and UI: revoke it at QA.tech. Save a "
+    'QATechCredentials block with a new one, and pass {"$ref": {"block_document_id": "<id of the block>"}}; in code, '
+    'pass QATechCredentials.load("<name>").'
+)
 
 
 class _Token(str):
@@ -111,6 +127,21 @@ class QATechCredentials(Checked, CredentialsBlock):
         @classmethod
         def load(cls, name: str, validate: bool = True, client: PrefectClient | None = None) -> Self: ...
 
+    # Whether it was made of a dict that came along with other parameters. To refuse it there and then would be worse:
+    # Prefect logs the parameters of a flow that it could not validate.
+    _is_in_the_clear: bool = PrivateAttr(default=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _notice_the_clear(cls, given: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        is_in_the_clear = isinstance(given, Mapping) and not is_made_in_code()
+        if not isinstance(given, (Mapping, QATechCredentials)):
+            raise ValueError(_not_credentials(given))
+        block = validate(given)
+        if is_in_the_clear:
+            block._is_in_the_clear = True
+        return block
+
     @field_validator("api_token")
     @classmethod
     def _token_fits_a_header(cls, token: SecretStr) -> SecretStr:
@@ -119,6 +150,11 @@ class QATechCredentials(Checked, CredentialsBlock):
             raise ValueError("the API token is empty")
         if not text.isascii() or not text.isprintable() or " " in text:
             raise ValueError("the API token has characters that no token has (blanks, control or non-ASCII characters)")
+        if _PLACEHOLDER.fullmatch(text):
+            raise ValueError(
+                "the API token is the placeholder of an example: put a real one in its place (QA.tech: Settings -> "
+                "Integrations -> API)"
+            )
         return SecretStr(_Token(text))
 
     @field_validator("api_url")
@@ -149,7 +185,7 @@ class QATechCredentials(Checked, CredentialsBlock):
             The credentials; they are not saved.
 
         Raises:
-            ValueError: There is no token.
+            InvalidInputError: There is no token, or something is not what it must be.
 
         Example:
             ```python
@@ -159,7 +195,7 @@ class QATechCredentials(Checked, CredentialsBlock):
         env = os.environ if environ is None else environ
         token = env.get("QATECH_API_TOKEN") or env.get("QATECH_API_KEY")
         if not token:
-            raise ValueError(
+            raise InvalidInputError(
                 "No API token: set QATECH_API_TOKEN (or QATECH_API_KEY), or save a QATechCredentials block and load it."
             )
         optional = {"api_url": env.get("QATECH_API_URL"), "project_short_id": env.get("QATECH_PROJECT_SHORT_ID")}
@@ -172,7 +208,8 @@ class QATechCredentials(Checked, CredentialsBlock):
             A client that is not connected yet.
 
         Raises:
-            ValueError: The token is not here, and the block is not saved, so it cannot be loaded either.
+            InvalidInputError: The token is not here, and the block is not saved, so it cannot be loaded either; or the
+                block was given as a dict among the parameters of a flow.
         """
         return QATechClient(
             api_token=self._saved_token if self._reference() is not None else self._token_at_hand(),
@@ -192,12 +229,15 @@ class QATechCredentials(Checked, CredentialsBlock):
 
     def _token_at_hand(self) -> SecretStr:
         if _is_mask(self.api_token):
-            raise ValueError(
+            raise InvalidInputError(
                 f"The API token is {_MASK}: a credentials block that is not saved was passed to another process, or a "
                 "block was passed as an object through Prefect's API, and neither carries secrets. Save the block, and "
                 'pass what QATechCredentials.load("<name>") gives; pass a deployment a reference, {"$ref": '
                 '{"block_document_slug": "qatech-credentials/<name>"}}.'
             )
+        # A block within a saved block is made of a dict as well; Prefect names it afterwards.
+        if self._is_in_the_clear and self._block_document_id is None:
+            raise InvalidInputError(_IN_THE_CLEAR)
         return self.api_token
 
     async def _saved_token(self) -> SecretStr:
@@ -206,7 +246,7 @@ class QATechCredentials(Checked, CredentialsBlock):
             try:
                 saved: QATechCredentials = await QATechCredentials.aload_from_ref(reference)
             except ValueError as error:
-                raise ValueError(f"The saved credentials block cannot be loaded here: {error}") from None
+                raise InvalidInputError(f"The saved credentials block cannot be loaded here: {error}") from None
             # Kept, so that the waits of this process are told by their token.
             self.api_token = saved._token_at_hand()
         return self._token_at_hand()
@@ -221,6 +261,43 @@ class QATechCredentials(Checked, CredentialsBlock):
             return None
         key = digest(self.api_token.get_secret_value(), self.api_url, self.max_looks_per_second)
         return budget_of(key, self.max_looks_per_second)
+
+
+def check_credentials(credentials: object) -> None:
+    """Check, before anything is sent, that what was passed as credentials can be used.
+
+    Args:
+        credentials: What was passed.
+
+    Raises:
+        InvalidInputError: It is no `QATechCredentials`, or its token is not here, or must not be used.
+
+    Example:
+        ```python
+        check_credentials(QATechCredentials.load("prod"))
+        ```
+    """
+    if not isinstance(credentials, QATechCredentials):
+        raise InvalidInputError(_not_credentials(credentials))
+    credentials.get_client()
+
+
+def _not_credentials(given: object) -> str:
+    # What was given is not shown: it may hold the token.
+    if isinstance(given, Coroutine):
+        given.close()
+        return (
+            "credentials is a coroutine: an await is missing, as in credentials = await "
+            'QATechCredentials.aload("<name>")'
+        )
+    if isinstance(given, str):
+        return 'credentials is a text: the block of that name is passed as QATechCredentials.load("<name>")'
+    if isinstance(given, Mapping):
+        return (
+            "credentials is a dict: make a block of it, QATechCredentials(...), or load one, "
+            'QATechCredentials.load("<name>")'
+        )
+    return f'credentials must be a block, such as QATechCredentials.load("<name>") gives, not {type(given).__name__}'
 
 
 def _is_mask(token: SecretStr) -> bool:

@@ -28,16 +28,19 @@ QATechError
 ```
 
 A sentence of every error says what happened, to which run, and what can be done. The facts are fields as well, and an
-error keeps them through pickle, because Prefect stores the exceptions of failed task runs.
+error keeps them through pickle, because Prefect stores the exceptions of failed task runs. Where results are stored as
+JSON, Prefect keeps the message alone: every error can be made of that, and then says so of the fields that are lost.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from prefect_qatech.models import QATechRun
     from prefect_qatech.report.model import GateReport, GatesReport
+
+ReportT = TypeVar("ReportT")
 
 
 class QATechError(Exception):
@@ -315,14 +318,20 @@ class RunsNotEnded(QATechError):
 
     Args:
         message: How many, why, and what can be done.
-        runs: Those that have ended, by their short ids.
+        runs: Those that have ended, by their short ids; empty where only the message was stored.
         errors: Of each of the others: why it is waited for no more, `WaitTimedOut` or a `QATechAPIError`.
     """
 
-    def __init__(self, message: str, *, runs: dict[str, QATechRun], errors: dict[str, QATechError]) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        runs: dict[str, QATechRun] | None = None,
+        errors: dict[str, QATechError] | None = None,
+    ) -> None:
         super().__init__(message)
-        self.runs = runs
-        self.errors = errors
+        self.runs = runs or {}
+        self.errors = errors or {}
 
 
 class GateNotPassed(QATechError):
@@ -333,9 +342,20 @@ class GateNotPassed(QATechError):
         report: The whole report of the gate.
     """
 
-    def __init__(self, message: str, *, report: GateReport) -> None:
-        super().__init__(message, run_short_id=report.run_short_id, run_url=report.run_url)
-        self.report = report
+    def __init__(self, message: str, *, report: GateReport | None = None) -> None:
+        super().__init__(
+            message, run_short_id=report.run_short_id if report else None, run_url=report.run_url if report else None
+        )
+        self._report = report
+
+    @property
+    def report(self) -> GateReport:
+        """The whole report of the gate.
+
+        Raises:
+            AttributeError: The error was stored as JSON, which keeps its message alone.
+        """
+        return _stored(self._report)
 
 
 class GateFailed(GateNotPassed):
@@ -354,6 +374,24 @@ class GatesNotPassed(QATechError):
         report: The reports of all of them.
     """
 
-    def __init__(self, message: str, *, report: GatesReport) -> None:
+    def __init__(self, message: str, *, report: GatesReport | None = None) -> None:
         super().__init__(message)
-        self.report = report
+        self._report = report
+
+    @property
+    def report(self) -> GatesReport:
+        """The reports of all of them.
+
+        Raises:
+            AttributeError: The error was stored as JSON, which keeps its message alone.
+        """
+        return _stored(self._report)
+
+
+def _stored(report: ReportT | None) -> ReportT:
+    if report is None:
+        raise AttributeError(
+            "The report is not here: the result was stored as JSON, which keeps an error's message alone. Store "
+            'results with result_serializer="pickle", or read the report\'s artifact or files.'
+        )
+    return report

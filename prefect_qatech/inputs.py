@@ -10,18 +10,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from difflib import get_close_matches
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 from typing_extensions import Self
 
 from prefect_qatech.exceptions import InvalidInputError
 
 _MAX_FAULTS = 3
 _MAX_SHOWN = 80
+_SINGLE_ITEM = " (put a single item into [...])"
 _NO_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
-_is_made_in_code: ContextVar[bool] = ContextVar("qatech_is_made_in_code", default=False)
+# None outside of all models; then whatever began to make the outermost one: a call in Python, or a validation.
+_is_made_in_code: ContextVar[bool | None] = ContextVar("qatech_is_made_in_code", default=None)
+
+ItemT = TypeVar("ItemT")
 
 
 class Checked(BaseModel):
@@ -30,6 +41,12 @@ class Checked(BaseModel):
     def __init__(self, **data: Any) -> None:
         with _errors_in_one_line(type(self)):
             super().__init__(**data)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _notice_who_makes_it(cls, given: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        with _made(in_code=False):
+            return validate(given)
 
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:
@@ -46,7 +63,7 @@ class Checked(BaseModel):
 
 def is_made_in_code() -> bool:
     """Return whether a model is being made by a call in Python, rather than of a flow run's parameters, say."""
-    return _is_made_in_code.get()
+    return _is_made_in_code.get() is True
 
 
 def shown(value: object) -> str:
@@ -97,15 +114,59 @@ def clean_text(text: str) -> str:
     return _NO_CHARACTER.sub("\ufffd", text)
 
 
+CleanText = Annotated[str, AfterValidator(clean_text)]
+"""A field for a text of a user's that goes into reports and events."""
+
+
+def _no_single_item(value: object) -> object:
+    # pydantic would take a model for the list of its fields.
+    if isinstance(value, BaseModel):
+        raise ValueError(f"Input should be a valid list{_SINGLE_ITEM}, not {shown(value)}")
+    return value
+
+
+Several = Annotated[list[ItemT], BeforeValidator(_no_single_item)]
+"""A field for a list of models."""
+
+
+def check_name(name: object, what: str) -> None:
+    """Check a name that a user gives to something: it ends up in keys, events and reports.
+
+    Args:
+        name: The name.
+        what: What it is called, such as `label`.
+
+    Raises:
+        InvalidInputError: It is no text, is empty, or has characters that cannot be stored.
+
+    Example:
+        ```python
+        check_name("checkout", "label")
+        ```
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise InvalidInputError(f"{what} must be a text that is not empty, not {shown(name)}")
+    if clean_text(name) != name:
+        raise InvalidInputError(f"{what} has characters that cannot be stored: {shown(name)}")
+
+
 @contextmanager
-def _errors_in_one_line(model: type[BaseModel]) -> Iterator[None]:
-    before = _is_made_in_code.set(True)
+def _made(*, in_code: bool) -> Iterator[None]:
+    before = _is_made_in_code.get()
+    token = _is_made_in_code.set(in_code if before is None else before)
     try:
         yield
+    finally:
+        _is_made_in_code.reset(token)
+
+
+@contextmanager
+def _errors_in_one_line(model: type[BaseModel]) -> Iterator[None]:
+    try:
+        with _made(in_code=True):
+            yield
     except ValidationError as error:
         raise _in_one_line(model, error) from None
-    finally:
-        _is_made_in_code.reset(before)
 
 
 def _in_one_line(model: type[BaseModel], error: ValidationError) -> InvalidInputError:
@@ -134,5 +195,5 @@ def _sentence(model: type[BaseModel], fault: Any, cause: object) -> str:
     # Our own sentences say what was given, where that may be said.
     if cause is not None or fault["type"] == "missing" or model.model_config.get("hide_input_in_errors"):
         return str(cause or fault["msg"])
-    hint = " (put a single item into [...])" if fault["type"] == "list_type" else ""
+    hint = _SINGLE_ITEM if fault["type"] == "list_type" else ""
     return f"{fault['msg']}{hint}, not {shown(fault['input'])}"

@@ -40,7 +40,7 @@ from prefect_qatech.ids import (
     TestCaseId,
     TestPlanShortId,
 )
-from prefect_qatech.inputs import Checked, clean_text, shown
+from prefect_qatech.inputs import Checked, CleanText, Several, clean_text, shown
 
 __all__ = [
     "FINAL_STATUSES",
@@ -65,7 +65,6 @@ FINAL_STATUSES = frozenset({"COMPLETED", "ERROR", "CANCELLED"})
 _MAX_NUMBER = 1e300
 _NAMES_OF_THE_COUNT = frozenset({"testCount", "test_count", "testCountIsUnreadable", "test_count_is_unreadable"})
 
-_CleanText = Annotated[str, AfterValidator(clean_text)]
 _FilledText = Annotated[str, Field(min_length=1), AfterValidator(clean_text)]
 
 
@@ -122,7 +121,7 @@ class QATechEnvironment(_Request):
     """
 
     url: _FilledText | None = Field(default=None, title="Address")
-    name: _CleanText | None = Field(default=None, title="Name of the address")
+    name: CleanText | None = Field(default=None, title="Name of the address")
     short_id: EnvironmentShortId | None = Field(default=None, title="Saved environment")
     application_build_short_id: BuildShortId | None = Field(default=None, title="Mobile build")
 
@@ -180,10 +179,10 @@ class QATechGitHubTrigger(_Request):
         repository: `owner/repo`.
     """
 
-    actor: _CleanText | None = None
-    branch: _CleanText | None = None
-    commit_hash: _CleanText | None = None
-    commit_message: _CleanText | None = None
+    actor: CleanText | None = None
+    branch: CleanText | None = None
+    commit_hash: CleanText | None = None
+    commit_message: CleanText | None = None
     repository: str | None = Field(default=None, pattern=r"^[^/\s]+/[^/\s]+$")
 
 
@@ -219,8 +218,8 @@ class QATechRunRequest(_Request):
 
     test_plan_short_id: TestPlanShortId | None = None
     test_case_ids: list[TestCaseId] | None = Field(default=None, min_length=1)
-    applications: list[QATechApplication] | None = None
-    notifications: list[QATechNotification] | None = Field(default=None, min_length=1)
+    applications: Several[QATechApplication] | None = None
+    notifications: Several[QATechNotification] | None = Field(default=None, min_length=1)
     github: QATechGitHubTrigger | None = None
     parameters: QATechParameters | None = None
     project_short_id: ProjectShortId | None = None

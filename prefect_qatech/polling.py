@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import math
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from prefect_qatech.forecast import Forecast
+from prefect_qatech.inputs import Checked
 
 _EARLY_LOOKS = (1.0, 10 / 3, 10.0)
 """In first_seconds: 3, 10 and 30 s. Errors at the start show there, whatever a forecast says. Where a request is worth
@@ -23,7 +24,7 @@ more than by default, 3 and 30 s."""
 _HALVINGS = 24
 
 
-class QATechPolling(BaseModel):
+class QATechPolling(Checked):
     """How often a run is looked at while it goes on.
 
     Attributes:

@@ -23,8 +23,9 @@ from prefect.tasks import Task
 from prefect_qatech import artifacts, events, ledger
 from prefect_qatech._prefect import check_that_prefect_returns_results, run_logger
 from prefect_qatech.addresses import safe_url
-from prefect_qatech.credentials import QATechCredentials
+from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import QATechError
+from prefect_qatech.inputs import check_name
 from prefect_qatech.ledger import QATechRunRecord, short_id_of
 from prefect_qatech.models import (
     QATechRerunRequest,
@@ -104,9 +105,17 @@ _RETRIED: _RetryOptions = {
 }
 
 
+def _check(credentials: QATechCredentials, **names: str | None) -> None:
+    check_credentials(credentials)
+    for what, name in names.items():
+        if name is not None:
+            check_name(name, what)
+
+
 async def _start(
     credentials: QATechCredentials, request: QATechRunRequest, label: str | None, target: str | None
 ) -> QATechRunRecord:
+    _check(credentials, label=label, target=target)
     check_that_prefect_returns_results()
     plan = request.test_plan_short_id
     # Whom QA.tech tells, and where the project is, are no part of what is tested.
@@ -137,6 +146,7 @@ async def _rerun(
     label: str | None,
     key: str | None,
 ) -> QATechRunRecord:
+    _check(credentials, label=label)
     check_that_prefect_returns_results()
     call = ledger.Call(
         kind="rerun",
@@ -215,6 +225,7 @@ async def _announce(record: QATechRunRecord, key: str) -> None:
 async def _get(
     credentials: QATechCredentials, run_short_id: str, test_cases: Literal["failed", "all"] | None
 ) -> QATechRun:
+    _check(credentials)
     async with credentials.get_client() as client:
         return await client.get_run(run_short_id, test_cases=test_cases)
 
@@ -260,7 +271,7 @@ def start_test_run(
         The run: short id, address, number of test cases.
 
     Raises:
-        ValueError: Something that was passed in is not what the API takes; nothing was sent.
+        InvalidInputError: Something that was passed in is not what the API takes; nothing was sent.
         StartOutcomeUnknown: A run may or may not have been started; nothing retries this.
         LedgerConflict: It cannot be told whether this call means a run that was recorded before; nothing was sent.
         QATechAPIError: QA.tech did not accept it.
@@ -320,7 +331,7 @@ def rerun_test_run(
         The new run.
 
     Raises:
-        ValueError: Something that was passed in is not what the API takes; nothing was sent.
+        InvalidInputError: Something that was passed in is not what the API takes; nothing was sent.
         StartOutcomeUnknown: The rerun may or may not have been started; nothing retries this.
         LedgerConflict: It cannot be told whether this call means a rerun that was recorded before; nothing was sent.
         NothingToRerunError: QA.tech says that no test case is left to rerun.
@@ -358,7 +369,7 @@ def get_test_run(
         Its status and results.
 
     Raises:
-        ValueError: That is not a run's short id; nothing was sent.
+        InvalidInputError: Something that was passed in is not what it must be; nothing was sent.
         QATechAPIError: The look failed.
 
     Example:

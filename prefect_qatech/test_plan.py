@@ -14,7 +14,7 @@ from prefect_qatech.exceptions import GateNotPassed, QATechError
 from prefect_qatech.gate.flow import arelease_gate, release_gate
 from prefect_qatech.gate.steps import astart_campaign
 from prefect_qatech.ids import TestPlanShortId
-from prefect_qatech.inputs import Checked
+from prefect_qatech.inputs import Checked, Several
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.models import QATechApplication, QATechRunRequest
 from prefect_qatech.polling import QATechPolling
@@ -167,7 +167,7 @@ class QATechTestPlan(Checked, _JobBlock):
     test_plan_short_id: TestPlanShortId | None = Field(
         default=None, title="Test plan", description="pln_...; the project's default plan when empty."
     )
-    applications: list[QATechApplication] | None = Field(
+    applications: Several[QATechApplication] | None = Field(
         default=None,
         title="Applications",
         description="Applications to test elsewhere than their plan says: a preview deployment, say.",

@@ -23,10 +23,11 @@ from prefect.exceptions import TerminationSignal
 
 from prefect_qatech import artifacts, events
 from prefect_qatech._prefect import PATIENCE_SECONDS, run_logger
-from prefect_qatech.credentials import QATechCredentials
-from prefect_qatech.exceptions import QATechAPIError, QATechError, RunsNotEnded, WaitTimedOut
+from prefect_qatech.credentials import QATechCredentials, check_credentials
+from prefect_qatech.exceptions import InvalidInputError, QATechAPIError, QATechError, RunsNotEnded, WaitTimedOut
 from prefect_qatech.history import PlanHistory
 from prefect_qatech.ids import check_run_short_id
+from prefect_qatech.inputs import shown
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.models import QATechRun
 from prefect_qatech.polling import QATechPolling
@@ -73,8 +74,12 @@ class _Wait:
     sleep: Sleep
 
     def __post_init__(self) -> None:
-        if not 0 <= self.timeout_seconds < float("inf"):
-            raise ValueError("timeout_seconds must be a number of seconds, not negative and not infinite")
+        check_credentials(self.credentials)
+        is_number = isinstance(self.timeout_seconds, (int, float))
+        if not is_number or not 0 <= self.timeout_seconds < float("inf"):
+            raise InvalidInputError(
+                f"timeout_seconds must be a number of seconds, 0 or more, not {shown(self.timeout_seconds)}"
+            )
         self._deadline = time.monotonic() + self.timeout_seconds
         self._client = self.credentials.get_client()
         self._turn = turn_of(self.credentials, self.sleep)
@@ -233,8 +238,10 @@ async def _wait_for_all(
     polling: QATechPolling | None,
     key: str | None,
 ) -> list[QATechRun]:
+    if isinstance(runs, (str, QATechRunRecord)) or not isinstance(runs, Sequence):
+        raise InvalidInputError(f"runs must be a list (put a single run into [...]), not {shown(runs)}")
     if not runs:
-        raise ValueError("runs must name at least one run: where nothing was tested, nothing has passed.")
+        raise InvalidInputError("runs must name at least one run: where nothing was tested, nothing has passed.")
     wanted = {one.run_short_id: one for one in map(_wanted, runs)}
     going_on = {one.run_short_id: one.run_url for one in wanted.values()}
     polling = polling or QATechPolling()
@@ -286,9 +293,9 @@ async def _wait_for_all(
 
 
 def _wanted(run: QATechRunRecord | str) -> _Wanted:
-    if isinstance(run, str):
-        return _Wanted(check_run_short_id(run))
-    return _Wanted(check_run_short_id(run.run_short_id), run.run_url, run)
+    if isinstance(run, QATechRunRecord):
+        return _Wanted(run.run_short_id, run.run_url, run)
+    return _Wanted(check_run_short_id(run))
 
 
 def _not_ended(errors: Mapping[str, QATechError], number: int) -> str:
@@ -359,7 +366,7 @@ def wait_for_test_run(
         The run with all its test cases.
 
     Raises:
-        ValueError: That is not a run's short id, or not a time; nothing was sent.
+        InvalidInputError: That is not a run's short id, or not a time; nothing was sent.
         WaitTimedOut: It has not ended in time; it goes on.
         QATechAPIError: Looking makes no sense any more; the run may go on.
 
@@ -412,7 +419,7 @@ def wait_for_test_runs(
         The runs with all their test cases, in the order in which they were named.
 
     Raises:
-        ValueError: No run is named, or one by what is no run's short id, or that is no time; nothing was sent.
+        InvalidInputError: No run is named, or one by what is no run's short id, or that is no time; nothing was sent.
         RunsNotEnded: Some were not seen to end; `error.runs` holds those that were, `error.errors` says why of the
             others.
 

@@ -491,6 +491,20 @@ async def test_a_start_whose_answer_has_a_name_twice_is_unknown(call: str) -> No
     assert "a name stands twice in one object" in str(error)
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
+async def test_what_is_no_number_in_json_leaves_the_client_as_none(number: str) -> None:
+    body = b'{"shortId": "abc123", "durationMs": %s, "deep": [{"in": %s}]}' % (number.encode(), number.encode())
+    async with Service(lambda request: answer(body)).client() as client:
+        details = await client.get_run_test_case("abc123")
+        run = await client.get_run("abc123")
+    assert details.duration_ms is None
+    json.dumps([details.model_dump(), run.model_dump()], allow_nan=False)
+    started = b'{"success": true, "run": {"shortId": "new123", "testCount": %s}}' % number.encode()
+    async with Service(lambda request: answer(started)).client() as client:
+        new = await client.start_run(QATechRunRequest())
+    assert (new.run_short_id, new.test_count, new.test_count_is_unreadable) == ("new123", None, True)
+
+
 @pytest.mark.parametrize("status", [400, 404])
 async def test_the_ids_that_were_asked_for_are_told_where_one_is_not_known(status: int) -> None:
     request = QATechRunRequest(

@@ -12,6 +12,7 @@ from typing import Any
 
 import cloudpickle
 import pytest
+from prefect.serializers import JSONSerializer
 
 from prefect_qatech import exceptions as module
 from prefect_qatech.exceptions import (
@@ -129,6 +130,32 @@ def test_an_error_keeps_everything_through_pickle(
     assert str(kept) == kept.message == "What happened, and what to do."
     assert kept.args == ("What happened, and what to do.",)
     assert {name: getattr(kept, name) for name in fields} == fields
+
+
+@pytest.mark.parametrize("cls", CLASSES.values(), ids=CLASSES)
+@pytest.mark.parametrize(
+    "through",
+    [
+        lambda error: type(error)(*error.args),
+        lambda error: JSONSerializer().loads(JSONSerializer().dumps(error)),
+    ],
+    ids=["args", "Prefect's JSON"],
+)
+def test_an_error_is_made_of_its_message_alone(
+    cls: type[QATechError], through: Callable[[QATechError], QATechError]
+) -> None:
+    kept = through(cls("What happened, and what to do.", **fields_of(cls)))
+    assert type(kept) is cls
+    assert str(kept) == "What happened, and what to do."
+    again = pickle.loads(pickle.dumps(kept))
+    assert (type(again), str(again)) == (cls, str(kept))
+
+
+@pytest.mark.parametrize("cls", [module.GateFailed, module.GateInconclusive, GatesNotPassed])
+def test_a_report_that_was_not_stored_is_not_made_up(cls: type[QATechError]) -> None:
+    error: Any = cls("No.")
+    with pytest.raises(AttributeError, match=r'JSON.*result_serializer="pickle"'):
+        _ = error.report
 
 
 def test_why_each_run_is_waited_for_no_more_is_kept() -> None:

@@ -29,6 +29,11 @@ from prefect_qatech import (
     QATechCredentials,
     QATechPolling,
     QATechRun,
+    QATechTestPlan,
+    UnauthorizedError,
+    gather_gates,
+    release_gate,
+    rerun_test_run,
     start_test_run,
     wait_for_test_run,
 )
@@ -287,19 +292,26 @@ async def test_the_token_is_in_no_log_in_no_form(
 
 @pytest.mark.usefixtures("prefect_server")
 def test_the_token_is_in_no_log_of_a_flow(
-    everything: Everything, credentials: QATechCredentials, polling: QATechPolling
+    everything: Everything, credentials: QATechCredentials, polling: QATechPolling, tmp_path: Path
 ) -> None:
     @flow
     def user(given: QATechCredentials) -> QATechRun:
         run = start_test_run(given, "pln_green")
+        rerun_test_run(given, run)
+        plan = QATechTestPlan(credentials=given, test_plan_short_id="pln_green", polling=polling)
+        plan.trigger().wait_for_completion()
+        release_gate(given, "pln_flaky", polling=polling, report_directory=str(tmp_path))
+        gather_gates(given, {"green": "pln_green", "broken": "pln_broken"}, polling=polling, raise_unless_passed=False)
         return wait_for_test_run(given, run, 30, polling=polling)
 
     assert user(credentials).result == "PASSED"
+    with pytest.raises(UnauthorizedError):
+        start_test_run(QATechCredentials(api_token=f"{TOKEN}-2", api_url=credentials.api_url))
     with pytest.raises(InvalidInputError):
         start_test_run(credentials, "check out")
     assert {"prefect", "httpcore"} <= everything.names
     whole = "\n".join(everything.texts)
-    assert not [form for form in forms_of(credentials.api_token.get_secret_value()) if form in whole]
+    assert not [form for form in forms_of(credentials.api_token.get_secret_value()) | forms_of(TOKEN) if form in whole]
 
 
 def test_the_forms_would_be_found() -> None:

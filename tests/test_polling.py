@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from prefect_qatech import InvalidInputError
 from prefect_qatech.polling import QATechPolling
 
 SHARES = st.floats(0, 1)
@@ -102,7 +103,7 @@ def test_an_hour_costs_few_looks() -> None:
 @pytest.mark.parametrize("name", ["first_seconds", "growth", "max_seconds", "jitter"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1, 1e9, None, "often"])
 def test_a_config_that_makes_no_sense_is_refused(name: str, value: Any) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(InvalidInputError):
         QATechPolling(**{name: value})
 
 
@@ -120,7 +121,7 @@ def test_a_config_that_makes_no_sense_is_refused(name: str, value: Any) -> None:
     ids=str,
 )
 def test_limits_of_the_config(config: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(InvalidInputError):
         QATechPolling(**config)
 
 

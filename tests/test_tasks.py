@@ -32,6 +32,7 @@ from prefect.settings import (
 from prefect_qatech import (
     BadRequestError,
     ForbiddenError,
+    InvalidInputError,
     InvalidResponseError,
     LedgerConflict,
     NotFoundError,
@@ -956,7 +957,7 @@ BAD_CALLS: dict[str, Callable[[QATechCredentials], Awaitable[Any]]] = {
 async def test_bad_input_is_refused_before_anything_is_sent(
     sandbox: Sandbox, credentials: QATechCredentials, what: str
 ) -> None:
-    with pytest.raises(ValueError, match=r"."):
+    with pytest.raises(InvalidInputError):
         await BAD_CALLS[what](credentials)
     assert sandbox.requests() == []
 
@@ -968,7 +969,7 @@ def test_the_sync_twins_refuse_bad_input_as_well(sandbox: Sandbox, credentials: 
         lambda: get_test_run(credentials, "../run"),
         lambda: wait_for_test_run(credentials, "../run"),
     ):
-        with pytest.raises(ValueError, match=r"."):
+        with pytest.raises(InvalidInputError):
             bad()
     assert sandbox.requests() == []
 

@@ -16,6 +16,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.exceptions import TerminationSignal
 
 from prefect_qatech import (
+    InvalidInputError,
     NotFoundError,
     QATechCredentials,
     QATechPolling,
@@ -224,7 +225,7 @@ async def test_what_makes_no_sense_is_refused_before_anything_is_sent(
     async def user() -> None:
         await BAD_CALLS[what](credentials)
 
-    with pytest.raises(ValueError, match=r"."):
+    with pytest.raises(InvalidInputError):
         await user()
     assert sandbox.requests() == []
 

@@ -22,7 +22,7 @@ down) is an incident in a report with a verdict.
 from prefect import flow
 
 from prefect_qatech._prefect import run_logger
-from prefect_qatech.credentials import QATechCredentials
+from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import (
     GateFailed,
     GateInconclusive,
@@ -105,6 +105,7 @@ async def run_gate(
     Returns:
         The report.
     """
+    check_credentials(credentials)
     settings.check()
     if run is not None and request is not None:
         raise InvalidInputError("run judges a run as it is: give run or a request, not both.")

@@ -15,10 +15,11 @@ from prefect.client.orchestration import get_client
 from prefect_qatech import artifacts, events, ledger
 from prefect_qatech._prefect import run_logger
 from prefect_qatech.artifacts import artifact_key
-from prefect_qatech.credentials import QATechCredentials
+from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import GateNotPassed, GatesNotPassed, InvalidInputError
 from prefect_qatech.gate.flow import run_gate
 from prefect_qatech.gate.settings import GateSettings
+from prefect_qatech.inputs import check_name
 from prefect_qatech.models import QATechRunRequest, as_request
 from prefect_qatech.polling import QATechPolling
 from prefect_qatech.report import gates_message
@@ -48,10 +49,13 @@ async def _gather(
     gates_at_once: int,
     raise_unless_passed: bool,
 ) -> GatesReport:
+    check_credentials(credentials)
     requests = {name: as_request(plan) for name, plan in plans.items()}
     if not requests:
         raise InvalidInputError("requests must name at least one gate: where nothing is tested, nothing passes.")
-    if unusable := [name for name in requests if not name.strip() or len(name) > _NAME_LENGTH]:
+    for name in requests:
+        check_name(name, "A gate's name")
+    if unusable := [name for name in requests if len(name) > _NAME_LENGTH]:
         raise InvalidInputError(f"A gate's name must have 1 to {_NAME_LENGTH} characters: {unusable[0][:50]!r}")
     if gates_at_once < 1:
         raise InvalidInputError("gates_at_once must be at least 1.")

@@ -5,6 +5,7 @@ from typing import Literal
 
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.gate import suspend
+from prefect_qatech.inputs import check_name
 from prefect_qatech.polling import QATechPolling
 from prefect_qatech.report import check_report_directory
 from prefect_qatech.verdict import GatePolicy, Verdict
@@ -42,6 +43,8 @@ class GateSettings:
             )
         if self.target is not None and (not self.target.strip() or not self.target.isprintable()):
             raise InvalidInputError("target must name what is tested, in one line: a commit, say, or leave it out.")
+        if self.label is not None:
+            check_name(self.label, "label")
         if self.waiting == "suspend":
             suspend.check_can_suspend()
         if self.report_directory is not None:

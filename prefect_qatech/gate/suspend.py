@@ -35,7 +35,13 @@ from pydantic import BaseModel, ConfigDict
 
 from prefect_qatech._prefect import run_logger
 from prefect_qatech.credentials import QATechCredentials
-from prefect_qatech.exceptions import NotFoundError, QATechAPIError, UnauthorizedError, WaitTimedOut
+from prefect_qatech.exceptions import (
+    InvalidInputError,
+    NotFoundError,
+    QATechAPIError,
+    UnauthorizedError,
+    WaitTimedOut,
+)
 from prefect_qatech.gate.approval import NO_ANSWER, SERVER_GRACE_SECONDS
 from prefect_qatech.ledger import Ledger, QATechRunRecord, fingerprint, forget_calls
 from prefect_qatech.models import QATechRun
@@ -105,7 +111,7 @@ def check_can_suspend() -> None:
     """Make sure that Prefect can suspend the current flow run.
 
     Raises:
-        ValueError: It cannot.
+        InvalidInputError: It cannot.
     """
     context = FlowRunContext.get()
     flow_run = context.flow_run if context is not None else None
@@ -115,7 +121,7 @@ def check_can_suspend() -> None:
         why = "this one stands in another flow or task"
     else:
         return
-    raise ValueError(
+    raise InvalidInputError(
         f'waiting="suspend" is for the flow run of a deployment, and {why}. Nothing was sent. Deploy '
         "release_gate itself or a flow that is nothing but the gate (flows/check.py, which calls release_gate.fn), "
         'and deploy flows/watcher.py beside it; or use waiting="poll".'

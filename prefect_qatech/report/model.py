@@ -15,6 +15,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from prefect_qatech.inputs import CleanText
 from prefect_qatech.verdict import GatePolicy, GateVerdict, Incident, Outcome, QuarantineEntry, TestVerdict, Verdict
 from prefect_qatech.verdict.identity import AttemptKind, attempt_of, resolve_quarantine
 from prefect_qatech.verdict.judge import judge_named
@@ -137,8 +138,8 @@ class GateDecision(_Fact):
     """
 
     approved: bool
-    reason: str
-    decided_by: str | None = None
+    reason: CleanText
+    decided_by: CleanText | None = None
     decided_at: datetime
     evidence_sha256: str
 

@@ -15,7 +15,7 @@ from pydantic import (
     field_validator,
 )
 
-from prefect_qatech.inputs import Checked, shown
+from prefect_qatech.inputs import Checked, CleanText, shown
 
 # Strict, because True is an int to Python and a form that sends a text has a fault.
 _Count = Annotated[int, Field(strict=True, ge=0)]
@@ -35,8 +35,8 @@ class QuarantineEntry(Checked):
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
 
-    reason: str = Field(min_length=1, title="Reason", description="Why the test may not block the gate.")
-    owner: str = Field(min_length=1, title="Owner", description="Who repairs the test, or the product.")
+    reason: CleanText = Field(min_length=1, title="Reason", description="Why the test may not block the gate.")
+    owner: CleanText = Field(min_length=1, title="Owner", description="Who repairs the test, or the product.")
     expires: date = Field(title="Expires", description="Last day on which the test does not block.")
 
 
@@ -75,7 +75,7 @@ class GatePolicy(Checked):
         description="No rerun when more tests failed or were missed: a broken build is not flaky. A whole number, or a "
         "share of the tests such as 0.3. Empty: 10 tests or 30 %, whichever is more.",
     )
-    quarantine: dict[str, QuarantineEntry] = Field(
+    quarantine: dict[CleanText, QuarantineEntry] = Field(
         default_factory=dict,
         title="Quarantine",
         description="By a test's id, or its exact and unique name: tests that run and are reported, but do not block "

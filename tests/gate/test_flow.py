@@ -14,6 +14,8 @@ from uuid import UUID
 
 import pytest
 from prefect import flow, task
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
 from prefect_qatech import (
     GateFailed,
@@ -543,9 +545,9 @@ BAD_GATES: dict[str, dict[str, Any]] = {
 async def test_bad_input_is_refused_before_anything_is_sent(
     sandbox: Sandbox, credentials: QATechCredentials, what: str
 ) -> None:
-    with pytest.raises(ValueError, match=r"."):
+    with pytest.raises(InvalidInputError):
         await arelease_gate(credentials, **BAD_GATES[what])
-    with pytest.raises(ValueError, match=r"."):
+    with pytest.raises(InvalidInputError):
         release_gate(credentials, **BAD_GATES[what])
     assert sandbox.requests() == []
 
@@ -664,6 +666,23 @@ async def test_a_directory_that_cannot_be_written_to_is_refused_before_anything_
     with pytest.raises(InvalidInputError):
         await look_at(sandbox, "pln_green", report_directory=str(tmp_path / "file"))
     assert sandbox.requests() == []
+
+
+async def test_an_error_that_was_stored_as_json_is_read_back(
+    sandbox: Sandbox, credentials: QATechCredentials, tmp_path: Path
+) -> None:
+    gate = arelease_gate.with_options(persist_result=True, result_serializer="json", result_storage=None)
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path}):
+        state = await gate(
+            credentials, "pln_broken", policy=GatePolicy(max_reruns=0), polling=POLLING, return_state=True
+        )
+        async with get_client() as client:
+            flow_run = await client.read_flow_run(state.state_details.flow_run_id)
+        assert flow_run.state is not None
+        error = await flow_run.state.aresult(raise_on_failure=False)
+    assert type(error) is GateFailed
+    assert "the release may not go out" in str(error)
+    assert flow_run.state.data.serializer.type == "json"
 
 
 async def test_a_run_that_nobody_knows_is_believed_at_once(sandbox: Sandbox) -> None:

@@ -18,6 +18,7 @@ from prefect_qatech import (
     GateReport,
     GatesNotPassed,
     GatesReport,
+    InvalidInputError,
     QATechCredentials,
     QATechPolling,
     QATechRunRequest,
@@ -132,7 +133,7 @@ async def test_a_gate_that_cannot_be_evaluated_is_no_pass(credentials: QATechCre
 async def test_what_makes_no_sense_starts_nothing(
     sandbox: Sandbox, credentials: QATechCredentials, requests: Any, more: Any, told: str
 ) -> None:
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(InvalidInputError, match=told):
         await agather_gates(credentials, requests, polling=POLLING, **more)
     assert posts(sandbox) == []
 
