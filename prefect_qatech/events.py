@@ -14,12 +14,18 @@
 Prefect adds the flow run, its deployment and so on as related resources by itself. Where a gate is a sub-flow run, its
 events name the root flow run and the deployment of that as well. An event is sent and forgotten: it never changes what
 happens to the flow run.
+
+One verdict is one event: its id follows from the event's name, the gate and the evidence, so that Prefect stores it
+once, however often a flow run is retried or a report is published. Texts are cleaned of control characters: PostgreSQL
+refuses NUL, and with it a whole batch of events, other people's among them.
 """
 
 from __future__ import annotations
 
 import inspect
+import json
 from typing import Any
+from uuid import NAMESPACE_URL, UUID, uuid5
 
 import anyio
 from prefect.client.orchestration import get_client
@@ -32,6 +38,7 @@ from prefect.logging.handlers import APILogHandler
 from prefect_qatech._prefect import PATIENCE_SECONDS
 from prefect_qatech.ledger import QATechRunRecord, root_flow_run
 from prefect_qatech.models import QATechRun
+from prefect_qatech.report.escape import plain_text
 from prefect_qatech.report.model import GateReport, GatesReport
 from prefect_qatech.verdict import TestVerdict, Verdict
 
@@ -51,6 +58,7 @@ GATE_APPROVED = "qatech.gate.approved"
 GATE_REJECTED = "qatech.gate.rejected"
 
 _MOST_TESTS = 100
+_MAX_TEXT = 10_000
 _DELIVERY_SECONDS = 2.0
 
 
@@ -126,7 +134,10 @@ async def emit_gates_verdict(report: GatesReport) -> None:
         "run_urls": {name: gate.run_url for name, gate in report.reports.items()},
         "flow_run_id": str(flow_run_id),
     }
-    _safely(GATES_EVENTS[report.verdict], resource, payload, await _related_above())
+    event = GATES_EVENTS[report.verdict]
+    evidence = {name: gate.evidence_sha256 for name, gate in report.reports.items()}
+    id = _id_of(event, resource, evidence, sorted(report.errors))
+    _safely(event, resource, payload, await _related_above(), id)
 
 
 async def emit_gate_asked(report: GateReport) -> None:
@@ -140,16 +151,20 @@ async def emit_gate_asked(report: GateReport) -> None:
 
 async def _emit_gate(event: str, report: GateReport) -> None:
     failed = report.tests_with(TestVerdict.FAILED)
+    resource = {
+        "prefect.resource.id": f"qatech.gate.{report.flow_run_id or report.run_short_id}",
+        "prefect.resource.name": f"QA.tech gate {report.label or report.plan_short_id or report.run_short_id}",
+    }
+    is_answer = event in (GATE_APPROVED, GATE_REJECTED)
+    answered_at = report.decision.decided_at.isoformat() if report.decision and is_answer else None
     _safely(
         event,
-        {
-            "prefect.resource.id": f"qatech.gate.{report.flow_run_id or report.run_short_id}",
-            "prefect.resource.name": f"QA.tech gate {report.label or report.plan_short_id or report.run_short_id}",
-        },
+        resource,
         {
             "verdict": report.verdict.value,
             "plan_short_id": report.plan_short_id,
             "label": report.label,
+            "target": report.target,
             "run_short_id": report.run_short_id,
             "run_short_ids": [attempt.run_short_id for attempt in report.attempts],
             "run_url": report.run_url,
@@ -161,7 +176,14 @@ async def _emit_gate(event: str, report: GateReport) -> None:
             "decision": report.decision.model_dump(mode="json") if report.decision else None,
         },
         await _related_above(),
+        # Whoever asks again, after a "no", asks anew.
+        None if event == GATE_ASKED else _id_of(event, resource, report.evidence_sha256, answered_at),
     )
+
+
+def _id_of(event: str, resource: dict[str, str], *evidence: Any) -> UUID:
+    """Return the id of an event that is told once about this evidence."""
+    return uuid5(NAMESPACE_URL, json.dumps([event, resource["prefect.resource.id"], *evidence], sort_keys=True))
 
 
 async def _related_above() -> list[dict[str, str]]:
@@ -203,10 +225,23 @@ def _emit(event: str, run_short_id: str, payload: dict[str, Any]) -> None:
     _safely(event, resource, payload)
 
 
+def _clean(value: Any) -> Any:
+    """Return a JSON value whose texts every database takes."""
+    if isinstance(value, str):
+        return plain_text(value, _MAX_TEXT)
+    if isinstance(value, dict):
+        return {_clean(key): _clean(each) for key, each in value.items()}
+    return [_clean(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
 def _safely(
-    event: str, resource: dict[str, str], payload: dict[str, Any], related: list[dict[str, str]] | None = None
+    event: str,
+    resource: dict[str, str],
+    payload: dict[str, Any],
+    related: list[dict[str, str]] | None = None,
+    id: UUID | None = None,
 ) -> None:
     try:
-        emit_event(event=event, resource=resource, payload=payload, related=related)
+        emit_event(event=event, resource=_clean(resource), payload=_clean(payload), related=related, id=id)
     except Exception:  # an event that cannot be sent must not fail a gate
         get_logger("qatech").warning("Event %s could not be emitted", event, exc_info=True)
