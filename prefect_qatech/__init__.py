@@ -61,7 +61,7 @@ if TYPE_CHECKING:
         QATechRunTestCaseDetails,
         QATechStartedRun,
     )
-    from prefect_qatech.polling import QATechPolling
+    from prefect_qatech.polling.schedule import QATechPolling
     from prefect_qatech.report.build import evaluate
     from prefect_qatech.report.model import (
         GateDecision,
@@ -203,7 +203,7 @@ _MODULES = {
     "QATechLedgerEntry": "ledger",
     "QATechNotification": "models",
     "QATechParameters": "models",
-    "QATechPolling": "polling",
+    "QATechPolling": "polling.schedule",
     "QATechRerunRequest": "models",
     "QATechRun": "models",
     "QATechRunRecord": "ledger",

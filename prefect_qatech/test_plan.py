@@ -17,7 +17,7 @@ from prefect_qatech.ids import TestPlanShortId
 from prefect_qatech.inputs import Checked, Several
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.models import QATechApplication, QATechRunRequest
-from prefect_qatech.polling import QATechPolling
+from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.twins import run_sync
 from prefect_qatech.verdict import GatePolicy

@@ -24,7 +24,7 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from prefect.testing.utilities import prefect_test_harness
 
 from prefect_qatech.credentials import QATechCredentials
-from prefect_qatech.polling import QATechPolling
+from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.sandbox import Sandbox
 
 __all__ = ["qatech_credentials", "qatech_polling", "qatech_prefect", "qatech_sandbox", "qatech_scenario"]

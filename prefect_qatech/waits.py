@@ -30,11 +30,11 @@ from prefect_qatech.ids import check_run_short_id
 from prefect_qatech.inputs import shown
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.models import QATechRun
-from prefect_qatech.polling import QATechPolling
+from prefect_qatech.polling.schedule import QATechPolling
+from prefect_qatech.polling.wait import Surroundings, they_go_on, wait_for_run
 from prefect_qatech.sharing import MOST_IN_FLIGHT
 from prefect_qatech.tasks import NOT_CACHED
 from prefect_qatech.twins import run_sync, sleep_unless_stopped
-from prefect_qatech.waiting import Surroundings, they_go_on, wait_for_run
 
 _CLEAN_UP_SECONDS = 3.0
 _MOST_ERRORS_TOLD = 5

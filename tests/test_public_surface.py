@@ -99,15 +99,15 @@ PACKAGE = Path(prefect_qatech.__file__).parent
 
 # A module imports from the rooms below it, never from its own or one above.
 ROOMS = [
-    {"exceptions", "forecast", "addresses"},
-    {"inputs", "durations", "_prefect"},
+    {"exceptions", "addresses"},
+    {"inputs", "_prefect"},
     {"ids"},
     {"models"},
-    {"retries", "polling", "sharing"},
+    {"retries", "sharing"},
     {"answers", "verdict"},
     {"client"},
     {"report"},
-    {"credentials", "twins", "waiting", "artifacts", "history"},
+    {"credentials", "twins", "polling", "artifacts", "history"},
     {"ledger"},
     {"events"},
     {"tasks"},
@@ -125,14 +125,11 @@ WITHOUT_PREFECT = [
     "inputs",
     "ids",
     "models",
-    "forecast",
-    "durations",
     "sharing",
     "retries",
     "polling",
     "verdict",
     "client",
-    "waiting",
     "report",
 ]
 TWINS = [

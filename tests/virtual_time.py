@@ -7,7 +7,7 @@ import selectors
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from prefect_qatech.waiting import Surroundings
+from prefect_qatech.polling.wait import Surroundings
 
 T = TypeVar("T")
 

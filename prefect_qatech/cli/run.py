@@ -35,7 +35,7 @@ from prefect_qatech.models import (
     QATechRunRequest,
     QATechStartedRun,
 )
-from prefect_qatech.polling import QATechPolling
+from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.report import load_policy
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.verdict import GatePolicy

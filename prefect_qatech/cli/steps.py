@@ -21,9 +21,9 @@ from prefect_qatech.gate.campaign import Beginning, NextRun
 from prefect_qatech.gate.details import Details, details_of
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.models import QATechRerunRequest, QATechRun, QATechStartedRun
-from prefect_qatech.polling import QATechPolling
+from prefect_qatech.polling.schedule import QATechPolling
+from prefect_qatech.polling.wait import Surroundings, wait_for_run
 from prefect_qatech.report.model import GateDecision, GateReport
-from prefect_qatech.waiting import Surroundings, wait_for_run
 
 T = TypeVar("T")
 

@@ -38,7 +38,7 @@ from prefect_qatech.models import (
     QATechRunRequest,
     as_request,
 )
-from prefect_qatech.polling import QATechPolling
+from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.report import clear_report_files
 from prefect_qatech.report.escape import cell_text, plain_text
 from prefect_qatech.report.model import (

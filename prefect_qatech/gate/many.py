@@ -21,7 +21,7 @@ from prefect_qatech.gate.flow import run_gate
 from prefect_qatech.gate.settings import GateSettings
 from prefect_qatech.inputs import check_name
 from prefect_qatech.models import QATechRunRequest, as_request
-from prefect_qatech.polling import QATechPolling
+from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.report import gates_message
 from prefect_qatech.report.escape import plain_text
 from prefect_qatech.report.model import GateReport, GatesReport

@@ -6,7 +6,7 @@ from typing import Literal
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.gate import suspend
 from prefect_qatech.inputs import check_name
-from prefect_qatech.polling import QATechPolling
+from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.report import check_report_directory
 from prefect_qatech.verdict import GatePolicy, Verdict
 

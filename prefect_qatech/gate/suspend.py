@@ -45,9 +45,9 @@ from prefect_qatech.exceptions import (
 from prefect_qatech.gate.approval import NO_ANSWER, SERVER_GRACE_SECONDS
 from prefect_qatech.ledger import Ledger, QATechRunRecord, fingerprint, forget_calls
 from prefect_qatech.models import QATechRun
-from prefect_qatech.polling import QATechPolling
+from prefect_qatech.polling.schedule import QATechPolling
+from prefect_qatech.polling.wait import Surroundings, wait_for_run
 from prefect_qatech.twins import run_sync, sleep_unless_stopped
-from prefect_qatech.waiting import Surroundings, wait_for_run
 from prefect_qatech.waits import age_of, telling_what_goes_on, turn_of
 
 _KEY = "qatech-"

@@ -40,7 +40,6 @@ from prefect_qatech import (
     astart_test_run,
     release_gate,
     start_test_run,
-    waiting,
     waits,
 )
 from prefect_qatech.gate import details, steps
@@ -217,7 +216,7 @@ async def test_tests_that_were_announced_and_never_listed_are_missing() -> None:
 
 
 async def test_a_run_that_is_completed_and_never_has_a_result_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "SETTLE_SECONDS", 0.2)
+    monkeypatch.setattr("prefect_qatech.polling.wait.SETTLE_SECONDS", 0.2)
     with sandbox_of(one_plan(cases("passed"), run={"result": None})) as sandbox:
         report = await look_at(sandbox)
         assert report.attempts[0].status == "COMPLETED"

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_qatech.durations import PastDurations
-from prefect_qatech.forecast import (
+from prefect_qatech.polling.durations import PastDurations
+from prefect_qatech.polling.progress import (
     Forecast,
     Progress,
     best_forecast,
     delay_without_knowledge,
     doubt_at,
 )
-from prefect_qatech.polling import QATechPolling
+from prefect_qatech.polling.schedule import QATechPolling
 
 ELAPSED = st.floats(0, 1e5)
 PAUSES = st.floats(0, 3600)

@@ -10,7 +10,7 @@ durations at hand. A few of them say little, so the three share; fifty mostly se
   lasted long has as much again before it. (Reed, "The Pareto, Zipf and other power laws", Economics Letters 74, 2001.)
 
 The past may be wrong about this run. How much it is doubted, and what bounds the harm, stands in
-`prefect_qatech.forecast`.
+`prefect_qatech.polling.progress`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
-from prefect_qatech.forecast import delay_without_knowledge, doubt_at
+from prefect_qatech.polling.progress import delay_without_knowledge, doubt_at
 
 FEWEST_DURATIONS = 3
 """Two durations do not tell how much durations vary."""

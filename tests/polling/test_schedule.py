@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from prefect_qatech import InvalidInputError
-from prefect_qatech.polling import QATechPolling
+from prefect_qatech.polling.schedule import QATechPolling
 
 SHARES = st.floats(0, 1)
 SECONDS = st.floats(0, 1e6)

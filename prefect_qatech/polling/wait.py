@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from prefect_qatech.client import QATechClient
-from prefect_qatech.durations import PastDurations
 from prefect_qatech.exceptions import ForbiddenError, NotFoundError, QATechAPIError, UnauthorizedError, WaitTimedOut
-from prefect_qatech.forecast import Progress, best_forecast
 from prefect_qatech.models import QATechRun
-from prefect_qatech.polling import QATechPolling
+from prefect_qatech.polling.durations import PastDurations
+from prefect_qatech.polling.progress import Progress, best_forecast
+from prefect_qatech.polling.schedule import QATechPolling
 
 MAX_CONSECUTIVE_ERRORS = 20
 MAX_ERROR_SECONDS = 900.0

@@ -2,7 +2,7 @@
 
 A look costs a request, a pause costs delay: the seconds for which the run will have been over when the pause ends. The
 best pause is the one whose expected delay is the price of a request (for a constant hazard that is the known
-sqrt(2 * price / hazard)). What the delay is expected to be, a forecast says (`prefect_qatech.forecast`).
+sqrt(2 * price / hazard)). What the delay is expected to be, a forecast says (`prefect_qatech.polling.progress`).
 
 Without one, the hazard falls like 1/t, and the pause is proportional to the square root of the time that has passed.
 That stays within 1.41 times the cost of the best fixed interval, whatever the duration turns out to be.
@@ -14,8 +14,8 @@ import math
 
 from pydantic import ConfigDict, Field, model_validator
 
-from prefect_qatech.forecast import Forecast
 from prefect_qatech.inputs import Checked
+from prefect_qatech.polling.progress import Forecast
 
 _EARLY_LOOKS = (1.0, 10 / 3, 10.0)
 """In first_seconds: 3, 10 and 30 s. Errors at the start show there, whatever a forecast says. Where a request is worth

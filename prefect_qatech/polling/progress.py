@@ -3,7 +3,7 @@
 A forecast gives the *expected delay* of a pause: how many seconds, on average, the run will have been over when the
 pause ends. Two things can be known of a run, and each gives a forecast:
 
-- `PastDurations` (`prefect_qatech.durations`): how long such runs took before.
+- `PastDurations` (`prefect_qatech.polling.durations`): how long such runs took before.
 - `Progress`: how many of its test cases have finished. A test's duration follows from how many ran and finished since
   the wait began; what is left finishes one test after another, and more slowly when less is left than runs side by
   side. The time until the last one is taken for an Erlang distribution.

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_qatech.durations import Bumps, DoublePareto, LogNormal, PastDurations, Way
-from prefect_qatech.forecast import delay_without_knowledge, doubt_at
+from prefect_qatech.polling.durations import Bumps, DoublePareto, LogNormal, PastDurations, Way
+from prefect_qatech.polling.progress import delay_without_knowledge, doubt_at
 
 FITS: list[Any] = [Bumps, LogNormal, DoublePareto]
 DURATIONS = st.lists(st.floats(0.1, 1e5), min_size=3, max_size=20)

@@ -23,8 +23,8 @@ from prefect_qatech.exceptions import (
     WaitTimedOut,
 )
 from prefect_qatech.models import QATechRun
-from prefect_qatech.polling import QATechPolling
-from prefect_qatech.waiting import (
+from prefect_qatech.polling.schedule import QATechPolling
+from prefect_qatech.polling.wait import (
     MAX_CONSECUTIVE_ERRORS,
     MAX_ERROR_SECONDS,
     NOT_FOUND_GRACE_SECONDS,
