@@ -32,10 +32,19 @@ from prefect_qatech.ids import described
 from prefect_qatech.inputs import clean_text
 from prefect_qatech.retries import Assessment, assess_status, assess_transport_error, is_unverified_certificate
 
-WHERE_TO_LOOK = (
-    "Look in QA.tech for a run that was started at that time before anything is started again: it may exist, and it is "
-    "paid for."
-)
+
+def where_to_look(makes: str) -> str:
+    """Return what to do about a POST that may have made something.
+
+    Args:
+        makes: What it makes: `run`, for example.
+    """
+    paid = ", and it is paid for" if makes == "run" else ""
+    return (
+        f"Look in QA.tech for a {makes} that was started at that time before anything is started again: it may "
+        f"exist{paid}."
+    )
+
 
 _HINTS: dict[int, tuple[type[QATechAPIError], str]] = {
     400: (BadRequestError, "Check what was asked for{ids}: the ids, the combination of fields, the Slack set-up."),
@@ -122,6 +131,7 @@ class Exchange:
         clean: Makes a text of the service fit for a log line.
         run_short_id: The run that the path names.
         ids: The ids that were asked for, by their fields.
+        makes: What a POST makes.
     """
 
     method: str
@@ -131,6 +141,7 @@ class Exchange:
     clean: Callable[[str], str]
     run_short_id: str | None = None
     ids: Mapping[str, str] | None = None
+    makes: str = "run"
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -211,9 +222,10 @@ class Exchange:
     def outcome_unknown(
         self, what: str, *, run_short_id: str | None = None, run_url: str | None = None
     ) -> StartOutcomeUnknown:
-        """Return the error of a POST of which nobody knows whether it has started a run."""
+        """Return the error of a POST of which nobody knows whether it was carried out."""
         return StartOutcomeUnknown(
-            f"It is not known whether {self}, sent at {self.sent_at_text}, started a run: {what}. {WHERE_TO_LOOK}",
+            f"It is not known whether {self}, sent at {self.sent_at_text}, started a {self.makes}: {what}. "
+            f"{where_to_look(self.makes)}",
             request=str(self),
             sent_at=self.sent_at_text,
             run_short_id=run_short_id,

@@ -1,57 +1,59 @@
-"""One method per endpoint of the QA.tech API, on httpx. It sends once; retrying is for the callers.
+"""One method per endpoint of the QA.tech API. Each sends once; retrying is for the callers.
 
-Every request has one time limit, from when it has its place among the connections to the last byte of the answer.
-Answers are read up to a size limit, and held against what was asked. Redirects are not followed: the token goes to the
-host that was configured and to no other, and to a loopback address without any proxy.
+Answers are held against what was asked.
 """
 
 from __future__ import annotations
 
 import json
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from datetime import datetime, timezone
-from functools import cache
-from typing import Any, Literal, TypeVar
-from urllib.parse import urlencode, urlsplit
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-import anyio
-import httpx
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import Field, ValidationError
 
-from prefect_qatech import __version__, sharing
-from prefect_qatech.addresses import is_loopback, safe_url
-from prefect_qatech.answers import WHERE_TO_LOOK, Exchange, NotJSONError, read_json
-from prefect_qatech.exceptions import OtherPlanStarted, QATechAPIError, StartOutcomeUnknown
+from prefect_qatech.addresses import safe_url
+from prefect_qatech.answers import Exchange, where_to_look
+from prefect_qatech.catalogue import (
+    QATechApplicationInfo,
+    QATechBuild,
+    QATechCreatedTestCase,
+    QATechEnvironmentInfo,
+    QATechNewTestCase,
+    QATechProject,
+    QATechReleaseCheck,
+    QATechReleaseCheckRequest,
+    QATechStartedReleaseCheck,
+    QATechTestCase,
+    QATechTraceStep,
+)
+from prefect_qatech.exceptions import OtherPlanStarted, StartOutcomeUnknown
 from prefect_qatech.ids import check_id, check_run_short_id, names
-from prefect_qatech.inputs import cut
 from prefect_qatech.models import (
     QATechRerunRequest,
     QATechRun,
     QATechRunRequest,
     QATechRunTestCaseDetails,
     QATechStartedRun,
+    Response,
 )
+from prefect_qatech.transport import MAX_RESPONSE_BYTES, ModelT, Transport
+from prefect_qatech.uploads import BuildFile, put_file
 
-MAX_RESPONSE_BYTES = 32 * 1024 * 1024
-"""More than the results of some thousand test cases with long reasoning; a longer answer is an error."""
+__all__ = ["MAX_RESPONSE_BYTES", "QATechClient"]
 
-_MESSAGE_LENGTH = 500
-_MIN_TOKEN_LENGTH = 12
-_MASK = b"**********"
-_LOCATION = "prefect_qatech.location"
-
-ModelT = TypeVar("ModelT", bound=BaseModel)
-
-
-@cache
-def _tls() -> ssl.SSLContext:
-    """Return the process's TLS settings: to read the certificates takes longer than all else that a client does."""
-    return httpx.create_ssl_context()
+PAGE_SIZE = 1_000
+MAX_TEST_CASES = 20_000
+MAX_TRACE_STEPS = 5_000
+_MAX_READINGS = 3
 
 
-class QATechClient:
+class _Upload(Response):
+    upload_url: Annotated[str, Field(min_length=1)]
+    build_token: Annotated[str, Field(min_length=1)]
+
+
+class QATechClient(Transport):
     """Client of the QA.tech API. Use it as an async context manager.
 
     Clients with the same token, address and time limits that are open in the same event loop share their connections.
@@ -72,71 +74,6 @@ class QATechClient:
             run = await client.get_run("abc123", test_cases="all")
         ```
     """
-
-    def __init__(
-        self,
-        *,
-        api_token: SecretStr | Callable[[], Awaitable[SecretStr]],
-        api_url: str = "https://api.qa.tech",
-        project_short_id: str | None = None,
-        timeout_seconds: float = 60.0,
-        connect_timeout_seconds: float = 10.0,
-        max_response_bytes: int = MAX_RESPONSE_BYTES,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        self._give_token = api_token if callable(api_token) else None
-        self._token = SecretStr("") if callable(api_token) else api_token
-        self._project_short_id = project_short_id
-        self._timeout_seconds = timeout_seconds
-        self._max_response_bytes = max_response_bytes
-        self.api_url = api_url.rstrip("/").removesuffix("/v1")
-        self._connect_timeout_seconds = connect_timeout_seconds
-        self._timeout = httpx.Timeout(
-            timeout_seconds, connect=connect_timeout_seconds, pool=max(connect_timeout_seconds, timeout_seconds / 2)
-        )
-        self._transport = transport
-        self._shared_as: str | None = None
-        self._connections: sharing.Connections | None = None
-
-    def _new_http(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(
-            headers={
-                "Authorization": f"Bearer {self._token.get_secret_value()}",
-                "Accept": "application/json",
-                # A compressed answer could unpack to any size before its length can be checked.
-                "Accept-Encoding": "identity",
-                "User-Agent": f"prefect-qatech/{__version__}",
-            },
-            timeout=self._timeout,
-            follow_redirects=False,
-            event_hooks={"response": [_keep_location]},
-            limits=httpx.Limits(
-                max_connections=sharing.MOST_IN_FLIGHT, max_keepalive_connections=sharing.MOST_IN_FLIGHT
-            ),
-            transport=self._transport,
-            verify=_tls(),
-            # A proxy of the environment is not asked for this machine: it would get the token in clear.
-            trust_env=not is_loopback(urlsplit(self.api_url).hostname),
-        )
-
-    async def __aenter__(self) -> QATechClient:
-        if self._give_token is not None:
-            self._token = await self._give_token()
-        if self._transport is not None:
-            self._connections = sharing.Connections(self._new_http())
-            return self
-        self._shared_as = sharing.digest(
-            self._token.get_secret_value(), self.api_url, self._timeout_seconds, self._connect_timeout_seconds
-        )
-        self._connections = sharing.borrow(self._shared_as, self._new_http)
-        return self
-
-    async def __aexit__(self, *args: Any) -> None:
-        connections, self._connections = self._connections, None
-        if self._shared_as is not None:
-            await sharing.give_back(self._shared_as)
-        elif connections is not None:
-            await connections.http.aclose()
 
     async def start_run(self, request: QATechRunRequest) -> QATechStartedRun:
         """Start a run (`POST /run`).
@@ -239,28 +176,269 @@ class QATechClient:
             )
         return details
 
-    def _exchange(
-        self,
-        method: Literal["GET", "POST"],
-        path: str,
-        *,
-        run_short_id: str | None = None,
-        ids: Mapping[str, str] | None = None,
-    ) -> Exchange:
-        return Exchange(
-            method,
-            f"/v1/{path}",
-            sent_at=datetime.now(timezone.utc),
-            api_url=self.api_url,
-            clean=self._clean,
-            run_short_id=run_short_id,
-            ids=ids,
+    async def list_projects(self) -> list[QATechProject]:
+        """Return the projects that the token may use (`GET /projects`).
+
+        Raises:
+            QATechAPIError: They could not be had; `retryable` tells whether another try may succeed.
+        """
+        return await self._list(QATechProject, "projects", "projects")
+
+    async def list_applications(self) -> list[QATechApplicationInfo]:
+        """Return the applications of the project (`GET /applications`).
+
+        Raises:
+            QATechAPIError: They could not be had; `retryable` tells whether another try may succeed.
+        """
+        return await self._list(QATechApplicationInfo, "applications", "applications")
+
+    async def list_environments(self, application_short_id: str) -> list[QATechEnvironmentInfo]:
+        """Return the saved environments of an application (`GET /applications/{shortId}/environments`).
+
+        Args:
+            application_short_id: The application.
+
+        Raises:
+            QATechAPIError: They could not be had; `retryable` tells whether another try may succeed.
+        """
+        path = f"applications/{check_id(application_short_id)}/environments"
+        return await self._list(
+            QATechEnvironmentInfo, path, "environments", ids={"application_short_id": application_short_id}
         )
 
+    async def list_builds(self, application_short_id: str, *, max_builds: int = 100) -> list[QATechBuild]:
+        """Return the newest builds of a mobile application (`GET /applications/{shortId}/builds`).
+
+        Args:
+            application_short_id: The application.
+            max_builds: How many at most.
+
+        Raises:
+            QATechAPIError: They could not be had; `retryable` tells whether another try may succeed.
+        """
+        return await self._list(
+            QATechBuild,
+            f"applications/{check_id(application_short_id)}/builds",
+            "builds",
+            ids={"application_short_id": application_short_id},
+            query={"perPage": str(max_builds)},
+        )
+
+    async def list_outbound_ips(self) -> list[str]:
+        """Return the addresses from which QA.tech's agents come (`GET /outbound-ips`); the token is not sent.
+
+        Raises:
+            QATechAPIError: They could not be had; `retryable` tells whether another try may succeed.
+        """
+        exchange = self._exchange("GET", "outbound-ips")
+        answer = await self._send(exchange, with_token=False)
+        addresses = answer.get("ipAddresses") if isinstance(answer, dict) else None
+        if not isinstance(addresses, list):
+            raise exchange.undocumented(f"The answer to {exchange} has no list of ipAddresses.")
+        return [str(address) for address in addresses]
+
+    async def list_test_cases(
+        self,
+        *,
+        application_short_id: str | None = None,
+        labels: Sequence[str] = (),
+        is_enabled: bool | None = None,
+        max_test_cases: int = MAX_TEST_CASES,
+    ) -> list[QATechTestCase]:
+        """Return the test cases of the project (`GET /test-cases`), all pages of them.
+
+        - Each page begins with the last test case of the one before: where another one stands there, the list has
+          changed while it was read, and it is read again.
+
+        Args:
+            application_short_id: Only those of an application.
+            labels: Only those that have all of these labels.
+            is_enabled: Only those that are enabled, or disabled.
+            max_test_cases: More than these are an error: a part of the list would be taken for the whole.
+
+        Raises:
+            QATechAPIError: They could not be had; `retryable` tells whether another try may succeed.
+        """
+        query = {
+            "applicationShortId": None if application_short_id is None else check_id(application_short_id),
+            "labels": ",".join(labels) or None,
+            "isEnabled": None if is_enabled is None else str(is_enabled).lower(),
+        }
+        return await self._pages(
+            QATechTestCase,
+            "test-cases",
+            "testCases",
+            {name: value for name, value in query.items() if value is not None},
+            key=lambda case: case.id,
+            max_items=max_test_cases,
+        )
+
+    async def get_test_case_trace(
+        self, run_test_case_short_id: str, *, max_steps: int = MAX_TRACE_STEPS
+    ) -> list[QATechTraceStep]:
+        """Return what the agent did in one execution (`GET /run-test-case/{shortId}/trace`), all pages of it.
+
+        Args:
+            run_test_case_short_id: The `short_id` of a `QATechRunTestCase`.
+            max_steps: More than these are an error.
+
+        Raises:
+            QATechAPIError: It could not be had; `retryable` tells whether another try may succeed.
+        """
+        return await self._pages(
+            QATechTraceStep,
+            f"run-test-case/{check_id(run_test_case_short_id)}/trace",
+            "steps",
+            {},
+            key=lambda step: str(step.index),
+            max_items=max_steps,
+        )
+
+    async def create_test_case(self, request: QATechNewTestCase) -> QATechCreatedTestCase:
+        """Create a test case, disabled (`POST /test-cases`).
+
+        Args:
+            request: What it is.
+
+        Raises:
+            StartOutcomeUnknown: It may or may not have been created.
+            QATechAPIError: It was surely not created; `retryable` tells whether it may be sent again.
+        """
+        exchange = self._exchange("POST", "test-cases", ids=request.ids(), makes="test case")
+        answer = await self._send(exchange, body=self._with_project(request.to_json()))
+        return self._made(QATechCreatedTestCase, answer.get("testCase") if isinstance(answer, dict) else None, exchange)
+
+    async def start_release_check(self, request: QATechReleaseCheckRequest) -> QATechStartedReleaseCheck:
+        """Start a release check (`POST /release-checks`).
+
+        Args:
+            request: What to check.
+
+        Raises:
+            StartOutcomeUnknown: It may or may not have been started.
+            QATechAPIError: It was surely not started; `retryable` tells whether it may be sent again.
+        """
+        exchange = self._exchange("POST", "release-checks", ids=request.ids(), makes="release check")
+        answer = await self._send(exchange, body=self._with_project(request.to_json()))
+        return self._made(QATechStartedReleaseCheck, answer, exchange)
+
+    async def get_release_check(self, release_check_short_id: str) -> QATechReleaseCheck:
+        """Look at a release check (`GET /release-checks/{shortId}`).
+
+        Args:
+            release_check_short_id: The release check.
+
+        Raises:
+            QATechAPIError: The look failed; `retryable` tells whether another may succeed.
+        """
+        exchange = self._exchange(
+            "GET", f"release-checks/{check_id(release_check_short_id)}", ids={"release check": release_check_short_id}
+        )
+        check = self._parse(QATechReleaseCheck, await self._send(exchange), exchange)
+        if check.short_id not in ("", release_check_short_id):
+            raise exchange.undocumented(
+                f"QA.tech answered about another release check than {release_check_short_id}, which was asked for."
+            )
+        return check
+
+    async def upload_build(
+        self,
+        application_short_id: str,
+        path: Path,
+        *,
+        on_progress: Callable[[int, int], Awaitable[None]] | None = None,
+        timeout_seconds: float = 1800.0,
+    ) -> QATechBuild:
+        """Upload a mobile build and register it: ask for an address, PUT the file there, make a build of it.
+
+        The file goes as a stream to an address of a store for files, without the token.
+
+        Args:
+            application_short_id: The application.
+            path: The file, .apk, .aab or .ipa.
+            on_progress: Told how many bytes of how many were sent.
+            timeout_seconds: How long the upload of the file may take.
+
+        Raises:
+            InvalidInputError: The file cannot be read, or is none of a mobile application; nothing was sent.
+            StartOutcomeUnknown: The build may or may not have been registered.
+            QATechAPIError: It was surely not registered; `retryable` tells whether it may be tried again.
+        """
+        file = BuildFile.of(path)
+        ids = {"application_short_id": application_short_id}
+        where = f"applications/{check_id(application_short_id)}/builds"
+        exchange = self._exchange("POST", f"{where}/upload-url", ids=ids, makes="upload")
+        answer = await self._send(exchange, body=self._with_project({"fileName": file.name}))
+        address = self._made(_Upload, answer, exchange)
+        await put_file(file, address.upload_url, timeout_seconds=timeout_seconds, on_progress=on_progress)
+        exchange = self._exchange("POST", where, ids=ids, makes="build")
+        body = {"platform": file.platform, "buildToken": address.build_token}
+        answer = await self._send(exchange, body=self._with_project(body))
+        return self._made(QATechBuild, answer, exchange)
+
+    async def _list(
+        self,
+        model: type[ModelT],
+        path: str,
+        name: str,
+        *,
+        ids: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | None = None,
+    ) -> list[ModelT]:
+        exchange = self._exchange("GET", path, ids=ids)
+        return self._items(model, await self._send(exchange, query=query), name, exchange)
+
+    def _items(self, model: type[ModelT], answer: Any, name: str, exchange: Exchange) -> list[ModelT]:
+        items = answer.get(name) if isinstance(answer, dict) else None
+        if not isinstance(items, list):
+            raise exchange.undocumented(f"The answer to {exchange} has no list of {name}.")
+        return [self._parse(model, item, exchange) for item in items]
+
+    async def _pages(
+        self,
+        model: type[ModelT],
+        path: str,
+        name: str,
+        query: Mapping[str, str],
+        *,
+        key: Callable[[ModelT], str],
+        max_items: int,
+    ) -> list[ModelT]:
+        exchange = self._exchange("GET", path)
+        for _ in range(_MAX_READINGS):
+            found: list[ModelT] = []
+            while True:
+                offset = max(0, len(found) - 1)
+                page = {**query, "limit": str(PAGE_SIZE), "offset": str(offset)}
+                answer = await self._send(exchange, query=page)
+                items = self._items(model, answer, name, exchange)
+                if found and (not items or key(items[0]) != key(found[-1])):
+                    break  # the list has changed: read it again
+                new = items[1:] if found else items
+                found += new
+                if len(found) > max_items:
+                    raise exchange.undocumented(f"{exchange} gave more than {max_items:,}: narrow what is asked for.")
+                total = answer.get("total") if isinstance(answer, dict) else None
+                is_whole = len(found) >= total if isinstance(total, int) else len(items) < PAGE_SIZE
+                if not new or is_whole:
+                    return list({key(item): item for item in found}.values())
+        raise exchange.undocumented(f"The list of {exchange} changed each time while it was read.")
+
+    def _with_project(self, body: dict[str, Any]) -> dict[str, Any]:
+        return body if self._project_short_id is None else {"projectShortId": self._project_short_id, **body}
+
+    def _made(self, model: type[ModelT], answer: Any, exchange: Exchange) -> ModelT:
+        """Read the answer to a POST that was carried out; one that cannot be read leaves its outcome unknown."""
+        if isinstance(answer, dict) and not answer.get("success", True):
+            raise exchange.outcome_unknown("the answer says success: false")
+        try:
+            return model.model_validate(answer)
+        except ValidationError:
+            pass
+        raise exchange.outcome_unknown("the answer does not name it")
+
     async def _start(self, exchange: Exchange, body: dict[str, Any]) -> QATechStartedRun:
-        if self._project_short_id is not None:
-            body = {"projectShortId": self._project_short_id, **body}
-        answer = await self._send(exchange, body=body)
+        answer = await self._send(exchange, body=self._with_project(body))
         try:
             run = QATechStartedRun.model_validate(answer["run"])
         except (KeyError, TypeError, ValidationError):
@@ -277,129 +455,8 @@ class QATechClient:
         if run is None:
             raise StartOutcomeUnknown(
                 f"QA.tech accepted {exchange}, sent at {exchange.sent_at_text}, but its answer names no run. "
-                f"{WHERE_TO_LOOK}",
+                f"{where_to_look(exchange.makes)}",
                 request=str(exchange),
                 sent_at=exchange.sent_at_text,
             )
         return run
-
-    async def _send(
-        self, exchange: Exchange, *, query: Mapping[str, str] | None = None, body: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Send one request; return the JSON of a 2xx answer, raise for everything else."""
-        content, failure = await self._outcome(exchange, query, body)
-        if failure is not None:
-            # httpx's errors hold the request, and with it the token. Raised out here none of them hangs on it, but in
-            # Python 3.10, where what a coroutine caught hangs on to what is raised later.
-            try:
-                raise failure
-            finally:
-                failure.__context__ = None
-        return content
-
-    async def _outcome(
-        self, exchange: Exchange, query: Mapping[str, str] | None, body: Mapping[str, Any] | None
-    ) -> tuple[Any, QATechAPIError | StartOutcomeUnknown | None]:
-        params = dict(query or {})
-        if exchange.method == "GET" and self._project_short_id is not None:
-            params["projectShortId"] = self._project_short_id
-        # httpx takes an address apart three times where it has to put it together itself.
-        address = f"{self.api_url}{exchange.path}{f'?{urlencode(params)}' if params else ''}"
-        trace = _Trace()
-        try:
-            async with (
-                self._connection_for(exchange.method) as http,
-                http.stream(exchange.method, address, json=body, extensions={"trace": trace}) as response,
-            ):
-                content = self._without_token(await self._read(response))
-        except TimeoutError:
-            return None, exchange.timed_out(self._timeout_seconds, nothing_was_sent=trace.is_at_the_proxy)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            return None, exchange.failed(error, nothing_was_sent=trace.is_at_the_proxy)
-        too_long = f"of more than {self._max_response_bytes:,} bytes"
-        if not response.is_success:
-            # Of a refusal that is too long to be read, the status and the headers still count.
-            location = self._clean(response.extensions.get(_LOCATION, ""))
-            return None, exchange.refused(response.status_code, response.headers, content, location, too_long)
-        if content is None:
-            return None, exchange.unreadable(response.status_code, too_long)
-        try:
-            return read_json(content), None
-        except NotJSONError as error:
-            kind = self._clean(response.headers.get("content-type", "no content type"))
-            return None, exchange.unreadable(response.status_code, f"{error} ({kind})")
-
-    @asynccontextmanager
-    async def _connection_for(self, method: str) -> AsyncIterator[httpx.AsyncClient]:
-        """Lend the shared connections to what may be repeated, and new ones to a start, for the time of a request.
-
-        A connection that was kept open may be closed by the service just when a request is sent over it. Whether that
-        request was carried out, nobody can know.
-        """
-        if self._connections is None:
-            raise RuntimeError(
-                "The client is used outside of its context: async with credentials.get_client() as client"
-            )
-        if method == "GET" or self._transport is not None:
-            # Thousands may wait for their turn: that says nothing about the service, and is no time of the request.
-            async with self._connections.turns:
-                with anyio.fail_after(self._timeout_seconds):
-                    yield self._connections.http
-            return
-        with anyio.fail_after(self._timeout_seconds):
-            async with self._new_http() as http:
-                yield http
-
-    async def _read(self, response: httpx.Response) -> bytes | None:
-        chunks, size = [], 0
-        async for chunk in response.aiter_raw():
-            size += len(chunk)
-            if size > self._max_response_bytes:
-                return None
-            chunks.append(chunk)
-        return b"".join(chunks)
-
-    def _without_token(self, content: bytes | None) -> bytes | None:
-        """Mask the token where the service repeats it: what it answers goes to logs, artifacts and events."""
-        token = self._token.get_secret_value()
-        if content is not None and len(token) >= _MIN_TOKEN_LENGTH:  # a shorter one would be found in words
-            for form in (token, json.dumps(token)[1:-1]):
-                content = content.replace(form.encode(), _MASK)
-        return content
-
-    def _parse(self, model: type[ModelT], body: Any, exchange: Exchange) -> ModelT:
-        try:
-            return model.model_validate(body)
-        except ValidationError as error:
-            places = ", ".join(sorted({".".join(map(str, item["loc"])) or "the whole" for item in error.errors()})[:5])
-        raise exchange.undocumented(
-            f"The answer to {exchange} is not what the API documents: {self._clean(places)} cannot be read."
-        )
-
-    def _clean(self, text: str) -> str:
-        """Make a text of the service fit for a log line: one line, short, without the token."""
-        token = self._token.get_secret_value()
-        for form in (token, json.dumps(token)[1:-1]):
-            text = text.replace(form, "**********")
-        text = " ".join("".join(char if char.isprintable() else " " for char in text[: 4 * _MESSAGE_LENGTH]).split())
-        return cut(text, _MESSAGE_LENGTH)
-
-
-class _Trace:
-    """Sees, by what httpx tells of a request, whether it has got no further yet than to ask a proxy for passage."""
-
-    def __init__(self) -> None:
-        self.is_at_the_proxy = False
-
-    async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
-        if event.endswith(".send_request_headers.started"):
-            self.is_at_the_proxy = getattr(info.get("request"), "method", None) == b"CONNECT"
-
-
-async def _keep_location(response: httpx.Response) -> None:
-    """Take the Location header out of httpx's sight, which parses it even where redirects are not followed.
-
-    A POST that was answered with nonsense there would look like one that was never sent.
-    """
-    if "location" in response.headers:
-        response.extensions[_LOCATION] = response.headers.pop("location")

@@ -156,6 +156,7 @@ ApplicationShortId = Annotated[str, _id_of("an application's short id, such as '
 EnvironmentShortId = Annotated[str, _id_of("an environment's short id, such as 'env_abc123',")]
 DevicePresetShortId = Annotated[str, _id_of("a device preset's short id, such as 'preset_abc123',")]
 ProjectShortId = Annotated[str, _id_of("a project's short id, such as 'proj_abc123',")]
+ScenarioShortId = Annotated[str, _id_of("a scenario's short id, such as 'scenario_abc123',")]
 BuildShortId = Annotated[str, _id_of("an application build's short id, such as 'bld_abc123',")]
 ConfigKey = Annotated[str, _id_of("a config's short id, such as 'cfg_abc123', or its slug")]
 RunShortId = Annotated[str, AfterValidator(check_run_short_id)]

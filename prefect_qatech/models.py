@@ -68,7 +68,7 @@ _NAMES_OF_THE_COUNT = frozenset({"testCount", "test_count", "testCountIsUnreadab
 _FilledText = Annotated[str, Field(min_length=1), AfterValidator(clean_text)]
 
 
-class _Request(Checked):
+class Request(Checked):
     """Strict: what users pass in, by the names of Python everywhere; `to_json` alone knows those of the API."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -91,7 +91,7 @@ class _Request(Checked):
         for name, value in self:
             items = {f"{name}.{number}": item for number, item in enumerate(value)} if isinstance(value, list) else {}
             for place, item in (items or {name: value}).items():
-                if isinstance(item, _Request):
+                if isinstance(item, Request):
                     found |= {f"{place}.{inner}": short_id for inner, short_id in item.ids().items()}
                 elif isinstance(item, str) and (name.endswith("short_id") or name == "test_case_ids"):
                     found[place] = item
@@ -100,12 +100,12 @@ class _Request(Checked):
 
 def _on_the_wire(value: Any) -> Any:
     """Return a field's value as it goes over the wire; the keys of a mapping are the user's own."""
-    if isinstance(value, _Request):
+    if isinstance(value, Request):
         return value.to_json()
     return [_on_the_wire(item) for item in value] if isinstance(value, list) else value
 
 
-class QATechEnvironment(_Request):
+class QATechEnvironment(Request):
     """Where an application under test runs: an address, a saved environment, or a mobile build; one of the three.
 
     Attributes:
@@ -135,7 +135,7 @@ class QATechEnvironment(_Request):
         return self
 
 
-class QATechApplication(_Request):
+class QATechApplication(Request):
     """An application of the project, tested somewhere else or on another device than the plan says.
 
     Attributes:
@@ -154,7 +154,7 @@ class QATechApplication(_Request):
     device_preset_short_id: DevicePresetShortId | None = Field(default=None, title="Device preset")
 
 
-class QATechNotification(_Request):
+class QATechNotification(Request):
     """A Slack channel that QA.tech tells of the run.
 
     Attributes:
@@ -168,7 +168,7 @@ class QATechNotification(_Request):
     notify_on: Literal["always", "failure"] | None = Field(default=None, title="Notify on")
 
 
-class QATechGitHubTrigger(_Request):
+class QATechGitHubTrigger(Request):
     """What the service shows of the GitHub event that a run belongs to.
 
     Attributes:
@@ -186,7 +186,7 @@ class QATechGitHubTrigger(_Request):
     repository: str | None = Field(default=None, pattern=r"^[^/\s]+/[^/\s]+$")
 
 
-class QATechParameters(_Request):
+class QATechParameters(Request):
     """Values for the project's configs, for this run only.
 
     Attributes:
@@ -198,7 +198,7 @@ class QATechParameters(_Request):
     configs_by_environment: dict[EnvironmentId, dict[ConfigKey, Any]] | None = None
 
 
-class QATechRunRequest(_Request):
+class QATechRunRequest(Request):
     """Body of `POST /run`: what to test, where. Without any field, the project's default test plan.
 
     Attributes:
@@ -258,7 +258,7 @@ def as_request(request: QATechRunRequest | str | None) -> QATechRunRequest:
     )
 
 
-class QATechRerunRequest(_Request):
+class QATechRerunRequest(Request):
     """Body of `POST /run/{shortId}`: everything again, what did not pass, or the listed test cases.
 
     Attributes:
@@ -312,7 +312,7 @@ Text = Annotated[str, BeforeValidator(lambda value: _text_or_none(value) or "")]
 OptionalNumber = Annotated[float | None, BeforeValidator(_number_or_none)]
 
 
-class _Response(BaseModel):
+class Response(BaseModel):
     """Tolerant: what the service answers."""
 
     model_config = ConfigDict(
@@ -320,14 +320,14 @@ class _Response(BaseModel):
     )
 
 
-class QATechTestPlanReference(_Response):
+class QATechTestPlanReference(Response):
     """The plan that a run belongs to."""
 
     name: Text = ""
     short_id: OptionalText = None
 
 
-class QATechStartedRun(_Response):
+class QATechStartedRun(Response):
     """A run as the answer to a start or a rerun gives it.
 
     Attributes:
@@ -358,7 +358,7 @@ class QATechStartedRun(_Response):
         return {**rest, "test_count": count, "test_count_is_unreadable": is_unreadable}
 
 
-class QATechRunTestCase(_Response):
+class QATechRunTestCase(Response):
     """One test case in a run.
 
     Attributes:
@@ -410,7 +410,7 @@ class QATechRunTestCaseDetails(QATechRunTestCase):
     recording_url: OptionalText = None
 
 
-class QATechRun(_Response):
+class QATechRun(Response):
     """A run's status and results (`GET /run/{shortId}`).
 
     Attributes:

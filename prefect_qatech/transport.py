@@ -1,0 +1,270 @@
+"""How a request goes to QA.tech: connections, time and size limits, what of an answer is let through. It sends once.
+
+Every request has one time limit, from when it has its place among the connections to the last byte of the answer.
+Answers are read up to a size limit. Redirects are not followed: the token goes to the host that was configured and to
+no other, and to a loopback address without any proxy.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime, timezone
+from functools import cache
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlencode, urlsplit
+
+import anyio
+import httpx
+from pydantic import BaseModel, SecretStr, ValidationError
+from typing_extensions import Self
+
+from prefect_qatech import __version__, sharing
+from prefect_qatech.addresses import is_loopback
+from prefect_qatech.answers import Exchange, NotJSONError, read_json
+from prefect_qatech.exceptions import QATechAPIError, StartOutcomeUnknown
+from prefect_qatech.inputs import cut
+
+MAX_RESPONSE_BYTES = 32 * 1024 * 1024
+"""More than the results of some thousand test cases with long reasoning; a longer answer is an error."""
+
+_MESSAGE_LENGTH = 500
+_MIN_TOKEN_LENGTH = 12
+_MASK = b"**********"
+_LOCATION = "prefect_qatech.location"
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Return the process's TLS settings: to read the certificates takes longer than all else that a client does."""
+    return httpx.create_ssl_context()
+
+
+class Transport:
+    """Sends requests with one token to one address; `QATechClient` tells of the arguments."""
+
+    def __init__(
+        self,
+        *,
+        api_token: SecretStr | Callable[[], Awaitable[SecretStr]],
+        api_url: str = "https://api.qa.tech",
+        project_short_id: str | None = None,
+        timeout_seconds: float = 60.0,
+        connect_timeout_seconds: float = 10.0,
+        max_response_bytes: int = MAX_RESPONSE_BYTES,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._give_token = api_token if callable(api_token) else None
+        self._token = SecretStr("") if callable(api_token) else api_token
+        self._project_short_id = project_short_id
+        self._timeout_seconds = timeout_seconds
+        self._max_response_bytes = max_response_bytes
+        self.api_url = api_url.rstrip("/").removesuffix("/v1")
+        self._connect_timeout_seconds = connect_timeout_seconds
+        self._timeout = httpx.Timeout(
+            timeout_seconds, connect=connect_timeout_seconds, pool=max(connect_timeout_seconds, timeout_seconds / 2)
+        )
+        self._transport = transport
+        self._shared_as: str | None = None
+        self._connections: sharing.Connections | None = None
+
+    def _new_http(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            headers={
+                "Authorization": f"Bearer {self._token.get_secret_value()}",
+                "Accept": "application/json",
+                # A compressed answer could unpack to any size before its length can be checked.
+                "Accept-Encoding": "identity",
+                "User-Agent": f"prefect-qatech/{__version__}",
+            },
+            timeout=self._timeout,
+            follow_redirects=False,
+            event_hooks={"response": [_keep_location]},
+            limits=httpx.Limits(
+                max_connections=sharing.MOST_IN_FLIGHT, max_keepalive_connections=sharing.MOST_IN_FLIGHT
+            ),
+            transport=self._transport,
+            verify=_tls(),
+            # A proxy of the environment is not asked for this machine: it would get the token in clear.
+            trust_env=not is_loopback(urlsplit(self.api_url).hostname),
+        )
+
+    async def __aenter__(self) -> Self:
+        if self._give_token is not None:
+            self._token = await self._give_token()
+        if self._transport is not None:
+            self._connections = sharing.Connections(self._new_http())
+            return self
+        self._shared_as = sharing.digest(
+            self._token.get_secret_value(), self.api_url, self._timeout_seconds, self._connect_timeout_seconds
+        )
+        self._connections = sharing.borrow(self._shared_as, self._new_http)
+        return self
+
+    async def __aexit__(self, *args: Any) -> None:
+        connections, self._connections = self._connections, None
+        if self._shared_as is not None:
+            await sharing.give_back(self._shared_as)
+        elif connections is not None:
+            await connections.http.aclose()
+
+    def _exchange(
+        self,
+        method: Literal["GET", "POST"],
+        path: str,
+        *,
+        run_short_id: str | None = None,
+        ids: Mapping[str, str] | None = None,
+        makes: str = "run",
+    ) -> Exchange:
+        return Exchange(
+            method,
+            f"/v1/{path}",
+            sent_at=datetime.now(timezone.utc),
+            api_url=self.api_url,
+            clean=self._clean,
+            run_short_id=run_short_id,
+            ids=ids,
+            makes=makes,
+        )
+
+    async def _send(
+        self,
+        exchange: Exchange,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        with_token: bool = True,
+    ) -> Any:
+        """Send one request; return the JSON of a 2xx answer, raise for everything else."""
+        content, failure = await self._outcome(exchange, query, body, with_token)
+        if failure is not None:
+            # httpx's errors hold the request, and with it the token. Raised out here none of them hangs on it, but in
+            # Python 3.10, where what a coroutine caught hangs on to what is raised later.
+            try:
+                raise failure
+            finally:
+                failure.__context__ = None
+        return content
+
+    async def _outcome(
+        self, exchange: Exchange, query: Mapping[str, str] | None, body: Mapping[str, Any] | None, with_token: bool
+    ) -> tuple[Any, QATechAPIError | StartOutcomeUnknown | None]:
+        params = dict(query or {})
+        if exchange.method == "GET" and self._project_short_id is not None:
+            params["projectShortId"] = self._project_short_id
+        # httpx takes an address apart three times where it has to put it together itself.
+        address = f"{self.api_url}{exchange.path}{f'?{urlencode(params)}' if params else ''}"
+        trace = _Trace()
+        try:
+            async with (
+                self._connection_for(exchange.method) as http,
+                http.stream(
+                    exchange.method,
+                    address,
+                    json=body,
+                    auth=None if with_token else _without_authorization,
+                    extensions={"trace": trace},
+                ) as response,
+            ):
+                content = self._without_token(await self._read(response))
+        except TimeoutError:
+            return None, exchange.timed_out(self._timeout_seconds, nothing_was_sent=trace.is_at_the_proxy)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            return None, exchange.failed(error, nothing_was_sent=trace.is_at_the_proxy)
+        too_long = f"of more than {self._max_response_bytes:,} bytes"
+        if not response.is_success:
+            # Of a refusal that is too long to be read, the status and the headers still count.
+            location = self._clean(response.extensions.get(_LOCATION, ""))
+            return None, exchange.refused(response.status_code, response.headers, content, location, too_long)
+        if content is None:
+            return None, exchange.unreadable(response.status_code, too_long)
+        try:
+            return read_json(content), None
+        except NotJSONError as error:
+            kind = self._clean(response.headers.get("content-type", "no content type"))
+            return None, exchange.unreadable(response.status_code, f"{error} ({kind})")
+
+    @asynccontextmanager
+    async def _connection_for(self, method: str) -> AsyncIterator[httpx.AsyncClient]:
+        """Lend the shared connections to what may be repeated, and new ones to a start, for the time of a request.
+
+        A connection that was kept open may be closed by the service just when a request is sent over it. Whether that
+        request was carried out, nobody can know.
+        """
+        if self._connections is None:
+            raise RuntimeError(
+                "The client is used outside of its context: async with credentials.get_client() as client"
+            )
+        if method == "GET" or self._transport is not None:
+            # Thousands may wait for their turn: that says nothing about the service, and is no time of the request.
+            async with self._connections.turns:
+                with anyio.fail_after(self._timeout_seconds):
+                    yield self._connections.http
+            return
+        with anyio.fail_after(self._timeout_seconds):
+            async with self._new_http() as http:
+                yield http
+
+    async def _read(self, response: httpx.Response) -> bytes | None:
+        chunks, size = [], 0
+        async for chunk in response.aiter_raw():
+            size += len(chunk)
+            if size > self._max_response_bytes:
+                return None
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    def _without_token(self, content: bytes | None) -> bytes | None:
+        """Mask the token where the service repeats it: what it answers goes to logs, artifacts and events."""
+        token = self._token.get_secret_value()
+        if content is not None and len(token) >= _MIN_TOKEN_LENGTH:  # a shorter one would be found in words
+            for form in (token, json.dumps(token)[1:-1]):
+                content = content.replace(form.encode(), _MASK)
+        return content
+
+    def _parse(self, model: type[ModelT], body: Any, exchange: Exchange) -> ModelT:
+        try:
+            return model.model_validate(body)
+        except ValidationError as error:
+            places = ", ".join(sorted({".".join(map(str, item["loc"])) or "the whole" for item in error.errors()})[:5])
+        raise exchange.undocumented(
+            f"The answer to {exchange} is not what the API documents: {self._clean(places)} cannot be read."
+        )
+
+    def _clean(self, text: str) -> str:
+        """Make a text of the service fit for a log line: one line, short, without the token."""
+        token = self._token.get_secret_value()
+        for form in (token, json.dumps(token)[1:-1]):
+            text = text.replace(form, "**********")
+        text = " ".join("".join(char if char.isprintable() else " " for char in text[: 4 * _MESSAGE_LENGTH]).split())
+        return cut(text, _MESSAGE_LENGTH)
+
+
+class _Trace:
+    """Sees, by what httpx tells of a request, whether it has got no further yet than to ask a proxy for passage."""
+
+    def __init__(self) -> None:
+        self.is_at_the_proxy = False
+
+    async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
+        if event.endswith(".send_request_headers.started"):
+            self.is_at_the_proxy = getattr(info.get("request"), "method", None) == b"CONNECT"
+
+
+def _without_authorization(request: httpx.Request) -> httpx.Request:
+    del request.headers["Authorization"]
+    return request
+
+
+async def _keep_location(response: httpx.Response) -> None:
+    """Take the Location header out of httpx's sight, which parses it even where redirects are not followed.
+
+    A POST that was answered with nonsense there would look like one that was never sent.
+    """
+    if "location" in response.headers:
+        response.extensions[_LOCATION] = response.headers.pop("location")

@@ -1,0 +1,135 @@
+"""The file of a mobile build on its way to the store for files that QA.tech names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import anyio
+import httpx
+
+from prefect_qatech.addresses import is_loopback
+from prefect_qatech.exceptions import InvalidInputError, InvalidResponseError, QATechAPIError, QATechConnectionError
+
+MAX_BYTES = 4 * 1024**3
+CHUNK_BYTES = 256 * 1024
+_STALLED_SECONDS = 60.0
+_PLATFORMS = {".apk": "android", ".aab": "android", ".ipa": "ios"}
+
+
+@dataclass(frozen=True)
+class BuildFile:
+    """The file of a mobile build.
+
+    Attributes:
+        path: Where it is.
+        platform: ios or android, by its ending.
+        size: Its size in bytes.
+    """
+
+    path: Path
+    platform: str
+    size: int
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.path.name
+
+    @classmethod
+    def of(cls, path: Path) -> BuildFile:
+        """Return the file that stands at a path.
+
+        Args:
+            path: Where it is.
+
+        Raises:
+            InvalidInputError: There is none, or none of a mobile application, or it is empty or too large.
+        """
+        platform = _PLATFORMS.get(path.suffix.lower())
+        if platform is None:
+            raise InvalidInputError(f"{path}: a build is a file that ends with .apk, .aab or .ipa")
+        try:
+            size = path.stat().st_size if path.is_file() else 0
+        except OSError as error:
+            raise InvalidInputError(f"{path} cannot be read: {error.strerror}") from None
+        if not path.is_file() or not os.access(path, os.R_OK):
+            raise InvalidInputError(f"{path} is no file that can be read")
+        if not 0 < size <= MAX_BYTES:
+            raise InvalidInputError(f"{path} has {size:,} bytes: more than 0 and at most {MAX_BYTES:,} can be uploaded")
+        return cls(path, platform, size)
+
+
+async def put_file(
+    file: BuildFile,
+    address: str,
+    *,
+    timeout_seconds: float,
+    on_progress: Callable[[int, int], Awaitable[None]] | None = None,
+) -> None:
+    """Send a file to an address that holds its own signature. The token is not sent.
+
+    Args:
+        file: The file.
+        address: Where to; its signature appears in no error.
+        timeout_seconds: How long it may take.
+        on_progress: Told how many bytes of how many were sent.
+
+    Raises:
+        QATechAPIError: It was not taken; `retryable` tells whether another try, with a new address, may succeed.
+    """
+    where = urlsplit(address)
+    if where.scheme != "https" and not (where.scheme == "http" and is_loopback(where.hostname)):
+        raise InvalidResponseError("QA.tech named an address for the upload that is not https; nothing was uploaded.")
+    request = f"PUT {where.hostname}"
+
+    async def chunks() -> AsyncIterator[bytes]:
+        sent = 0
+        async with await anyio.open_file(file.path, "rb") as content:
+            while chunk := await content.read(CHUNK_BYTES):
+                yield chunk
+                sent += len(chunk)
+                if on_progress is not None:
+                    await on_progress(sent, file.size)
+
+    try:
+        with anyio.fail_after(timeout_seconds):
+            async with httpx.AsyncClient(
+                timeout=_STALLED_SECONDS, follow_redirects=False, trust_env=not is_loopback(where.hostname)
+            ) as http:
+                answer = await http.put(
+                    address,
+                    content=chunks(),
+                    headers={"Content-Length": str(file.size), "Content-Type": "application/octet-stream"},
+                )
+        failure = None if answer.is_success else _refused(request, answer.status_code)
+    except TimeoutError:
+        failure = QATechConnectionError(
+            f"{file.name} was not uploaded to {where.hostname} within {timeout_seconds:.0f} s. No build was made; "
+            "it can be tried again.",
+            request=request,
+            retryable=True,
+        )
+    except httpx.HTTPError as error:
+        # httpx's own words can name the address, and with it the signature.
+        failure = QATechConnectionError(
+            f"The upload of {file.name} to {where.hostname} broke off ({type(error).__name__}). No build was made; "
+            "it can be tried again.",
+            request=request,
+            retryable=True,
+        )
+    if failure is not None:
+        raise failure
+
+
+def _refused(request: str, status: int) -> QATechAPIError:
+    return QATechAPIError(
+        f"The store for files refused the upload ({request}: {status}). No build was made; it can be tried again "
+        "with a new address.",
+        status=status,
+        request=request,
+        retryable=status == 403 or status == 429 or status >= 500,
+    )
