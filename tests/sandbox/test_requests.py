@@ -82,7 +82,9 @@ def test_a_number_that_json_does_not_have_is_no_json(api: Api, number: str) -> N
 
 def test_a_body_that_is_nested_too_deeply_is_refused_and_told_of(api: Api) -> None:
     for depth in (200, 100_000):
-        answer = api.client.post("/run", content='{"parameters": ' + "[" * depth + "]" * depth + "}")
+        answer = api.client.post(
+            "/run", content='{"parameters": {"configs": {"a": ' + "[" * depth + "]" * depth + "}}}"
+        )
         assert answer.status_code == 400
     assert httpx.get(f"{api.sandbox.url}/sandbox/requests").status_code == 200
 

@@ -18,8 +18,11 @@ def trace(api: Api, short_id: str, **params: Any) -> dict[str, Any]:
 
 
 def texts(picture: httpx.Response) -> str:
+    """Return what can be read in a picture."""
     assert picture.status_code == 200
-    return " ".join(ElementTree.fromstring(picture.text).itertext())
+    return " ".join(
+        text.text or "" for text in ElementTree.fromstring(picture.text).iter("{http://www.w3.org/2000/svg}text")
+    )
 
 
 def scenario(*cases: dict[str, Any]) -> dict[str, Any]:
