@@ -22,11 +22,11 @@ from pydantic import (
 from typing_extensions import Self
 
 from prefect_qatech.addresses import is_loopback
-from prefect_qatech.client import QATechClient
+from prefect_qatech.api.client import QATechClient
+from prefect_qatech.api.connections import RequestBudget, budget_of, digest
+from prefect_qatech.api.ids import ProjectShortId
 from prefect_qatech.exceptions import InvalidInputError
-from prefect_qatech.ids import ProjectShortId
 from prefect_qatech.inputs import Checked, is_made_in_code
-from prefect_qatech.sharing import RequestBudget, budget_of, digest
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient

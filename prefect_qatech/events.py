@@ -36,8 +36,8 @@ from prefect.logging import get_logger
 from prefect.logging.handlers import APILogHandler
 
 from prefect_qatech._prefect import PATIENCE_SECONDS
+from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.ledger import QATechRunRecord, root_flow_run
-from prefect_qatech.models import QATechRun
 from prefect_qatech.report.escape import plain_text
 from prefect_qatech.report.model import GateReport, GatesReport
 from prefect_qatech.verdict import TestVerdict, Verdict

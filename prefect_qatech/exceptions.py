@@ -37,7 +37,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from prefect_qatech.models import QATechRun
+    from prefect_qatech.api.responses import QATechRun
     from prefect_qatech.report.model import GateReport, GatesReport
 
 ReportT = TypeVar("ReportT")

@@ -23,17 +23,12 @@ from prefect.tasks import Task
 from prefect_qatech import artifacts, events, ledger
 from prefect_qatech._prefect import check_that_prefect_returns_results, run_logger
 from prefect_qatech.addresses import safe_url
+from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest, as_request
+from prefect_qatech.api.responses import QATechRun, QATechStartedRun
 from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import QATechError
 from prefect_qatech.inputs import check_name
 from prefect_qatech.ledger import QATechRunRecord, short_id_of
-from prefect_qatech.models import (
-    QATechRerunRequest,
-    QATechRun,
-    QATechRunRequest,
-    QATechStartedRun,
-    as_request,
-)
 from prefect_qatech.report import append_job_summary, write_report_files
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.twins import run_sync, sleep_unless_stopped

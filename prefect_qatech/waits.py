@@ -23,16 +23,16 @@ from prefect.exceptions import TerminationSignal
 
 from prefect_qatech import artifacts, events
 from prefect_qatech._prefect import PATIENCE_SECONDS, run_logger
+from prefect_qatech.api.connections import MOST_IN_FLIGHT
+from prefect_qatech.api.ids import check_run_short_id
+from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import InvalidInputError, QATechAPIError, QATechError, RunsNotEnded, WaitTimedOut
 from prefect_qatech.history import PlanHistory
-from prefect_qatech.ids import check_run_short_id
 from prefect_qatech.inputs import shown
 from prefect_qatech.ledger import QATechRunRecord
-from prefect_qatech.models import QATechRun
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.polling.wait import Surroundings, they_go_on, wait_for_run
-from prefect_qatech.sharing import MOST_IN_FLIGHT
 from prefect_qatech.tasks import NOT_CACHED
 from prefect_qatech.twins import run_sync, sleep_unless_stopped
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from prefect_qatech.models import QATechRun, QATechRunTestCaseDetails
+from prefect_qatech.api.responses import QATechRun, QATechRunTestCaseDetails
 from prefect_qatech.verdict.identity import ObservedAttempt
 
 NOW = datetime(2026, 9, 1, 12, tzinfo=timezone.utc)

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from prefect.exceptions import TerminationSignal
 
 from prefect_qatech import artifacts
+from prefect_qatech.api.responses import QATechRun, QATechRunTestCaseDetails
 from prefect_qatech.artifacts import (
     Progress,
     artifact_key,
@@ -29,7 +30,6 @@ from prefect_qatech.artifacts import (
     publish_unattended,
 )
 from prefect_qatech.history import variable_name
-from prefect_qatech.models import QATechRun, QATechRunTestCaseDetails
 from prefect_qatech.report.build import build_report
 from prefect_qatech.report.model import GateReport, GatesReport
 from prefect_qatech.verdict import GatePolicy

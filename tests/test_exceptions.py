@@ -15,6 +15,7 @@ import pytest
 from prefect.serializers import JSONSerializer
 
 from prefect_qatech import exceptions as module
+from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.exceptions import (
     GateNotPassed,
     GatesNotPassed,
@@ -28,7 +29,6 @@ from prefect_qatech.exceptions import (
     StartOutcomeUnknown,
     WaitTimedOut,
 )
-from prefect_qatech.models import QATechRun
 from prefect_qatech.report.build import build_report
 from prefect_qatech.report.model import GateReport, GatesReport
 from prefect_qatech.verdict import GatePolicy, Verdict

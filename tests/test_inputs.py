@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from prefect_qatech import InvalidInputError
+from prefect_qatech.api.requests import QATechApplication, QATechRunRequest
 from prefect_qatech.inputs import Checked, clean_text
-from prefect_qatech.models import QATechApplication, QATechRunRequest
 
 CASE = "a1b2c3d4-e5f6-4789-a012-3456789abcde"
 

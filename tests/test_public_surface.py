@@ -118,12 +118,8 @@ PACKAGE = Path(prefect_qatech.__file__).parent
 ROOMS = [
     {"exceptions", "addresses"},
     {"inputs", "_prefect"},
-    {"ids"},
-    {"models"},
-    {"retries", "sharing"},
-    {"answers", "verdict", "uploads"},
-    {"catalogue", "transport"},
-    {"client"},
+    {"api"},
+    {"verdict"},
     {"report"},
     {"credentials", "twins", "polling", "artifacts", "history"},
     {"ledger"},
@@ -136,23 +132,7 @@ ROOMS = [
 ]
 HEIGHT = {name: height for height, room in enumerate(ROOMS) for name in room}
 APART = {"sandbox"}
-WITHOUT_PREFECT = [
-    "exceptions",
-    "addresses",
-    "answers",
-    "catalogue",
-    "transport",
-    "uploads",
-    "inputs",
-    "ids",
-    "models",
-    "sharing",
-    "retries",
-    "polling",
-    "verdict",
-    "client",
-    "report",
-]
+WITHOUT_PREFECT = ["exceptions", "addresses", "inputs", "api", "verdict", "report", "polling"]
 TWINS = [
     "get_test_run",
     "publish_gate_report",
@@ -267,7 +247,7 @@ def test_there_are_modules_to_look_at() -> None:
     parts = {part_of(path) for path in MODULES}
     assert set(WITHOUT_PREFECT) <= parts
     assert {"tasks", "waits", "gate", "sandbox", "ledger"} <= parts
-    assert "httpx" in set(imports_of(PACKAGE / "transport.py"))
+    assert "httpx" in set(imports_of(PACKAGE / "api" / "transport.py"))
     assert parts_imported(PACKAGE / "gate" / "steps.py") >= {"tasks", "waits", "report", "ledger"}
 
 
@@ -290,12 +270,13 @@ def test_imports_point_downwards(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in MODULES if part_of(path) == "report"], ids=name_of)
 def test_the_report_knows_the_verdict_and_no_client(path: Path) -> None:
-    assert parts_imported(path) <= {"report", "verdict", "models", "ids", "inputs", "addresses", "exceptions"}
+    assert parts_imported(path) <= {"report", "verdict", "api", "inputs", "addresses", "exceptions"}
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if part_of(path) == "sandbox"], ids=name_of)
 def test_the_sandbox_shares_what_ids_and_addresses_are_and_nothing_else(path: Path) -> None:
-    assert parts_imported(path) <= {"sandbox", "ids", "addresses"}
+    assert parts_imported(path) <= {"sandbox", "api", "addresses"}
+    assert {name for name in imports_of(path) if ".api." in name} <= {"prefect_qatech.api.ids.check_id"}
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if part_of(path) in WITHOUT_PREFECT], ids=name_of)

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from prefect_qatech.api.responses import FINAL_STATUSES, QATechRun
 from prefect_qatech.ledger import QATechRunRecord
-from prefect_qatech.models import FINAL_STATUSES, QATechRun
 from prefect_qatech.report.escape import plain_text
 
 MAX_RUNNING_SHOWN = 5

@@ -16,25 +16,19 @@ from typing import Annotated, Any, TypeVar
 
 from cyclopts import Group, Parameter
 
+from prefect_qatech.api.client import QATechClient
+from prefect_qatech.api.ids import check_run_short_id
+from prefect_qatech.api.requests import QATechApplication, QATechEnvironment, QATechRerunRequest, QATechRunRequest
+from prefect_qatech.api.responses import QATechRun, QATechStartedRun
 from prefect_qatech.cli.disk import FIRST, RunJournal, check_journal_directory
 from prefect_qatech.cli.display import Display, display_for, one_line
 from prefect_qatech.cli.exits import EXIT_CODES, INTERRUPTED, end
 from prefect_qatech.cli.result import check_can_write, show
 from prefect_qatech.cli.steps import Mode, TerminalSteps
-from prefect_qatech.client import QATechClient
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import InvalidInputError, QATechError
 from prefect_qatech.gate.campaign import GateCampaign
-from prefect_qatech.ids import check_run_short_id
 from prefect_qatech.ledger import QATechRunRecord
-from prefect_qatech.models import (
-    QATechApplication,
-    QATechEnvironment,
-    QATechRerunRequest,
-    QATechRun,
-    QATechRunRequest,
-    QATechStartedRun,
-)
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.report import load_policy
 from prefect_qatech.report.model import GateReport

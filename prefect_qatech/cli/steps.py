@@ -12,15 +12,16 @@ from typing import Any, Literal, TypeVar
 import anyio
 
 from prefect_qatech.addresses import safe_url
+from prefect_qatech.api.client import QATechClient
+from prefect_qatech.api.requests import QATechRerunRequest
+from prefect_qatech.api.responses import QATechRun, QATechStartedRun
 from prefect_qatech.cli.disk import FIRST, RunJournal
 from prefect_qatech.cli.display import Display
-from prefect_qatech.client import QATechClient
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import InvalidInputError, QATechAPIError, QATechError, StartOutcomeUnknown
 from prefect_qatech.gate.campaign import Beginning, NextRun
 from prefect_qatech.gate.details import Details, details_of
 from prefect_qatech.ledger import QATechRunRecord
-from prefect_qatech.models import QATechRerunRequest, QATechRun, QATechStartedRun
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.polling.wait import Surroundings, wait_for_run
 from prefect_qatech.report.model import GateDecision, GateReport

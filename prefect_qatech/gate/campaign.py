@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from typing import Any, Protocol
 
 from prefect_qatech.addresses import safe_url
+from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.exceptions import (
     NothingToRerunError,
     QATechError,
@@ -20,7 +21,6 @@ from prefect_qatech.exceptions import (
 )
 from prefect_qatech.gate.details import Details
 from prefect_qatech.ledger import QATechRunRecord
-from prefect_qatech.models import QATechRun
 from prefect_qatech.report.build import build_report
 from prefect_qatech.report.escape import plain_text
 from prefect_qatech.report.model import GateDecision, GateReport

@@ -7,10 +7,10 @@ from typing import Any
 
 import anyio
 
-from prefect_qatech.client import QATechClient
+from prefect_qatech.api.client import QATechClient
+from prefect_qatech.api.responses import FINAL_STATUSES, QATechRun, QATechRunTestCaseDetails
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import QATechAPIError
-from prefect_qatech.models import FINAL_STATUSES, QATechRun, QATechRunTestCaseDetails
 
 AT_ONCE = 8
 MAX_SECONDS = 120.0

@@ -22,6 +22,8 @@ down) is an incident in a report with a verdict.
 from prefect import flow
 
 from prefect_qatech._prefect import run_logger
+from prefect_qatech.api.requests import QATechRunRequest, as_request
+from prefect_qatech.api.responses import FINAL_STATUSES
 from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import (
     GateFailed,
@@ -33,11 +35,6 @@ from prefect_qatech.gate.campaign import MAX_SENTENCE, GateCampaign
 from prefect_qatech.gate.settings import GateSettings, HowToWait, OnNoPass
 from prefect_qatech.gate.steps import FlowRunSteps
 from prefect_qatech.ledger import QATechRunRecord
-from prefect_qatech.models import (
-    FINAL_STATUSES,
-    QATechRunRequest,
-    as_request,
-)
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.report import clear_report_files
 from prefect_qatech.report.escape import cell_text, plain_text

@@ -14,13 +14,13 @@ from prefect.client.orchestration import get_client
 
 from prefect_qatech import artifacts, events, ledger
 from prefect_qatech._prefect import run_logger
+from prefect_qatech.api.requests import QATechRunRequest, as_request
 from prefect_qatech.artifacts import artifact_key
 from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import GateNotPassed, GatesNotPassed, InvalidInputError
 from prefect_qatech.gate.flow import run_gate
 from prefect_qatech.gate.settings import GateSettings
 from prefect_qatech.inputs import check_name
-from prefect_qatech.models import QATechRunRequest, as_request
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.report import gates_message
 from prefect_qatech.report.escape import plain_text

@@ -9,6 +9,8 @@ from prefect.context import FlowRunContext
 
 from prefect_qatech import artifacts, events, ledger
 from prefect_qatech._prefect import run_logger
+from prefect_qatech.api.requests import QATechRunRequest
+from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.artifacts import artifact_key
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import InvalidInputError
@@ -19,7 +21,6 @@ from prefect_qatech.gate.details import Details, details_of
 from prefect_qatech.gate.settings import GateSettings
 from prefect_qatech.history import PlanHistory
 from prefect_qatech.ledger import QATechRunRecord
-from prefect_qatech.models import QATechRun, QATechRunRequest
 from prefect_qatech.report.model import GateDecision, GateReport
 from prefect_qatech.tasks import address_of, apublish_gate_report, arerun_test_run, astart_test_run, no_retry_after
 from prefect_qatech.twins import sleep_unless_stopped

@@ -34,6 +34,7 @@ from prefect.states import Scheduled
 from pydantic import BaseModel, ConfigDict
 
 from prefect_qatech._prefect import run_logger
+from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import (
     InvalidInputError,
@@ -44,7 +45,6 @@ from prefect_qatech.exceptions import (
 )
 from prefect_qatech.gate.approval import NO_ANSWER, SERVER_GRACE_SECONDS
 from prefect_qatech.ledger import Ledger, QATechRunRecord, fingerprint, forget_calls
-from prefect_qatech.models import QATechRun
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.polling.wait import Surroundings, wait_for_run
 from prefect_qatech.twins import run_sync, sleep_unless_stopped

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 from prefect.client.orchestration import get_client
 
-from prefect_qatech.ids import check_run_short_id
+from prefect_qatech.api.ids import check_run_short_id
 from prefect_qatech.ledger.call_site import root_flow_run
 from prefect_qatech.ledger.slots import PREFIX, QATechLedgerEntry, QATechRunRecord, done_row
 from prefect_qatech.ledger.store import Ledger

@@ -25,8 +25,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from prefect_qatech.api.ids import check_run_short_id
 from prefect_qatech.exceptions import LedgerConflict
-from prefect_qatech.ids import check_run_short_id
 
 Kind = Literal["start", "rerun", "attach"]
 Chain = tuple[tuple[str, int], ...]

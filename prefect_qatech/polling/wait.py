@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from prefect_qatech.client import QATechClient
+from prefect_qatech.api.client import QATechClient
+from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.exceptions import ForbiddenError, NotFoundError, QATechAPIError, UnauthorizedError, WaitTimedOut
-from prefect_qatech.models import QATechRun
 from prefect_qatech.polling.durations import PastDurations
 from prefect_qatech.polling.progress import Progress, best_forecast
 from prefect_qatech.polling.schedule import QATechPolling

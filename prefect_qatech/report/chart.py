@@ -16,7 +16,7 @@ from xml.sax.saxutils import escape
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from prefect_qatech.ids import RunShortId
+from prefect_qatech.api.ids import RunShortId
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.report.wording import attempt_name, campaign_id, duration_text, finite, group_counts, in_utc, spent
 from prefect_qatech.verdict import Outcome, Verdict

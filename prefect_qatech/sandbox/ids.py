@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from prefect_qatech.ids import check_id
+from prefect_qatech.api.ids import check_id
 
 __all__ = ["ShortId", "resolve"]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from prefect_qatech.models import QATechRun, QATechRunTestCase, QATechRunTestCaseDetails
+from prefect_qatech.api.responses import QATechRun, QATechRunTestCase, QATechRunTestCaseDetails
 from prefect_qatech.verdict.outcomes import Attempt, Outcome, classify
 from prefect_qatech.verdict.policy import GatePolicy, QuarantineEntry
 

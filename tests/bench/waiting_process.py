@@ -154,7 +154,7 @@ def work(kind: str, ids: list[str], url: str) -> None:
 
 def main() -> None:
     kind, number, seconds, url = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]) / speed, sys.argv[5]
-    from prefect_qatech.client import QATechClient
+    from prefect_qatech.api.client import QATechClient
 
     QATechClient.get_run = counted(QATechClient.get_run)  # type: ignore[method-assign, assignment]
     waits.sleep = waits.sleep_unless_stopped = timed_sleep  # type: ignore[attr-defined, assignment]

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.exceptions import (
     BadRequestError,
     ForbiddenError,
@@ -22,7 +23,6 @@ from prefect_qatech.exceptions import (
     UsageLimitError,
     WaitTimedOut,
 )
-from prefect_qatech.models import QATechRun
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.polling.wait import (
     MAX_CONSECUTIVE_ERRORS,

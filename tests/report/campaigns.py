@@ -7,7 +7,7 @@ from datetime import date, datetime, timedelta, timezone
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from prefect_qatech.models import QATechRun, QATechRunTestCaseDetails
+from prefect_qatech.api.responses import QATechRun, QATechRunTestCaseDetails
 from prefect_qatech.report.build import build_report
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.verdict import GatePolicy, Incident, QuarantineEntry

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from prefect_qatech.models import QATechRun, QATechRunTestCaseDetails
+from prefect_qatech.api.responses import QATechRun, QATechRunTestCaseDetails
 from prefect_qatech.report import render_verdict_json
 from prefect_qatech.report.build import EXPLANATION_LENGTH, TITLE_LENGTH, URL_LENGTH, build_report
 from prefect_qatech.report.model import SCHEMA_VERSION, GateReport

@@ -32,7 +32,7 @@ from prefect_qatech import (
     start_test_run,
     wait_for_test_run,
 )
-from prefect_qatech.models import QATechRunTestCaseDetails
+from prefect_qatech.api.responses import QATechRunTestCaseDetails
 from prefect_qatech.report import load_verdict_json
 from prefect_qatech.report.build import build_report
 from prefect_qatech.sandbox import Sandbox

@@ -18,9 +18,11 @@ import pytest
 from pydantic import SecretStr
 
 import prefect_qatech
-from prefect_qatech import answers
-from prefect_qatech import client as module
-from prefect_qatech.client import QATechClient
+from prefect_qatech.api import answers
+from prefect_qatech.api import client as module
+from prefect_qatech.api.client import QATechClient
+from prefect_qatech.api.requests import QATechApplication, QATechEnvironment, QATechRerunRequest, QATechRunRequest
+from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.exceptions import (
     BadRequestError,
     ForbiddenError,
@@ -38,13 +40,6 @@ from prefect_qatech.exceptions import (
     StartOutcomeUnknown,
     UnauthorizedError,
     UsageLimitError,
-)
-from prefect_qatech.models import (
-    QATechApplication,
-    QATechEnvironment,
-    QATechRerunRequest,
-    QATechRun,
-    QATechRunRequest,
 )
 from tests.wire import TOKEN, URL, Body, Service, accepted, answer, assert_holds_no_secret, chain, listening, seen
 

@@ -37,9 +37,9 @@ from prefect_qatech import (
     start_test_run,
     wait_for_test_run,
 )
-from prefect_qatech import transport as module
+from prefect_qatech.api import transport as module
+from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest
 from prefect_qatech.exceptions import QATechAPIError, QATechConnectionError, QATechTimeoutError
-from prefect_qatech.models import QATechRerunRequest, QATechRunRequest
 from tests.wire import TOKEN, accepted, assert_holds_no_secret, listening, seen
 
 CALLS: dict[str, Callable[[QATechClient], Awaitable[Any]]] = {

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from prefect_qatech.ids import (
+from prefect_qatech.api.ids import (
     ApplicationShortId,
     ConfigKey,
     ProjectShortId,
@@ -17,8 +17,9 @@ from prefect_qatech.ids import (
     TestCaseId,
     TestPlanShortId,
 )
-from prefect_qatech.inputs import clean_text
-from prefect_qatech.models import OptionalNumber, OptionalText, QATechApplication, Request, Response, Text
+from prefect_qatech.api.requests import QATechApplication
+from prefect_qatech.api.wire import FilledText, OptionalNumber, OptionalText, Request, Response, Text, object_or_none
+from prefect_qatech.inputs import CleanText, clean_text
 
 __all__ = [
     "QATechApplicationInfo",
@@ -45,10 +46,6 @@ def _flag_or_none(value: object) -> object:
     return value if isinstance(value, bool) else None
 
 
-def _object_or_none(value: object) -> object:
-    return value if isinstance(value, (dict, Response)) else None
-
-
 def _list_or_empty(value: object) -> object:
     return value if isinstance(value, (list, tuple)) else []
 
@@ -59,8 +56,6 @@ def _objects_only(value: object) -> object:
 
 Flag = Annotated[bool | None, BeforeValidator(_flag_or_none)]
 Texts = Annotated[list[Text], BeforeValidator(_list_or_empty)]
-_CleanText = Annotated[str, AfterValidator(clean_text)]
-_FilledText = Annotated[str, Field(min_length=1), AfterValidator(clean_text)]
 
 
 class QATechProject(Response):
@@ -146,7 +141,7 @@ class QATechTestCase(Response):
     application_name: OptionalText = None
     goal: OptionalText = None
     created_at: OptionalText = None
-    last_run: Annotated[QATechLastRun | None, BeforeValidator(_object_or_none)] = None
+    last_run: Annotated[QATechLastRun | None, BeforeValidator(object_or_none)] = None
 
 
 class QATechNewTestCase(Request):
@@ -170,9 +165,9 @@ class QATechNewTestCase(Request):
     """
 
     name: Annotated[str, Field(min_length=1, max_length=80), AfterValidator(clean_text)]
-    goal: _FilledText
+    goal: FilledText
     application_short_id: ApplicationShortId
-    expected_result: _CleanText | None = None
+    expected_result: CleanText | None = None
     config_short_ids: list[ConfigKey] | None = None
     scenario_short_id: ScenarioShortId | None = None
     resume_from_dependency_project_test_case_id: TestCaseId | None = None
@@ -258,10 +253,10 @@ class QATechChange(Request):
         diff: The change itself.
     """
 
-    summary: _FilledText
-    details: _CleanText | None = None
-    reference: _CleanText | None = None
-    diff: _CleanText | None = None
+    summary: FilledText
+    details: CleanText | None = None
+    reference: CleanText | None = None
+    diff: CleanText | None = None
 
 
 class QATechRegression(Request):
@@ -295,12 +290,12 @@ class QATechReleaseCheckRequest(Request):
         ```
     """
 
-    release_name: _CleanText | None = None
-    release_summary: _CleanText | None = None
-    context: _CleanText | None = None
+    release_name: CleanText | None = None
+    release_summary: CleanText | None = None
+    context: CleanText | None = None
     changes: list[QATechChange] | None = Field(default=None, min_length=1)
     regression: QATechRegression | None = None
-    pr_url: _FilledText | None = None
+    pr_url: FilledText | None = None
     application_overrides: list[QATechApplication] | None = None
     project_short_id: ProjectShortId | None = None
 

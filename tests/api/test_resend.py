@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_qatech.retries import (
+from prefect_qatech.api.resend import (
     MAX_RETRY_AFTER_SECONDS,
     Assessment,
     assess_status,

@@ -21,9 +21,10 @@ import httpx
 from pydantic import BaseModel, SecretStr, ValidationError
 from typing_extensions import Self
 
-from prefect_qatech import __version__, sharing
+from prefect_qatech import __version__
 from prefect_qatech.addresses import is_loopback
-from prefect_qatech.answers import Exchange, NotJSONError, read_json
+from prefect_qatech.api import connections
+from prefect_qatech.api.answers import Exchange, NotJSONError, read_json
 from prefect_qatech.exceptions import QATechAPIError, StartOutcomeUnknown
 from prefect_qatech.inputs import cut
 
@@ -70,7 +71,7 @@ class Transport:
         )
         self._transport = transport
         self._shared_as: str | None = None
-        self._connections: sharing.Connections | None = None
+        self._connections: connections.Connections | None = None
 
     def _new_http(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
@@ -85,7 +86,7 @@ class Transport:
             follow_redirects=False,
             event_hooks={"response": [_keep_location]},
             limits=httpx.Limits(
-                max_connections=sharing.MOST_IN_FLIGHT, max_keepalive_connections=sharing.MOST_IN_FLIGHT
+                max_connections=connections.MOST_IN_FLIGHT, max_keepalive_connections=connections.MOST_IN_FLIGHT
             ),
             transport=self._transport,
             verify=_tls(),
@@ -97,20 +98,20 @@ class Transport:
         if self._give_token is not None:
             self._token = await self._give_token()
         if self._transport is not None:
-            self._connections = sharing.Connections(self._new_http())
+            self._connections = connections.Connections(self._new_http())
             return self
-        self._shared_as = sharing.digest(
+        self._shared_as = connections.digest(
             self._token.get_secret_value(), self.api_url, self._timeout_seconds, self._connect_timeout_seconds
         )
-        self._connections = sharing.borrow(self._shared_as, self._new_http)
+        self._connections = connections.borrow(self._shared_as, self._new_http)
         return self
 
     async def __aexit__(self, *args: Any) -> None:
-        connections, self._connections = self._connections, None
+        own, self._connections = self._connections, None
         if self._shared_as is not None:
-            await sharing.give_back(self._shared_as)
-        elif connections is not None:
-            await connections.http.aclose()
+            await connections.give_back(self._shared_as)
+        elif own is not None:
+            await own.http.aclose()
 
     def _exchange(
         self,

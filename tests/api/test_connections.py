@@ -23,12 +23,13 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from pydantic import SecretStr
 
-from prefect_qatech import QATechClient, QATechCredentials, QATechPolling, sharing
+from prefect_qatech import QATechClient, QATechCredentials, QATechPolling
 from prefect_qatech import waits as waits_module
+from prefect_qatech.api import connections
+from prefect_qatech.api.connections import RequestBudget
+from prefect_qatech.api.requests import QATechRunRequest
 from prefect_qatech.exceptions import QATechTimeoutError
-from prefect_qatech.models import QATechRunRequest
 from prefect_qatech.sandbox import Sandbox
-from prefect_qatech.sharing import RequestBudget
 from prefect_qatech.tasks import astart_test_run
 from prefect_qatech.twins import run_sync
 from prefect_qatech.waits import await_for_test_run
@@ -87,7 +88,7 @@ async def test_clients_of_a_loop_share_their_connections_and_the_last_closes_the
                 await outer.get_run("abc123")
         assert (service.opened, len(service.requests)) == (1, 6)
         await settled(lambda: service.open == 0)
-        assert not any(shared for shared in sharing._clients.values())
+        assert not any(shared for shared in connections._clients.values())
 
 
 async def test_a_start_goes_over_a_connection_of_its_own() -> None:
@@ -129,7 +130,7 @@ async def test_looks_at_once_take_turns() -> None:
             while await reader.readuntil(b"\r\n\r\n"):
                 on_the_way += 1
                 most = max(most, on_the_way)
-                if on_the_way == sharing.MOST_IN_FLIGHT:
+                if on_the_way == connections.MOST_IN_FLIGHT:
                     released.set()
                 await released.wait()
                 on_the_way -= 1
@@ -143,9 +144,9 @@ async def test_looks_at_once_take_turns() -> None:
 
     with anyio.fail_after(30):
         async with listening(service) as url, anyio.create_task_group() as group:
-            for _ in range(3 * sharing.MOST_IN_FLIGHT):
+            for _ in range(3 * connections.MOST_IN_FLIGHT):
                 group.start_soon(look)
-    assert most == sharing.MOST_IN_FLIGHT
+    assert most == connections.MOST_IN_FLIGHT
 
 
 def test_waiting_for_a_turn_is_no_time_of_a_request() -> None:
@@ -165,7 +166,7 @@ def test_waiting_for_a_turn_is_no_time_of_a_request() -> None:
 
     looked_at, seconds = run_at_once(look_at_all_at_once())
     assert looked_at == number
-    assert seconds >= 50 * number / sharing.MOST_IN_FLIGHT, "far longer than a request may take"
+    assert seconds >= 50 * number / connections.MOST_IN_FLIGHT, "far longer than a request may take"
 
 
 async def test_a_look_that_gets_no_answer_ends_by_its_time_limit_and_lets_the_next_one_go() -> None:
@@ -181,7 +182,7 @@ async def test_a_look_that_gets_no_answer_ends_by_its_time_limit_and_lets_the_ne
                 await one.get_run("abc123")
             failures.append(caught.value)
 
-    number = 2 * sharing.MOST_IN_FLIGHT
+    number = 2 * connections.MOST_IN_FLIGHT
     with anyio.fail_after(30):
         async with listening(service) as url:
             async with anyio.create_task_group() as group:
@@ -199,12 +200,12 @@ async def test_a_client_that_is_not_open_says_so() -> None:
 
 async def test_the_token_is_in_no_key() -> None:
     async with client("https://qatech.example"):
-        keys = [key for shared in sharing._clients.values() for key in shared]
+        keys = [key for shared in connections._clients.values() for key in shared]
         assert len(keys) == 1
         assert TOKEN not in repr(keys)
     QATechCredentials(api_token=SecretStr(TOKEN), max_looks_per_second=5).get_request_budget()
-    assert TOKEN not in repr(sharing._budgets)
-    assert sharing.digest(TOKEN) == sharing.digest(TOKEN) != sharing.digest("another")
+    assert TOKEN not in repr(connections._budgets)
+    assert connections.digest(TOKEN) == connections.digest(TOKEN) != connections.digest("another")
 
 
 def test_sync_twins_share_a_loop_and_so_their_connections() -> None:
@@ -225,7 +226,7 @@ def test_sync_twins_share_a_loop_and_so_their_connections() -> None:
 
 SCRIPT = """
 import asyncio, gc, os, sys, threading, warnings
-from prefect_qatech.client import QATechClient
+from prefect_qatech.api.client import QATechClient
 from prefect_qatech.twins import run_sync
 from prefect_qatech.waits import await_for_test_run
 from pydantic import SecretStr

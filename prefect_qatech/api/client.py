@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from prefect_qatech.addresses import safe_url
-from prefect_qatech.answers import Exchange, where_to_look
-from prefect_qatech.catalogue import (
+from prefect_qatech.api.answers import Exchange, where_to_look
+from prefect_qatech.api.catalogue import (
     QATechApplicationInfo,
     QATechBuild,
     QATechCreatedTestCase,
@@ -27,18 +27,13 @@ from prefect_qatech.catalogue import (
     QATechTestCase,
     QATechTraceStep,
 )
+from prefect_qatech.api.ids import check_id, check_run_short_id, names
+from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest
+from prefect_qatech.api.responses import QATechRun, QATechRunTestCaseDetails, QATechStartedRun
+from prefect_qatech.api.transport import MAX_RESPONSE_BYTES, ModelT, Transport
+from prefect_qatech.api.uploads import BuildFile, put_file
+from prefect_qatech.api.wire import Response
 from prefect_qatech.exceptions import OtherPlanStarted, StartOutcomeUnknown
-from prefect_qatech.ids import check_id, check_run_short_id, names
-from prefect_qatech.models import (
-    QATechRerunRequest,
-    QATechRun,
-    QATechRunRequest,
-    QATechRunTestCaseDetails,
-    QATechStartedRun,
-    Response,
-)
-from prefect_qatech.transport import MAX_RESPONSE_BYTES, ModelT, Transport
-from prefect_qatech.uploads import BuildFile, put_file
 
 __all__ = ["MAX_RESPONSE_BYTES", "QATechClient"]
 

@@ -11,16 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_qatech import InvalidInputError
-from prefect_qatech.ids import check_id, check_run_short_id, names
-from prefect_qatech.models import (
+from prefect_qatech.api.ids import check_id, check_run_short_id, names
+from prefect_qatech.api.requests import (
     QATechApplication,
     QATechEnvironment,
     QATechParameters,
     QATechRerunRequest,
-    QATechRun,
     QATechRunRequest,
-    QATechStartedRun,
 )
+from prefect_qatech.api.responses import QATechRun, QATechStartedRun
 
 CASE = "a1b2c3d4-e5f6-4789-a012-3456789abcde"
 

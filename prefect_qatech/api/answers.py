@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from prefect_qatech.api.ids import described
+from prefect_qatech.api.resend import Assessment, assess_status, assess_transport_error, is_unverified_certificate
 from prefect_qatech.exceptions import (
     BadRequestError,
     ForbiddenError,
@@ -28,9 +30,7 @@ from prefect_qatech.exceptions import (
     UnauthorizedError,
     UsageLimitError,
 )
-from prefect_qatech.ids import described
 from prefect_qatech.inputs import clean_text
-from prefect_qatech.retries import Assessment, assess_status, assess_transport_error, is_unverified_certificate
 
 
 def where_to_look(makes: str) -> str:

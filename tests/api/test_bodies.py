@@ -18,20 +18,22 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from prefect_qatech import InvalidInputError
-from prefect_qatech.models import (
-    FINAL_STATUSES,
+from prefect_qatech.api.requests import (
     QATechApplication,
     QATechEnvironment,
     QATechGitHubTrigger,
     QATechNotification,
     QATechParameters,
     QATechRerunRequest,
-    QATechRun,
     QATechRunRequest,
+    as_request,
+)
+from prefect_qatech.api.responses import (
+    FINAL_STATUSES,
+    QATechRun,
     QATechRunTestCase,
     QATechRunTestCaseDetails,
     QATechStartedRun,
-    as_request,
 )
 
 CASE = "a1b2c3d4-e5f6-4789-a012-3456789abcde"

@@ -1,0 +1,1 @@
+"""QA.tech over HTTP. Imports no Prefect."""
