@@ -113,12 +113,17 @@ async def hands_on(credentials: QATechCredentials) -> None:
 
 
 @flow
+async def hands_on_many(credentials: QATechCredentials) -> None:
+    await agather_gates(credentials, {"green": "pln_green"})
+
+
+@flow
 async def triggers(plan: QATechTestPlan) -> None:
     await plan.atrigger()
 
 
 @pytest.mark.usefixtures("prefect_server")
-@pytest.mark.parametrize("user", [starts, hands_on, arelease_gate, triggers], ids=lambda user: user.name)
+@pytest.mark.parametrize("user", [starts, hands_on, hands_on_many, arelease_gate, triggers], ids=lambda user: user.name)
 async def test_credentials_that_are_a_dict_among_parameters_are_refused(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture, user: Any
 ) -> None:
@@ -223,7 +228,7 @@ CALLED: dict[str, tuple[Call, str]] = {
     "a label that is empty": (lambda c: arerun_test_run(c, "abc123", label=" "), "label must be a text"),
     "a target that cannot be stored": (lambda c: astart_test_run(c, target="\ud800"), "target has characters"),
     "a gate's label": (
-        lambda c: arelease_gate(c, "pln_green", label="a\0b"),
+        lambda c: arelease_gate(c, run="abc123", label="a\0b"),
         "label has characters that cannot be stored",
     ),
     "a gate's name": (
@@ -303,8 +308,12 @@ async def test_nothing_of_it_is_retried(task: Any, arguments: tuple[str, ...]) -
 
 @pytest.mark.usefixtures("prefect_server")
 async def test_unusable_credentials_leave_no_trace_in_the_ledger(sandbox: Sandbox) -> None:
-    state = await starts({"api_token": sandbox.token, "api_url": sandbox.url}, return_state=True)
-    assert state.is_failed()
-    flow_run_id = state.state_details.flow_run_id
-    assert flow_run_id is not None
-    assert await rows_of(flow_run_id) == {}
+    given: Any = {"api_token": sandbox.token, "api_url": sandbox.url}
+    for state in (
+        await starts(given, return_state=True),
+        await arelease_gate(given, run="abc123", return_state=True),
+    ):
+        assert state.is_failed()
+        flow_run_id = state.state_details.flow_run_id
+        assert flow_run_id is not None
+        assert await rows_of(flow_run_id) == {}

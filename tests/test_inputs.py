@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from prefect_qatech import InvalidInputError
+from prefect_qatech import GateDecision, GatePolicy, InvalidInputError
 from prefect_qatech.api.requests import QATechApplication, QATechRunRequest
 from prefect_qatech.inputs import Checked, clean_text
 
@@ -141,3 +142,19 @@ def test_a_cleaned_text_can_be_stored_and_is_clean(text: str) -> None:
     assert "\x00" not in clean.encode().decode()
     assert clean_text(clean) == clean
     assert len(clean) == len(text)
+
+
+def test_what_people_write_into_a_policy_or_a_decision_can_be_stored() -> None:
+    policy = GatePolicy.model_validate(
+        {"quarantine": {"Pay\x00": {"reason": "a\x00b", "owner": "Ana\x7f", "expires": "2026-12-31"}}}
+    )
+    [(name, entry)] = policy.quarantine.items()
+    assert (name, entry.reason, entry.owner) == ("Pay\ufffd", "a\ufffdb", "Ana\ufffd")
+    decision = GateDecision(
+        approved=True,
+        reason="fine\x00",
+        decided_by="Ana\x1b",
+        decided_at=datetime.now(timezone.utc),
+        evidence_sha256="0",
+    )
+    assert (decision.reason, decision.decided_by) == ("fine\ufffd", "Ana\ufffd")

@@ -46,13 +46,16 @@ def test_a_gate_without_a_process_is_marked_as_crashed_and_no_other(lonely: Worl
         command = [sys.executable, "deployments/automations.py", "--crashed-after", str(CRASHED_AFTER_SECONDS)]
         done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
+        save = "from prefect_qatech import QATechCredentials as C; C.from_env().save('crashed')"
+        at_hand = env | {"QATECH_API_TOKEN": sandbox.token, "QATECH_API_URL": sandbox.url}
+        subprocess.run([sys.executable, "-c", save], env=at_hand, cwd=ROOT, timeout=60, check=True)
 
         def execute(flow_run_id: UUID) -> int:
             command = (sys.executable, "-m", "prefect", "flow-run", "execute", str(flow_run_id))
             return world.spawn(f"pod-{flow_run_id}", *command, env=env).pid
 
         def run(plan: str, **parameters: object) -> tuple[UUID, int]:
-            credentials = {"api_token": sandbox.token, "api_url": sandbox.url}
+            credentials = {"$ref": {"block_document_slug": "qatech-credentials/crashed"}}
             given = {"credentials": credentials, "test_plan_short_id": plan, "policy": {"max_reruns": 0}, **parameters}
             polling = {"first_seconds": 0.2, "max_seconds": 0.5}
             body = {"parameters": {"polling": polling, **given}, "state": {"type": "PENDING"}}
