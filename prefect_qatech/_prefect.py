@@ -8,11 +8,10 @@ import logging
 from contextlib import suppress
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from uuid import UUID
 
 from prefect import runtime
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import FlowRun, TaskRun, TaskRunResult
+from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.context import FlowRunContext, TaskRunContext, get_settings_context
 from prefect.logging import get_logger, get_run_logger
 from prefect.logging.handlers import APILogHandler
@@ -116,20 +115,40 @@ def name_of_task(task_run: TaskRun) -> str:
     return task_run.task_key.rpartition("-")[0]
 
 
-def has_stable_number(task_run: TaskRun) -> bool:
-    """Whether a sub-flow's task run has the number of its call at the end of its name; in a task it is random."""
-    return task_run.dynamic_key.isdigit()
+def is_called_in_a_task(task_run: TaskRun) -> bool:
+    """Whether a task run, also one that stands for a sub-flow run, was called in a task of the same flow run.
+
+    What a generator task yields makes Prefect call it so as well, as long as that task runs.
+    """
+    return bool(task_run.task_inputs.get("__parents__"))
 
 
-def name_without_number(task_run: TaskRun) -> str:
-    """Return the name of a sub-flow's task run, without the number at its end."""
-    return task_run.name.removesuffix(f"-{task_run.dynamic_key}")
+def own_task_run() -> TaskRun | None:
+    """Return the run of one of this package's tasks that the caller is in, if any."""
+    context = _current_task()
+    return context.task_run if context is not None and _is_ours(context) else None
 
 
-def parent_task_run(task_run: TaskRun) -> UUID | None:
-    """Return the task run that a task run was called in."""
-    parents = [item for item in task_run.task_inputs.get("__parents__", []) if isinstance(item, TaskRunResult)]
-    return parents[0].id if parents else None
+def stands_in_users_task() -> bool:
+    """Whether the caller stands in a task of the user's in the current flow run, itself or in a task of ours."""
+    context = _current_task()
+    return context is not None and (not _is_ours(context) or is_called_in_a_task(context.task_run))
+
+
+def _current_task() -> TaskRunContext | None:
+    flow, task = FlowRunContext.get(), TaskRunContext.get()
+    # A sub-flow run keeps the context of the task that it was called in.
+    is_of_another = (
+        task is not None
+        and flow is not None
+        and flow.flow_run is not None
+        and flow.flow_run.id != task.task_run.flow_run_id
+    )
+    return None if is_of_another else task
+
+
+def _is_ours(context: TaskRunContext) -> bool:
+    return context.task.fn.__module__.partition(".")[0] == __package__
 
 
 async def server_time(client: PrefectClient) -> datetime | None:

@@ -129,7 +129,7 @@ async def _start(
         async def send() -> QATechRunRecord:
             return _accepted("start", await client.start_run(request), plan)
 
-        record = await ledger.once(call, send, busy_seconds=credentials.timeout_seconds)
+        record = await ledger.once(call, send, post_seconds=credentials.timeout_seconds)
     await _announce(record, artifacts.artifact_key("run", record.plan_short_id or plan))
     return record
 
@@ -156,7 +156,7 @@ async def _rerun(
         async def send() -> QATechRunRecord:
             return _accepted("rerun", await client.rerun(run_short_id, request), None, rerun_of=run_short_id)
 
-        record = await ledger.once(call, send, busy_seconds=credentials.timeout_seconds)
+        record = await ledger.once(call, send, post_seconds=credentials.timeout_seconds)
     await _announce(record, key or artifacts.artifact_key("rerun", run_short_id))
     return record
 
@@ -248,10 +248,9 @@ def start_test_run(
     """Start a QA.tech run (`POST /run`); on a retry of the flow run, find the run that was started before.
 
     - Sent again by Prefect only where QA.tech surely did not accept it: no connection, 429, 503 with Retry-After.
-    - Two calls with equal inputs in one flow run are two runs, in the order of the calls. Where nobody knows the order,
-      on a distributed task runner (Dask, Ray) and within one task of the user's, they share one run. Where a retry
-      leaves the order in doubt (a task of the user's came from its cache) it is a `LedgerConflict`. A label settles
-      what order cannot: in one flow run, one label is one run.
+    - Two calls with equal inputs in the body of a flow are two runs, in the order of the calls. Inside a task of the
+      user's, and on a distributed task runner (Dask, Ray), there is no such order, and a label is required. One label
+      is one run in a flow run.
     - Outside a flow run nothing is recorded: each call starts a run.
 
     Args:
@@ -260,15 +259,16 @@ def start_test_run(
             plan.
         target: What is tested: a commit, an image digest, a version of the data. A retry finds the run that was started
             for the same target, and starts one for another.
-        label: Names this start within the flow run.
+        label: Names this start within the flow run; required inside a task.
 
     Returns:
         The run: short id, address, number of test cases.
 
     Raises:
-        InvalidInputError: Something that was passed in is not what the API takes; nothing was sent.
+        InvalidInputError: Something that was passed in is not what the API takes, or a label is missing; nothing was
+            sent.
         StartOutcomeUnknown: A run may or may not have been started; nothing retries this.
-        LedgerConflict: It cannot be told whether this call means a run that was recorded before; nothing was sent.
+        LedgerConflict: What is on record does not fit this call; nothing was sent.
         QATechAPIError: QA.tech did not accept it.
 
     Example:
@@ -319,16 +319,17 @@ def rerun_test_run(
         run: The run to repeat: what its start or rerun returned, or its short id.
         failed_only: Only its failed, skipped and errored test cases; not together with `test_case_ids`.
         test_case_ids: UUIDs of the test cases to repeat. With neither: everything.
-        label: Names this rerun within the flow run.
+        label: Names this rerun within the flow run; required inside a task.
         artifact_key: Key of the link artifact, instead of one made of the run's id.
 
     Returns:
         The new run.
 
     Raises:
-        InvalidInputError: Something that was passed in is not what the API takes; nothing was sent.
+        InvalidInputError: Something that was passed in is not what the API takes, or a label is missing; nothing was
+            sent.
         StartOutcomeUnknown: The rerun may or may not have been started; nothing retries this.
-        LedgerConflict: It cannot be told whether this call means a rerun that was recorded before; nothing was sent.
+        LedgerConflict: What is on record does not fit this call; nothing was sent.
         NothingToRerunError: QA.tech says that no test case is left to rerun.
         QATechAPIError: QA.tech did not accept it.
 

@@ -197,7 +197,7 @@ class QATechTestPlan(Checked, _JobBlock):
 
         Args:
             target: What is tested: a commit, an image digest, a version of the data.
-            label: Names this start within the flow run.
+            label: Names this start within the flow run; required inside a task.
 
         Returns:
             The run, to be waited for.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ import pytest
 from prefect import flow, task, unmapped
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.context import FlowRunContext
 from prefect.settings import (
     PREFECT_API_DATABASE_CONNECTION_URL,
     PREFECT_API_URL,
@@ -58,8 +60,10 @@ from prefect_qatech import (
     artifacts,
     astart_test_run,
     await_for_test_run,
+    gather_gates,
     get_test_run,
     publish_gate_report,
+    release_gate,
     rerun_test_run,
     start_test_run,
     tasks,
@@ -383,12 +387,12 @@ async def test_a_start_in_a_users_own_task_is_found_when_that_task_is_retried(
 
     @task(retries=2, retry_delay_seconds=0)
     def sync_step() -> None:
-        seen.append(start_test_run(credentials, "pln_green").run_short_id)
+        seen.append(start_test_run(credentials, "pln_green", label="mine").run_short_id)
         step()
 
     @task(retries=2, retry_delay_seconds=0)
     async def async_step() -> None:
-        seen.append((await astart_test_run(credentials, "pln_green")).run_short_id)
+        seen.append((await astart_test_run(credentials, "pln_green", label="mine")).run_short_id)
         step()
 
     @flow
@@ -413,7 +417,7 @@ async def test_two_tasks_of_the_users_that_are_retried_keep_a_run_each(
     @task(retries=1, retry_delay_seconds=0)
     async def mine(name: str) -> None:
         for _ in range(2):
-            seen[name].append((await astart_test_run(credentials, "pln_green")).run_short_id)
+            seen[name].append((await astart_test_run(credentials, "pln_green", label=name)).run_short_id)
         steps[name]()
 
     @flow
@@ -422,7 +426,7 @@ async def test_two_tasks_of_the_users_that_are_retried_keep_a_run_each(
         await mine("two")
 
     await user()
-    assert counted(sandbox) == (2, 0), "equal calls in one task of the user's share a run, as its retries do"
+    assert counted(sandbox) == (2, 0), "one label is one run"
     assert [len(runs) for runs in seen.values()] == [4, 4]
     assert [len({*runs}) for runs in seen.values()] == [1, 1]
     assert seen["one"][0] != seen["two"][0]
@@ -436,7 +440,7 @@ async def test_mapped_tasks_of_the_users_are_a_run_each_and_stay_them(
 
     @task
     def mine(number: int) -> str:
-        return start_test_run(credentials, "pln_green").run_short_id
+        return start_test_run(credentials, "pln_green", label=f"call {number}").run_short_id
 
     @flow(retries=1)
     async def user() -> None:
@@ -452,80 +456,6 @@ async def test_mapped_tasks_of_the_users_are_a_run_each_and_stay_them(
 async def test_a_task_of_the_users_that_comes_from_its_cache_lends_its_run_to_no_other(
     sandbox: Sandbox, credentials: QATechCredentials
 ) -> None:
-    """The second asks for the same as the first: before and after a promotion, say."""
-    step = Failing()
-    seen: dict[str, list[str]] = {"before": [], "after": []}
-
-    @task(persist_result=True)
-    async def before() -> None:
-        seen["before"].append((await astart_test_run(credentials, "pln_green")).run_short_id)
-
-    @task(persist_result=True)
-    async def after() -> None:
-        seen["after"].append((await astart_test_run(credentials, "pln_green")).run_short_id)
-        step()
-
-    @flow(retries=1)
-    async def user() -> None:
-        await before()
-        await after()
-
-    await user()
-    assert len(seen["before"]) == 1, "Prefect has its result"
-    assert {*seen["before"]}.isdisjoint(seen["after"]), "evidence from before the promotion"
-    assert counted(sandbox) == (2, 0)
-
-
-async def test_a_task_that_comes_from_its_cache_is_no_conflict_for_one_that_is_first_reached_later(
-    sandbox: Sandbox, credentials: QATechCredentials
-) -> None:
-    step = Failing()
-    runs: list[str] = []
-
-    @task(persist_result=True)
-    async def before() -> None:
-        runs.append((await astart_test_run(credentials, "pln_green")).run_short_id)
-
-    @task
-    async def after() -> None:
-        runs.append((await astart_test_run(credentials, "pln_green")).run_short_id)
-
-    @flow(retries=1)
-    async def user() -> None:
-        await before()
-        step()
-        await after()
-
-    await user()
-    assert len({*runs}) == 2
-    assert counted(sandbox) == (2, 0)
-
-
-async def test_one_of_two_calls_of_a_task_that_comes_from_its_cache_leaves_a_question(
-    sandbox: Sandbox, credentials: QATechCredentials
-) -> None:
-    """Which of the two calls it is that comes again nobody can tell, so it gets no run, and starts none."""
-    step = Failing()
-    runs: list[str] = []
-
-    @task(persist_result=True)
-    async def mine(number: int) -> None:
-        runs.append((await astart_test_run(credentials, "pln_green")).run_short_id)
-        if number == 2:
-            step()
-
-    @flow(retries=1)
-    async def user() -> None:
-        await mine(1)
-        await mine(2)
-
-    with pytest.raises(LedgerConflict, match="label"):
-        await user()
-    assert len({*runs}) == 2
-    assert counted(sandbox) == (2, 0)
-
-
-async def test_a_label_answers_it(sandbox: Sandbox, credentials: QATechCredentials) -> None:
     step = Failing()
     runs: dict[int, list[str]] = {1: [], 2: []}
 
@@ -555,7 +485,7 @@ async def test_a_start_in_a_users_own_task_is_found_when_the_flow_is_retried(
 
     @task
     async def mine() -> None:
-        seen.append((await astart_test_run(credentials, "pln_green")).run_short_id)
+        seen.append((await astart_test_run(credentials, "pln_green", label="mine")).run_short_id)
         step()
 
     @flow(retries=1)
@@ -565,6 +495,81 @@ async def test_a_start_in_a_users_own_task_is_found_when_the_flow_is_retried(
     await user()
     assert len({*seen}) == 1
     assert counted(sandbox) == (1, 0)
+
+
+UNNAMED: dict[str, Callable[[QATechCredentials], Any]] = {
+    "called": lambda c: start_test_run(c, "pln_green"),
+    "submitted": lambda c: start_test_run.submit(c, "pln_green").result(),
+    "mapped": lambda c: start_test_run.map(unmapped(c), ["pln_green", "pln_broken"]).result(),
+    "the bare function": lambda c: start_test_run.fn(c, "pln_green"),
+    "with a name of its own": lambda c: start_test_run.with_options(name="mine")(c, "pln_green"),
+    "a rerun": lambda c: rerun_test_run(c, "abc123"),
+    "a gate": lambda c: release_gate(c, "pln_green"),
+    "the bare function of a gate": lambda c: release_gate.fn(c, "pln_green"),
+    "gates": lambda c: gather_gates(c, {"one": "pln_green"}),
+    "in a sub-flow": lambda c: flow(lambda: start_test_run(c, "pln_green"), name="sub")(),
+    "submitted in a sub-flow": lambda c: flow(lambda: start_test_run.submit(c, "pln_green").result(), name="sub")(),
+}
+
+
+@pytest.mark.parametrize("how", UNNAMED)
+def test_a_start_without_a_label_inside_a_task_sends_nothing_and_says_so(
+    sandbox: Sandbox, credentials: QATechCredentials, how: str
+) -> None:
+    ids: list[UUID] = []
+
+    @task
+    def mine() -> None:
+        UNNAMED[how](credentials)
+
+    @flow
+    def user() -> None:
+        ids.append(flow_run_id())
+        mine()
+
+    with pytest.raises(InvalidInputError, match=r"inside a task, name this (start|rerun): label=.* Nothing was sent"):
+        user()
+    assert posts(sandbox) == []
+    assert asyncio.run(rows_of(ids[0])) == {}
+
+
+@pytest.mark.parametrize("label", [None, "one"])
+def test_on_a_distributed_task_runner_a_label_is_required(
+    sandbox: Sandbox, credentials: QATechCredentials, label: str | None
+) -> None:
+    @flow
+    def user() -> None:
+        context = FlowRunContext.get()
+        assert context is not None
+        with context.model_copy(update={"detached": True}):  # as the processes of Dask and Ray have it
+            start_test_run(credentials, "pln_green", label=label)
+
+    if label is None:
+        with pytest.raises(InvalidInputError, match="on a distributed task runner, name this start: label="):
+            user()
+    else:
+        user()
+    assert counted(sandbox) == (0 if label is None else 1, 0)
+
+
+def test_what_a_task_returned_is_started_in_the_flow_without_a_label(
+    sandbox: Sandbox, credentials: QATechCredentials
+) -> None:
+    step = Failing()
+
+    @task
+    def plan() -> str:
+        return "pln_green"
+
+    @flow(retries=1)
+    def user() -> None:
+        start_test_run(credentials, plan())
+        start_test_run.submit(credentials, plan.submit()).result()  # type: ignore[arg-type]
+        start_test_run.map(unmapped(credentials), [plan(), plan()]).result()
+        step()
+
+    user()
+    assert counted(sandbox) == (4, 0)
 
 
 async def test_a_channel_to_notify_does_not_make_it_another_start(

@@ -111,6 +111,8 @@ def ledger_list(flow_run_id: UUID) -> None:
     entries = _orend(lambda: read_ledger(flow_run_id))
     for entry in entries:
         run = f"{entry.run.run_short_id}  {entry.run.run_url or ''}" if entry.run else "OPEN: outcome unknown"
+        if entry.run is not None and entry.run.not_as_asked is not None:
+            run = f"{run.rstrip()}  NOT WHAT WAS ASKED FOR: no call gets it"
         label = f"  label {entry.label!r}" if entry.label else ""
         print(f"{entry.slot}  {entry.sent_at:%Y-%m-%d %H:%M:%S} UTC  {entry.what}{label}  {run}".rstrip())
     if not entries:

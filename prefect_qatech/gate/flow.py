@@ -206,7 +206,8 @@ def release_gate(
         policy: What is tolerated, how often is rerun, how long is waited.
         run: Judge this run, started elsewhere or before, instead of starting one: what a start returned or, for short,
             a run's short id.
-        label: Names this gate within its flow run; needed where gates with equal requests run side by side.
+        label: Names this gate within its flow run; required inside a task, and needed where gates with equal
+            requests run side by side.
         polling: How often to poll a run.
         report_directory: Where to write `verdict.json`, `junit.xml`, `ctrf.json` and `summary.md`.
         raise_unless_passed: Whether a verdict that is not a pass raises, so that the flow run fails.

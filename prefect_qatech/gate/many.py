@@ -46,6 +46,7 @@ async def _gather(
     credentials: QATechCredentials,
     plans: Mapping[str, QATechRunRequest | str],
     settings: GateSettings,
+    label: str | None,
     gates_at_once: int,
     raise_unless_passed: bool,
 ) -> GatesReport:
@@ -60,7 +61,7 @@ async def _gather(
     if gates_at_once < 1:
         raise InvalidInputError("gates_at_once must be at least 1.")
     logger = run_logger()
-    place = await _place(credentials, requests)
+    place = label if label is not None else await _place(requests)
     limit = asyncio.Semaphore(gates_at_once)
     reports: dict[str, GateReport] = {}
     errors: dict[str, str] = {}
@@ -104,7 +105,7 @@ async def _gather(
     return report
 
 
-async def _place(credentials: QATechCredentials, requests: dict[str, QATechRunRequest]) -> str | None:
+async def _place(requests: dict[str, QATechRunRequest]) -> str | None:
     """Say where in the flow this call stands, the same on each retry, so that names count for this call alone."""
     asked = {name: request.to_json() for name, request in requests.items()}
     call = ledger.Call(kind="start", what=f"{len(requests)} gates", fingerprint=ledger.fingerprint(asked))
@@ -113,7 +114,7 @@ async def _place(credentials: QATechCredentials, requests: dict[str, QATechRunRe
         return None
     async with get_client() as client:
         _, call = await ledger.locate(client, call, flow_run)
-    return call.place if call.place_is_stable else None
+    return call.place
 
 
 @flow(name="gather-gates", retries=0)
@@ -122,6 +123,7 @@ async def agather_gates(
     requests: Mapping[str, QATechRunRequest | str],
     *,
     target: str | None = None,
+    label: str | None = None,
     policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen, and the UI's form shows it
     gates_at_once: int = 8,
     polling: QATechPolling | None = None,
@@ -132,7 +134,7 @@ async def agather_gates(
     settings = GateSettings(
         policy=policy, target=target, polling=polling or QATechPolling(), report_directory=report_directory
     )
-    return await _gather(credentials, requests, settings, gates_at_once, raise_unless_passed)
+    return await _gather(credentials, requests, settings, label, gates_at_once, raise_unless_passed)
 
 
 @flow(name="gather-gates", retries=0)
@@ -141,6 +143,7 @@ def gather_gates(
     requests: Mapping[str, QATechRunRequest | str],
     *,
     target: str | None = None,
+    label: str | None = None,
     policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen, and the UI's form shows it
     gates_at_once: int = 8,
     polling: QATechPolling | None = None,
@@ -160,6 +163,7 @@ def gather_gates(
         requests: A name for each gate to what it runs, a `QATechRunRequest` or, for short, a plan's id; the name stands
             in reports and in the keys of artifacts.
         target: What is tested: a commit, an image digest, a version of the data; for each gate, as for `release_gate`.
+        label: Names these gates within the flow run, in front of which each has its name; required inside a task.
         policy: What is tolerated, how often is rerun, how long is waited; for each gate.
         gates_at_once: How many gates are at work at the same time. The time of a gate begins with its start.
         polling: How often to look at a run.
@@ -200,4 +204,4 @@ def gather_gates(
     settings = GateSettings(
         policy=policy, target=target, polling=polling or QATechPolling(), report_directory=report_directory
     )
-    return run_sync(lambda: _gather(credentials, requests, settings, gates_at_once, raise_unless_passed))
+    return run_sync(lambda: _gather(credentials, requests, settings, label, gates_at_once, raise_unless_passed))

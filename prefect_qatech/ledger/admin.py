@@ -118,11 +118,11 @@ async def _open_entry(ledger: Ledger, entries: Sequence[QATechLedgerEntry], slot
     entry = by_slot[slot]
     if entry.run is not None:
         raise ValueError(f"slot {slot} is not open: it holds {entry.run}")
-    age = await ledger.age_of(entry)
-    if age < entry.busy_seconds:
+    left = await ledger.busy_seconds_left(entry)
+    if left > 0:
         raise ValueError(
-            f"the POST of slot {slot} can still be under way: it was sent {age:.0f} s ago and has "
-            f"{entry.busy_seconds:.0f} s; try again in {entry.busy_seconds - age:.0f} s"
+            f"the POST of slot {slot}, recorded at {entry.sent_at:%H:%M:%S} UTC, can still be under way; try again in "
+            f"{left:.0f} s"
         )
     return entry
 

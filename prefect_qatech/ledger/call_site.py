@@ -1,7 +1,7 @@
 """In which flow run, and where in it, a call stands.
 
-Prefect's own dynamic keys of task runs are random since 3.0 and tell nothing; those of sub-flow runs are numbers in the
-order of calls.
+In the body of a flow the order of equal calls tells them apart, and nobody but the flow repeats them. Inside a task of
+the user's, and on a distributed task runner, neither holds: there a call must have a label.
 """
 
 from __future__ import annotations
@@ -10,25 +10,21 @@ import threading
 from dataclasses import dataclass, replace
 from uuid import UUID, uuid4
 
-import anyio
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, TaskRun
-from prefect.context import FlowRunContext, TaskRunContext
+from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 
 from prefect_qatech._prefect import (
     flow_run_of_this_process,
     flow_runs_at_work,
-    has_stable_number,
+    is_called_in_a_task,
     name_of_task,
-    name_without_number,
-    parent_task_run,
+    own_task_run,
+    stands_in_users_task,
 )
-from prefect_qatech.exceptions import LedgerConflict
+from prefect_qatech.exceptions import InvalidInputError, LedgerConflict
 from prefect_qatech.ledger.slots import Call
-
-_READS = 10
-_READ_SECONDS = 0.5
 
 _numbers: dict[tuple[str, int, str], dict[str, int]] = {}
 _numbers_lock = threading.Lock()
@@ -43,6 +39,11 @@ def _number(flow_run_id: str, run_count: int, family: str, caller: str) -> int:
         if caller not in given:
             given[caller] = next(number for number in range(len(given) + 1) if number not in given.values())
         return given[caller]
+
+
+def _asked(flow_run_id: str, run_count: int) -> frozenset[str]:
+    with _numbers_lock:
+        return frozenset(key[2] for key in _numbers if key[:2] == (flow_run_id, run_count))
 
 
 def give_back(call: Call) -> None:
@@ -122,44 +123,74 @@ async def locate(client: PrefectClient, call: Call, flow_run: FlowRun) -> tuple[
 
     Returns:
         The root flow run's id, and the call with its place.
+
+    Raises:
+        InvalidInputError: It stands where only a label tells it apart, and has none.
+        LedgerConflict: The flow was called in a thread that has lost the context of another one.
     """
+    steps = await _steps_to_root(client, flow_run)
+    root = steps[-1].parent if steps else flow_run
+    _check_that_it_is_no_stray(call, str(root.id))
+    chain = [(str(root.id), root.run_count), *((str(step.child.id), step.child.run_count) for step in reversed(steps))]
+    first = all(map(_runs_for_the_first_time, [flow_run, *(step.parent for step in steps)]))
+    call = replace(call, chain=tuple(chain), is_first_attempt=first)
+    if call.label is not None:
+        return root.id, call
+    if any(is_called_in_a_task(step.task_run) for step in steps) or stands_in_users_task():
+        raise _unnamed(call, "inside a task")
     context = FlowRunContext.get()
-    is_detached = context is not None and context.detached
-    chain = [(str(flow_run.id), flow_run.run_count)]
-    places: list[str] = []
-    callers: list[str] = []
-    stable, first = True, _runs_for_the_first_time(flow_run)
-    parent_task_run_id = flow_run.parent_task_run_id
-    while parent_task_run_id is not None:
-        task_run = await client.read_task_run(parent_task_run_id)
+    if context is not None and context.detached:
+        raise _unnamed(call, "on a distributed task runner")
+    # The body of a flow, or `.fn` of a task, is repeated by nobody but the flow; a task run of ours by Prefect.
+    task_run = own_task_run()
+    caller = str(task_run.id) if task_run is not None else uuid4().hex
+    numbered = (str(flow_run.id), flow_run.run_count, call.family, caller)
+    asked = _asked(str(flow_run.id), flow_run.run_count)
+    return root.id, replace(
+        call,
+        place="/".join([*(step.place(call) for step in reversed(steps)), str(_number(*numbered))]),
+        is_ordered_by_prefect=any(step.is_in_another_process for step in steps),
+        numbered=numbered,
+        asked=asked,
+    )
+
+
+def _unnamed(call: Call, where: str) -> InvalidInputError:
+    return InvalidInputError(f"{where}, name this {call.kind}: label=... Nothing was sent ({call.what}).")
+
+
+@dataclass(frozen=True)
+class _Step:
+    """From a sub-flow run to its parent, by the task run that stands for it there."""
+
+    child: FlowRun
+    task_run: TaskRun
+    parent: FlowRun
+
+    @property
+    def is_in_another_process(self) -> bool:
+        """Whether `run_deployment` made the sub-flow run, so that this process does not see its siblings."""
+        return self.child.deployment_id is not None
+
+    def place(self, call: Call) -> str:
+        """Name the sub-flow run in its parent: by its number among those of its name that ask for the same."""
+        if self.is_in_another_process:
+            return self.task_run.name
+        name = name_of_task(self.task_run)
+        number = _number(str(self.parent.id), self.parent.run_count, f"{name}:{call.family}", str(self.child.id))
+        return f"{name}:{number}"
+
+
+async def _steps_to_root(client: PrefectClient, flow_run: FlowRun) -> list[_Step]:
+    steps: list[_Step] = []
+    while flow_run.parent_task_run_id is not None:
+        task_run = await client.read_task_run(flow_run.parent_task_run_id)
         if task_run.flow_run_id is None:
             break
         parent = await client.read_flow_run(task_run.flow_run_id)
-        name, caller, is_stable = await _sub_flow(client, call, task_run, parent)
-        stable = stable and is_stable
-        if caller is not None:
-            callers.append(caller)
-        places.insert(0, f"{name_of_task(task_run)}:{name}")
-        chain.insert(0, (str(parent.id), parent.run_count))
-        first = first and _runs_for_the_first_time(parent)
-        parent_task_run_id = parent.parent_task_run_id
-    outer = await _caller(client)
-    _check_that_it_is_no_stray(call, chain[0][0])
-    # On a distributed task runner nobody can number equal calls, so they share one run.
-    numbered = (str(flow_run.id), flow_run.run_count, f"{outer.name}:{call.family}", outer.task_run_id)
-    number = 0 if is_detached else _number(*numbered)
-    if outer.name:
-        callers.append(outer.task_run_id)
-        places.append(outer.name)
-    return UUID(chain[0][0]), replace(
-        call,
-        chain=tuple(chain),
-        place="/".join([*places, str(number)]),
-        place_is_stable=stable,
-        callers=tuple(callers),
-        is_first_attempt=first,
-        numbered=None if is_detached else numbered,
-    )
+        steps.append(_Step(flow_run, task_run, parent))
+        flow_run = parent
+    return steps
 
 
 def _check_that_it_is_no_stray(call: Call, root: str) -> None:
@@ -175,21 +206,6 @@ def _check_that_it_is_no_stray(call: Call, root: str) -> None:
     )
 
 
-async def _sub_flow(
-    client: PrefectClient, call: Call, task_run: TaskRun, parent: FlowRun
-) -> tuple[str, str | None, bool]:
-    """Return a sub-flow's name in its parent, the task run of the user's it stands in, and if the name is stable."""
-    if has_stable_number(task_run):
-        return task_run.name, None, True
-    name = name_without_number(task_run)
-    outer = await _outermost(client, task_run)
-    if outer is None:
-        return name, None, False
-    family = f"{outer.name}:{name}:{call.kind}:{call.label}:{call.fingerprint}"
-    number = _number(str(parent.id), parent.run_count, family, outer.task_run_id)
-    return f"{name} in task {outer.name} {number}", outer.task_run_id, True
-
-
 def _runs_for_the_first_time(flow_run: FlowRun) -> bool:
     """Whether a flow run was neither retried nor resumed: it is in the state in which it began to run.
 
@@ -199,48 +215,6 @@ def _runs_for_the_first_time(flow_run: FlowRun) -> bool:
     return (
         flow_run.run_count == 1 and state is not None and state.is_running() and state.timestamp == flow_run.start_time
     )
-
-
-@dataclass(frozen=True)
-class _Caller:
-    """Who calls: a task run of the user's, by its task's name; without a name one of our tasks in the flow itself."""
-
-    task_run_id: str
-    name: str = ""
-
-
-async def _caller(client: PrefectClient) -> _Caller:
-    """Tell who calls: our task's run, or the user's task run that it stands in, whose retries Prefect does not tell us.
-
-    So equal calls in one task run of the user's share a run, unless a label tells them apart.
-    """
-    context = TaskRunContext.get()
-    if context is None:
-        # The body of a flow, or `.fn` of a task: nobody retries it but the flow.
-        return _Caller(uuid4().hex)
-    return await _outermost(client, context.task_run) or _Caller(str(context.task_run.id))
-
-
-async def _outermost(client: PrefectClient, task_run: TaskRun) -> _Caller | None:
-    """Give the outermost task run that a task run was called in; None where it was called in none."""
-    outermost: _Caller | None = None
-    while (parent := parent_task_run(task_run)) is not None:
-        found = await _read_task_run(client, parent)
-        outermost = _Caller(str(parent), name_of_task(found) if found is not None else "unknown")
-        if found is None:
-            break
-        task_run = found
-    return outermost
-
-
-async def _read_task_run(client: PrefectClient, task_run_id: UUID) -> TaskRun | None:
-    # Task runs reach the server as events, a moment after they have begun.
-    for _ in range(_READS):
-        try:
-            return await client.read_task_run(task_run_id)
-        except ObjectNotFound:
-            await anyio.sleep(_READ_SECONDS)
-    return None
 
 
 async def root_flow_run(client: PrefectClient, flow_run_id: UUID | str) -> FlowRun:

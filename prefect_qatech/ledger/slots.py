@@ -4,21 +4,17 @@
   deleted when QA.tech surely refused it) and `done` (the run, with all that the intent told, written as soon as the
   answer is there). An intent without `done` is a POST of unknown outcome.
 - Which slot a call means is settled by the user's label; without one, by what is asked for (a fingerprint of the
-  request) and the place of the call: the sub-flows and the task of the user's that it stands in, and its number among
-  equal calls there.
+  request) and the place of the call: the sub-flows that it stands in, and its number among equal calls there. Equal
+  calls are interchangeable, so nobody need tell them apart.
 - *Where* a run is, the service's address and the project, is no part of what is asked for: the same request on record
   at another address is a conflict, and nothing is sent.
-- A call that finds no slot at its place, while an earlier attempt of the flow run has left one for the same request at
-  another place that nobody has taken up, cannot be told apart from it: `LedgerConflict`, nothing is sent.
-- A task of the user's whose result Prefect has kept comes from the cache on a retry, without a call; the call that then
-  comes first at its place need not be its own. It is not given its run: `LedgerConflict` as well.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeVar
@@ -107,12 +103,9 @@ class QATechLedgerEntry(BaseModel):
         address: Where it was asked for: the service's address, and the project where one is named.
         rerun_of: Short id of the run that was to be rerun.
         place: Where the call stood.
-        place_is_stable: Whether that is the same on a retry.
         chain: The attempt that wrote the intent.
-        seen_in: Later attempts that took it up.
-        callers: The task runs of the user's, in any attempt, in which the call stood.
         sent_at: When the POST was about to be sent.
-        busy_seconds: How long the POST can take.
+        busy_seconds: For how long after that the POST can be under way.
         nonce: Tells the writer that the row is its own.
         created: When the server has stored the intent, by its own clock.
         run: The run, once it is known.
@@ -128,15 +121,17 @@ class QATechLedgerEntry(BaseModel):
     address: str = ""
     rerun_of: str | None = None
     place: str
-    place_is_stable: bool = True
     chain: Chain
-    seen_in: list[Chain] = []
-    callers: list[str] = []
     sent_at: datetime
     busy_seconds: float = 0.0
     nonce: str = ""
     created: datetime | None = None
     run: QATechRunRecord | None = None
+
+    @property
+    def family(self) -> str:
+        """What all slots for the same request, or of the same label, have in common."""
+        return self.slot.partition("-")[0]
 
     @property
     def is_open(self) -> bool:
@@ -145,7 +140,7 @@ class QATechLedgerEntry(BaseModel):
 
     def row(self) -> dict[str, Any]:
         """Return what is stored of the intent."""
-        return self.model_dump(mode="json", exclude={"run", "created", "seen_in"})
+        return self.model_dump(mode="json", exclude={"run", "created"})
 
     @property
     def outcome(self) -> str:
@@ -165,11 +160,12 @@ class Call:
         label: The user's label.
         rerun_of: Short id of the run to be rerun.
         chain: The attempt it stands in.
-        place: Where the call stands: the sub-flows, the task of the user's, and its number among equal calls there.
-        callers: The task runs of the user's in which it stands.
-        place_is_stable: Whether that is the same on a retry.
+        place: Where the call stands: the sub-flows, and its number among equal calls there.
+        is_ordered_by_prefect: Whether the place holds a number that Prefect gave a sub-flow run in another process, in
+            the order of calls, whatever each asks for.
         is_first_attempt: Whether no flow run that it stands in has run before.
         numbered: Among which calls it has its number: flow run, run count, family and caller.
+        asked: The families of what this attempt of the flow run has asked for so far.
     """
 
     kind: Kind
@@ -180,10 +176,10 @@ class Call:
     rerun_of: str | None = None
     chain: Chain = ()
     place: str = "0"
-    callers: tuple[str, ...] = ()
-    place_is_stable: bool = True
+    is_ordered_by_prefect: bool = False
     is_first_attempt: bool = False
     numbered: tuple[str, int, str, str] | None = None
+    asked: Set[str] = frozenset()
 
     @property
     def family(self) -> str:
@@ -207,9 +203,7 @@ class Call:
             address=self.address,
             rerun_of=self.rerun_of,
             place=self.place,
-            place_is_stable=self.place_is_stable,
             chain=self.chain,
-            callers=list(self.callers),
             sent_at=sent_at,
             busy_seconds=busy_seconds,
             nonce=nonce,
@@ -226,45 +220,40 @@ def short_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def resolve(
-    call: Call, entries: Sequence[QATechLedgerEntry], cached: Set[str] = frozenset()
-) -> QATechLedgerEntry | None:
+def resolve(call: Call, entries: Sequence[QATechLedgerEntry]) -> QATechLedgerEntry | None:
     """Say which recorded slot a call means.
 
     Args:
         call: The call.
         entries: The slots of its family.
-        cached: Those of an earlier attempt whose calls stood in tasks of the user's with results that Prefect has kept.
 
     Returns:
         The slot; None when the call is a new one.
 
     Raises:
-        LedgerConflict: It could mean a slot that an earlier attempt left at another place, or that of a task which
-            comes from its cache.
+        LedgerConflict: It stands in a sub-flow run of another process, and an earlier attempt asked for the same in
+            one that was called in another order.
     """
     for entry in entries:
         if entry.slot == call.slot:
-            if entry.slot in cached and call.label is None:
-                raise _ambiguous(call, entry, "in a task whose result Prefect has kept")
             return entry
-    if call.label is not None:
-        return None
-    left = [entry for entry in entries if entry.slot not in cached and not taken_up(entry, call)]
-    if not left:
-        return None
-    if len(entries) == 1 and not (call.place_is_stable and left[0].place_is_stable):
-        return left[0]
-    raise _ambiguous(call, left[0], "at another place of the flow")
+    left = [
+        entry
+        for entry in entries
+        if not same_attempt(entry.chain, call.chain) and _sub_flows(entry.place) != _sub_flows(call.place)
+    ]
+    if call.label is None and call.is_ordered_by_prefect and left:
+        raise conflict(
+            left[0],
+            f"An earlier attempt of this flow run has recorded {call.what} ({left[0].outcome}) in another of the "
+            "deployments that it runs, so it cannot be told whether this call means that one. Nothing was sent. Give "
+            "each of the calls a label of its own, which settles it in any order.",
+        )
+    return None
 
 
-def _ambiguous(call: Call, entry: QATechLedgerEntry, where: str) -> LedgerConflict:
-    return conflict(
-        entry,
-        f"This flow run has recorded {call.what} before ({entry.outcome}), {where}, so it cannot be told whether this "
-        "call means that one. Nothing was sent. Give each of the calls a label of its own, which settles it in any "
-        "order.",
-    )
+def _sub_flows(place: str) -> str:
+    return place.rpartition("/")[0]
 
 
 def conflict(entry: QATechLedgerEntry, message: str, flow_run_id: str | None = None) -> LedgerConflict:
@@ -280,7 +269,7 @@ def conflict(entry: QATechLedgerEntry, message: str, flow_run_id: str | None = N
 
 
 def left_behind(call: Call, entries: Sequence[QATechLedgerEntry]) -> list[QATechLedgerEntry]:
-    """Return the starts of earlier attempts that nobody in this one has asked for, where a call is a new request.
+    """Return the starts of earlier attempts that this one has not asked for, where a call is a new request.
 
     Args:
         call: A start without a label, which is on record nowhere.
@@ -289,17 +278,12 @@ def left_behind(call: Call, entries: Sequence[QATechLedgerEntry]) -> list[QATech
     return [
         entry
         for entry in entries
-        if entry.kind == "start" and entry.label is None and entry.place == call.place and not taken_up(entry, call)
+        if entry.kind == "start"
+        and entry.label is None
+        and entry.place == call.place
+        and entry.family not in call.asked
+        and not same_attempt(entry.chain, call.chain)
     ]
-
-
-def taken_up(entry: QATechLedgerEntry, call: Call) -> bool:
-    """Whether the attempt that a call stands in has written a slot, or taken it up."""
-    return any(same_attempt(chain, call.chain) for chain in _chains(entry))
-
-
-def _chains(entry: QATechLedgerEntry) -> Iterable[Chain]:
-    return (entry.chain, *entry.seen_in)
 
 
 def same_attempt(one: Chain, other: Chain) -> bool:
@@ -335,12 +319,6 @@ def entries_of(rows: Mapping[str, str], created: Mapping[str, datetime | None]) 
             if slot not in entries:
                 entries[slot] = _read(QATechLedgerEntry, key, json.dumps(json.loads(value).get("entry")))
             entries[slot].run = run
-    for entry in entries.values():
-        for key, value in rows.items():
-            if key.startswith(f"{PREFIX}{entry.slot}-seen-"):
-                seen = json.loads(value)
-                entry.seen_in.append(tuple((str(flow), int(count)) for flow, count in seen["chain"]))
-                entry.callers.extend(seen["callers"])
     return sorted(entries.values(), key=lambda entry: entry.sent_at)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -32,9 +32,7 @@ from prefect_qatech.ledger.slots import (
     entries_of,
     left_behind,
     resolve,
-    short_hash,
     short_id_of,
-    taken_up,
 )
 from prefect_qatech.twins import run_apart
 
@@ -46,11 +44,17 @@ _RECORD_SECONDS = 60.0
 _DELETE_SECONDS = 10.0
 _FIRST_PAUSE_SECONDS = 0.5
 _CANCEL_GRACE_SECONDS = 3.0
+LATEST_SEND_SECONDS = 10.0
+"""How long the Prefect server may take for an intent; a POST is never sent later than that."""
+
 # A rerun by a gate is what it is by its number, even where a retry, which sees other answers, asks for other tests.
 _OF_A_CAMPAIGN = re.compile(r"[0-9a-f]{16}-(?:label|[0-9a-f]{16})/rerun-[0-9]+")
 
 _refused: set[str] = set()
-"""Nonces of intents that QA.tech surely refused and that could not be deleted, as far as this process knows."""
+"""Nonces of intents that surely started nothing and that could not be deleted, as far as this process knows."""
+
+_over: set[str] = set()
+"""Nonces of intents without a run whose POST this process has seen end."""
 
 
 @dataclass
@@ -105,13 +109,16 @@ class Ledger:
             return False
         return nonce is not None and json.loads(row).get("nonce") == nonce
 
-    async def once(self, call: Call, send: Send, *, busy_seconds: float) -> QATechRunRecord:
+    async def once(
+        self, call: Call, send: Send, *, busy_seconds: float, latest_send_seconds: float = float("inf")
+    ) -> QATechRunRecord:
         """Return the run that a call has started before, or start it.
 
         Args:
             call: What is asked for, and where the call stands.
             send: Sends the POST, once.
-            busy_seconds: How long the POST can take: for that long its open intent may be somebody's at work.
+            busy_seconds: For how long after its intent the POST can be under way: what nobody may clear meanwhile.
+            latest_send_seconds: How long after that the POST may still be sent.
 
         Returns:
             The run.
@@ -119,6 +126,7 @@ class Ledger:
         Raises:
             StartOutcomeUnknown: A POST was sent, by this call or before, and its outcome is not known.
             LedgerConflict: It cannot be told whether the call means a recorded run, or the record does not fit it.
+            LedgerUnavailable: The Prefect server took too long for the intent; nothing was sent.
             QATechAPIError: QA.tech surely did not accept it; there is no trace of it in the ledger.
         """
         here, leaves_trace = asyncio.get_running_loop(), False
@@ -128,10 +136,10 @@ class Ledger:
             leaves_trace = True
             try:
                 if asyncio.get_running_loop() is here:
-                    return await self._start(call, send, busy_seconds)
+                    return await self._start(call, send, busy_seconds, latest_send_seconds)
                 async with self.connect() as client:
-                    return await replace(self, client=client)._start(call, send, busy_seconds)
-            except QATechAPIError:
+                    return await replace(self, client=client)._start(call, send, busy_seconds, latest_send_seconds)
+            except (QATechAPIError, LedgerUnavailable):
                 leaves_trace = False
                 raise
 
@@ -178,27 +186,10 @@ class Ledger:
         return await self._as_started(taken or record)
 
     async def _resolve(self, call: Call) -> QATechLedgerEntry | None:
-        entries = await self.entries(call.family)
-        return resolve(call, entries, await self._cached(call, entries))
+        return resolve(call, await self.entries(call.family))
 
     async def _at(self, slot: str) -> QATechLedgerEntry | None:
         return next((entry for entry in await self.entries(slot) if entry.slot == slot), None)
-
-    async def _cached(self, call: Call, entries: Sequence[QATechLedgerEntry]) -> set[str]:
-        """Return the slots of earlier attempts whose calls need not come again: Prefect keeps their tasks' results."""
-        cached: set[str] = set()
-        for entry in entries:
-            if call.label is not None or taken_up(entry, call):
-                continue
-            for caller in entry.callers:
-                try:
-                    task_run = await self.client.read_task_run(UUID(caller))
-                except ObjectNotFound:
-                    continue
-                # What a server is told of a result is where it is kept; of one that is not kept, nothing.
-                if task_run.state is not None and task_run.state.is_completed() and task_run.state.data is not None:
-                    cached.add(entry.slot)
-        return cached
 
     async def _warn_of_left_behind(self, call: Call) -> None:
         if call.kind != "start" or call.label is not None:
@@ -211,15 +202,23 @@ class Ledger:
                 entry.outcome,
             )
 
-    async def _start(self, call: Call, send: Send, busy_seconds: float) -> QATechRunRecord | None:
+    async def _start(
+        self, call: Call, send: Send, busy_seconds: float, latest_send_seconds: float
+    ) -> QATechRunRecord | None:
         """Put the intent on record, send the POST, put the run on record; None where there is an intent already."""
         intent = call.entry(sent_at=_now(), busy_seconds=busy_seconds, nonce=uuid4().hex)
+        began = time.monotonic()
         if not await self.insert(f"{intent.slot}-intent", json.dumps(intent.row()), nonce=intent.nonce):
             return None
+        if (seconds := time.monotonic() - began) > latest_send_seconds:
+            # By the time that this POST can take, somebody may clear its intent and start another.
+            await self._delete(intent)
+            raise _took_too_long(call, seconds)
         try:
             record = await send()
         except StartOutcomeUnknown as error:
             if error.run_short_id is None:
+                _over.add(intent.nonce)
                 raise self._unknown(intent, str(error)) from None
             # A run was started, though not the one that was asked for: it is on record, and no retry starts another.
             run_logger().error("%s", error)
@@ -242,7 +241,7 @@ class Ledger:
         return record
 
     async def _delete(self, intent: QATechLedgerEntry) -> None:
-        """Delete an intent that QA.tech surely refused; one that cannot be deleted is remembered."""
+        """Delete an intent that surely started nothing; one that cannot be deleted is remembered."""
         _refused.add(intent.nonce)
 
         async def delete() -> None:
@@ -254,7 +253,7 @@ class Ledger:
         try:
             await _persistently(delete, _DELETE_SECONDS)
         except Exception as error:
-            run_logger().warning("The refused intent %s could not be deleted yet: %r", intent.slot, error)
+            run_logger().warning("Intent %s, which started nothing, could not be deleted yet: %r", intent.slot, error)
         else:
             _refused.discard(intent.nonce)
 
@@ -266,6 +265,7 @@ class Ledger:
         try:
             other = await _persistently(write, _RECORD_SECONDS)
         except Exception as error:
+            _over.add(intent.nonce)
             unknown = self._unknown(
                 intent,
                 f"QA.tech started {record}, but the Prefect server did not take the record of it "
@@ -302,9 +302,6 @@ class Ledger:
             )
         if entry.run.not_as_asked is not None:
             raise self._other_run(entry, entry.run)
-        if call.label is None and not taken_up(entry, call):
-            seen = json.dumps({"chain": call.chain, "callers": call.callers})
-            await self.insert(f"{entry.slot}-seen-{short_hash(str(call.chain))}", seen)
         return entry.run.model_copy(update=self._where(entry.slot) | {"found": True})
 
     def _check_that_it_fits(self, call: Call, entry: QATechLedgerEntry) -> None:
@@ -333,16 +330,20 @@ class Ledger:
             await self._delete(entry)
             if entry.nonce in _refused:
                 raise LedgerUnavailable(
-                    f"QA.tech refused {entry.what}, and the Prefect server does not delete the record of it, slot "
+                    f"{entry.what} has started nothing, and the Prefect server does not delete the record of it, slot "
                     f"{entry.slot}. Nothing was sent. Retry the flow run."
                 )
             return None
-        give_up_at = time.monotonic() + entry.busy_seconds - await self.age_of(entry)
+        give_up_at = time.monotonic() + await self.busy_seconds_left(entry)
         found: QATechLedgerEntry | None = entry
         while found is not None and found.is_open and time.monotonic() < give_up_at:
             await anyio.sleep(1)
             found = await self._at(entry.slot)
         return found
+
+    async def busy_seconds_left(self, entry: QATechLedgerEntry) -> float:
+        """Return how long the POST of an open intent can still be under way."""
+        return 0.0 if entry.nonce in _over else max(0.0, entry.busy_seconds - await self.age_of(entry))
 
     async def age_of(self, entry: QATechLedgerEntry) -> float:
         """Return how many seconds ago an intent was written, by the clock of the server where it tells the time."""
@@ -391,6 +392,14 @@ class Ledger:
         return record
 
 
+def _took_too_long(call: Call, seconds: float) -> LedgerUnavailable:
+    error = LedgerUnavailable(
+        f"The Prefect server took {seconds:.0f} s for the record of {call.what}. Nothing was sent. Retry the flow run."
+    )
+    error.retryable = True
+    return error
+
+
 async def _persistently(work: Callable[[], Awaitable[T]], seconds: float) -> T:
     """Do something on the Prefect server, again and again where it fails."""
     give_up_at = time.monotonic() + seconds
@@ -409,13 +418,13 @@ def _now() -> datetime:
     return datetime.now(timezone.utc)
 
 
-async def once(call: Call, send: Send, *, busy_seconds: float) -> QATechRunRecord:
+async def once(call: Call, send: Send, *, post_seconds: float) -> QATechRunRecord:
     """Start or rerun once per slot of the current flow run; outside a flow run nothing is recorded, and it just sends.
 
     Args:
         call: What is asked for.
         send: Sends the POST, once.
-        busy_seconds: How long a POST can take.
+        post_seconds: How long a POST can take.
 
     Returns:
         The run, started now or before.
@@ -425,7 +434,9 @@ async def once(call: Call, send: Send, *, busy_seconds: float) -> QATechRunRecor
         return await send()
     async with get_client() as client:
         flow_run_id, call = await locate(client, call, flow_run)
-        return await Ledger(client, flow_run_id).once(call, send, busy_seconds=busy_seconds)
+        return await Ledger(client, flow_run_id).once(
+            call, send, busy_seconds=LATEST_SEND_SECONDS + post_seconds, latest_send_seconds=LATEST_SEND_SECONDS
+        )
 
 
 async def attach(call: Call, record: QATechRunRecord) -> QATechRunRecord:

@@ -61,7 +61,7 @@ def check_campaign(elsewhere: Elsewhere, kind: str) -> None:
     outcome = elsewhere.run(kind, "campaign")
     first, retried = outcome["attempts"]
     assert retried == first
-    # Nobody knows the order of equal calls there, so they share one run; labels make them two.
+    # One label is one run.
     assert first["equal"] == first["first"] * 2
     assert len({*first["first"], *first["reruns"], *first["mapped"], *first["labelled"]}) == 7
     assert counted(elsewhere.sandbox) == (5, 2, 7)
@@ -70,7 +70,7 @@ def check_campaign(elsewhere: Elsewhere, kind: str) -> None:
 
 def check_errors(elsewhere: Elsewhere, kind: str) -> None:
     """Errors come back as they are, with their fields."""
-    missing, late, wrong, tokenless = elsewhere.run(kind, "errors")
+    missing, late, wrong, tokenless, nameless = elsewhere.run(kind, "errors")
     assert (missing["type"], missing["status"], missing["request"]) == ("NotFoundError", 404, "POST /v1/run")
     assert (late["type"], late["waited_seconds"] >= 0) == ("WaitTimedOut", True)
     assert f"Run {late['run_short_id']} goes on at QA.tech" in late["text"]
@@ -78,6 +78,8 @@ def check_errors(elsewhere: Elsewhere, kind: str) -> None:
     assert wrong["text"].startswith("test_plan_short_id: 'check out' has blanks: a test plan's short id, ")
     assert tokenless["type"] == "ValueError"
     assert "a credentials block that is not saved was passed to another process" in tokenless["text"]
+    assert nameless["type"] == "InvalidInputError"
+    assert "on a distributed task runner, name this start: label=" in nameless["text"]
     assert "\n" not in wrong["text"] + tokenless["text"]
     assert counted(elsewhere.sandbox) == (1, 0, 2), "a start, and one of a plan that is not there"
 

@@ -69,13 +69,13 @@ def told(error: BaseException) -> dict[str, Any]:
 @flow(retries=1, retry_delay_seconds=0)
 def campaign(credentials: QATechCredentials) -> dict[str, Any]:
     """Starts, waits and reruns, submitted and mapped, sync and async; then a later step fails once."""
-    first = start_test_run.submit(credentials, "pln_flaky").result()
+    first = start_test_run.submit(credentials, "pln_flaky", label="first").result()
     run = wait_for_test_run.submit(credentials, first, 600, polling=POLLING).result()
-    rerun = rerun_test_run.submit(credentials, first, failed_only=True)
+    rerun = rerun_test_run.submit(credentials, first, failed_only=True, label="failed")
     everything = arerun_test_run.submit(credentials, first, label="everything")
-    mapped = start_test_run.map(unmapped(credentials), ["pln_green", "pln_broken"])
+    mapped = start_test_run.map(unmapped(credentials), ["pln_green", "pln_broken"], label=["green", "broken"])
     labelled = [astart_test_run.submit(credentials, "pln_green", label=f"number {number}") for number in range(2)]
-    equal = [start_test_run.submit(credentials, "pln_flaky") for _ in range(2)]
+    equal = [start_test_run.submit(credentials, "pln_flaky", label="first") for _ in range(2)]
     futures = {"reruns": [rerun, everything], "mapped": mapped, "labelled": labelled, "equal": equal}
     found = {name: [future.result().run_short_id for future in group] for name, group in futures.items()}
     found["first"] = [first.run_short_id]
@@ -91,15 +91,16 @@ def campaign(credentials: QATechCredentials) -> dict[str, Any]:
 @flow
 def errors(credentials: QATechCredentials) -> list[dict[str, Any]]:
     """What comes back of tasks that fail."""
-    missing = start_test_run.submit(credentials, "pln_missing")
-    started = start_test_run.submit(credentials, "pln_never").result()
+    missing = start_test_run.submit(credentials, "pln_missing", label="missing")
+    started = start_test_run.submit(credentials, "pln_never", label="never").result()
     late = wait_for_test_run.submit(credentials, started, 0)
     wrong = start_test_run.submit(credentials, "check out")
     unsaved = credentials.model_copy()
     unsaved._block_document_id = None
     tokenless = start_test_run.submit(unsaved, "pln_green", label="tokenless")
+    nameless = start_test_run.submit(credentials, "pln_green")
     caught: list[dict[str, Any]] = []
-    for future in (missing, late, wrong, tokenless):
+    for future in (missing, late, wrong, tokenless, nameless):
         try:
             future.result()
         except (NotFoundError, WaitTimedOut, ValueError) as error:
@@ -109,8 +110,8 @@ def errors(credentials: QATechCredentials) -> list[dict[str, Any]]:
 
 @flow
 def delayed(credentials: QATechCredentials) -> dict[str, Any]:
-    """Tasks for a task worker: equal unlabelled starts, then looks while the run goes on."""
-    starts = [start_test_run.delay(credentials, "pln_flaky") for _ in range(2)]
+    """Tasks for a task worker: starts of one label and of another, then looks while the run goes on."""
+    starts = [start_test_run.delay(credentials, "pln_flaky", label="one") for _ in range(2)]
     labelled = astart_test_run.delay(credentials, "pln_flaky", label="another")
     runs = [future.result(timeout=120) for future in [*starts, labelled]]
     run_short_id = runs[0].run_short_id
@@ -120,8 +121,8 @@ def delayed(credentials: QATechCredentials) -> dict[str, Any]:
         look.wait(timeout=120)
         looks.append((look.state.name, look.result(timeout=120).run_short_id))
     waited = wait_for_test_run.delay(credentials, run_short_id, 600, polling=POLLING).result(timeout=120)
-    rerun = rerun_test_run.delay(credentials, run_short_id, failed_only=True).result(timeout=120)
-    missing = start_test_run.delay(credentials, "pln_missing")
+    rerun = rerun_test_run.delay(credentials, run_short_id, failed_only=True, label="failed").result(timeout=120)
+    missing = start_test_run.delay(credentials, "pln_missing", label="missing")
     try:
         missing.result(timeout=120)
     except NotFoundError as error:

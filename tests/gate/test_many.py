@@ -162,9 +162,9 @@ async def test_the_same_gates_later_in_the_flow_are_runs_of_their_own(
     step = Failing()
     seen: list[str | None] = []
 
-    async def both(number: int) -> None:
+    async def both(number: int, label: str | None = None) -> None:
         requests = plans("pln_green")
-        one = await agather_gates(credentials, requests, target="v1", polling=POLLING)
+        one = await agather_gates(credentials, requests, target="v1", label=label, polling=POLLING)
         two = (
             await asyncio.to_thread(gather_gates, credentials, requests, target="v1", polling=POLLING)
             if number
@@ -178,7 +178,7 @@ async def test_the_same_gates_later_in_the_flow_are_runs_of_their_own(
 
     @task
     async def in_a_task() -> None:
-        await both(0)
+        await both(0, "in a task")
 
     @flow(retries=1)
     async def user() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timezone
 from typing import Any
 from uuid import UUID
@@ -25,17 +25,15 @@ FIRST: Chain = (("root", 1),)
 SECOND: Chain = (("root", 2),)
 
 
-def call(
-    place: str = "0", *, asks: str = "A", chain: Chain = FIRST, stable: bool = True, label: str | None = None
-) -> Call:
+def call(place: str = "0", *, asks: str = "A", chain: Chain = FIRST, label: str | None = None, **more: Any) -> Call:
     return Call(
         kind="start",
         what=f"POST /v1/run ({asks})",
         fingerprint=asks,
         chain=chain,
         place=place,
-        place_is_stable=stable,
         label=label,
+        **more,
     )
 
 
@@ -49,24 +47,9 @@ def a_run(short_id: str = "abc123", **fields: Any) -> QATechRunRecord:
     )
 
 
-def cached(*entries: QATechLedgerEntry) -> set[str]:
-    return {entry.slot for entry in entries}
-
-
-def entry(of: Call, *, seen_in: Sequence[Chain] = (), is_open: bool = False) -> QATechLedgerEntry:
-    return QATechLedgerEntry(
-        slot=of.slot,
-        kind=of.kind,
-        what=of.what,
-        label=of.label,
-        fingerprint=of.fingerprint,
-        place=of.place,
-        place_is_stable=of.place_is_stable,
-        chain=of.chain,
-        seen_in=[*seen_in],
-        sent_at=datetime.now(timezone.utc),
-        run=None if is_open else a_run(),
-    )
+def entry(of: Call, *, is_open: bool = False) -> QATechLedgerEntry:
+    written = of.entry(sent_at=datetime.now(timezone.utc), busy_seconds=0, nonce="")
+    return written if is_open else written.model_copy(update={"run": a_run()})
 
 
 class Killed(BaseException):
@@ -175,5 +158,5 @@ async def until_sent(book: Ledger) -> None:
 
 async def ask(send: Callable[[], Awaitable[QATechRunRecord]], asks: str = "A", label: str | None = None) -> str:
     asked = Call(kind="start", what=f"POST /v1/run ({asks})", fingerprint=asks, label=label)
-    record = await ledger.once(asked, send, busy_seconds=0)
+    record = await ledger.once(asked, send, post_seconds=0)
     return record.run_short_id

@@ -22,6 +22,7 @@ from prefect_qatech import (
     clear_intent,
     read_ledger,
 )
+from prefect_qatech.cli import ledger_list
 from prefect_qatech.ledger import Ledger
 from tests.ledger.books import (
     SECOND,
@@ -103,7 +104,7 @@ async def test_a_post_that_can_be_under_way_is_neither_attached_nor_cleared(book
         "attach": lambda: aattach_run(book.flow_run_id, call().slot, "abc123"),
         "clear": lambda: aclear_intent(book.flow_run_id, call().slot),
     }[settle]
-    with pytest.raises(ValueError, match=r"can still be under way: it was sent .* try again in"):
+    with pytest.raises(ValueError, match=r"can still be under way; try again in"):
         await do()
     go_on.set()
     assert (await work).run_short_id == "run1"
@@ -130,3 +131,17 @@ async def test_a_run_is_not_attached_to_two_slots(book: Ledger) -> None:
     with pytest.raises(ValueError, match=f"is that of another slot, {call().slot}"):
         await aattach_run(book.flow_run_id, call(asks="B").slot, "abc123")
     assert [found.is_open for found in await book.entries()] == [False, True]
+
+
+async def test_a_run_that_is_not_what_was_asked_for_is_marked_in_the_list(
+    book: Ledger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await book.once(call(asks="A"), Sends(), busy_seconds=0)
+    other = StartOutcomeUnknown("QA.tech started run other1 of plan C.", run_short_id="other1")
+    with pytest.raises(StartOutcomeUnknown):
+        await book.once(call(asks="B"), Sends(other), busy_seconds=0)
+    ledger_list(book.flow_run_id)
+    listed = dict(zip(("run1", "other1"), capsys.readouterr().out.splitlines(), strict=True))
+    assert all(run in line for run, line in listed.items())
+    assert "NOT WHAT WAS ASKED FOR" in listed["other1"]
+    assert "NOT WHAT WAS ASKED FOR" not in listed["run1"]

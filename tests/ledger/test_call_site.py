@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,10 @@ from uuid import UUID, uuid4
 
 import pytest
 from prefect import flow
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
+from prefect.deployments import arun_deployment
+from prefect.flow_engine import run_flow_async
 from prefect.states import Pending, Running
 
 from prefect_qatech import (
@@ -79,7 +83,7 @@ async def test_an_attached_run_that_this_flow_run_has_started_keeps_what_its_sta
 
     @flow(retries=1)
     async def attaching() -> None:
-        first = await ledger.once(call(), start, busy_seconds=0)
+        first = await ledger.once(call(), start, post_seconds=0)
         seen.extend([await attach(started.run_short_id), await attach("elsewhere")])
         assert seen[-2].slot not in (None, first.slot)
         assert seen[-2].started_at == first.started_at
@@ -199,11 +203,11 @@ async def test_a_rerun_is_known_with_the_first_run_of_its_campaign() -> None:
         async def send() -> QATechRunRecord:
             return a_run(run_short_id, rerun_of=of.run_short_id)
 
-        return await ledger.once(asked, send, busy_seconds=0)
+        return await ledger.once(asked, send, post_seconds=0)
 
     @flow
     async def user() -> list[QATechRunRecord | None]:
-        first = await ledger.once(call(), Sends(), busy_seconds=0)
+        first = await ledger.once(call(), Sends(), post_seconds=0)
         second = await rerun(first, "second")
         third = await rerun(second, "third")
         return [await ledger.first_run_of(run) for run in (first, second, third.run_short_id, "nobody's")]
@@ -240,3 +244,55 @@ async def test_a_call_that_was_refused_gives_its_number_to_the_next_so_that_a_re
     await user()
     # The retry's first call has the number of the run that there is; its second is another one.
     assert runs == ["run1", "run1", "run2"]
+
+
+@pytest.mark.usefixtures("prefect_server")
+async def test_sub_flows_that_a_retry_calls_in_another_order_find_what_they_asked_for() -> None:
+    send, step = Sends(), Failing()
+    seen: list[list[tuple[str, str]]] = []
+
+    @flow
+    async def sub(asks: str) -> str:
+        return await ask(send, asks)
+
+    @flow(retries=1)
+    async def user() -> None:
+        seen.append(sorted([(asks, await sub(asks)) for asks in ("ABA" if step.left else "BAA")]))
+        step()
+
+    await user()
+    assert seen[0] == seen[1]
+    assert send.count == 3
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize("order", ["AB", "BA"], ids=["the same order", "another order"])
+async def test_deployments_that_a_flow_runs_are_told_apart_by_their_order_or_start_nothing(
+    client: PrefectClient, order: str
+) -> None:
+    send, step = Sends(), Failing()
+    runs: list[list[str]] = []
+
+    @flow
+    async def check(asks: str) -> str:
+        return await ask(send, asks)
+
+    deployment_id = await client.create_deployment(await client.create_flow(check), name=f"own-{uuid4().hex}")
+
+    async def deployed(asks: str) -> str:
+        flow_run = await arun_deployment(deployment_id, parameters={"asks": asks}, timeout=0)
+        run = contextvars.Context().run(asyncio.ensure_future, run_flow_async(check, flow_run, {"asks": asks}))
+        return str(await run)
+
+    @flow(retries=1)
+    async def user() -> None:
+        runs.append([await deployed(asks) for asks in ("AB" if step.left else order)])
+        step()
+
+    if order == "AB":
+        await user()
+        assert runs[0] == runs[1]
+    else:
+        with pytest.raises(LedgerConflict, match="label"):
+            await user()
+    assert send.count == 2

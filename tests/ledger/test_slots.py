@@ -26,7 +26,6 @@ from tests.ledger.books import (
     Killed,
     Rows,
     a_run,
-    cached,
     call,
     entry,
 )
@@ -56,46 +55,24 @@ def test_a_label_finds_its_slot_at_any_place_and_conflicts_with_none() -> None:
     assert resolve(call(label="two", chain=SECOND), []) is None
 
 
-@pytest.mark.parametrize("is_open", [False, True], ids=["with its run", "open"])
-def test_the_place_of_a_call_that_comes_from_a_cache_is_nobodys(is_open: bool) -> None:
-    kept = entry(call("mine/0"), is_open=is_open)
-    with pytest.raises(LedgerConflict, match="kept"):
-        resolve(call("mine/0", chain=SECOND), [kept], cached(kept))
-
-
-def test_a_call_that_comes_from_a_cache_does_not_wait_to_be_taken_up() -> None:
-    kept, left = entry(call("mine/0")), entry(call("other/0"))
-    assert resolve(call("new/0", chain=SECOND), [kept], cached(kept)) is None
-    assert resolve(call("other/0", chain=SECOND), [kept, left], cached(kept)) is left
-    with pytest.raises(LedgerConflict):
-        resolve(call("new/0", chain=SECOND), [kept, left], cached(kept))
-
-
-@pytest.mark.parametrize("seen", [False, True], ids=["written by this attempt", "taken up by this attempt"])
-def test_what_this_attempt_has_used_never_blocks_another_equal_call(seen: bool) -> None:
-    used = entry(call("0", chain=FIRST if seen else SECOND), seen_in=[SECOND] if seen else [])
-    assert resolve(call("1", chain=SECOND), [used]) is None
+DEPLOYED = {"is_ordered_by_prefect": True}
 
 
 @pytest.mark.parametrize("is_open", [False, True], ids=["with its run", "open"])
-def test_what_an_earlier_attempt_has_left_elsewhere_is_a_conflict(is_open: bool) -> None:
-    left = entry(call("0"), is_open=is_open)
+def test_a_deployment_that_is_run_in_another_order_by_the_next_attempt_is_a_conflict(is_open: bool) -> None:
+    left = entry(call("check-0/0", **DEPLOYED), is_open=is_open)
     with pytest.raises(LedgerConflict, match="label") as caught:
-        resolve(call("1", chain=SECOND), [left])
+        resolve(call("check-1/0", chain=SECOND, **DEPLOYED), [left])
     assert caught.value.slot == left.slot
     assert caught.value.run_short_id == (None if is_open else "abc123")
 
 
-@pytest.mark.parametrize(("then", "now"), [(False, True), (True, False), (False, False)])
-def test_one_left_entry_at_a_place_that_changes_is_taken_up(then: bool, now: bool) -> None:
-    left = entry(call("task-8f3/0", stable=then))
-    assert resolve(call("task-1b7/0", stable=now, chain=SECOND), [left]) is left
-
-
-def test_two_left_entries_at_places_that_change_are_a_conflict() -> None:
-    left = [entry(call("task-8f3/0", stable=False)), entry(call("task-99c/0", stable=False))]
-    with pytest.raises(LedgerConflict):
-        resolve(call("task-1b7/0", stable=False, chain=SECOND), left)
+def test_deployments_in_the_order_of_the_first_attempt_are_no_conflict() -> None:
+    first, second = entry(call("check-0/0", **DEPLOYED)), entry(call("check-1/0", **DEPLOYED))
+    assert resolve(call("check-1/0", **DEPLOYED), [first]) is None
+    assert resolve(call("check-1/0", chain=SECOND, **DEPLOYED), [first, second]) is second
+    assert resolve(call("check-0/1", chain=SECOND, **DEPLOYED), [first]) is None, "a second call in the same one"
+    assert resolve(call(label="one", chain=SECOND, **DEPLOYED), []) is None
 
 
 def test_a_sub_flow_that_is_retried_alone_gets_its_own_slot_and_never_a_siblings() -> None:
@@ -112,8 +89,6 @@ def test_a_sub_flow_that_is_made_anew_by_a_retried_parent_finds_its_slot() -> No
     recorded = entry(call("sub:sub-0/0", chain=(("root", 1), ("old", 1))))
     anew: Chain = (("root", 2), ("new", 1))
     assert resolve(call("sub:sub-0/0", chain=anew), [recorded]) is recorded
-    with pytest.raises(LedgerConflict):
-        resolve(call("sub:sub-1/0", chain=anew), [recorded])
 
 
 def test_the_fingerprint_is_equal_for_equal_requests_and_tells_nothing() -> None:
@@ -141,7 +116,7 @@ ATTEMPTS = st.lists(
 
 
 @settings(max_examples=300, deadline=None)
-@given(gates=GATES, attempts=ATTEMPTS, where=st.sampled_from(["flow", "sub-flows", "tasks"]))
+@given(gates=GATES, attempts=ATTEMPTS, where=st.sampled_from(["flow", "sub-flows", "deployments"]))
 def test_no_sequence_of_attempts_starts_more_than_the_gates(
     gates: list[tuple[str, bool]], attempts: list[Any], where: str
 ) -> None:
@@ -149,10 +124,8 @@ def test_no_sequence_of_attempts_starts_more_than_the_gates(
     rows, root = Rows(), uuid4()
     sent: list[tuple[str, str | None]] = []  # what QA.tech has carried out: input and label
     runs: dict[str, str] = {}  # run -> input
-    out_of_order = False  # a call got no run, or stands elsewhere: what the order does not settle may be a conflict
 
     async def attempt(number: int, order: list[int], first_post: str) -> None:
-        nonlocal out_of_order
         held: dict[str, int] = {}
         equal: dict[tuple[str, str | None], int] = {}
         left_to_fail = [first_post]
@@ -160,7 +133,7 @@ def test_no_sequence_of_attempts_starts_more_than_the_gates(
             asks, labelled = gates[gate]
             label = f"gate-{gate}" if labelled else None
             ordinal = equal[asks, label] = equal.get((asks, label), -1) + 1
-            place = {"flow": str(ordinal), "sub-flows": f"gate:gate-{position}/0", "tasks": f"{uuid4()}/0"}[where]
+            place = {"flow": str(ordinal), "sub-flows": f"gate:{ordinal}/0", "deployments": f"gate-{position}/0"}[where]
             chain: Chain = (("root", number), *([] if where == "flow" else [(str(uuid4()), 1)]))
 
             async def send(asks: str = asks, label: str | None = label) -> QATechRunRecord:
@@ -174,16 +147,14 @@ def test_no_sequence_of_attempts_starts_more_than_the_gates(
                 runs[run] = asks
                 return a_run(run)
 
-            asked = replace(
-                call(place, asks=asks, chain=chain, stable=where != "tasks", label=label), is_first_attempt=number == 1
-            )
+            more = {"is_ordered_by_prefect": where == "deployments", "is_first_attempt": number == 1}
+            asked = call(place, asks=asks, chain=chain, label=label, **more)
             try:
                 record = await Ledger(rows, root).once(asked, send, busy_seconds=0)  # type: ignore[arg-type]
             except LedgerConflict:
-                assert out_of_order or where == "tasks", "a conflict although all stand where they stood"
+                assert where == "deployments", "whose order Prefect tells, whatever each asks for"
                 continue
             except (StartOutcomeUnknown, NotFoundError):
-                out_of_order = True
                 continue
             assert runs[record.run_short_id] == asks, "a gate got the run of another request"
             assert held.setdefault(record.run_short_id, gate) == gate, "two gates of one attempt share a run"
@@ -192,7 +163,6 @@ def test_no_sequence_of_attempts_starts_more_than_the_gates(
         order = list(range(len(gates)))
         if reorder:
             random.shuffle(order)
-            out_of_order = True
         rows.steps, rows.kill_at, rows.after_effect = 0, kill_at, after_effect
         try:
             run_sync(lambda: attempt(number, order, first_post))  # noqa: B023
