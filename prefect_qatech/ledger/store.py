@@ -342,14 +342,12 @@ class Ledger:
         return found
 
     async def busy_seconds_left(self, entry: QATechLedgerEntry) -> float:
-        """Return how long the POST of an open intent can still be under way."""
-        return 0.0 if entry.nonce in _over else max(0.0, entry.busy_seconds - await self.age_of(entry))
-
-    async def age_of(self, entry: QATechLedgerEntry) -> float:
-        """Return how many seconds ago an intent was written, by the clock of the server where it tells the time."""
+        """Return how long an open intent's POST can be under way, by the server's clock where it tells the time."""
+        if entry.nonce in _over:
+            return 0.0
         now = await server_time(self.client) if entry.created is not None else None
         since = entry.created if now is not None and entry.created is not None else entry.sent_at
-        return max(0.0, ((now or _now()) - since).total_seconds())
+        return max(0.0, entry.busy_seconds - max(0.0, ((now or _now()) - since).total_seconds()))
 
     def _stored(self, entry: QATechLedgerEntry, record: QATechRunRecord) -> QATechRunRecord:
         facts = {"started_at": entry.sent_at, "attempt": entry.chain}
