@@ -32,7 +32,8 @@ from prefect_qatech.history import PlanHistory
 from prefect_qatech.inputs import shown
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.polling.schedule import QATechPolling
-from prefect_qatech.polling.wait import Surroundings, they_go_on, wait_for_run
+from prefect_qatech.polling.unfinished import they_go_on
+from prefect_qatech.polling.wait import Surroundings, wait_for_run
 from prefect_qatech.tasks import NOT_CACHED
 from prefect_qatech.twins import run_sync, sleep_unless_stopped
 

@@ -215,7 +215,7 @@ async def test_tests_that_were_announced_and_never_listed_are_missing() -> None:
 
 
 async def test_a_run_that_is_completed_and_never_has_a_result_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefect_qatech.polling.wait.SETTLE_SECONDS", 0.2)
+    monkeypatch.setattr("prefect_qatech.polling.steps.SETTLE_SECONDS", 0.2)
     with sandbox_of(one_plan(cases("passed"), run={"result": None})) as sandbox:
         report = await look_at(sandbox)
         assert report.attempts[0].status == "COMPLETED"

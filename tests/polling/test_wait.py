@@ -24,13 +24,13 @@ from prefect_qatech.exceptions import (
     WaitTimedOut,
 )
 from prefect_qatech.polling.schedule import QATechPolling
-from prefect_qatech.polling.wait import (
+from prefect_qatech.polling.steps import (
     MAX_CONSECUTIVE_ERRORS,
     MAX_ERROR_SECONDS,
     NOT_FOUND_GRACE_SECONDS,
     SETTLE_SECONDS,
-    wait_for_run,
 )
+from prefect_qatech.polling.wait import wait_for_run
 from tests.virtual_time import VirtualTime
 from tests.wire import Body, Service, answer, assert_holds_no_secret, chain, seen
 

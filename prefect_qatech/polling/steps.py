@@ -1,0 +1,200 @@
+"""Pure: decide after each poll of a run whether to wait, and how long, or whether the wait is over.
+
+A wait is a `Watch`, everything that is known of the run. `Watch.after` takes the answer to a poll into account, and
+`next_step` decides what comes next: `Pause`, `Ended` or `GiveUp`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from prefect_qatech.api.responses import QATechRun
+from prefect_qatech.exceptions import ForbiddenError, QATechAPIError, QATechError, UnauthorizedError
+from prefect_qatech.polling.durations import PastDurations
+from prefect_qatech.polling.progress import Progress, best_forecast
+from prefect_qatech.polling.schedule import QATechPolling
+from prefect_qatech.polling.unfinished import gave_up, timed_out
+
+MAX_CONSECUTIVE_ERRORS = 20
+MAX_ERROR_SECONDS = 900.0
+"""A wait gives up on a failing service when both are exceeded: so many polls in a row, over so long a time."""
+
+MAX_REFUSALS = 2
+"""So many polls of a run that is known to exist may answer 401 or 403; one may be a slip of a gateway."""
+
+NOT_FOUND_GRACE_SECONDS = 60.0
+"""A run that was just started exists, but may not be known everywhere yet."""
+
+SETTLE_SECONDS = 60.0
+"""A run can be COMPLETED before its result is written; so long the result is waited for."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What a wait knows. All moments are on one clock.
+
+    Attributes:
+        run_short_id: The run.
+        run_url: Its address.
+        began: When the wait began.
+        deadline: When it must end.
+        age_seconds: How old the run was when the wait began; None where that is unknown.
+        run: The run as it was last seen.
+        running_at: When it was last seen to run.
+        ended_at: When it was first seen to have ended.
+        progress: How its test cases have moved on.
+        past: How long such runs took before.
+        past_is_known: Whether that has been looked up.
+        failures: How many polls in a row have failed.
+        refusals: How many of these were 401 or 403.
+        failing_since: When the first of them was.
+        error: The error of the last poll, if it failed.
+    """
+
+    run_short_id: str
+    run_url: str | None
+    began: float
+    deadline: float
+    age_seconds: float | None = None
+    run: QATechRun | None = None
+    running_at: float | None = None
+    ended_at: float | None = None
+    progress: Progress | None = None
+    past: PastDurations | None = None
+    past_is_known: bool = False
+    failures: int = 0
+    refusals: int = 0
+    failing_since: float = 0.0
+    error: QATechAPIError | None = None
+
+    @property
+    def started(self) -> float:
+        """When the run was started; where that is unknown, when the wait began."""
+        return self.began - (self.age_seconds or 0.0)
+
+    def after(self, answer: QATechRun | QATechAPIError, now: float) -> Watch:
+        """Return what is known after a poll.
+
+        Args:
+            answer: The run, or the error of a poll that failed.
+            now: When the answer came.
+        """
+        if isinstance(answer, QATechAPIError):
+            return replace(
+                self,
+                failures=self.failures + 1,
+                refusals=self.refusals + isinstance(answer, (UnauthorizedError, ForbiddenError)),
+                failing_since=self.failing_since if self.failures else now,
+                error=answer,
+            )
+        watch = replace(self, run=answer, failures=0, refusals=0, error=None)
+        if answer.is_final:
+            return replace(watch, ended_at=now if self.ended_at is None else self.ended_at)
+        progress = self.progress
+        if answer.test_cases:
+            progress = Progress.after(
+                progress,
+                now - self.started,
+                total=len(answer.test_cases),
+                finished=answer.finished_test_count,
+                running=answer.running_test_count,
+            )
+        return replace(watch, running_at=now, ended_at=None, progress=progress)
+
+    def shows_more_than(self, before: Watch) -> bool:
+        """Return whether the run was seen to change."""
+        return _shown(self.run) != _shown(before.run)
+
+    def needs_past(self, polling: QATechPolling, now: float) -> bool:
+        """Return whether it is time to look up how long such runs took; a run that ends at once needs it never."""
+        if self.past_is_known or self.age_seconds is None or self.error is not None:
+            return False
+        is_running = self.run is not None and bool(self.run.test_cases) and self.ended_at is None
+        return is_running and now - self.started >= 0.9 * polling.first_seconds
+
+    def with_past(self, seconds: Iterable[float]) -> Watch:
+        """Return what is known once the durations of such runs were looked up."""
+        return replace(self, past=PastDurations.of(seconds), past_is_known=True)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last poll succeeded and saw the run ended, with all that is to come."""
+        run = self.run if self.error is None and self.ended_at is not None else None
+        return run is not None and (run.status != "COMPLETED" or run.result is not None)
+
+    def is_hopeless(self, now: float) -> bool:
+        """Return whether no further poll makes sense."""
+        if self.error is None:
+            return False
+        is_young = self.age_seconds is not None and now - self.started < NOT_FOUND_GRACE_SECONDS
+        exists = self.run is not None or is_young
+        exhausted = self.failures > MAX_CONSECUTIVE_ERRORS and now - self.failing_since > MAX_ERROR_SECONDS
+        return exhausted or self.refusals >= MAX_REFUSALS or not (self.error.retryable or exists)
+
+    def duration(self, polling: QATechPolling) -> float | None:
+        """Return how long the run took, where that was seen and says something of other runs."""
+        if self.age_seconds is None or self.running_at is None or self.ended_at is None:
+            return None
+        seconds = (self.running_at + self.ended_at) / 2 - self.started
+        # Nobody saw the end of a run that ended while no poll succeeded.
+        was_seen = self.ended_at - self.running_at <= 2 * polling.max_seconds
+        # What broke off says nothing of how long a run takes; what ends with the early polls needs no forecast.
+        tells = self.run is not None and self.run.status == "COMPLETED" and bool(self.run.test_cases)
+        return seconds if was_seen and tells and seconds >= polling.last_early_look_seconds else None
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Poll again after so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The run has ended."""
+
+    run: QATechRun
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """The wait is over, and nobody saw the run end."""
+
+    error: QATechError
+
+
+def next_step(watch: Watch, now: float, polling: QATechPolling, random: float) -> Pause | Ended | GiveUp:
+    """Decide how the wait goes on after a poll.
+
+    Args:
+        watch: What is known.
+        now: What time it is.
+        polling: How often to poll.
+        random: A number from 0 to 1.
+    """
+    if watch.error is not None and watch.is_hopeless(now):
+        seconds = now - watch.failing_since
+        return GiveUp(gave_up(watch.error, watch.failures, seconds, watch.run_short_id, watch.run_url))
+    has_settled = watch.ended_at is not None and watch.error is None and now - watch.ended_at >= SETTLE_SECONDS
+    is_late = now >= watch.deadline
+    if watch.run is not None and (watch.is_over or has_settled or (is_late and watch.ended_at is not None)):
+        return Ended(watch.run)
+    if is_late:
+        return GiveUp(timed_out(watch.run_short_id, watch.run_url, watch.run, watch.error, now - watch.began))
+    # A run whose result is still to come is polled as closely as one that has just begun.
+    is_settling = watch.ended_at is not None
+    return Pause(
+        polling.next_look_seconds(
+            now - (watch.started if watch.ended_at is None else watch.ended_at),
+            watch.deadline - now,
+            forecast=None if is_settling else best_forecast(watch.progress, watch.past),
+            random=random,
+            retry_after_seconds=watch.error.retry_after_seconds if watch.error else None,
+        )
+    )
+
+
+def _shown(run: QATechRun | None) -> tuple[str, str | None, int, int] | None:
+    return None if run is None else (run.status, run.result, len(run.test_cases), run.finished_test_count)

@@ -1,0 +1,87 @@
+"""Pure: the errors and sentences for runs whose end nobody saw."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+from prefect_qatech.api.responses import QATechRun
+from prefect_qatech.exceptions import NotFoundError, QATechAPIError, WaitTimedOut
+
+_MAX_NAMED = 20
+
+
+def goes_on(run_short_id: str, run_url: str | None) -> str:
+    """Return the sentence that a run goes on although nobody waits for it."""
+    return (
+        f"Run {run_short_id} goes on at QA.tech, which has no call to cancel it ({run_url or 'address unknown'}). "
+        "A retry of the flow run takes it up again."
+    )
+
+
+def they_go_on(runs: Mapping[str, str | None]) -> str:
+    """Return the sentence that runs go on although nobody waits for them.
+
+    Args:
+        runs: Their short ids and addresses.
+    """
+    if len(runs) == 1:
+        return goes_on(*next(iter(runs.items())))
+    named = [f"{short_id} ({url or 'address unknown'})" for short_id, url in list(runs.items())[:_MAX_NAMED]]
+    more = f" and {len(runs) - _MAX_NAMED} more" if len(runs) > _MAX_NAMED else ""
+    return (
+        f"{len(runs)} runs go on at QA.tech, which has no call to cancel them: {', '.join(named)}{more}. "
+        "A retry of the flow run takes them up again."
+    )
+
+
+def gave_up(
+    error: QATechAPIError, failures: int, seconds: float, run_short_id: str, run_url: str | None
+) -> QATechAPIError:
+    """Return the error of a wait that polls no more.
+
+    Args:
+        error: The error of the last poll; a copy of it is returned.
+        failures: How many polls in a row failed.
+        seconds: Over how long a time they failed.
+        run_short_id: The run.
+        run_url: Its address.
+    """
+    tried = f" {failures} looks in a row failed, over {seconds:.0f} s." if failures > 1 else ""
+    # Of a run that is not found nobody can say that it goes on.
+    ending = (
+        f" Its address: {run_url or 'unknown'}."
+        if isinstance(error, NotFoundError)
+        else f" {goes_on(run_short_id, run_url)}"
+    )
+    final = copy.copy(error)
+    final.message = f"{error.message}{tried}{ending}"
+    final.args = (final.message,)
+    final.run_short_id, final.run_url = run_short_id, run_url
+    return final
+
+
+def timed_out(
+    run_short_id: str, run_url: str | None, run: QATechRun | None, error: QATechAPIError | None, seconds: float
+) -> WaitTimedOut:
+    """Return the error of a wait whose deadline passed.
+
+    Args:
+        run_short_id: The run.
+        run_url: Its address.
+        run: The run as it was last seen.
+        error: The error of the last poll, if it failed.
+        seconds: How long the wait lasted.
+    """
+    status = f"its last known status is {run.status or 'unknown'}" if run else "it could not be looked at"
+    because = f" The last look failed: {error.message}" if error else ""
+    return WaitTimedOut(
+        f"Run {run_short_id} did not end in time: after {seconds:.0f} s {status}.{because} "
+        f"{goes_on(run_short_id, run_url)}",
+        status=run.status if run else None,
+        waited_seconds=seconds,
+        last_error=error.message if error else None,
+        run=run,
+        run_short_id=run_short_id,
+        run_url=run_url,
+    )
