@@ -13,7 +13,7 @@ from prefect.artifacts import acreate_markdown_artifact
 from prefect.logging import get_run_logger
 
 from prefect_qatech import QATechAPIError, QATechClient, QATechCredentials, QATechRunTestCase, QATechRunTestCaseDetails
-from prefect_qatech.artifacts import artifact_key
+from prefect_qatech.report.artifacts import artifact_key
 from prefect_qatech.report.escape import link, markdown_text
 
 AT_ONCE = 8

@@ -1,4 +1,4 @@
-"""Prefect tasks: start, look at and rerun QA.tech runs, and publish a gate's report; sync and async twins.
+"""Prefect tasks: start, look at and rerun QA.tech runs, and publish a gate's report; sync and async _sync.
 
 What the tasks keep to, in any combination of sync and async flows, called, `.submit`ted and `.map`ped:
 
@@ -20,8 +20,9 @@ from prefect.cache_policies import NO_CACHE, CachePolicy
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
-from prefect_qatech import artifacts, events, ledger
+from prefect_qatech import ledger
 from prefect_qatech._prefect import check_that_prefect_returns_results, run_logger
+from prefect_qatech._sync import run_sync, sleep_unless_stopped
 from prefect_qatech.addresses import safe_url
 from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest, as_request
 from prefect_qatech.api.responses import QATechRun, QATechStartedRun
@@ -29,9 +30,8 @@ from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import QATechError
 from prefect_qatech.inputs import check_name
 from prefect_qatech.ledger import QATechRunRecord, short_id_of
-from prefect_qatech.report import append_job_summary, write_report_files
+from prefect_qatech.report import append_job_summary, artifacts, events, write_report_files
 from prefect_qatech.report.model import GateReport
-from prefect_qatech.twins import run_sync, sleep_unless_stopped
 
 RETRY_DELAY_SECONDS = [2.0, 10.0, 30.0]
 LONGEST_RETRY_AFTER_SECONDS = 120.0
@@ -233,7 +233,7 @@ async def astart_test_run(
     target: str | None = None,
     label: str | None = None,
 ) -> QATechRunRecord:
-    """Async twin of `start_test_run`: the same arguments, result and errors."""
+    """Async version of `start_test_run`: the same arguments, result and errors."""
     return await _start(credentials, as_request(request), label, target)
 
 
@@ -294,7 +294,7 @@ async def arerun_test_run(
     label: str | None = None,
     artifact_key: str | None = None,
 ) -> QATechRunRecord:
-    """Async twin of `rerun_test_run`: the same arguments, result and errors."""
+    """Async version of `rerun_test_run`: the same arguments, result and errors."""
     request = QATechRerunRequest(failed_only=failed_only, test_case_ids=test_case_ids)
     return await _rerun(credentials, short_id_of(run), request, label, artifact_key)
 
@@ -346,7 +346,7 @@ def rerun_test_run(
 async def aget_test_run(
     credentials: QATechCredentials, run: QATechRunRecord | str, test_cases: Literal["failed", "all"] | None = None
 ) -> QATechRun:
-    """Async twin of `get_test_run`: the same arguments, result and errors."""
+    """Async version of `get_test_run`: the same arguments, result and errors."""
     return await _get(credentials, short_id_of(run), test_cases)
 
 
@@ -394,7 +394,7 @@ async def _publish(report: GateReport, key: str | None, directory: str | None) -
 async def apublish_gate_report(
     report: GateReport, *, artifact_key: str | None = None, directory: str | None = None
 ) -> None:
-    """Async twin of `publish_gate_report`: the same arguments, result and errors."""
+    """Async version of `publish_gate_report`: the same arguments, result and errors."""
     await _publish(report, artifact_key, directory)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from prefect.blocks.abstract import JobBlock, JobRun
 from pydantic import ConfigDict, Field
 
+from prefect_qatech._sync import run_sync
 from prefect_qatech.api.ids import TestPlanShortId
 from prefect_qatech.api.requests import QATechApplication, QATechRunRequest
 from prefect_qatech.credentials import QATechCredentials
@@ -19,7 +20,6 @@ from prefect_qatech.inputs import Checked, Several
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.report.model import GateReport
-from prefect_qatech.twins import run_sync
 from prefect_qatech.verdict import GatePolicy
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ else:
 
 __all__ = ["QATechTestPlan", "QATechTestRun"]
 
-# Prefect's base classes declare async methods only; like its own integrations, these blocks have twins.
+# Prefect's base classes declare async methods only; like its own integrations, these blocks have both versions.
 
 
 class QATechTestRun(JobRun[GateReport]):

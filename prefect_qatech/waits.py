@@ -1,4 +1,4 @@
-"""Prefect tasks that wait for QA.tech runs: for one, and for many in one task run; sync and async twins.
+"""Prefect tasks that wait for QA.tech runs: for one, and for many in one task run; sync and async _sync.
 
 What they keep to, in any combination of sync and async flows, called, `.submit`ted and `.map`ped:
 
@@ -21,21 +21,21 @@ from prefect.client.orchestration import get_client
 from prefect.concurrency.asyncio import rate_limit
 from prefect.exceptions import TerminationSignal
 
-from prefect_qatech import artifacts, events
 from prefect_qatech._prefect import PATIENCE_SECONDS, run_logger
+from prefect_qatech._sync import run_sync, sleep_unless_stopped
 from prefect_qatech.api.connections import MOST_IN_FLIGHT
 from prefect_qatech.api.ids import check_run_short_id
 from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import InvalidInputError, QATechAPIError, QATechError, RunsNotEnded, WaitTimedOut
-from prefect_qatech.history import PlanHistory
 from prefect_qatech.inputs import shown
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.polling.unfinished import they_go_on
 from prefect_qatech.polling.wait import Surroundings, wait_for_run
+from prefect_qatech.report import artifacts, events
+from prefect_qatech.report.history import PlanHistory
 from prefect_qatech.tasks import NOT_CACHED
-from prefect_qatech.twins import run_sync, sleep_unless_stopped
 
 _CLEAN_UP_SECONDS = 3.0
 _MOST_ERRORS_TOLD = 5
@@ -333,7 +333,7 @@ async def await_for_test_run(
     polling: QATechPolling | None = None,
     artifact_key: str | None = None,
 ) -> QATechRun:
-    """Async twin of `wait_for_test_run`: the same arguments, result and errors."""
+    """Async version of `wait_for_test_run`: the same arguments, result and errors."""
     return await _wait(credentials, run, timeout_seconds, polling, artifact_key)
 
 
@@ -388,7 +388,7 @@ async def await_for_test_runs(
     polling: QATechPolling | None = None,
     artifact_key: str | None = None,
 ) -> list[QATechRun]:
-    """Async twin of `wait_for_test_runs`: the same arguments, result and errors."""
+    """Async version of `wait_for_test_runs`: the same arguments, result and errors."""
     return await _wait_for_all(credentials, runs, timeout_seconds, polling, artifact_key)
 
 

@@ -16,12 +16,12 @@ from prefect_qatech import (
     RunsNotEnded,
     WaitTimedOut,
     apublish_gate_report,
-    artifacts,
     start_test_run,
     wait_for_test_run,
     wait_for_test_runs,
     waits,
 )
+from prefect_qatech.report import artifacts
 from prefect_qatech.sandbox import Sandbox
 from tests.outage import Mode, PrefectInFront, prefect_in_front
 from tests.support import a_report, credentials_for

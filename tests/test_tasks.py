@@ -57,7 +57,6 @@ from prefect_qatech import (
     apublish_gate_report,
     aread_ledger,
     arerun_test_run,
-    artifacts,
     astart_test_run,
     await_for_test_run,
     gather_gates,
@@ -70,7 +69,8 @@ from prefect_qatech import (
     wait_for_test_run,
     waits,
 )
-from prefect_qatech.history import PlanHistory
+from prefect_qatech.report import artifacts
+from prefect_qatech.report.history import PlanHistory
 from prefect_qatech.sandbox import Sandbox
 from tests.support import (
     UNKNOWN_FAULTS,
@@ -115,11 +115,11 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def emitted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
     """The events: name and everything else."""
     events: list[tuple[str, dict[str, Any]]] = []
-    monkeypatch.setattr("prefect_qatech.events.emit_event", lambda event, **more: events.append((event, more)))
+    monkeypatch.setattr("prefect_qatech.report.events.emit_event", lambda event, **more: events.append((event, more)))
     return events
 
 
-# --- every task and twin, everywhere
+# --- every task and version, everywhere
 
 
 def _use_sync(how: str, work: Any, constant: Mapping[str, Any], each: Mapping[str, list[Any]]) -> list[Any]:
@@ -165,14 +165,14 @@ def _check(sandbox: Sandbox, runs: list[QATechRun], looked: list[QATechRun], rer
 
 
 @pytest.mark.parametrize(
-    ("twin", "how"),
+    ("version", "how"),
     # Nobody can await in a sync flow.
     [("sync", "called"), ("sync", "submitted"), ("sync", "mapped"), ("async", "submitted"), ("async", "mapped")],
 )
 def test_every_task_works_from_a_sync_flow(
-    sandbox: Sandbox, credentials: QATechCredentials, polling: QATechPolling, twin: str, how: str
+    sandbox: Sandbox, credentials: QATechCredentials, polling: QATechPolling, version: str, how: str
 ) -> None:
-    use = SYNC_TASKS if twin == "sync" else ASYNC_TASKS
+    use = SYNC_TASKS if version == "sync" else ASYNC_TASKS
     creds = {"credentials": credentials}
 
     @flow
@@ -189,15 +189,15 @@ def test_every_task_works_from_a_sync_flow(
 
 
 @pytest.mark.parametrize("how", ["called", "submitted", "mapped"])
-@pytest.mark.parametrize("twin", ["sync", "async"])
+@pytest.mark.parametrize("version", ["sync", "async"])
 async def test_every_task_works_from_an_async_flow(
-    sandbox: Sandbox, credentials: QATechCredentials, polling: QATechPolling, twin: str, how: str
+    sandbox: Sandbox, credentials: QATechCredentials, polling: QATechPolling, version: str, how: str
 ) -> None:
-    use = SYNC_TASKS if twin == "sync" else ASYNC_TASKS
+    use = SYNC_TASKS if version == "sync" else ASYNC_TASKS
     creds = {"credentials": credentials}
 
     async def do(name: str, constant: Mapping[str, Any], each: Mapping[str, list[Any]]) -> list[Any]:
-        if twin == "sync":
+        if version == "sync":
             return _use_sync(how, use[name], constant, each)
         return await _use_async(how, use[name], constant, each)
 
@@ -222,9 +222,9 @@ async def test_every_task_works_from_an_async_flow(
     [{}, EVERYTHING_OFF, {PREFECT_RESULTS_PERSIST_BY_DEFAULT: True}],
     ids=["as it comes", "caching off, refreshed", "results persisted"],
 )
-@pytest.mark.parametrize("twin", ["sync", "async"])
+@pytest.mark.parametrize("version", ["sync", "async"])
 async def test_a_retry_of_the_flow_starts_nothing_again(
-    sandbox: Sandbox, credentials: QATechCredentials, settings: Mapping[Any, Any], twin: str
+    sandbox: Sandbox, credentials: QATechCredentials, settings: Mapping[Any, Any], version: str
 ) -> None:
     step = Failing(2)
     seen: list[tuple[str, str]] = []
@@ -244,7 +244,7 @@ async def test_a_retry_of_the_flow_starts_nothing_again(
         step()
 
     with temporary_settings(settings):
-        if twin == "sync":
+        if version == "sync":
             sync_user()
         else:
             await async_user()
@@ -378,9 +378,9 @@ async def test_a_start_in_a_sub_flow_is_found_whoever_is_retried(
     assert counted(sandbox) == (1, 0)
 
 
-@pytest.mark.parametrize("twin", ["sync", "async"])
+@pytest.mark.parametrize("version", ["sync", "async"])
 async def test_a_start_in_a_users_own_task_is_found_when_that_task_is_retried(
-    sandbox: Sandbox, credentials: QATechCredentials, twin: str
+    sandbox: Sandbox, credentials: QATechCredentials, version: str
 ) -> None:
     step = Failing(2)
     seen: list[str] = []
@@ -397,7 +397,7 @@ async def test_a_start_in_a_users_own_task_is_found_when_that_task_is_retried(
 
     @flow
     async def user() -> None:
-        if twin == "sync":
+        if version == "sync":
             sync_step()
         else:
             await async_step()
@@ -659,15 +659,15 @@ def _impatient(work: Any) -> Any:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize("twin", ["sync", "async"])
+@pytest.mark.parametrize("version", ["sync", "async"])
 async def test_a_service_that_asks_to_come_back_gets_one_start(
-    sandbox: Sandbox, credentials: QATechCredentials, slept: list[float], status: int, twin: str
+    sandbox: Sandbox, credentials: QATechCredentials, slept: list[float], status: int, version: str
 ) -> None:
     sandbox.set_faults(fault({"kind": "status", "status": status}, "start", retry_after=7, times=2))
 
     @flow
     async def user() -> QATechRunRecord:
-        if twin == "sync":
+        if version == "sync":
             return _impatient(start_test_run)(credentials, "pln_green")
         return await _impatient(astart_test_run)(credentials, "pln_green")
 
@@ -785,8 +785,8 @@ async def test_a_post_of_unknown_outcome_is_sent_once_whatever_is_retried(sandbo
     assert {found.label for found in entries if found.is_open} == {*UNKNOWN_FAULTS}
 
 
-@pytest.mark.parametrize("twin", ["sync", "async"])
-async def test_a_lost_answer_fails_the_flow_and_each_retry_of_it(sandbox: Sandbox, twin: str) -> None:
+@pytest.mark.parametrize("version", ["sync", "async"])
+async def test_a_lost_answer_fails_the_flow_and_each_retry_of_it(sandbox: Sandbox, version: str) -> None:
     credentials = credentials_for(sandbox, timeout_seconds=1)
     sandbox.set_faults(fault({"kind": "drop_after"}, "start"))
     calls = 0
@@ -795,7 +795,7 @@ async def test_a_lost_answer_fails_the_flow_and_each_retry_of_it(sandbox: Sandbo
     async def user() -> None:
         nonlocal calls
         calls += 1
-        if twin == "sync":
+        if version == "sync":
             start_test_run(credentials, "pln_green")
         else:
             await astart_test_run(credentials, "pln_green")
@@ -998,9 +998,9 @@ async def test_a_masked_token_is_refused_with_the_way_out(sandbox: Sandbox, name
 # --- what people and machines see of it
 
 
-@pytest.mark.parametrize("twin", ["sync", "async"])
+@pytest.mark.parametrize("version", ["sync", "async"])
 async def test_link_and_event_of_a_run_are_there_although_the_next_step_fails(
-    sandbox: Sandbox, credentials: QATechCredentials, emitted: list[tuple[str, dict[str, Any]]], twin: str
+    sandbox: Sandbox, credentials: QATechCredentials, emitted: list[tuple[str, dict[str, Any]]], version: str
 ) -> None:
     ids: list[UUID] = []
     records: list[QATechRunRecord] = []
@@ -1008,7 +1008,7 @@ async def test_link_and_event_of_a_run_are_there_although_the_next_step_fails(
     @flow
     async def user() -> None:
         ids.append(flow_run_id())
-        if twin == "sync":
+        if version == "sync":
             records.append(start_test_run(credentials, "pln_broken"))
             records.append(rerun_test_run(credentials, records[0].run_short_id))
         else:
@@ -1048,9 +1048,9 @@ async def test_a_run_that_is_taken_up_is_announced_once(
     assert len(await artifacts_of(ids)) == 1
 
 
-@pytest.mark.parametrize("twin", ["sync", "async"])
+@pytest.mark.parametrize("version", ["sync", "async"])
 async def test_the_progress_artifact_moves_with_the_test_cases(
-    monkeypatch: pytest.MonkeyPatch, emitted: list[tuple[str, dict[str, Any]]], twin: str
+    monkeypatch: pytest.MonkeyPatch, emitted: list[tuple[str, dict[str, Any]]], version: str
 ) -> None:
     moved: list[float] = []
     update = artifacts.aupdate_progress_artifact
@@ -1073,7 +1073,7 @@ async def test_the_progress_artifact_moves_with_the_test_cases(
         async def user() -> QATechRun:
             ids.append(flow_run_id())
             record = await astart_test_run(credentials, "pln_green")
-            if twin == "sync":
+            if version == "sync":
                 return wait_for_test_run(credentials, record)
             return await await_for_test_run(credentials, record)
 
@@ -1087,17 +1087,17 @@ async def test_the_progress_artifact_moves_with_the_test_cases(
     assert [name for name, _ in emitted] == ["qatech.run.started", "qatech.run.finished"]
 
 
-@pytest.mark.parametrize("twin", ["sync", "async"])
+@pytest.mark.parametrize("version", ["sync", "async"])
 async def test_a_wait_that_times_out_says_that_the_run_goes_on(
     sandbox: Sandbox,
     credentials: QATechCredentials,
     polling: QATechPolling,
     emitted: list[tuple[str, dict[str, Any]]],
-    twin: str,
+    version: str,
 ) -> None:
     async def work() -> None:
         record = await astart_test_run(credentials, "pln_never")
-        if twin == "sync":
+        if version == "sync":
             wait_for_test_run(credentials, record, 0.3, polling=polling)
         else:
             await await_for_test_run(credentials, record, 0.3, polling=polling)

@@ -37,7 +37,7 @@ def a_plan(sandbox: Sandbox, plan: str | None = "pln_green", **fields: Any) -> Q
     )
 
 
-def do(plan: QATechTestPlan, twin: str, step: Failing | None = None, target: str | None = None) -> GateReport:
+def do(plan: QATechTestPlan, version: str, step: Failing | None = None, target: str | None = None) -> GateReport:
     """Trigger, wait and fetch in a flow that is retried once."""
 
     @flow(retries=1)
@@ -56,52 +56,52 @@ def do(plan: QATechTestPlan, twin: str, step: Failing | None = None, target: str
             step()
         return await run.afetch_result()
 
-    return sync_job() if twin == "sync" else asyncio.run(async_job())
+    return sync_job() if version == "sync" else asyncio.run(async_job())
 
 
-twins = pytest.mark.parametrize("twin", ["sync", "async"])
+versions = pytest.mark.parametrize("version", ["sync", "async"])
 
 
-@twins
-def test_a_job_is_a_gate_on_the_run_that_was_triggered(sandbox: Sandbox, twin: str) -> None:
-    report = do(a_plan(sandbox), twin)
+@versions
+def test_a_job_is_a_gate_on_the_run_that_was_triggered(sandbox: Sandbox, version: str) -> None:
+    report = do(a_plan(sandbox), version)
     assert report.passed
     assert counted(sandbox) == (1, 0)
     assert report.plan_short_id == "pln_green"
     assert [(attempt.kind, attempt.test_count) for attempt in report.attempts] == [("start", 5)]
 
 
-@twins
-def test_the_policy_says_how_often_is_rerun(sandbox: Sandbox, twin: str) -> None:
-    report = do(a_plan(sandbox, "pln_flaky"), twin)
+@versions
+def test_the_policy_says_how_often_is_rerun(sandbox: Sandbox, version: str) -> None:
+    report = do(a_plan(sandbox, "pln_flaky"), version)
     assert [test.name for test in report.tests_with(TestVerdict.FLAKY)] == ["Apply a voucher"]
     assert counted(sandbox) == (1, 1)
     with pytest.raises(GateFailed):
-        do(a_plan(sandbox, "pln_flaky", policy=GatePolicy(max_reruns=0)), twin)
+        do(a_plan(sandbox, "pln_flaky", policy=GatePolicy(max_reruns=0)), version)
     assert counted(sandbox) == (2, 1)
 
 
-@twins
-def test_only_a_pass_gives_a_result(sandbox: Sandbox, twin: str) -> None:
+@versions
+def test_only_a_pass_gives_a_result(sandbox: Sandbox, version: str) -> None:
     with pytest.raises(GateFailed, match="Pay with a credit card"):
-        do(a_plan(sandbox, "pln_broken", policy=GatePolicy(max_reruns=1)), twin)
+        do(a_plan(sandbox, "pln_broken", policy=GatePolicy(max_reruns=1)), version)
     with pytest.raises(GateInconclusive, match="deadline"):
-        do(a_plan(sandbox, "pln_never", policy=GatePolicy(deadline_seconds=1)), twin)
+        do(a_plan(sandbox, "pln_never", policy=GatePolicy(deadline_seconds=1)), version)
 
 
-@twins
-async def test_there_is_no_result_before_the_end(sandbox: Sandbox, twin: str) -> None:
+@versions
+async def test_there_is_no_result_before_the_end(sandbox: Sandbox, version: str) -> None:
     plan = a_plan(sandbox)
-    run = plan.trigger() if twin == "sync" else await plan.atrigger()
+    run = plan.trigger() if version == "sync" else await plan.atrigger()
     with pytest.raises(QATechError, match="wait_for_completion") as caught:
-        _ = run.fetch_result() if twin == "sync" else await run.afetch_result()
+        _ = run.fetch_result() if version == "sync" else await run.afetch_result()
     assert caught.value.run_short_id == run.run_short_id
 
 
-@twins
-def test_a_retry_takes_up_the_run(sandbox: Sandbox, twin: str) -> None:
+@versions
+def test_a_retry_takes_up_the_run(sandbox: Sandbox, version: str) -> None:
     step = Failing(1)
-    assert do(a_plan(sandbox, "pln_flaky"), twin, step, "v1").passed
+    assert do(a_plan(sandbox, "pln_flaky"), version, step, "v1").passed
     assert step.calls == 2
     assert counted(sandbox) == (1, 1)
 
@@ -149,11 +149,11 @@ def test_test_cases_that_were_promised_and_never_listed_are_no_pass(where: str) 
             run.fetch_result()
 
 
-@twins
-async def test_outside_a_flow_each_trigger_starts_a_run(sandbox: Sandbox, twin: str) -> None:
+@versions
+async def test_outside_a_flow_each_trigger_starts_a_run(sandbox: Sandbox, version: str) -> None:
     plan = a_plan(sandbox, "pln_flaky")
     for _ in range(2):
-        if twin == "sync":
+        if version == "sync":
             run = plan.trigger()
             run.wait_for_completion()
             assert run.fetch_result().passed
@@ -164,8 +164,8 @@ async def test_outside_a_flow_each_trigger_starts_a_run(sandbox: Sandbox, twin: 
     assert counted(sandbox) == (2, 2)
 
 
-@twins
-async def test_what_was_configured_and_saved_is_what_is_run(sandbox: Sandbox, twin: str) -> None:
+@versions
+async def test_what_was_configured_and_saved_is_what_is_run(sandbox: Sandbox, version: str) -> None:
     staging = QATechEnvironment(url="http://127.0.0.1:8410", name="Staging")
     plan = a_plan(
         sandbox,
@@ -180,7 +180,7 @@ async def test_what_was_configured_and_saved_is_what_is_run(sandbox: Sandbox, tw
     loaded = await QATechTestPlan.aload("checkout")
     fields = set(QATechTestPlan.model_fields) - {"credentials"}
     assert loaded.model_dump(include=fields) == plan.model_dump(include=fields)
-    _ = loaded.trigger() if twin == "sync" else await loaded.atrigger()
+    _ = loaded.trigger() if version == "sync" else await loaded.atrigger()
     assert [request["body"] for request in posts(sandbox)] == [
         {
             "trigger": "API",
@@ -208,11 +208,11 @@ def test_a_plan_that_cannot_be_run_cannot_be_made(sandbox: Sandbox, fields: dict
     assert posts(sandbox) == []
 
 
-@twins
-async def test_a_mask_for_a_token_starts_nothing(sandbox: Sandbox, twin: str) -> None:
+@versions
+async def test_a_mask_for_a_token_starts_nothing(sandbox: Sandbox, version: str) -> None:
     plan = a_plan(sandbox, credentials=credentials_for(sandbox, api_token="**********"))
     with pytest.raises(ValueError, match="neither carries secrets"):
-        _ = plan.trigger() if twin == "sync" else await plan.atrigger()
+        _ = plan.trigger() if version == "sync" else await plan.atrigger()
     assert posts(sandbox) == []
 
 
@@ -224,17 +224,17 @@ def test_a_job_shows_its_run_and_no_token(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize(
-    ("owner", "sync", "twin"),
+    ("owner", "sync", "version"),
     [
         (QATechTestPlan, "trigger", "atrigger"),
         (QATechTestRun, "wait_for_completion", "await_for_completion"),
         (QATechTestRun, "fetch_result", "afetch_result"),
     ],
 )
-def test_twins_take_the_same(owner: type, sync: str, twin: str) -> None:
-    assert inspect.signature(getattr(owner, sync)) == inspect.signature(getattr(owner, twin))
+def test_twins_take_the_same(owner: type, sync: str, version: str) -> None:
+    assert inspect.signature(getattr(owner, sync)) == inspect.signature(getattr(owner, version))
     assert not inspect.iscoroutinefunction(getattr(owner, sync))
-    assert inspect.iscoroutinefunction(getattr(owner, twin))
+    assert inspect.iscoroutinefunction(getattr(owner, version))
 
 
 def test_the_form_of_the_block_asks_for_what_is_needed() -> None:

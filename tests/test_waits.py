@@ -26,18 +26,17 @@ from prefect_qatech import (
     RunsNotEnded,
     UnauthorizedError,
     WaitTimedOut,
-    artifacts,
+    _sync,
     astart_test_run,
     await_for_test_runs,
-    history,
     start_test_run,
-    twins,
     wait_for_test_runs,
     waits,
 )
-from prefect_qatech.history import PlanHistory
+from prefect_qatech._sync import run_sync
+from prefect_qatech.report import artifacts, history
+from prefect_qatech.report.history import PlanHistory
 from prefect_qatech.sandbox import Sandbox
-from prefect_qatech.twins import run_sync
 from tests.support import artifacts_of, credentials_for, flow_run_id, looks
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -50,7 +49,7 @@ def emitted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]
     """The events: name and payload."""
     events: list[tuple[str, dict[str, Any]]] = []
     monkeypatch.setattr(
-        "prefect_qatech.events.emit_event", lambda event, **more: events.append((event, more["payload"]))
+        "prefect_qatech.report.events.emit_event", lambda event, **more: events.append((event, more["payload"]))
     )
     return events
 
@@ -154,13 +153,13 @@ async def test_progress_moves_with_the_runs(
 # --- What fails
 
 
-@pytest.mark.parametrize("twin", ["sync", "async"])
+@pytest.mark.parametrize("version", ["sync", "async"])
 async def test_what_fails_keeps_no_other_from_being_waited_for(
     sandbox: Sandbox,
     credentials: QATechCredentials,
     polling: QATechPolling,
     emitted: list[tuple[str, dict[str, Any]]],
-    twin: str,
+    version: str,
 ) -> None:
     (never,) = started(sandbox, "pln_never")
 
@@ -168,7 +167,7 @@ async def test_what_fails_keeps_no_other_from_being_waited_for(
     async def user() -> None:
         good = await astart_test_run(credentials, "pln_green")
         runs = ["nobodys", good, never]
-        if twin == "sync":
+        if version == "sync":
             wait_for_test_runs(credentials, runs, 1, polling=polling)
         else:
             await await_for_test_runs(credentials, runs, 1, polling=polling)
@@ -284,7 +283,7 @@ def test_a_stop_of_the_process_ends_them_all(monkeypatch: pytest.MonkeyPatch) ->
             ended.append("cancelled")
             raise
 
-    monkeypatch.setattr(twins, "_exception_of_main_thread", lambda: TerminationSignal(signal.SIGTERM))
+    monkeypatch.setattr(_sync, "_exception_of_main_thread", lambda: TerminationSignal(signal.SIGTERM))
     with pytest.raises(TerminationSignal):
         run_sync(lambda: waits._all_unless_stopped([wait() for _ in range(10)]))
     assert ended == ["cancelled"] * 10
@@ -345,8 +344,8 @@ def test_one_looks_for_a_stop_on_behalf_of_all(
         nonlocal looked
         looked += 1
 
-    monkeypatch.setattr(twins, "_exception_of_main_thread", look)
-    monkeypatch.setattr(twins, "WATCH_SECONDS", 600)
+    monkeypatch.setattr(_sync, "_exception_of_main_thread", look)
+    monkeypatch.setattr(_sync, "WATCH_SECONDS", 600)
     names = started(sandbox, *["pln_never"] * 40)
 
     @flow

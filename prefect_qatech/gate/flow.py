@@ -22,6 +22,7 @@ down) is an incident in a report with a verdict.
 from prefect import flow
 
 from prefect_qatech._prefect import run_logger
+from prefect_qatech._sync import run_sync
 from prefect_qatech.api.requests import QATechRunRequest, as_request
 from prefect_qatech.api.responses import FINAL_STATUSES
 from prefect_qatech.credentials import QATechCredentials, check_credentials
@@ -41,7 +42,6 @@ from prefect_qatech.report.escape import cell_text, plain_text
 from prefect_qatech.report.model import (
     GateReport,
 )
-from prefect_qatech.twins import run_sync
 from prefect_qatech.verdict import (
     GatePolicy,
     TestVerdict,

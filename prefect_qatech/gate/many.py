@@ -12,20 +12,20 @@ from pathlib import Path
 from prefect import flow
 from prefect.client.orchestration import get_client
 
-from prefect_qatech import artifacts, events, ledger
+from prefect_qatech import ledger
 from prefect_qatech._prefect import run_logger
+from prefect_qatech._sync import run_sync
 from prefect_qatech.api.requests import QATechRunRequest, as_request
-from prefect_qatech.artifacts import artifact_key
 from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import GateNotPassed, GatesNotPassed, InvalidInputError
 from prefect_qatech.gate.flow import run_gate
 from prefect_qatech.gate.settings import GateSettings
 from prefect_qatech.inputs import check_name
 from prefect_qatech.polling.schedule import QATechPolling
-from prefect_qatech.report import gates_message
+from prefect_qatech.report import artifacts, events, gates_message
+from prefect_qatech.report.artifacts import artifact_key
 from prefect_qatech.report.escape import plain_text
 from prefect_qatech.report.model import GateReport, GatesReport
-from prefect_qatech.twins import run_sync
 from prefect_qatech.verdict import GatePolicy
 
 _NAME_LENGTH = 200

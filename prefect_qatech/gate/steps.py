@@ -7,11 +7,11 @@ from datetime import datetime, timezone
 
 from prefect.context import FlowRunContext
 
-from prefect_qatech import artifacts, events, ledger
+from prefect_qatech import ledger
 from prefect_qatech._prefect import run_logger
+from prefect_qatech._sync import sleep_unless_stopped
 from prefect_qatech.api.requests import QATechRunRequest
 from prefect_qatech.api.responses import QATechRun
-from prefect_qatech.artifacts import artifact_key
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.gate import journal, suspend
@@ -19,11 +19,12 @@ from prefect_qatech.gate.approval import ask, ask_suspended
 from prefect_qatech.gate.campaign import Beginning, NextRun
 from prefect_qatech.gate.details import Details, details_of
 from prefect_qatech.gate.settings import GateSettings
-from prefect_qatech.history import PlanHistory
 from prefect_qatech.ledger import QATechRunRecord
+from prefect_qatech.report import artifacts, events
+from prefect_qatech.report.artifacts import artifact_key
+from prefect_qatech.report.history import PlanHistory
 from prefect_qatech.report.model import GateDecision, GateReport
 from prefect_qatech.tasks import address_of, apublish_gate_report, arerun_test_run, astart_test_run, no_retry_after
-from prefect_qatech.twins import sleep_unless_stopped
 from prefect_qatech.waits import await_for_test_run, turn_of
 
 _RECORD_SECONDS = 30.0

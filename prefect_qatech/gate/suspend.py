@@ -34,6 +34,7 @@ from prefect.states import Scheduled
 from pydantic import BaseModel, ConfigDict
 
 from prefect_qatech._prefect import run_logger
+from prefect_qatech._sync import run_sync, sleep_unless_stopped
 from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import (
@@ -47,7 +48,6 @@ from prefect_qatech.gate.approval import NO_ANSWER, SERVER_GRACE_SECONDS
 from prefect_qatech.ledger import Ledger, QATechRunRecord, fingerprint, forget_calls
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.polling.wait import Surroundings, wait_for_run
-from prefect_qatech.twins import run_sync, sleep_unless_stopped
 from prefect_qatech.waits import age_of, telling_what_goes_on, turn_of
 
 _KEY = "qatech-"
@@ -257,7 +257,7 @@ async def _note_of(client: PrefectClient, flow_run_id: UUID, key: str) -> Note |
 
 
 async def awake_suspended_gates(credentials: QATechCredentials) -> list[UUID]:
-    """Async twin of `wake_suspended_gates`: the same argument, result and errors."""
+    """Async version of `wake_suspended_gates`: the same argument, result and errors."""
     logger = run_logger()
     api = fingerprint(credentials.api_url)
     woken: list[UUID] = []

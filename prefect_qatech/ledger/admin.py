@@ -9,11 +9,11 @@ from uuid import UUID, uuid4
 
 from prefect.client.orchestration import get_client
 
+from prefect_qatech._sync import run_sync
 from prefect_qatech.api.ids import check_run_short_id
 from prefect_qatech.ledger.call_site import root_flow_run
 from prefect_qatech.ledger.slots import PREFIX, QATechLedgerEntry, QATechRunRecord, done_row
 from prefect_qatech.ledger.store import Ledger
-from prefect_qatech.twins import run_sync
 
 
 async def aread_ledger(flow_run_id: UUID | str) -> list[QATechLedgerEntry]:
@@ -128,15 +128,15 @@ async def _open_entry(ledger: Ledger, entries: Sequence[QATechLedgerEntry], slot
 
 
 def read_ledger(flow_run_id: UUID | str) -> list[QATechLedgerEntry]:
-    """Sync twin of `aread_ledger`."""
+    """Sync version of `aread_ledger`."""
     return run_sync(lambda: aread_ledger(flow_run_id))
 
 
 def attach_run(flow_run_id: UUID | str, slot: str, run_short_id: str, *, run_url: str | None = None) -> QATechRunRecord:
-    """Sync twin of `aattach_run`."""
+    """Sync version of `aattach_run`."""
     return run_sync(lambda: aattach_run(flow_run_id, slot, run_short_id, run_url=run_url))
 
 
 def clear_intent(flow_run_id: UUID | str, slot: str) -> None:
-    """Sync twin of `aclear_intent`."""
+    """Sync version of `aclear_intent`."""
     return run_sync(lambda: aclear_intent(flow_run_id, slot))

@@ -20,6 +20,7 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from prefect_qatech._prefect import run_logger, server_time
+from prefect_qatech._sync import run_apart
 from prefect_qatech.exceptions import LedgerUnavailable, QATechAPIError, StartOutcomeUnknown
 from prefect_qatech.ledger.call_site import flow_run_of, give_back, locate, root_flow_run
 from prefect_qatech.ledger.slots import (
@@ -34,7 +35,6 @@ from prefect_qatech.ledger.slots import (
     resolve,
     short_id_of,
 )
-from prefect_qatech.twins import run_apart
 
 Send = Callable[[], Awaitable[QATechRunRecord]]
 T = TypeVar("T")

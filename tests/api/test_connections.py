@@ -25,13 +25,13 @@ from pydantic import SecretStr
 
 from prefect_qatech import QATechClient, QATechCredentials, QATechPolling
 from prefect_qatech import waits as waits_module
+from prefect_qatech._sync import run_sync
 from prefect_qatech.api import connections
 from prefect_qatech.api.connections import RequestBudget
 from prefect_qatech.api.requests import QATechRunRequest
 from prefect_qatech.exceptions import QATechTimeoutError
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.tasks import astart_test_run
-from prefect_qatech.twins import run_sync
 from prefect_qatech.waits import await_for_test_run
 from tests.support import credentials_for, looks, one_plan
 from tests.virtual_time import run_at_once
@@ -227,7 +227,7 @@ def test_sync_twins_share_a_loop_and_so_their_connections() -> None:
 SCRIPT = """
 import asyncio, gc, os, sys, threading, warnings
 from prefect_qatech.api.client import QATechClient
-from prefect_qatech.twins import run_sync
+from prefect_qatech._sync import run_sync
 from prefect_qatech.waits import await_for_test_run
 from pydantic import SecretStr
 

@@ -30,7 +30,7 @@ from prefect.artifacts import (
 from pydantic import SecretStr
 
 from prefect_qatech import QATechCredentials, QATechPolling, arelease_gate
-from prefect_qatech.events import deliver
+from prefect_qatech.report.events import deliver
 
 calls: collections.Counter[str] = collections.Counter()
 service = ""

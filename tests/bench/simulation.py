@@ -16,9 +16,9 @@ from functools import cached_property
 from itertools import pairwise
 
 from prefect_qatech import QATechPolling
-from prefect_qatech.history import MOST_DURATIONS
 from prefect_qatech.polling.durations import PastDurations
 from prefect_qatech.polling.progress import Progress, best_forecast
+from prefect_qatech.report.history import MOST_DURATIONS
 from tests.bench.tables import Bar, print_table
 
 FIXED_SECONDS = (5, 10, 20, 30)

@@ -25,10 +25,9 @@ from prefect_qatech import (
     Verdict,
     aread_ledger,
     arelease_gate,
-    events,
 )
 from prefect_qatech.gate import approval
-from prefect_qatech.report import render_markdown
+from prefect_qatech.report import events, render_markdown
 from prefect_qatech.sandbox import Sandbox
 from tests.support import Failing, artifacts_of, cases, counted, credentials_for, flow_run_id, one_plan
 

@@ -34,13 +34,12 @@ from prefect_qatech import (
     arerun_test_run,
     astart_test_run,
     await_for_test_run,
-    events,
     ledger,
     release_gate,
 )
 from prefect_qatech.gate import details, journal, steps
-from prefect_qatech.history import variable_name
-from prefect_qatech.report import render_markdown
+from prefect_qatech.report import events, render_markdown
+from prefect_qatech.report.history import variable_name
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.verdict import Incident
 from tests.support import Failing, cases, counted, credentials_for, fault, flow_run_id, one_plan, posts

@@ -35,14 +35,13 @@ from prefect_qatech import (
     Verdict,
     aread_ledger,
     arelease_gate,
-    artifacts,
     astart_test_run,
     release_gate,
     start_test_run,
     waits,
 )
 from prefect_qatech.gate import details, steps
-from prefect_qatech.report import load_verdict_json
+from prefect_qatech.report import artifacts, load_verdict_json
 from prefect_qatech.report.escape import cell_text
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.verdict import Incident, QuarantineEntry
@@ -99,11 +98,11 @@ def kinds(sandbox: Sandbox) -> list[Any]:
 # --- what is asked of the service
 
 
-@pytest.mark.parametrize("twin", ["sync", "async"])
+@pytest.mark.parametrize("version", ["sync", "async"])
 async def test_a_green_gate_is_one_start_and_no_rerun(
-    sandbox: Sandbox, credentials: QATechCredentials, twin: str
+    sandbox: Sandbox, credentials: QATechCredentials, version: str
 ) -> None:
-    if twin == "sync":
+    if version == "sync":
         report = release_gate(credentials, "pln_green", polling=POLLING)
     else:
         report = await arelease_gate(credentials, "pln_green", polling=POLLING)
@@ -115,11 +114,11 @@ async def test_a_green_gate_is_one_start_and_no_rerun(
     assert report.flow_run_id is not None
 
 
-@pytest.mark.parametrize("twin", ["sync", "async"])
+@pytest.mark.parametrize("version", ["sync", "async"])
 async def test_a_flaky_gate_is_one_rerun_of_what_failed(
-    sandbox: Sandbox, credentials: QATechCredentials, twin: str
+    sandbox: Sandbox, credentials: QATechCredentials, version: str
 ) -> None:
-    if twin == "sync":
+    if version == "sync":
         report = release_gate(credentials, "pln_flaky", polling=POLLING)
     else:
         report = await arelease_gate(credentials, "pln_flaky", polling=POLLING)
@@ -133,14 +132,14 @@ async def test_a_flaky_gate_is_one_rerun_of_what_failed(
     assert [attempt.run_short_id for attempt in report.attempts] == [start["run_short_id"], rerun["run_short_id"]]
 
 
-@pytest.mark.parametrize("twin", ["sync", "async"])
+@pytest.mark.parametrize("version", ["sync", "async"])
 async def test_a_broken_gate_is_two_reruns_and_an_error_that_names_test_and_link(
-    sandbox: Sandbox, credentials: QATechCredentials, twin: str
+    sandbox: Sandbox, credentials: QATechCredentials, version: str
 ) -> None:
     with pytest.raises(GateFailed) as caught:
         _ = (
             release_gate(credentials, "pln_broken", polling=POLLING)
-            if twin == "sync"
+            if version == "sync"
             else await arelease_gate(credentials, "pln_broken", polling=POLLING)
         )
     error = caught.value
@@ -234,15 +233,15 @@ async def test_a_result_that_comes_late_is_waited_for() -> None:
 # --- the deadline
 
 
-@pytest.mark.parametrize("twin", ["sync", "async"])
+@pytest.mark.parametrize("version", ["sync", "async"])
 async def test_a_run_that_never_ends_is_inconclusive_at_the_deadline(
-    sandbox: Sandbox, credentials: QATechCredentials, twin: str
+    sandbox: Sandbox, credentials: QATechCredentials, version: str
 ) -> None:
     policy, rare = GatePolicy(deadline_seconds=3), QATechPolling(first_seconds=600, max_seconds=3600)
     with pytest.raises(GateInconclusive, match=r"goes on at QA\.tech") as caught:
         _ = (
             release_gate(credentials, "pln_never", policy=policy, polling=rare)
-            if twin == "sync"
+            if version == "sync"
             else await arelease_gate(credentials, "pln_never", policy=policy, polling=rare)
         )
     start = posts(sandbox)[0]
@@ -389,13 +388,17 @@ async def test_a_retry_after_the_limit_was_raised_spends_the_rerun() -> None:
         assert counted(sandbox) == (1, 1)
 
 
-@pytest.mark.parametrize("twin", ["sync", "async"])
+@pytest.mark.parametrize("version", ["sync", "async"])
 async def test_a_usage_limit_at_the_start_is_an_error(
-    sandbox: Sandbox, credentials: QATechCredentials, twin: str
+    sandbox: Sandbox, credentials: QATechCredentials, version: str
 ) -> None:
     sandbox.set_usage_limit(0)
     with pytest.raises(UsageLimitError):
-        _ = release_gate(credentials, "pln_green") if twin == "sync" else await arelease_gate(credentials, "pln_green")
+        _ = (
+            release_gate(credentials, "pln_green")
+            if version == "sync"
+            else await arelease_gate(credentials, "pln_green")
+        )
     assert len(posts(sandbox)) == 1
 
 
@@ -467,9 +470,9 @@ async def test_nothing_is_rerun(outcomes: list[str], policy: dict[str, Any]) -> 
         assert counted(sandbox) == (1, 0)
 
 
-@pytest.mark.parametrize("twin", ["sync", "async"])
-async def test_a_gate_that_may_return_does(sandbox: Sandbox, credentials: QATechCredentials, twin: str) -> None:
-    if twin == "sync":
+@pytest.mark.parametrize("version", ["sync", "async"])
+async def test_a_gate_that_may_return_does(sandbox: Sandbox, credentials: QATechCredentials, version: str) -> None:
+    if version == "sync":
         report = release_gate(credentials, "pln_broken", polling=POLLING, raise_unless_passed=False)
     else:
         report = await arelease_gate(credentials, "pln_broken", polling=POLLING, raise_unless_passed=False)
@@ -497,12 +500,12 @@ async def a_run_from_elsewhere(sandbox: Sandbox, plan: str) -> str:
     return record.run_short_id
 
 
-@pytest.mark.parametrize("twin", ["sync", "async"])
+@pytest.mark.parametrize("version", ["sync", "async"])
 async def test_a_run_from_elsewhere_is_taken_up_with_its_passes(
-    sandbox: Sandbox, credentials: QATechCredentials, twin: str
+    sandbox: Sandbox, credentials: QATechCredentials, version: str
 ) -> None:
     run = await a_run_from_elsewhere(sandbox, "pln_flaky")
-    if twin == "sync":
+    if version == "sync":
         report = release_gate(credentials, run=run, polling=POLLING)
     else:
         report = await arelease_gate(credentials, run=run, polling=POLLING)
@@ -574,7 +577,7 @@ async def test_artifacts_and_events_that_cannot_be_written_change_nothing(
     for name in dir(artifacts):
         if name.startswith(("acreate_", "aupdate_")):
             monkeypatch.setattr(artifacts, name, abroken)
-    monkeypatch.setattr("prefect_qatech.events.emit_event", broken)
+    monkeypatch.setattr("prefect_qatech.report.events.emit_event", broken)
     report = await look_at(sandbox, plan)
     assert report.passed
     assert counted(sandbox) == (1, 1 if plan == "pln_flaky" else 0)
@@ -626,15 +629,15 @@ async def test_a_gate_whose_time_is_over_publishes_its_report(sandbox: Sandbox, 
 
 
 @pytest.mark.parametrize("plan", ["pln_green", "pln_broken"])
-@pytest.mark.parametrize("twin", ["sync", "async"])
+@pytest.mark.parametrize("version", ["sync", "async"])
 async def test_the_files_of_a_gate_and_the_summary_of_its_job(
-    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: str, twin: str
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: str, version: str
 ) -> None:
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "step"))
     directory = tmp_path / "report"
     arguments: dict[str, Any] = {"report_directory": str(directory), "raise_unless_passed": False, "polling": POLLING}
     credentials = credentials_for(sandbox)
-    if twin == "sync":
+    if version == "sync":
         report = release_gate(credentials, plan, **arguments)
     else:
         report = await arelease_gate(credentials, plan, **arguments)
@@ -761,9 +764,9 @@ async def test_the_sync_and_the_async_twin_say_the_same(
     assert asked == [(request["path"], request["body"]) for request in posts(sandbox)]
 
 
-@pytest.mark.parametrize(("retried", "twin"), [("the gate itself", "async"), ("its parent", "sync")])
+@pytest.mark.parametrize(("retried", "version"), [("the gate itself", "async"), ("its parent", "sync")])
 async def test_a_retry_of_a_failed_gate_asks_nothing_and_says_the_same(
-    sandbox: Sandbox, credentials: QATechCredentials, twin: str, retried: str
+    sandbox: Sandbox, credentials: QATechCredentials, version: str, retried: str
 ) -> None:
     own = 1 if retried == "the gate itself" else 0
     messages: list[str] = []
@@ -771,7 +774,7 @@ async def test_a_retry_of_a_failed_gate_asks_nothing_and_says_the_same(
     @flow(retries=1 - own)
     async def user() -> None:
         try:
-            if twin == "sync":
+            if version == "sync":
                 release_gate.with_options(retries=own)(credentials, "pln_broken", polling=POLLING)
             else:
                 await arelease_gate.with_options(retries=own)(credentials, "pln_broken", polling=POLLING)
@@ -785,16 +788,16 @@ async def test_a_retry_of_a_failed_gate_asks_nothing_and_says_the_same(
     assert counted(sandbox) == (1, 2)
 
 
-@pytest.mark.parametrize("twin", ["sync", "async"])
+@pytest.mark.parametrize("version", ["sync", "async"])
 async def test_two_equal_gates_in_one_flow_are_two_and_stay_them(
-    sandbox: Sandbox, credentials: QATechCredentials, twin: str
+    sandbox: Sandbox, credentials: QATechCredentials, version: str
 ) -> None:
     step = Failing()
     seen: list[list[list[str]]] = []
 
     @flow(retries=1)
     async def user() -> None:
-        if twin == "sync":
+        if version == "sync":
             reports = [release_gate(credentials, "pln_flaky", target="v1", polling=POLLING) for _ in range(2)]
         else:
             reports = [await arelease_gate(credentials, "pln_flaky", target="v1", polling=POLLING) for _ in range(2)]

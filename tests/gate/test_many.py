@@ -25,11 +25,10 @@ from prefect_qatech import (
     Verdict,
     agather_gates,
     arelease_gate,
-    events,
     gather_gates,
 )
 from prefect_qatech.gate import many
-from prefect_qatech.report import gates_message, render_gates
+from prefect_qatech.report import events, gates_message, render_gates
 from prefect_qatech.report.escape import plain_text
 from prefect_qatech.sandbox import Sandbox
 from tests.report.campaigns import attempt, report_of
@@ -59,13 +58,13 @@ def emitted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("twin", ["sync", "async"])
+@pytest.mark.parametrize("version", ["sync", "async"])
 async def test_gates_that_pass(
-    sandbox: Sandbox, credentials: QATechCredentials, emitted: list[dict[str, Any]], tmp_path: Path, twin: str
+    sandbox: Sandbox, credentials: QATechCredentials, emitted: list[dict[str, Any]], tmp_path: Path, version: str
 ) -> None:
     arguments: dict[str, Any] = {"polling": POLLING, "report_directory": str(tmp_path), "return_state": True}
     requests = plans("pln_green", "pln_flaky")
-    if twin == "sync":
+    if version == "sync":
         state = gather_gates(credentials, requests, **arguments)
     else:
         state = await agather_gates(credentials, requests, **arguments)

@@ -67,15 +67,15 @@ async def test_read_attach_and_clear_work_from_a_sub_flows_id_too() -> None:
     assert (left.slot, left.run.run_short_id, left.run.slot) == (one, "abc123", one)
 
 
-@pytest.mark.parametrize("twin", ["sync", "async"])
-async def test_read_attach_and_clear_say_what_is_wrong(book: Ledger, twin: str) -> None:
+@pytest.mark.parametrize("version", ["sync", "async"])
+async def test_read_attach_and_clear_say_what_is_wrong(book: Ledger, version: str) -> None:
     with pytest.raises(StartOutcomeUnknown):
         await book.once(call(), Sends(StartOutcomeUnknown("lost")), busy_seconds=0)
     await book.once(call("1"), Sends(), busy_seconds=0)
 
     async def refused(sync: Callable[..., Any], other: Callable[..., Any], *arguments: Any) -> str:
         with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is what the caller checks
-            _ = sync(*arguments) if twin == "sync" else await other(*arguments)
+            _ = sync(*arguments) if version == "sync" else await other(*arguments)
         return str(caught.value)
 
     nobody, root, is_open, done = uuid4(), book.flow_run_id, call().slot, call("1").slot

@@ -24,8 +24,8 @@ from prefect_qatech import (
     QATechRunRecord,
     ledger,
 )
+from prefect_qatech._sync import run_sync
 from prefect_qatech.ledger import Call, call_site
-from prefect_qatech.twins import run_sync
 from tests.ledger.books import (
     Sends,
     a_run,

@@ -18,8 +18,8 @@ from prefect_qatech import (
     StartOutcomeUnknown,
     ledger,
 )
+from prefect_qatech._sync import run_sync
 from prefect_qatech.ledger import Call, Chain, Ledger, resolve
-from prefect_qatech.twins import run_sync
 from tests.ledger.books import (
     FIRST,
     SECOND,

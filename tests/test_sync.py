@@ -1,4 +1,4 @@
-"""The sync twins run the async core as if it were their own, and waits notice that the process is asked to stop."""
+"""The sync versions run the async core as if it were their own, and waits notice that the process is asked to stop."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import anyio.lowlevel
 import pytest
 from prefect.exceptions import TerminationSignal
 
-from prefect_qatech import twins
-from prefect_qatech.twins import run_sync, sleep_unless_stopped
+from prefect_qatech import _sync
+from prefect_qatech._sync import run_sync, sleep_unless_stopped
 
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="nothing")
 
@@ -126,9 +126,9 @@ def test_no_thread_stays_behind() -> None:
 SCRIPT_HEAD = """
 import os, signal, sys, threading
 import anyio
-from prefect_qatech.twins import run_sync, sleep_unless_stopped
-from prefect_qatech import twins
-twins.WATCH_SECONDS = 0.02
+from prefect_qatech._sync import run_sync, sleep_unless_stopped
+from prefect_qatech import _sync
+_sync.WATCH_SECONDS = 0.02
 
 # What was started in the background by a shell ignores the signal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -185,7 +185,7 @@ with capture_sigterm():
 def run_script(script: str, **words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", script.format(**words)],
-        cwd=Path(twins.__file__).parents[1],
+        cwd=Path(_sync.__file__).parents[1],
         capture_output=True,
         text=True,
         timeout=120,
@@ -245,14 +245,14 @@ class Sleeper:
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[BaseException | None]:
     """What each look at the main thread saw; looks are quick here."""
     seen: list[BaseException | None] = []
-    real = twins._exception_of_main_thread
+    real = _sync._exception_of_main_thread
 
     def look() -> BaseException | None:
         seen.append(real())
         return seen[-1]
 
-    monkeypatch.setattr(twins, "WATCH_SECONDS", 0.02)
-    monkeypatch.setattr(twins, "_exception_of_main_thread", look)
+    monkeypatch.setattr(_sync, "WATCH_SECONDS", 0.02)
+    monkeypatch.setattr(_sync, "_exception_of_main_thread", look)
     return seen
 
 
@@ -291,8 +291,8 @@ def test_a_sleep_goes_on_when_the_main_thread_handles_nothing(looks: list[Any]) 
 
 def test_a_cancellation_that_is_over_soon_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     passing: list[BaseException | None] = [asyncio.CancelledError(), None, asyncio.CancelledError(), None]
-    monkeypatch.setattr(twins, "WATCH_SECONDS", 0.01)
-    monkeypatch.setattr(twins, "_exception_of_main_thread", lambda: passing.pop(0) if passing else None)
+    monkeypatch.setattr(_sync, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(_sync, "_exception_of_main_thread", lambda: passing.pop(0) if passing else None)
     sleeper = Sleeper(0.2)
     sleeper.start()
     assert sleeper.outcome.result(timeout=20) >= 0.2
@@ -305,10 +305,10 @@ async def test_in_the_main_thread_a_sleep_is_a_sleep(monkeypatch: pytest.MonkeyP
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    monkeypatch.setattr(twins.anyio, "sleep", sleep)
+    monkeypatch.setattr(_sync.anyio, "sleep", sleep)
     await sleep_unless_stopped(30)
     assert slept == [30], "signals reach the main thread, so that nobody needs to look"
 
 
 def test_the_watch_is_quick_enough() -> None:
-    assert twins.WATCH_SECONDS <= 1
+    assert _sync.WATCH_SECONDS <= 1

@@ -15,8 +15,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import VariableCreate
 from prefect.variables import Variable
 
-from prefect_qatech import history
-from prefect_qatech.history import MOST_DURATIONS, PlanHistory, durations_in, variable_name, with_duration
+from prefect_qatech.report import history
+from prefect_qatech.report.history import MOST_DURATIONS, PlanHistory, durations_in, variable_name, with_duration
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(),

@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prefect.exceptions import TerminationSignal
 
-from prefect_qatech import artifacts
 from prefect_qatech.api.responses import QATechRun, QATechRunTestCaseDetails
-from prefect_qatech.artifacts import (
+from prefect_qatech.report import artifacts
+from prefect_qatech.report.artifacts import (
     Progress,
     artifact_key,
     publish_gates,
@@ -29,8 +29,8 @@ from prefect_qatech.artifacts import (
     publish_report,
     publish_unattended,
 )
-from prefect_qatech.history import variable_name
 from prefect_qatech.report.build import build_report
+from prefect_qatech.report.history import variable_name
 from prefect_qatech.report.model import GateReport, GatesReport
 from prefect_qatech.verdict import GatePolicy
 from prefect_qatech.verdict.identity import ObservedAttempt, recognise

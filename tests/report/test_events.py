@@ -12,7 +12,8 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 
-from prefect_qatech import GateReport, GatesReport, QATechRun, QATechRunRecord, apublish_gate_report, events
+from prefect_qatech import GateReport, GatesReport, QATechRun, QATechRunRecord, apublish_gate_report
+from prefect_qatech.report import events
 from prefect_qatech.report.model import GateDecision
 from tests.support import a_report
 

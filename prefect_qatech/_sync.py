@@ -1,8 +1,8 @@
-"""How the sync twins run the async core, and how a wait notices that its process is asked to stop.
+"""How the sync versions run the async core, and how a wait notices that its process is asked to stop.
 
-The work is written once, async. A sync twin runs it in an event loop in another thread, so that it works the same in
-sync and async flows, called, submitted and mapped, and so that the calling thread stays open to signals. All sync twins
-that are at work in a process share that loop, and with it their connections; it ends with the last of them.
+The work is written once, async. A sync version runs it in an event loop in another thread, so that it works the same in
+sync and async flows, called, submitted and mapped, and so that the calling thread stays open to signals. All that are
+at work in a process share that loop, and with it their connections; it ends with the last of them.
 """
 
 from __future__ import annotations
