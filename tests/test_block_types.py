@@ -26,7 +26,8 @@ def test_two_types_and_no_third_with_descriptions_that_are_shown_whole(
         after = {block_type.slug: block_type for block_type in client.read_block_types()}
     ours = {"qatech-credentials", "qatech-test-plan"}
     assert set(after) - before <= ours
-    assert [slug for slug in after if "jobblock" in slug] == []
+    # Another collection that is installed may have a base class of its own there.
+    assert [slug for slug in after if "gatereport" in slug.replace("-", "")] == []
     for slug in ours:
         description = after[slug].description
         # Up to the first dot is what `prefect block type ls` shows.
