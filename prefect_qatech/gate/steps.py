@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
+import anyio
 from prefect.context import FlowRunContext
 
 from prefect_qatech import ledger
@@ -27,7 +28,7 @@ from prefect_qatech.report.model import GateDecision, GateReport
 from prefect_qatech.tasks import address_of, apublish_gate_report, arerun_test_run, astart_test_run, no_retry_after
 from prefect_qatech.waits import await_for_test_run, turn_of
 
-_RECORD_SECONDS = 30.0
+_RECORD_SECONDS = 10.0
 
 
 @dataclass
@@ -222,7 +223,9 @@ async def astart_campaign(
 async def _keep(write: Callable[[], Awaitable[None]], what: str) -> None:
     """Record something about a campaign that has a verdict; the verdict counts more than the record of it."""
     try:
-        await journal.through_outages(write, _RECORD_SECONDS)
+        # A Prefect API that hangs is no reason for the verdict to come a minute later.
+        with anyio.fail_after(_RECORD_SECONDS):
+            await journal.through_outages(write, _RECORD_SECONDS)
     except Exception as error:
         run_logger().error(
             "%s could not be recorded (%s): a retry of this flow run may judge the same evidence again.", what, error

@@ -495,3 +495,17 @@ async def test_a_gate_in_a_thread_without_context_starts_nothing_that_a_retry_co
     release()
     assert counted(sandbox) == (1, 0)
     assert gate().passed, "a flow run that has ended does not matter"
+
+
+@pytest.mark.parametrize("what", ["record_pass", "record_end"])
+async def test_a_verdict_does_not_wait_for_a_record_of_it_that_hangs(
+    what: str, flaky: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(*_: object) -> None:
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(steps, "_RECORD_SECONDS", 0.1)
+    monkeypatch.setattr(journal, what, hang)
+    with anyio.fail_after(60):
+        report = await judge(flaky, policy=GatePolicy(max_reruns=1 if what == "record_pass" else 0))
+    assert report.verdict is (Verdict.PASS if what == "record_pass" else Verdict.FAIL)
