@@ -23,6 +23,7 @@ from prefect_qatech.sandbox import Sandbox
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 DOCUMENTS = [README, *(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").rglob("*.md")))]
 PYTHON_BLOCKS = [
     block for text in DOCUMENTS for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
@@ -146,7 +147,9 @@ def test_every_task_and_command_is_there() -> None:
 
 def test_make_targets_are_there() -> None:
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert set(re.findall(r"(?:^|`)make ([a-z]+(?:-[a-z]+)*)(?= *[`#\n])", README, re.MULTILINE)) <= set(targets)
+    named = re.findall(r"(?:^|`)make ([a-z]+(?:-[a-z]+)*)(?= *[`#\n])", f"{README}\n{CONTRIBUTING}", re.MULTILINE)
+    assert set(named) <= set(targets)
+    assert "make test" in README
 
 
 def test_the_picture_of_the_demo_is_what_it_shows() -> None:
