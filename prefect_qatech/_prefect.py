@@ -125,26 +125,14 @@ def is_called_in_a_task(task_run: TaskRun) -> bool:
 
 def own_task_run() -> TaskRun | None:
     """Return the run of one of this package's tasks that the caller is in, if any."""
-    context = _current_task()
+    context = TaskRunContext.get()
     return context.task_run if context is not None and _is_ours(context) else None
 
 
 def stands_in_users_task() -> bool:
-    """Whether the caller stands in a task of the user's in the current flow run, itself or in a task of ours."""
-    context = _current_task()
+    """Whether the caller stands in a task of the user's, itself or in a task of ours."""
+    context = TaskRunContext.get()
     return context is not None and (not _is_ours(context) or is_called_in_a_task(context.task_run))
-
-
-def _current_task() -> TaskRunContext | None:
-    flow, task = FlowRunContext.get(), TaskRunContext.get()
-    # A sub-flow run keeps the context of the task that it was called in.
-    is_of_another = (
-        task is not None
-        and flow is not None
-        and flow.flow_run is not None
-        and flow.flow_run.id != task.task_run.flow_run_id
-    )
-    return None if is_of_another else task
 
 
 def _is_ours(context: TaskRunContext) -> bool:
