@@ -167,12 +167,14 @@ class _GlobalLimit:
 
     async def _is_there(self) -> bool:
         async with self._health:
-            if time.monotonic() >= self._healthy_until:
-                with move_on_after(PATIENCE_SECONDS):
-                    async with get_client() as client:
-                        if await client.api_healthcheck() is None:
-                            self._healthy_until = time.monotonic() + PATIENCE_SECONDS
-            return time.monotonic() < self._healthy_until
+            if time.monotonic() < self._healthy_until:
+                return True
+            with move_on_after(PATIENCE_SECONDS):
+                async with get_client() as client:
+                    if await client.api_healthcheck() is None:
+                        self._healthy_until = time.monotonic() + PATIENCE_SECONDS
+                        return True
+            return False
 
 
 @asynccontextmanager

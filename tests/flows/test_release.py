@@ -207,7 +207,7 @@ def test_a_retry_after_a_roll_back_neither_deploys_nor_promotes(
     release(**arguments("v1-good"))
     sandbox.reset()
     # The run goes on after the roll-back, and what it tests then is v1-good: its pass is not one of v3-broken.
-    sandbox.set_faults([{"on": {"method": "GET", "path": "status"}, "kind": "status", "status": 401, "times": 1}])
+    sandbox.set_faults([{"on": {"method": "GET", "path": "status"}, "kind": "status", "status": 401, "times": 2}])
     with pytest.raises(ReleaseRolledBack) as caught:
         release.with_options(retries=2, retry_delay_seconds=0)(**arguments("v3-broken"))
     assert "This release was rolled back. A retry does not deploy again" in str(caught.value)
@@ -318,7 +318,7 @@ def test_a_retry_after_the_promotion_changes_nothing(
     flow_run_id = state.state_details.flow_run_id
     assert flow_run_id is not None
     retry(flow_run_id, given)
-    sandbox.set_faults([{"on": {"method": "GET"}, "kind": "status", "status": 401}])
+    sandbox.set_faults([{"on": {"method": "GET"}, "kind": "status", "status": 401, "times": 2}])
     with pytest.raises(UnauthorizedError):
         retry(flow_run_id, given)
     assert (tmp_path / "promoted").read_text() == "promoted\n"
