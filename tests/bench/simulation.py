@@ -56,6 +56,31 @@ def _normal(z: float) -> float:
     return math.erfc(-z / math.sqrt(2)) / 2
 
 
+FURTHER: dict[str, Callable[[random.Random], float]] = {
+    "shifted gamma": lambda chance: 300 + chance.gammavariate(2, 150),
+    "uniform": lambda chance: chance.uniform(200, 1000),
+    "three humps": lambda chance: chance.choice([200, 600, 1400]) * math.exp(chance.gauss(0, 0.1)),
+    "Weibull 0.8": lambda chance: chance.weibullvariate(600, 0.8),
+    "exponential": lambda chance: chance.expovariate(1 / 600),
+    "log-normal 1": lambda chance: 600 * math.exp(chance.gauss(0, 1)),
+    "15 %": lambda chance: 600 * math.exp(chance.gauss(0, 0.15)),
+    "2 %": lambda chance: 600 * math.exp(chance.gauss(0, 0.02)),
+}
+"""Durations for which nothing is made; only past durations are tried on them."""
+
+MAX_RATIOS: dict[int, dict[str, float]] = {
+    5: {},
+    10: {},
+    50: {"Weibull 0.8": 1.3, "15 %": 0.55, "2 %": 0.35},
+}
+"""For so many past durations: how many requests at most, against a fixed interval of equal mean delay."""
+
+_MAX_RATIO = {5: 1.3, 10: 1.3, 50: 1.1}
+"""The same for all the other distributions."""
+
+_PAST_GROWTHS = (0.12, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+_PAST_HISTORIES, _PAST_RUNS = 8, 400
+
 SHARES_OVER: dict[str, tuple[Callable[[float], float], float]] = {
     "log-normal": (lambda t: _normal(math.log(t / 600) / 0.35), 4_000.0),
     "bimodal": (lambda t: 0.4 * _normal(math.log(t / 240) / 0.12) + 0.6 * _normal(math.log(t / 1200) / 0.12), 2_500.0),
@@ -313,6 +338,7 @@ def simulate(seed: int, number: int) -> list[Bar]:
             f"with looks at 3, 10 and 30 s: {_by_name(early_shares, '%', 100)}",
             all(share >= 0.3 for shares in history_shares.values() for share in shares),
         ),
+        *_with_history_alone(seed),
         _without_knowledge(seed),
     ]
 
@@ -328,6 +354,43 @@ def _by_name(shares: dict[str, list[float]], unit: str, times: float = 1) -> str
 
     against = " / ".join(map(str, FIXED_SECONDS))
     return "; ".join(f"{name} {figures(values)}" for name, values in shares.items()) + f" {unit} (fixed {against} s)"
+
+
+def _with_history_alone(seed: int) -> list[Bar]:
+    """Compare past durations, few and many, with fixed intervals, whatever the distribution."""
+    heads = ["durations", *(f"fixed {interval} s" for interval in FIXED_SECONDS), "at most"]
+    bars = []
+    for number, special in MAX_RATIOS.items():
+        rows: list[list[object]] = []
+        for name, distribution in (DISTRIBUTIONS | FURTHER).items():
+            ratios = _ratios(distribution, number, random.Random(f"{seed} {name}"), seed)
+            rows.append([name, *ratios, special.get(name, _MAX_RATIO[number])])
+        print_table(f"History alone, {number} past durations: requests at equal mean delay", heads, rows)
+        missed = [str(row[0]) for row in rows if not max(row[1:-1]) <= row[-1]]  # type: ignore[type-var, operator]
+        worst = max(max(row[1:-1]) for row in rows)  # type: ignore[type-var]
+        bars.append(
+            Bar(
+                f"with {number} past durations never more requests than the table says, whatever the distribution",
+                f"at worst {worst:.2f} times a fixed interval; missed: {', '.join(missed) or 'none'}",
+                not missed,
+            )
+        )
+    return bars
+
+
+def _ratios(
+    distribution: Callable[[random.Random], float], number: int, chance: random.Random, seed: int
+) -> list[float]:
+    # Each history meets all runs, so that no chance remains but that of the history.
+    runs = [Run(distribution(chance), (), ()) for _ in range(_PAST_RUNS)]
+    pasts = [PastDurations.of([distribution(chance) for _ in range(number)]) for _ in range(_PAST_HISTORIES)]
+    curve = []
+    for growth in _PAST_GROWTHS:
+        outcomes = [ours(runs, polling_of(growth), seed + place, histories=[past]) for place, past in enumerate(pasts)]
+        requests = sum(outcome.requests for outcome in outcomes) / len(outcomes)
+        curve.append(Outcome(requests, tuple(delay for outcome in outcomes for delay in outcome.delays)))
+    others = [fixed(runs, interval) for interval in FIXED_SECONDS]
+    return [at(curve, _mean, other.mean, _requests) / other.requests for other in others]
 
 
 def _without_knowledge(seed: int) -> Bar:

@@ -183,7 +183,7 @@ def test_a_suite_three_times_slower_or_faster_is_noticed_like_any_other(factor: 
     assert late <= polling.max_seconds
     if factor > 1:
         pause = polling.next_look_seconds(600 * factor, math.inf, forecast=past)
-        assert pause == pytest.approx(polling.next_look_seconds(600 * factor, math.inf), rel=0.05)
+        assert 0.6 < pause / polling.next_look_seconds(600 * factor, math.inf) < 1.1
 
 
 @given(FORECASTS, ELAPSED)
@@ -212,7 +212,7 @@ def test_retry_after_is_a_floor(forecast: Forecast, elapsed: float, retry_after:
 
 def test_early_looks_are_made_whatever_is_foretold() -> None:
     polling, elapsed, looks = QATechPolling(jitter=0), 0.0, []
-    past = PastDurations.of([3000, 3100, 3200])
+    past = PastDurations.of([3000] * 30)
     while elapsed < 60:
         elapsed += polling.next_look_seconds(elapsed, math.inf, forecast=past)
         looks.append(elapsed)

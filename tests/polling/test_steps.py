@@ -120,7 +120,11 @@ def test_past_durations_are_needed_once_and_only_of_a_run_that_goes_on() -> None
 
 def test_past_durations_lengthen_a_pause_and_the_early_polls_stay() -> None:
     past = [600.0 + number for number in range(50)]
-    assert next_step(WATCH.after(RUNNING, 100).with_past(past), 100, POLLING, 0.5) == Pause(POLLING.max_seconds)
+    without, known = WATCH.after(RUNNING, 100), WATCH.after(RUNNING, 100).with_past(past)
+    assert next_step(without, 100, POLLING, 0.5) == Pause(10)
+    longer = next_step(known, 100, POLLING, 0.5)
+    assert isinstance(longer, Pause)
+    assert longer.seconds > 30
     assert next_step(WATCH.after(RUNNING, 10).with_past(past), 10, POLLING, 0.5) == Pause(20)
 
 
