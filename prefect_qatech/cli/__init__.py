@@ -30,6 +30,7 @@ for name, about in {
     "status": "Show how a run stands now.\n\nExit codes: 0 it was read, 3 error. What is judged, `wait` says.",
 }.items():
     app.command(f"prefect_qatech.cli.run:{name}", help=about)
+app.command("prefect_qatech.cli.list:list_", name="list", help="List what the project has, with its ids.")
 
 
 @app.command
