@@ -76,7 +76,7 @@ def check_errors(elsewhere: Elsewhere, kind: str) -> None:
     assert f"Run {late['run_short_id']} goes on at QA.tech" in late["text"]
     assert wrong["type"] == "InvalidInputError"
     assert wrong["text"].startswith("test_plan_short_id: 'check out' has blanks: a test plan's short id, ")
-    assert tokenless["type"] == "ValueError"
+    assert tokenless["type"] == "InvalidInputError"
     assert "a credentials block that is not saved was passed to another process" in tokenless["text"]
     assert nameless["type"] == "InvalidInputError"
     assert "on a distributed task runner, name this start: label=" in nameless["text"]
