@@ -136,12 +136,15 @@ async def _start(
 
 async def _rerun(
     credentials: QATechCredentials,
-    run_short_id: str,
+    run: QATechRunRecord | str,
     request: QATechRerunRequest,
     label: str | None,
     key: str | None,
+    plan_short_id: str | None,
 ) -> QATechRunRecord:
     _check(credentials, label=label)
+    run_short_id = short_id_of(run)
+    plan = plan_short_id or (run.plan_short_id if isinstance(run, QATechRunRecord) else None)
     check_that_prefect_returns_results()
     call = ledger.Call(
         kind="rerun",
@@ -154,7 +157,8 @@ async def _rerun(
     async with credentials.get_client() as client:
 
         async def send() -> QATechRunRecord:
-            return _accepted("rerun", await client.rerun(run_short_id, request), None, rerun_of=run_short_id)
+            started = await client.rerun(run_short_id, request, plan_short_id=plan)
+            return _accepted("rerun", started, plan, rerun_of=run_short_id)
 
         record = await ledger.once(call, send, post_seconds=credentials.timeout_seconds)
     await _announce(record, key or artifacts.artifact_key("rerun", run_short_id))
@@ -293,10 +297,11 @@ async def arerun_test_run(
     *,
     label: str | None = None,
     artifact_key: str | None = None,
+    plan_short_id: str | None = None,
 ) -> QATechRunRecord:
     """Async version of `rerun_test_run`: the same arguments, result and errors."""
     request = QATechRerunRequest(failed_only=failed_only, test_case_ids=test_case_ids)
-    return await _rerun(credentials, short_id_of(run), request, label, artifact_key)
+    return await _rerun(credentials, run, request, label, artifact_key, plan_short_id)
 
 
 @task(name="rerun_test_run", description="Rerun a QA.tech run: everything, failed only, or a list.", **_RETRIED)
@@ -308,6 +313,7 @@ def rerun_test_run(
     *,
     label: str | None = None,
     artifact_key: str | None = None,
+    plan_short_id: str | None = None,
 ) -> QATechRunRecord:
     """Run a run's test cases again (`POST /run/{shortId}`): everything, failed only, or a list of test cases.
 
@@ -321,6 +327,7 @@ def rerun_test_run(
         test_case_ids: UUIDs of the test cases to repeat. With neither: everything.
         label: Names this rerun within the flow run; required inside a task.
         artifact_key: Key of the link artifact, instead of one made of the run's id.
+        plan_short_id: The plan that the run is of, where the run's record does not tell it.
 
     Returns:
         The new run.
@@ -328,7 +335,8 @@ def rerun_test_run(
     Raises:
         InvalidInputError: Something that was passed in is not what the API takes, or a label is missing; nothing was
             sent.
-        StartOutcomeUnknown: The rerun may or may not have been started; nothing retries this.
+        StartOutcomeUnknown: The rerun may or may not have been started, or is of another plan (`OtherPlanStarted`);
+            nothing retries this.
         LedgerConflict: What is on record does not fit this call; nothing was sent.
         NothingToRerunError: QA.tech says that no test case is left to rerun.
         QATechAPIError: QA.tech did not accept it.
@@ -338,8 +346,8 @@ def rerun_test_run(
         rerun = rerun_test_run(credentials, run, failed_only=True)
         ```
     """
-    request, run_short_id = QATechRerunRequest(failed_only=failed_only, test_case_ids=test_case_ids), short_id_of(run)
-    return run_sync(lambda: _rerun(credentials, run_short_id, request, label, artifact_key))
+    request = QATechRerunRequest(failed_only=failed_only, test_case_ids=test_case_ids)
+    return run_sync(lambda: _rerun(credentials, run, request, label, artifact_key, plan_short_id))
 
 
 @task(name="get_test_run", description="Look at a QA.tech run once.", **_RETRIED)

@@ -645,6 +645,32 @@ async def test_a_run_of_another_plan_is_on_record_and_no_retry_takes_it_or_start
     assert len(posts(sandbox)) == 1
 
 
+async def test_a_rerun_of_another_plan_is_on_record_and_no_retry_takes_it_or_starts_another(
+    sandbox: Sandbox, credentials: QATechCredentials
+) -> None:
+    answer = accepted("other1", testPlan={"name": "Green", "shortId": "pln_green"})
+    told: list[StartOutcomeUnknown] = []
+    step = Failing()
+
+    @flow(retries=1)
+    async def user() -> None:
+        first = await astart_test_run(credentials, "pln_broken")
+        await await_for_test_run(credentials, first)
+        sandbox.set_faults(
+            fault({"kind": "status", "status": 200, "body": json.dumps(answer), "accepted": True}, "rerun")
+        )
+        with pytest.raises(StartOutcomeUnknown, match=r"other1 .*pln_green") as caught:
+            await arerun_test_run(credentials, first)
+        told.append(caught.value)
+        step()
+
+    await user()
+    assert [error.run_short_id for error in told] == ["other1"] * 2
+    assert told[0].flow_run_id is not None
+    assert "other1" in [entry.run.run_short_id for entry in await aread_ledger(told[0].flow_run_id) if entry.run]
+    assert len(posts(sandbox)) == 2
+
+
 def test_outside_a_flow_run_each_call_starts_a_run(sandbox: Sandbox, credentials: QATechCredentials) -> None:
     records = [start_test_run(credentials, "pln_green", label="smoke") for _ in range(2)]
     assert len({record.run_short_id for record in records}) == 2

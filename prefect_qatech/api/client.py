@@ -89,34 +89,24 @@ class QATechClient(Transport):
         """
         exchange = self._exchange("POST", "run", ids=request.ids())
         run = await self._start(exchange, request.to_json())
-        asked, started = request.test_plan_short_id, run.test_plan.short_id if run.test_plan else None
-        if asked and started and not names(asked, started):
-            url = safe_url(run.url)
-            raise OtherPlanStarted(
-                f"QA.tech was asked for a run of plan {asked} and started run {run.run_short_id} of plan "
-                f"{self._clean(started)} ({url or 'no address given'}). That run exists and is paid for, and tells "
-                f"nothing about {asked}. Nothing is started in its place: find out at QA.tech why, then run the flow "
-                "anew.",
-                asked_plan=asked,
-                started_plan=started,
-                request=str(exchange),
-                sent_at=exchange.sent_at_text,
-                run_short_id=run.run_short_id,
-                run_url=url,
-            )
+        self._check_plan(request.test_plan_short_id, run, exchange)
         return run
 
-    async def rerun(self, run_short_id: str, request: QATechRerunRequest) -> QATechStartedRun:
+    async def rerun(
+        self, run_short_id: str, request: QATechRerunRequest, *, plan_short_id: str | None = None
+    ) -> QATechStartedRun:
         """Run a run's test cases again: all, those that did not pass, or listed ones (`POST /run/{shortId}`).
 
         Args:
             run_short_id: The run to repeat.
             request: Which of its test cases.
+            plan_short_id: The plan that it is of, where that is known; the new run is held against it.
 
         Returns:
             The new run, as accepted.
 
         Raises:
+            OtherPlanStarted: A run was started, of another plan.
             StartOutcomeUnknown: It may or may not have been started.
             NothingToRerunError: The service says that no test case is left to rerun.
             QATechAPIError: It was surely not started; `retryable` tells whether it may be sent again.
@@ -127,6 +117,7 @@ class QATechClient(Transport):
         run = await self._start(exchange, request.to_json())
         if run.run_short_id == run_short_id:
             raise exchange.outcome_unknown("the answer names the run that was to be rerun, and no new one")
+        self._check_plan(plan_short_id, run, exchange)
         return run
 
     async def get_run(self, run_short_id: str, *, test_cases: Literal["failed", "all"] | None = None) -> QATechRun:
@@ -431,6 +422,24 @@ class QATechClient(Transport):
         except ValidationError:
             pass
         raise exchange.outcome_unknown("the answer does not name it")
+
+    def _check_plan(self, asked: str | None, run: QATechStartedRun, exchange: Exchange) -> None:
+        started = run.test_plan.short_id if run.test_plan else None
+        if not asked or not started or names(asked, started):
+            return
+        url = safe_url(run.url)
+        raise OtherPlanStarted(
+            f"QA.tech was asked for a run of plan {asked} ({exchange}) and started run {run.run_short_id} of plan "
+            f"{self._clean(started)} ({url or 'no address given'}). That run exists and is paid for, and tells "
+            f"nothing about {asked}. Nothing is started in its place: find out at QA.tech why, then run the flow "
+            "anew.",
+            asked_plan=asked,
+            started_plan=started,
+            request=str(exchange),
+            sent_at=exchange.sent_at_text,
+            run_short_id=run.run_short_id,
+            run_url=url,
+        )
 
     async def _start(self, exchange: Exchange, body: dict[str, Any]) -> QATechStartedRun:
         answer = await self._send(exchange, body=self._with_project(body))

@@ -97,9 +97,10 @@ class TerminalSteps:
 
     async def rerun(self, rerun: NextRun, seconds_left: float) -> QATechRunRecord:
         request = QATechRerunRequest(failed_only=rerun.failed_only, test_case_ids=rerun.test_case_ids)
+        plan = rerun.first.plan_short_id
 
         async def send(client: QATechClient) -> QATechRunRecord:
-            return _accepted("rerun", await client.rerun(rerun.base.run_short_id, request), None)
+            return _accepted("rerun", await client.rerun(rerun.base.run_short_id, request, plan_short_id=plan), plan)
 
         record = await self._once(_slot(rerun), send, seconds_left)
         self.display.started(record)

@@ -127,6 +127,7 @@ class FlowRunSteps:
                 test_case_ids=rerun.test_case_ids,
                 label=_label_of(rerun),
                 artifact_key=artifact_key("rerun", self.settings.label or first.plan_short_id or first.run_short_id),
+                plan_short_id=first.plan_short_id,
             )
 
         with no_retry_after(seconds_left):

@@ -413,6 +413,18 @@ async def test_a_run_of_another_plan_is_told_with_its_id_and_address() -> None:
     assert "\n" not in str(error)
 
 
+async def test_a_rerun_is_held_against_the_plan_of_the_run_that_it_repeats() -> None:
+    client = Service(accepted("new123", testPlan={"name": "Green", "shortId": "pln_green"})).client
+    again = QATechRerunRequest()
+    error = await failure(client(), lambda opened: opened.rerun("abc123", again, plan_short_id="pln_broken"))
+    assert type(error) is OtherPlanStarted
+    assert (error.run_short_id, error.asked_plan, error.started_plan) == ("new123", "pln_broken", "pln_green")
+    assert (error.retryable, error.request) == (False, "POST /v1/run/abc123")
+    for plan in ("pln_green", None):
+        async with client() as opened:
+            assert (await opened.rerun("abc123", again, plan_short_id=plan)).run_short_id == "new123"
+
+
 async def test_an_address_that_leads_astray_is_none_of_a_run() -> None:
     body = accepted("new123", testPlan={"shortId": "pln_green"}, url="javascript:alert(1)")
     error = await failure(Service(body).client(), lambda client: client.start_run(ASKED))

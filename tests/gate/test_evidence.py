@@ -1,6 +1,7 @@
 """A verdict is about this target, now; and nothing that was found out is thrown away."""
 
 import contextvars
+import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +44,7 @@ from prefect_qatech.report.history import variable_name
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.verdict import Incident
 from tests.support import Failing, cases, counted, credentials_for, fault, flow_run_id, one_plan, posts
+from tests.wire import accepted
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -376,6 +378,16 @@ async def test_a_rerun_that_cannot_be_followed_leaves_a_report_with_a_verdict(fl
     assert report.incidents == (Incident.WAIT_GAVE_UP,)
     assert len(report.attempts) == 2
     assert report.attempts[1].run_short_id in report.notes[0]
+
+
+async def test_a_rerun_of_another_plan_is_no_evidence_and_is_named(flaky: Sandbox) -> None:
+    answer = accepted("other1", testPlan={"name": "Green", "shortId": "pln_green"})
+    flaky.set_faults(fault({"kind": "status", "status": 200, "body": json.dumps(answer), "accepted": True}, "rerun"))
+    report = await judge(flaky)
+    assert (report.verdict, report.incidents) == (Verdict.FAIL, (Incident.OUTCOME_UNKNOWN,))
+    assert len(report.attempts) == 1
+    assert "other1" in report.notes[0]
+    assert len(posts(flaky)) == 2
 
 
 async def test_what_stops_the_first_run_is_a_bare_error(flaky: Sandbox) -> None:
