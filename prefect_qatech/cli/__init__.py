@@ -63,9 +63,11 @@ def init(directory: Path) -> None:
     examples = Path(__file__).parent.parent / "_examples"
     if not examples.is_dir():
         end("This is a clone of the repository: flows/, prefect.yaml and deployments/ are there already.")
-    files = sorted(path.relative_to(examples) for path in examples.rglob("*") if path.is_file())
+    files = sorted(
+        path.relative_to(examples) for path in examples.rglob("*") if path.is_file() and path.suffix != ".pyc"
+    )
     if there := [str(file) for file in files if (directory / file).exists()]:
-        end(f"Nothing was written: {', '.join(there)} would be written over in {directory}.")
+        end(f"Nothing was written: {', '.join(there)} would be written over in {directory.resolve()}")
     try:
         for file in files:
             (directory / file).parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +76,9 @@ def init(directory: Path) -> None:
     except OSError as error:
         end(str(error))
     print(
-        "Change three names in prefect.yaml, then `prefect deploy --all`. The test needs pytest and the extra sandbox."
+        "As they stand they run on `prefect-qatech sandbox`. To make them yours, change in prefect.yaml the credentials block, "
+        "the application and its address, and the test plans. Save the block, make a work pool, `prefect deploy --all "
+        '--no-prompt`, and start a worker: README, "Deploy it", has the commands. The test needs pytest and the extra sandbox.'
     )
 
 

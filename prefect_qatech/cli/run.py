@@ -56,17 +56,20 @@ class Rules:
     """What is tolerated, and for how long is waited.
 
     Attributes:
-        rerun_failed: How often what failed is rerun, before the verdict.
-        policy: The gate's policy, a YAML or JSON file with the fields of `GatePolicy`.
-        deadline_seconds: How long the whole may take, reruns included.
+        rerun_failed: How often what failed is rerun, before the verdict; by default what the policy says, which is 2
+            for `run`, and not at all for `rerun` and `wait`. Each rerun is paid for.
+        policy: The gate's policy, a YAML or JSON file with the fields of `GatePolicy`, such as `max_flaky: 1`.
+        deadline_seconds: How long the whole may take, reruns included; 3600 where the policy does not say.
     """
 
     rerun_failed: Annotated[int | None, Parameter(group=_RULES)] = None
     policy: Annotated[Path | None, Parameter(group=_RULES)] = None
     deadline_seconds: Annotated[float | None, Parameter(group=_RULES)] = None
 
-    def to_policy(self) -> GatePolicy:
+    def to_policy(self, *, reruns_unasked: bool = True) -> GatePolicy:
         policy = load_policy(self.policy) if self.policy is not None else GatePolicy()
+        if not reruns_unasked and self.policy is None:
+            policy = policy.model_copy(update={"max_reruns": 0})
         given = {"max_reruns": self.rerun_failed, "deadline_seconds": self.deadline_seconds}
         changes = {name: value for name, value in given.items() if value is not None}
         return GatePolicy(**{**policy.model_dump(), **changes}) if changes else policy
@@ -233,7 +236,7 @@ def rerun(
             return await client.rerun(base, request)
 
         asked = {"rerun": request.to_json(), "of": base, "target": target, **_place_of(credentials)}
-        policy = rules.to_policy()
+        policy = rules.to_policy(reruns_unasked=False)
         mode = once.mode()
         steps = TerminalSteps(
             credentials,
@@ -272,9 +275,7 @@ def wait(
         attached = QATechRunRecord(
             kind="attached", run_short_id=check_run_short_id(run), started_at=datetime.now(timezone.utc)
         )
-        policy = rules.to_policy()
-        if rules.rerun_failed is None:
-            policy = policy.model_copy(update={"max_reruns": 0})
+        policy = rules.to_policy(reruns_unasked=False)
         journal = RunJournal(DEFAULT_JOURNAL, {"attached": attached.run_short_id, **_place_of(credentials)})
         steps = TerminalSteps(
             credentials, journal, display, policy.deadline_seconds, attached=attached, target=target, polling=POLLING

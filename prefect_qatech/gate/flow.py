@@ -191,7 +191,7 @@ def release_gate(
 ) -> GateReport:
     """Test a release with QA.tech, rerun only what failed, and decide whether it may go out.
 
-    - Starts exactly one run per gate, and reruns within the policy's budget; see the module for what a retry means.
+    - Starts exactly one run per gate, and reruns within the policy's budget; `prefect_qatech.gate.flow` tells what a retry means.
     - Only evidence of a pass is a pass: an empty, skipped, cancelled, unfinished or unknown outcome never is.
     - Evidence is about a target. Without one, a pass is good for the attempt of the flow run in which it was found.
     - One deadline, `policy.deadline_seconds`, for the campaign; on a time-out the run goes on at QA.tech.

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prefect_qatech.api.ids import check_run_short_id
-from prefect_qatech.exceptions import LedgerConflict
+from prefect_qatech.exceptions import InvalidInputError, LedgerConflict
 
 Kind = Literal["start", "rerun", "attach"]
 Chain = tuple[tuple[str, int], ...]
@@ -85,8 +86,11 @@ def short_id_of(run: QATechRunRecord | str) -> str:
         The short id.
 
     Raises:
-        ValueError: It is neither.
+        InvalidInputError: It is neither.
     """
+    if inspect.iscoroutine(run):
+        run.close()
+        raise InvalidInputError("the run is a coroutine: `await` is missing before the call that returns it")
     # What the service gave is not refused for its looks.
     return run.run_short_id if isinstance(run, QATechRunRecord) else check_run_short_id(run)
 

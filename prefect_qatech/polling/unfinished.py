@@ -15,7 +15,7 @@ def goes_on(run_short_id: str, run_url: str | None) -> str:
     """Return the sentence that a run goes on although nobody waits for it."""
     return (
         f"Run {run_short_id} goes on at QA.tech, which has no call to cancel it ({run_url or 'address unknown'}). "
-        "A retry of the flow run takes it up again."
+        "A retry resumes it."
     )
 
 
@@ -31,7 +31,7 @@ def they_go_on(runs: Mapping[str, str | None]) -> str:
     more = f" and {len(runs) - _MAX_NAMED} more" if len(runs) > _MAX_NAMED else ""
     return (
         f"{len(runs)} runs go on at QA.tech, which has no call to cancel them: {', '.join(named)}{more}. "
-        "A retry of the flow run takes them up again."
+        "A retry resumes them."
     )
 
 

@@ -185,9 +185,9 @@ def caveats(report: GateReport) -> list[tuple[str, tuple[str, ...]]]:
     """Return what a reader must know of the evidence: a sentence each, and the ids of the tests that it is about."""
     told: list[tuple[str, tuple[str, ...]]] = []
     if not report.target:
-        told.append(("No target was named: a pass counts for the attempt of the flow run in which it was found.", ()))
+        told.append(("No target was named: a pass counts for the attempt in which it was found.", ()))
     if report.evidence_is_older:
-        told.append(("This is evidence of an earlier attempt of this flow run.", ()))
+        told.append(("This is evidence of an earlier attempt.", ()))
     if report.is_one_run_only:
         told.append(("Only this run was judged: a run that this gate did not start.", ()))
     # A count that is there and cannot be read is an incident, which says the same.

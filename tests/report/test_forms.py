@@ -346,7 +346,7 @@ KEYS = {
 def test_every_form_says_what_the_evidence_is_about(form: str) -> None:
     told = SHOWN[form](everything())
     for sentence in (
-        "This is evidence of an earlier attempt of this flow run.",
+        "This is evidence of an earlier attempt.",
         "The cause could not be found out for 1 test: QA.tech did not give the details.",
         "The rerun of run run3 (https://app.qa.tech/results/run3) was refused: 403 <Forbidden>.",
         *KEYS.get(form, ("target v4.2.0-rc1", "A rerun that the verdict needed could not be started.", "Gone banner")),
