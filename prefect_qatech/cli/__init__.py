@@ -76,10 +76,10 @@ def init(directory: Path) -> None:
     except OSError as error:
         end(str(error))
     print(
-        "As they stand they run on `prefect-qatech sandbox`. To make them yours, change in prefect.yaml the credentials block, "
-        "the application and its address, and the test plans. Save the block, make a work pool, `prefect deploy --all "
-        '--no-prompt`, and start a worker: README, "Deploy it", has the commands. The test needs pytest and the extra sandbox.'
+        "They run on `prefect-qatech sandbox` as they stand. To make them yours, change in prefect.yaml the credentials"
     )
+    print("block, the application, its address and the test plans. Then save the block, make a work pool, deploy, and")
+    print('start a worker: "Deploy it" in the README has the commands. The test needs pytest and the extra sandbox.')
 
 
 @app.command

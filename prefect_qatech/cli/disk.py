@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from prefect_qatech.exceptions import InvalidInputError, LedgerUnavailable
+from prefect_qatech.exceptions import InvalidInputError, LedgerConflict, LedgerUnavailable
 from prefect_qatech.ledger import QATechRunRecord
 
 FIRST = "first"
@@ -43,13 +45,45 @@ class RunJournal:
 
     Args:
         directory: Where the journals of all campaigns are.
-        asked: What is tested, where, for which target: what tells this campaign from another one.
+        asked: What is tested, for which target: what tells this campaign from another one.
+        place: Where its runs are: the service's address, and the project where one is named. It is no part of what is
+            asked for.
     """
 
-    def __init__(self, directory: Path, asked: Mapping[str, Any]) -> None:
+    def __init__(self, directory: Path, asked: Mapping[str, Any], place: str = "") -> None:
         text = json.dumps(asked, sort_keys=True)
         self.directory = directory / hashlib.sha256(text.encode()).hexdigest()[:16]
-        self._asked = text
+        self._request = json.dumps({"asked": asked, "place": place})
+        self._place = place
+
+    def check_place(self) -> None:
+        """Check that what is on record is where this campaign's runs would be.
+
+        Raises:
+            LedgerConflict: It is at another address or project.
+        """
+        try:
+            place = json.loads((self.directory / _REQUEST).read_bytes()).get("place", "")
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, AttributeError) as error:
+            raise self._unreadable(_REQUEST, error) from error
+        if place != self._place and self.has_begun():
+            raise LedgerConflict(
+                f"This very request is on record at {place}, and the credentials are for {self._place}. Nothing was "
+                "sent: use the credentials that it was started with, or give --anew."
+            )
+
+    def slot_of(self, run_short_id: str) -> str | None:
+        """Return where a run is on record, in the journal of whatever campaign."""
+        for path in sorted(self.directory.parent.glob("**/*.json")):
+            try:
+                record = QATechRunRecord.model_validate_json(path.read_bytes())
+            except (OSError, ValidationError):
+                continue
+            if record.run_short_id == run_short_id:
+                return f"{path.parent.name}/{path.stem}"
+        return None
 
     def has_begun(self) -> bool:
         """Return whether a first run was started, or may have been."""
@@ -89,36 +123,60 @@ class RunJournal:
         """Return the names of all slots in which something was started, or may have been."""
         return sorted({path.stem for path in self.directory.glob("*.intent")})
 
-    def open_intent(self, slot: str) -> bool:
+    def open_intent(self, slot: str) -> str | None:
         """Record that a POST is about to be sent.
 
         Args:
             slot: `first`, or the name of a rerun.
 
         Returns:
-            Whether the slot was free; only then may the POST be sent.
+            What tells this intent from another one, for `record`; None where the slot is taken, and then no POST may be
+            sent.
         """
+        nonce = uuid4().hex
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            _write_whole(self.directory / _REQUEST, self._asked)
+            _write_whole(self.directory / _REQUEST, self._request)
             descriptor = os.open(self._intent(slot), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         except FileExistsError:
-            return False
+            return None
         except OSError as error:
             raise LedgerUnavailable(f"The journal cannot be written, so nothing was started: {error}.") from error
         with os.fdopen(descriptor, "w") as file:
-            file.write(json.dumps({"sent_at": datetime.now(timezone.utc).isoformat()}))
+            file.write(nonce)
             file.flush()
             os.fsync(file.fileno())
-        return True
+        return nonce
+
+    def age_of_intent_seconds(self, slot: str) -> float:
+        """Return how long ago an intent was opened."""
+        return max(0.0, time.time() - self._intent(slot).stat().st_mtime)
 
     def clear_intent(self, slot: str) -> None:
         """Forget an intent whose POST was surely not accepted."""
         self._intent(slot).unlink(missing_ok=True)
 
-    def record(self, slot: str, record: QATechRunRecord) -> None:
-        """Record the run that a POST has started."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+    def record(self, slot: str, nonce: str, record: QATechRunRecord) -> bool:
+        """Record the run that a POST has started.
+
+        Args:
+            slot: The slot.
+            nonce: What `open_intent` returned.
+            record: The run.
+
+        Returns:
+            Whether the slot was still that of this intent.
+        """
+        try:
+            is_ours = self._intent(slot).read_text() == nonce and not self._run(slot).exists()
+        except FileNotFoundError:
+            is_ours = False
+        if is_ours:
+            _write_whole(self._run(slot), record.model_dump_json())
+        return is_ours
+
+    def settle(self, slot: str, record: QATechRunRecord) -> None:
+        """Record the run that an open intent has started, as a person has found it."""
         _write_whole(self._run(slot), record.model_dump_json())
 
     def end(self, verdict: str) -> None:

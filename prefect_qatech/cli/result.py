@@ -10,12 +10,34 @@ from pathlib import Path
 from prefect_qatech.cli.ci import tell_ci
 from prefect_qatech.cli.display import one_line
 from prefect_qatech.exceptions import InvalidInputError
-from prefect_qatech.report import check_report_directory, render_junit, render_verdict_json, write_report_files
+from prefect_qatech.report import (
+    check_report_directory,
+    clear_report_files,
+    render_junit,
+    render_verdict_json,
+    write_report_files,
+)
 from prefect_qatech.report.model import GateReport, ReportedTest
 from prefect_qatech.report.wording import HEADLINES, caveats, counts_text
 from prefect_qatech.verdict import TestVerdict, Verdict
 
 MAX_TESTS = 50
+
+
+def forget_older(*, junit: Path | None, directory: Path | None) -> None:
+    """Remove what an earlier command has written: however this one ends, its files must not tell of another.
+
+    Args:
+        junit: The JUnit file.
+        directory: The directory of the report.
+
+    Raises:
+        OSError: A file could be neither moved nor removed.
+    """
+    if directory is not None:
+        clear_report_files(directory)
+    if junit is not None:
+        junit.unlink(missing_ok=True)
 
 
 def check_can_write(directory: Path | None) -> None:

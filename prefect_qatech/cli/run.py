@@ -23,7 +23,7 @@ from prefect_qatech.api.responses import QATechRun, QATechStartedRun
 from prefect_qatech.cli.disk import FIRST, RunJournal, check_journal_directory
 from prefect_qatech.cli.display import Display, display_for, one_line
 from prefect_qatech.cli.exits import EXIT_CODES, INTERRUPTED, end
-from prefect_qatech.cli.result import check_can_write, show
+from prefect_qatech.cli.result import check_can_write, forget_older, show
 from prefect_qatech.cli.steps import Mode, TerminalSteps
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import InvalidInputError, QATechError
@@ -42,6 +42,7 @@ else:
 T = TypeVar("T")
 
 DEFAULT_JOURNAL = Path(".qatech")
+_MARGIN_SECONDS = 10.0
 POLLING = QATechPolling()
 
 _WHAT = Group("What to test", sort_key=1)
@@ -119,14 +120,29 @@ class Once:
             raise InvalidInputError("Give --started or --not-started, not both.")
         return "resume" if self.resume else "anew" if self.anew else "new"
 
-    def open(self, asked: dict[str, Any]) -> RunJournal:
+    def open(self, asked: dict[str, Any], credentials: QATechCredentials) -> RunJournal:
         """Open the journal of a campaign, and settle there what the user has found out."""
         check_journal_directory(self.journal)
-        journal = RunJournal(self.journal, asked)
+        project = f", project {credentials.project_short_id}" if credentials.project_short_id else ""
+        journal = RunJournal(self.journal, asked, f"{credentials.api_url}{project}")
+        if not self.anew:
+            journal.check_place()
         open_slots = [slot for slot in journal.slots() if journal.has_open_intent(slot)]
+        if self.started is not None or self.not_started:
+            # Another command may be waiting for the answer to its POST.
+            slot = _only(open_slots)
+            seconds = credentials.timeout_seconds + _MARGIN_SECONDS - journal.age_of_intent_seconds(slot)
+            if seconds > 0:
+                raise InvalidInputError(
+                    f"The POST of the earlier command can still be under way: try again in {seconds:.0f} s."
+                )
         if self.started is not None:
             slot = _only(open_slots)
-            journal.record(
+            if (known := journal.slot_of(self.started)) is not None:
+                raise InvalidInputError(
+                    f"--started: run {self.started} is on record already ({known}), so another start has started it."
+                )
+            journal.settle(
                 slot,
                 QATechRunRecord(
                     kind="attached" if slot == FIRST else "rerun",
@@ -186,12 +202,12 @@ def run(
         async def start(client: QATechClient) -> QATechStartedRun:
             return await client.start_run(request)
 
-        asked = {"request": request.to_json(), "target": target, **_place_of(credentials)}
+        asked = {"request": request.to_json(), "target": target}
         policy = rules.to_policy()
         mode = once.mode()
         steps = TerminalSteps(
             credentials,
-            once.open(asked),
+            once.open(asked, credentials),
             display,
             policy.deadline_seconds,
             start=start,
@@ -235,15 +251,16 @@ def rerun(
         async def start(client: QATechClient) -> QATechStartedRun:
             return await client.rerun(base, request)
 
-        asked = {"rerun": request.to_json(), "of": base, "target": target, **_place_of(credentials)}
+        asked = {"rerun": request.to_json(), "of": base, "target": target}
         policy = rules.to_policy(reruns_unasked=False)
         mode = once.mode()
         steps = TerminalSteps(
             credentials,
-            once.open(asked),
+            once.open(asked, credentials),
             display,
             policy.deadline_seconds,
             start=start,
+            notes=(f"Only what was run again is judged here, which may be a part of the tests of run {base}.",),
             target=target,
             mode=mode,
             polling=POLLING,
@@ -276,7 +293,7 @@ def wait(
             kind="attached", run_short_id=check_run_short_id(run), started_at=datetime.now(timezone.utc)
         )
         policy = rules.to_policy(reruns_unasked=False)
-        journal = RunJournal(DEFAULT_JOURNAL, {"attached": attached.run_short_id, **_place_of(credentials)})
+        journal = RunJournal(DEFAULT_JOURNAL, {"attached": attached.run_short_id})
         steps = TerminalSteps(
             credentials, journal, display, policy.deadline_seconds, attached=attached, target=target, polling=POLLING
         )
@@ -334,10 +351,6 @@ def _campaign(steps: TerminalSteps, policy: GatePolicy, plan: str | None, target
     )
 
 
-def _place_of(credentials: QATechCredentials) -> dict[str, str | None]:
-    return {"at": credentials.api_url, "project": credentials.project_short_id}
-
-
 def _applications(
     urls: list[str] | None, environments: list[str] | None, builds: list[str] | None
 ) -> list[QATechApplication] | None:
@@ -364,6 +377,7 @@ def _gate(work: Any, output: Output, *, resume: bool) -> Never:
     """Do the work, print its report and end with the exit code of its verdict."""
     display = display_for(os.environ)
     try:
+        forget_older(junit=output.junit, directory=output.report)
         if output.junit is not None or output.report is not None:
             check_can_write(output.report)
         report = asyncio.run(_interruptible(work(display)))

@@ -18,7 +18,13 @@ from prefect_qatech.api.responses import QATechRun, QATechStartedRun
 from prefect_qatech.cli.disk import FIRST, RunJournal
 from prefect_qatech.cli.display import Display
 from prefect_qatech.credentials import QATechCredentials
-from prefect_qatech.exceptions import InvalidInputError, QATechAPIError, QATechError, StartOutcomeUnknown
+from prefect_qatech.exceptions import (
+    InvalidInputError,
+    OtherPlanStarted,
+    QATechAPIError,
+    QATechError,
+    StartOutcomeUnknown,
+)
 from prefect_qatech.gate.campaign import Beginning, NextRun
 from prefect_qatech.gate.details import Details, details_of
 from prefect_qatech.ledger import QATechRunRecord
@@ -47,6 +53,7 @@ class TerminalSteps:
         attached: A run that was started elsewhere.
         plan_short_id: The plan that is asked for.
         target: What is tested, where it is named.
+        notes: What the report should say of the first run.
         mode: `new` refuses a campaign that is on record without a verdict, `resume` goes on with it, `anew` leaves it.
         polling: How often to poll a run.
         sleep: Sleeps for so many seconds.
@@ -60,6 +67,7 @@ class TerminalSteps:
     attached: QATechRunRecord | None = None
     plan_short_id: str | None = None
     target: str | None = None
+    notes: tuple[str, ...] = ()
     mode: Mode = "new"
     polling: QATechPolling = field(default_factory=QATechPolling)
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep
@@ -86,11 +94,13 @@ class TerminalSteps:
             self.journal.set_aside()
         elif verdict is not None:
             self.journal.reopen()
+        if self.mode == "resume" and not self.journal.has_begun():
+            self.display.tell("Nothing is on record for this request and target: a run is started.")
         first = await self._once(FIRST, self._start, self.deadline_seconds)
         self.display.started(first)
         # A crash gives no more time; who asks again after a verdict gives it anew.
         passed = 0.0 if verdict is not None else (datetime.now(timezone.utc) - first.started_at).total_seconds()
-        return Beginning(first, self._until(passed), evidence_is_older=first.found)
+        return Beginning(first, self._until(passed), evidence_is_older=first.found, notes=self.notes)
 
     async def is_on_record(self, rerun: NextRun) -> bool:
         return self.journal.find(_slot(rerun)) is not None or self.journal.has_open_intent(_slot(rerun))
@@ -135,12 +145,21 @@ class TerminalSteps:
     async def decide(self, first: QATechRunRecord, report: GateReport) -> GateDecision:
         raise InvalidInputError("Nobody can be asked at a terminal.")
 
+    async def record_pass(self, first: QATechRunRecord) -> bool:
+        # With a target, or for a run that is judged wherever it came from, nothing has to be remembered.
+        return self.attached is not None or self._keep_verdict("pass") or self.target is not None
+
     async def end(self, first: QATechRunRecord, report: GateReport) -> None:
         if self.attached is None:
-            try:
-                self.journal.end(report.verdict.value)
-            except OSError as error:  # the verdict counts, not the record of it
-                self.display.tell(f"The verdict could not be kept in the journal: {error}")
+            self._keep_verdict(report.verdict.value)
+
+    def _keep_verdict(self, verdict: str) -> bool:
+        try:
+            self.journal.end(verdict)
+        except OSError as error:
+            self.display.tell(f"The verdict could not be kept in the journal: {error}")
+            return False
+        return True
 
     async def _start(self, client: QATechClient) -> QATechRunRecord:
         if self.start is None:
@@ -152,15 +171,19 @@ class TerminalSteps:
     ) -> QATechRunRecord:
         """Send a POST once, or find what it has started; it is sent again only where it surely was not accepted."""
         if (record := self.journal.find(slot)) is not None:
+            if record.not_as_asked is not None:
+                raise StartOutcomeUnknown(
+                    record.not_as_asked, run_short_id=record.run_short_id, run_url=record.run_url, request="POST"
+                )
             return record
         deadline = time.monotonic() + seconds_left
         delays = iter(RETRY_DELAYS_SECONDS)
         async with self.credentials.get_client() as client:
             while True:
-                if not self.journal.open_intent(slot):
+                if (nonce := self.journal.open_intent(slot)) is None:
                     raise self._unknown(slot)
                 try:
-                    return await _to_the_end(self._send_and_keep(slot, send(client)))
+                    return await _to_the_end(self._send_and_keep(slot, nonce, send(client)))
                 except QATechAPIError as error:
                     refused = error
                 pause = max(next(delays, float("inf")), refused.retry_after_seconds or 0.0)
@@ -169,18 +192,36 @@ class TerminalSteps:
                 self.display.tell(f"{refused} It is sent again in {pause:.0f} s.")
                 await self.sleep(pause)
 
-    async def _send_and_keep(self, slot: str, answer: Awaitable[QATechRunRecord]) -> QATechRunRecord:
+    async def _send_and_keep(self, slot: str, nonce: str, answer: Awaitable[QATechRunRecord]) -> QATechRunRecord:
         try:
             record = await answer
         except QATechAPIError:  # surely not accepted
             self.journal.clear_intent(slot)
             raise
-        self._keep(slot, record)
+        except OtherPlanStarted as error:
+            if error.run_short_id is not None:
+                other = QATechRunRecord(
+                    kind="start",
+                    run_short_id=error.run_short_id,
+                    run_url=error.run_url,
+                    started_at=datetime.now(timezone.utc),
+                    not_as_asked=str(error),
+                )
+                self._keep(slot, nonce, other)
+            raise
+        self._keep(slot, nonce, record)
         return record
 
-    def _keep(self, slot: str, record: QATechRunRecord) -> None:
+    def _keep(self, slot: str, nonce: str, record: QATechRunRecord) -> None:
         try:
-            self.journal.record(slot, record)
+            if not self.journal.record(slot, nonce, record):
+                raise StartOutcomeUnknown(
+                    f"Run {record.run_short_id} ({record.run_url or 'no address given'}) was started, and meanwhile "
+                    "another command has settled this start in the journal: both may have started a run.",
+                    run_short_id=record.run_short_id,
+                    run_url=record.run_url,
+                    request="POST",
+                )
         except OSError as error:
             self.display.tell(
                 f"Run {record.run_short_id} ({record.run_url or 'no address given'}) was started and could not be kept "
@@ -237,6 +278,7 @@ def _accepted(kind: Literal["start", "rerun"], started: QATechStartedRun, plan: 
         run_short_id=started.run_short_id,
         run_url=safe_url(started.url),
         test_count=started.test_count,
+        test_count_is_unreadable=started.test_count_is_unreadable,
         plan_short_id=(named.short_id if named else None) or plan,
         plan_name=named.name if named else None,
         started_at=datetime.now(timezone.utc),

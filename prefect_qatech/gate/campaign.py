@@ -96,6 +96,9 @@ class Steps(Protocol):
     async def decide(self, first: QATechRunRecord, report: GateReport) -> GateDecision:
         """Ask a person."""
 
+    async def record_pass(self, first: QATechRunRecord) -> bool:
+        """Record for what a campaign has passed; return whether a later attempt will know."""
+
     async def end(self, first: QATechRunRecord, report: GateReport) -> None:
         """Record and publish a report; whatever fails, the verdict stands."""
 
@@ -139,6 +142,14 @@ class GateCampaign:
                 break
             await self._observe_rerun(record, seconds_left(), rerun)
         report = self._report(beginning)
+        if report.passed and not await self.steps.record_pass(first):
+            where = first.run_url or "address unknown"
+            self._note(
+                Incident.PASS_NOT_RECORDED,
+                f"Run {first.run_short_id} ({where}) passed, and that could not be recorded. Name what is tested with "
+                "target=..., or retry: it is tested again.",
+            )
+            report = self._report(beginning)
         if report.verdict in self.asks_on:
             try:
                 decision = await self.steps.decide(first, report)

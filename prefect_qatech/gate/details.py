@@ -10,13 +10,15 @@ import anyio
 from prefect_qatech.api.client import QATechClient
 from prefect_qatech.api.responses import FINAL_STATUSES, QATechRun, QATechRunTestCaseDetails
 from prefect_qatech.credentials import QATechCredentials
-from prefect_qatech.exceptions import QATechAPIError
+from prefect_qatech.exceptions import ForbiddenError, QATechAPIError, UnauthorizedError
 
 AT_ONCE = 8
 MAX_SECONDS = 120.0
 """How long the details of an attempt's tests are asked for, all together, however the requests fail."""
 FIRST_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 15.0
+MAX_ODD_ANSWERS = 3
+"""So often an answer that would be final of anything else (404, a redirect) is asked for again."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ async def details_of(
     deadline = time.monotonic() + min(MAX_SECONDS, seconds_left)
 
     async def ask_for(client: QATechClient, short_id: str) -> None:
-        pause = FIRST_PAUSE_SECONDS
+        pause, refusals, odd = FIRST_PAUSE_SECONDS, 0, 0
         while True:
             try:
                 async with limit:
@@ -76,9 +78,12 @@ async def details_of(
                     found[short_id] = await client.get_run_test_case(short_id)
                 return
             except (QATechAPIError, ValueError) as error:
-                retryable = isinstance(error, QATechAPIError) and error.retryable
+                # The test is known to be there, as its run is: one odd answer is no answer about it.
+                refusals += isinstance(error, (UnauthorizedError, ForbiddenError))
+                odd += not getattr(error, "retryable", False)
+                hopeless = refusals > 1 or odd > MAX_ODD_ANSWERS or not isinstance(error, QATechAPIError)
                 wait = max(pause, getattr(error, "retry_after_seconds", None) or 0.0)
-                if not retryable or time.monotonic() + wait > deadline:
+                if hopeless or time.monotonic() + wait > deadline:
                     logger.warning("The details of test case %s could not be had: %s", short_id, error)
                     return
             await sleep(wait)

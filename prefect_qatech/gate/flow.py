@@ -102,14 +102,14 @@ async def run_gate(
     Returns:
         The report.
     """
+    if settings.report_directory is not None:
+        # However this gate ends, also before anything is sent, its directory must not tell of an earlier one.
+        clear_report_files(settings.report_directory)
     check_credentials(credentials)
     settings.check()
     if run is not None and request is not None:
         raise InvalidInputError("run judges a run as it is: give run or a request, not both.")
     wanted = as_request(request)
-    if settings.report_directory is not None:
-        # However this gate ends, its directory must not tell of an earlier one.
-        clear_report_files(settings.report_directory)
     logger = run_logger()
     gate = GateCampaign(
         FlowRunSteps(credentials, wanted, settings, run),
@@ -191,7 +191,8 @@ def release_gate(
 ) -> GateReport:
     """Test a release with QA.tech, rerun only what failed, and decide whether it may go out.
 
-    - Starts exactly one run per gate, and reruns within the policy's budget; `prefect_qatech.gate.flow` tells what a retry means.
+    - Starts exactly one run per gate, and reruns within the policy's budget; the docstring of the module
+      `prefect_qatech.gate.flow` tells what a retry means.
     - Only evidence of a pass is a pass: an empty, skipped, cancelled, unfinished or unknown outcome never is.
     - Evidence is about a target. Without one, a pass is good for the attempt of the flow run in which it was found.
     - One deadline, `policy.deadline_seconds`, for the campaign; on a time-out the run goes on at QA.tech.

@@ -22,7 +22,7 @@ from prefect_qatech.gate.flow import run_gate
 from prefect_qatech.gate.settings import GateSettings
 from prefect_qatech.inputs import check_name
 from prefect_qatech.polling.schedule import QATechPolling
-from prefect_qatech.report import artifacts, events, gates_message
+from prefect_qatech.report import artifacts, clear_report_files, events, gates_message
 from prefect_qatech.report.artifacts import artifact_key
 from prefect_qatech.report.escape import plain_text
 from prefect_qatech.report.model import GateReport, GatesReport
@@ -42,6 +42,10 @@ async def _one_gate(
     return await run_gate(credentials, request, None, settings)
 
 
+def _directory_of(directory: str, name: str) -> str:
+    return str(Path(directory) / artifact_key(str(name)))
+
+
 async def _gather(
     credentials: QATechCredentials,
     plans: Mapping[str, QATechRunRequest | str],
@@ -50,6 +54,10 @@ async def _gather(
     gates_at_once: int,
     raise_unless_passed: bool,
 ) -> GatesReport:
+    if settings.report_directory is not None:
+        # However these gates end, also before anything is sent, their directories must not tell of earlier ones.
+        for name in plans:
+            clear_report_files(_directory_of(settings.report_directory, name))
     check_credentials(credentials)
     requests = {name: as_request(plan) for name, plan in plans.items()}
     if not requests:
@@ -72,7 +80,7 @@ async def _gather(
             settings,
             label=name,
             slot_label=f"{name} ({place})" if place else name,
-            report_directory=str(Path(directory) / artifact_key(name)) if directory is not None else None,
+            report_directory=_directory_of(directory, name) if directory is not None else None,
         )
         async with limit:
             try:

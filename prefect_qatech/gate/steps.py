@@ -182,9 +182,13 @@ class FlowRunSteps:
             await journal.record_approval(first, decision)
         return decision
 
+    async def record_pass(self, first: QATechRunRecord) -> bool:
+        # With a target the slot itself tells what the pass is good for.
+        if self.settings.target is not None and self.run is None:
+            return True
+        return await _keep(lambda: journal.record_pass(first, self.settings.target), "The pass")
+
     async def end(self, first: QATechRunRecord, report: GateReport) -> None:
-        if report.passed and (self.settings.target is None or self.run is not None):
-            await _keep(lambda: journal.record_pass(first, self.settings.target), "The pass")
         try:
             await apublish_gate_report(report, directory=self.settings.report_directory)
         except Exception as error:  # the verdict counts, not the files that tell it
@@ -221,16 +225,16 @@ async def astart_campaign(
     return record
 
 
-async def _keep(write: Callable[[], Awaitable[None]], what: str) -> None:
-    """Record something about a campaign that has a verdict; the verdict counts more than the record of it."""
+async def _keep(write: Callable[[], Awaitable[None]], what: str) -> bool:
+    """Record something about a campaign; return whether it is recorded."""
     try:
         # A Prefect API that hangs is no reason for the verdict to come a minute later.
         with anyio.fail_after(_RECORD_SECONDS):
             await journal.through_outages(write, _RECORD_SECONDS)
     except Exception as error:
-        run_logger().error(
-            "%s could not be recorded (%s): a retry of this flow run may judge the same evidence again.", what, error
-        )
+        run_logger().error("%s could not be recorded: %s", what, error)
+        return False
+    return True
 
 
 def _label_of(rerun: NextRun) -> str:

@@ -41,6 +41,7 @@ class Incident(Word):
     WAIT_GAVE_UP = "wait_gave_up"
     COUNT_UNREADABLE = "count_unreadable"
     STALE_PASS = "stale_pass"  # noqa: S105 - a verdict, not a password
+    PASS_NOT_RECORDED = "pass_not_recorded"  # noqa: S105
 
 
 _INCIDENT_SENTENCES = {
@@ -54,6 +55,7 @@ _INCIDENT_SENTENCES = {
     "so nobody knows whether all are listed.",
     Incident.STALE_PASS: "This run passed before, for another target or in an earlier attempt of the flow run: "
     "it says nothing of what was deployed since.",
+    Incident.PASS_NOT_RECORDED: "The pass could not be recorded: a retry would take it for one of what runs then.",
 }
 
 

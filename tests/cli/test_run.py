@@ -9,13 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from prefect_qatech import QATechPolling
+from prefect_qatech import QATechClient, QATechPolling, QATechRunRecord, QATechRunRequest, QATechStartedRun
 from prefect_qatech.cli import main
+from prefect_qatech.cli.disk import RunJournal
 from prefect_qatech.sandbox import Sandbox
 from tests.support import cases, counted, fault, one_plan
 
@@ -58,6 +60,12 @@ def command(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Run
 
 def run_ids(text: str) -> list[str]:
     return [short_id for short_id, _ in re.findall(LINK, text)]
+
+
+def make_older(directory: Path) -> None:
+    """Let two minutes pass for the journal's intents."""
+    for intent in directory.glob(".qatech/*/*.intent"):
+        os.utime(intent, (time.time() - 120, time.time() - 120))
 
 
 @pytest.mark.parametrize(
@@ -235,6 +243,8 @@ def test_a_start_of_unknown_outcome_is_sent_once_and_resumed_by_what_was_found(
     assert counted(sandbox) == (1, 0)
     capsys.readouterr()
     [started] = [run["short_id"] for run in sandbox.runs()]
+    assert command("run", "--plan", "pln_one", "--resume", "--started", started) == 3, "it can still be under way"
+    make_older(Path())
     assert command("run", "--plan", "pln_one", "--resume", "--started", started, "--rerun-failed", "1") == 0
     assert counted(sandbox) == (1, 1)
     assert started in capsys.readouterr().out
@@ -244,6 +254,8 @@ def test_what_was_surely_not_started_is_started_on_resumption(command: Run, sand
     sandbox.set_faults(fault({"kind": "drop_before"}, "start"))
     assert command("run", "--plan", "pln_one") == 3
     assert counted(sandbox) == (0, 0)
+    assert command("run", "--plan", "pln_one", "--resume", "--not-started") == 3, "it can still be under way"
+    make_older(Path())
     assert command("run", "--plan", "pln_one", "--resume", "--not-started", "--rerun-failed", "1") == 0
     assert counted(sandbox) == (1, 1)
 
@@ -400,3 +412,82 @@ def test_a_terminal_shows_what_is_running(slow: Sandbox, environment: dict[str, 
     assert re.search(LINK, seen.decode())
     assert b"PASS" in out
     assert b"\x1b" not in out
+
+
+def test_a_rerun_starts_no_more_than_it_is_told(
+    command: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Sandbox(one_plan(cases("passed", "failed")), speed=2000) as broken:
+        monkeypatch.setenv("QATECH_API_URL", broken.url)
+        assert command("run", "--plan", "pln_one", "--rerun-failed", "0") == 1
+        [first] = run_ids(capsys.readouterr().out)
+        assert command("rerun", first, "--failed-only") == 1
+        assert counted(broken) == (1, 1)
+
+
+def test_files_of_an_earlier_verdict_do_not_outlive_an_error(
+    command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = ["--report", "out", "--junit", "tests.xml"]
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "1", *files) == 0
+    assert (tmp_path / "tests.xml").exists()
+    monkeypatch.setenv("QATECH_API_TOKEN", "another-token-0123456789")
+    assert command("run", "--plan", "pln_one", *files) == 3
+    assert not (tmp_path / "tests.xml").exists()
+    assert not (tmp_path / "out" / "verdict.json").exists()
+
+
+def test_a_count_that_cannot_be_read_is_no_pass(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = QATechClient.start_run
+
+    async def start(self: QATechClient, request: QATechRunRequest) -> QATechStartedRun:
+        started = await real(self, request)
+        return started.model_copy(update={"test_count": None, "test_count_is_unreadable": True})
+
+    monkeypatch.setattr(QATechClient, "start_run", start)
+    with Sandbox(one_plan(cases("passed")), speed=2000) as other:
+        monkeypatch.setenv("QATECH_API_URL", other.url)
+        assert command("run", "--plan", "pln_one") == 2
+
+
+def test_a_run_of_another_start_is_not_taken_for_this_one(
+    command: Run, sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "1", "--target", "v1") == 0
+    green = run_ids(capsys.readouterr().out)[0]
+    sandbox.set_faults(fault({"kind": "drop_after"}, "start"))
+    assert command("run", "--plan", "pln_one", "--target", "v2") == 3
+    make_older(Path())
+    assert command("run", "--plan", "pln_one", "--target", "v2", "--resume", "--started", green) == 3
+    assert counted(sandbox)[0] == 2
+
+
+def test_a_request_that_is_on_record_elsewhere_is_not_started_again(
+    command: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "0") == 1
+    monkeypatch.setenv("QATECH_API_URL", sandbox.url.replace("127.0.0.1", "localhost"))
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "0", "--resume") == 3
+    assert "127.0.0.1" in capsys.readouterr().err
+    assert counted(sandbox) == (1, 0)
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "0", "--anew") == 1
+
+
+def test_a_rerun_says_that_a_part_was_judged(command: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "0") == 1
+    [first] = run_ids(capsys.readouterr().out)
+    assert command("rerun", first, "--failed-only") == 0
+    assert f"a part of the tests of run {first}" in capsys.readouterr().out
+
+
+def test_a_start_that_was_settled_meanwhile_is_told(tmp_path: Path) -> None:
+    journal = RunJournal(tmp_path, {"request": {}})
+    nonce = journal.open_intent("first")
+    assert nonce is not None
+    assert journal.open_intent("first") is None
+    journal.clear_intent("first")
+    another = journal.open_intent("first")
+    assert another is not None
+    record = QATechRunRecord(kind="start", run_short_id="abc123", started_at=datetime.now(timezone.utc))
+    assert not journal.record("first", nonce, record)
+    assert journal.record("first", another, record)

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -509,15 +510,50 @@ async def test_a_gate_in_a_thread_without_context_starts_nothing_that_a_retry_co
     assert gate().passed, "a flow run that has ended does not matter"
 
 
-@pytest.mark.parametrize("what", ["record_pass", "record_end"])
 async def test_a_verdict_does_not_wait_for_a_record_of_it_that_hangs(
-    what: str, flaky: Sandbox, monkeypatch: pytest.MonkeyPatch
+    flaky: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def hang(*_: object) -> None:
         await anyio.sleep_forever()
 
     monkeypatch.setattr(steps, "_RECORD_SECONDS", 0.1)
-    monkeypatch.setattr(journal, what, hang)
+    monkeypatch.setattr(journal, "record_end", hang)
     with anyio.fail_after(60):
-        report = await judge(flaky, policy=GatePolicy(max_reruns=1 if what == "record_pass" else 0))
-    assert report.verdict is (Verdict.PASS if what == "record_pass" else Verdict.FAIL)
+        report = await judge(flaky, policy=GatePolicy(max_reruns=0))
+    assert report.verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize("target", [None, "v1"])
+async def test_a_pass_that_cannot_be_recorded_is_one_for_its_named_target_only(
+    target: str | None, flaky: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise CONNECTION_REFUSED
+
+    monkeypatch.setattr(steps, "_RECORD_SECONDS", 0.1)
+    monkeypatch.setattr(journal, "record_pass", refuse)
+    report = await judge(flaky, target=target)
+    if target is None:
+        assert (report.verdict, report.incidents) == (Verdict.INCONCLUSIVE, (Incident.PASS_NOT_RECORDED,))
+    else:
+        assert report.verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize("status", [404, 302, 401])
+async def test_one_odd_answer_about_a_test_does_not_lose_its_details(status: int) -> None:
+    with Sandbox(one_plan(cases("passed", "agent_error")), speed=2000) as sandbox:
+        sandbox.set_faults([{"on": {"path": "test_case"}, "kind": "status", "status": status, "times": 1}])
+        report = await judge(sandbox, policy=GatePolicy(max_reruns=0))
+    assert report.causes_unknown == ()
+    assert report.verdict is Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("wrong", [{"label": ""}, {"target": " "}, {"request": "pln nothing"}])
+async def test_a_gate_that_is_refused_leaves_no_older_verdict(
+    wrong: dict[str, str], flaky: Sandbox, tmp_path: Path
+) -> None:
+    await judge(flaky, report_directory=str(tmp_path))
+    assert (tmp_path / "verdict.json").exists()
+    with pytest.raises(InvalidInputError):
+        await judge(flaky, report_directory=str(tmp_path), **wrong)
+    assert not (tmp_path / "verdict.json").exists()
