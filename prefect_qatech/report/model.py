@@ -182,18 +182,18 @@ class GateReport(_Fact):
     expected_count: int | None = None
     incidents: tuple[Incident, ...] = ()
     policy: GatePolicy = GatePolicy()
-    plan_short_id: str | None = None
-    plan_name: str | None = None
-    label: str | None = None
+    plan_short_id: CleanText | None = None
+    plan_name: CleanText | None = None
+    label: CleanText | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
     judged_on: date | None = None
     flow_run_id: str | None = None
     decision: GateDecision | None = None
-    target: str | None = None
+    target: CleanText | None = None
     evidence_is_older: bool = False
     is_one_run_only: bool = False
-    notes: tuple[str, ...] = ()
+    notes: tuple[CleanText, ...] = ()
     causes_unknown: tuple[str, ...] = ()
     quarantine_unmatched: tuple[str, ...] = ()
 

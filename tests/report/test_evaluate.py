@@ -177,3 +177,9 @@ def test_a_flow_of_ones_own(
     assert (report.verdict, report.verdict_without_reruns) == (Verdict.PASS, Verdict.FAIL)
     assert [test.name for test in report.tests_with(TestVerdict.FLAKY)] == ["Apply a voucher"]
     assert load_verdict_json((tmp_path / "verdict.json").read_text(encoding="utf-8")) == report
+
+
+def test_what_cannot_be_stored_is_in_no_report() -> None:
+    report = evaluate([QATechRun(run_short_id="abc123")], GatePolicy(), label="a\0b", target="v\0")
+    assert "\0" not in report.model_dump_json()
+    assert "\\u0000" not in report.model_dump_json()
