@@ -8,6 +8,7 @@ inputs of a flow run do: rows on the server, unique per flow run and key; a seco
 - `slots` (pure): what a slot is, and which slot a call means.
 - `call_site`: in which flow run, and where in it, a call stands.
 - `store`: the rows, and the one way in which a POST is sent: intent, POST, run on record.
+- `lookup`: what it knows of the runs of a campaign.
 - `admin`: what only a person can settle.
 
 The ledger is that of the *root* flow run: a sub-flow gets a new id when its parent is retried. Outside a flow run there
@@ -23,6 +24,7 @@ from prefect_qatech.ledger.admin import (
     read_ledger,
 )
 from prefect_qatech.ledger.call_site import flow_run_of, forget_calls, locate, root_flow_run
+from prefect_qatech.ledger.lookup import first_run_of, is_on_record
 from prefect_qatech.ledger.slots import (
     Call,
     Chain,
@@ -33,7 +35,7 @@ from prefect_qatech.ledger.slots import (
     same_attempt,
     short_id_of,
 )
-from prefect_qatech.ledger.store import Ledger, attach, first_run_of, is_on_record, once
+from prefect_qatech.ledger.store import Ledger, attach, once
 
 __all__ = [
     "Call",

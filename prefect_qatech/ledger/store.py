@@ -16,13 +16,12 @@ from uuid import UUID, uuid4
 import anyio
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRunInput
-from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from prefect_qatech._prefect import run_logger, server_time
 from prefect_qatech._sync import run_apart
 from prefect_qatech.exceptions import LedgerUnavailable, QATechAPIError, StartOutcomeUnknown
-from prefect_qatech.ledger.call_site import flow_run_of, give_back, locate, root_flow_run
+from prefect_qatech.ledger.call_site import flow_run_of, give_back, locate
 from prefect_qatech.ledger.slots import (
     PREFIX,
     Call,
@@ -33,7 +32,7 @@ from prefect_qatech.ledger.slots import (
     entries_of,
     left_behind,
     resolve,
-    short_id_of,
+    short_hash,
 )
 
 Send = Callable[[], Awaitable[QATechRunRecord]]
@@ -108,6 +107,21 @@ class Ledger:
         except PrefectHTTPStatusError:
             return False
         return nonce is not None and json.loads(row).get("nonce") == nonce
+
+    async def claim(self, run_short_id: str, slot: str) -> str:
+        """Give a run to a slot, unless another slot has it: one run is the evidence of one start.
+
+        Args:
+            run_short_id: The run.
+            slot: The slot that is to have it.
+
+        Returns:
+            The slot that has it.
+        """
+        key = f"run-{short_hash(run_short_id)}"
+        if await self.insert(key, json.dumps({"slot": slot})):
+            return slot
+        return str(json.loads((await self.rows(key))[f"{PREFIX}{key}"])["slot"])
 
     async def once(
         self, call: Call, send: Send, *, busy_seconds: float, latest_send_seconds: float = float("inf")
@@ -258,12 +272,14 @@ class Ledger:
             _refused.discard(intent.nonce)
 
     async def _record(self, intent: QATechLedgerEntry, record: QATechRunRecord) -> None:
-        async def write() -> QATechLedgerEntry | None:
-            is_ours = await self.insert(f"{intent.slot}-done", done_row(intent, record), nonce=intent.nonce)
-            return None if is_ours else await self._at(intent.slot)
+        async def write() -> tuple[QATechRunRecord, QATechLedgerEntry | None]:
+            holder = await self.claim(record.run_short_id, intent.slot)
+            kept = record if holder == intent.slot else _of_another_slot(intent, record, holder)
+            is_ours = await self.insert(f"{intent.slot}-done", done_row(intent, kept), nonce=intent.nonce)
+            return kept, None if is_ours else await self._at(intent.slot)
 
         try:
-            other = await _persistently(write, _RECORD_SECONDS)
+            kept, other = await _persistently(write, _RECORD_SECONDS)
         except Exception as error:
             _over.add(intent.nonce)
             unknown = self._unknown(
@@ -274,6 +290,9 @@ class Ledger:
             unknown.run_short_id, unknown.run_url = record.run_short_id, record.run_url
             raise unknown from None
         if other is None or other.run is None or other.run.run_short_id == record.run_short_id:
+            if kept is not record:
+                run_logger().error("%s", kept.not_as_asked)
+                raise self._other_run(intent, kept)
             return
         taken = conflict(
             other,
@@ -390,6 +409,15 @@ class Ledger:
         return record
 
 
+def _of_another_slot(intent: QATechLedgerEntry, record: QATechRunRecord, holder: str) -> QATechRunRecord:
+    told = (
+        f"QA.tech answered {intent.what} with {record}, which slot {holder} of this flow run has on record as "
+        "the run of another start or rerun: it is no evidence for this one. Nothing is started in its place: ask "
+        "QA.tech why, then run the flow anew."
+    )
+    return record.model_copy(update={"not_as_asked": told})
+
+
 def _took_too_long(call: Call, seconds: float) -> LedgerUnavailable:
     error = LedgerUnavailable(
         f"The Prefect server took {seconds:.0f} s for the record of {call.what}. Nothing was sent. Retry the flow run."
@@ -453,47 +481,3 @@ async def attach(call: Call, record: QATechRunRecord) -> QATechRunRecord:
     async with get_client() as client:
         flow_run_id, call = await locate(client, call, flow_run)
         return await Ledger(client, flow_run_id).attach(call, record)
-
-
-async def is_on_record(first: QATechRunRecord, label: str) -> bool:
-    """Whether the ledger that holds a run has a rerun of that label.
-
-    Args:
-        first: The first run of a campaign.
-        label: The label of one of its reruns.
-    """
-    if not first.found or first.flow_run_id is None:
-        return False
-    call = Call(kind="rerun", what="", fingerprint="", label=label)
-    async with get_client() as client:
-        return bool(await Ledger(client, UUID(first.flow_run_id)).entries(call.family))
-
-
-async def first_run_of(run: QATechRunRecord | str) -> QATechRunRecord | None:
-    """Return the first run of a campaign, where a run is known to be a rerun in it.
-
-    Args:
-        run: The run in question, or its short id.
-
-    Returns:
-        The first run; None where the run is no rerun, as far as its record and the ledger of the flow run know.
-    """
-    entries = await _entries_here()
-    runs = {entry.run.run_short_id: entry.run for entry in entries if entry.run is not None and entry.kind != "attach"}
-    if isinstance(run, QATechRunRecord):
-        runs.setdefault(run.run_short_id, run)
-    first, known = None, runs.pop(short_id_of(run), None)
-    while known is not None and known.rerun_of is not None:
-        base = runs.pop(known.rerun_of, None)
-        first = base or QATechRunRecord(kind="attached", run_short_id=known.rerun_of, started_at=known.started_at)
-        known = base
-    return first
-
-
-async def _entries_here() -> list[QATechLedgerEntry]:
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None:
-        return []
-    async with get_client() as client:
-        root = await root_flow_run(client, context.flow_run.id)
-        return await Ledger(client, root.id).entries()

@@ -226,8 +226,9 @@ async def _cancel_during(
 
 async def test_a_ledger_of_many_pages_is_read_to_its_end(book: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "_PAGE", 3)
+    send = Sends()
     for number in range(4):
-        await book.once(call(str(number)), Sends(), busy_seconds=0)
+        await book.once(call(str(number)), send, busy_seconds=0)
     entries = await book.entries()
     assert [found.place for found in entries] == ["0", "1", "2", "3"]
     assert not any(found.is_open for found in entries)
@@ -262,11 +263,11 @@ async def test_the_same_request_on_record_at_another_address_is_a_conflict_and_n
 async def test_a_request_that_has_changed_starts_a_run_and_the_log_names_the_one_left_behind(
     book: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await book.once(call(asks="v1"), Sends(), busy_seconds=0)
     send = Sends()
+    await book.once(call(asks="v1"), send, busy_seconds=0)
     with caplog.at_level("WARNING"):
         await book.once(call(asks="v2", chain=SECOND), send, busy_seconds=0)
-    assert send.count == 1
+    assert send.count == 2
     assert "POST /v1/run (v1): run run1" in caplog.text
     assert "left behind" in caplog.text
 
@@ -373,6 +374,35 @@ async def test_a_run_that_is_not_as_asked_is_on_record_and_is_never_given_to_a_c
     [recorded] = await book.entries()
     assert recorded.run is not None
     assert recorded.run.run_short_id == "other1"
+
+
+async def test_a_run_that_is_on_record_for_one_start_is_none_of_another(book: Ledger) -> None:
+    first = await book.once(call("0"), Sends(), busy_seconds=0)
+    again = Sends()
+    for chain in (FIRST, SECOND):
+        with pytest.raises(StartOutcomeUnknown, match=rf"run1 .*{first.slot}.*no evidence") as caught:
+            await book.once(call("1", chain=chain), again, busy_seconds=0)
+        assert (caught.value.run_short_id, caught.value.slot) == ("run1", call("1").slot)
+        assert caught.value.run_url == first.run_url
+    assert again.count == 1
+    assert (await book.once(call("0", chain=SECOND), again, busy_seconds=0)).run_short_id == "run1"
+
+
+async def test_of_two_starts_at_once_that_are_answered_with_one_run_one_has_it(book: Ledger) -> None:
+    sends = [Sends(seconds=0.1), Sends(seconds=0.1)]
+    answers = await asyncio.gather(
+        *(book.once(call(str(place)), send, busy_seconds=0) for place, send in enumerate(sends)),
+        return_exceptions=True,
+    )
+    assert sorted(type(answer).__name__ for answer in answers) == ["QATechRunRecord", "StartOutcomeUnknown"]
+
+
+async def test_a_start_is_not_answered_with_a_run_that_a_person_has_attached_to_another(book: Ledger) -> None:
+    with pytest.raises(RuntimeError):
+        await book.once(call("0"), Sends(RuntimeError("killed")), busy_seconds=0)
+    await aattach_run(book.flow_run_id, call("0").slot, "run1")
+    with pytest.raises(StartOutcomeUnknown, match="no evidence"):
+        await book.once(call("1"), Sends(), busy_seconds=0)
 
 
 # --- an attach sends nothing
