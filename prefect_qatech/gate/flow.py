@@ -35,7 +35,7 @@ from prefect_qatech.exceptions import (
 from prefect_qatech.gate.campaign import MAX_SENTENCE, GateCampaign
 from prefect_qatech.gate.settings import GateSettings, HowToWait, OnNoPass
 from prefect_qatech.gate.steps import FlowRunSteps
-from prefect_qatech.ledger import QATechRunRecord
+from prefect_qatech.ledger import QATechRunRecord, check_that_no_context_was_lost
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.report import clear_report_files
 from prefect_qatech.report.escape import cell_text, plain_text
@@ -110,6 +110,7 @@ async def run_gate(
     if run is not None and request is not None:
         raise InvalidInputError("run judges a run as it is: give run or a request, not both.")
     wanted = as_request(request)
+    await check_that_no_context_was_lost(settings.is_in_main_thread)
     logger = run_logger()
     gate = GateCampaign(
         FlowRunSteps(credentials, wanted, settings, run),

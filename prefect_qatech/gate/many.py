@@ -68,6 +68,7 @@ async def _gather(
         raise InvalidInputError(f"A gate's name must have 1 to {_NAME_LENGTH} characters: {unusable[0][:50]!r}")
     if gates_at_once < 1:
         raise InvalidInputError("gates_at_once must be at least 1.")
+    await ledger.check_that_no_context_was_lost(settings.is_in_main_thread)
     logger = run_logger()
     place = label if label is not None else await _place(requests)
     limit = asyncio.Semaphore(gates_at_once)

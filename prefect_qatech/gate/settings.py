@@ -1,5 +1,6 @@
 """How a gate goes about its work."""
 
+import threading
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,9 +16,13 @@ HowToWait = Literal["poll", "suspend"]
 _MAX_DECISION_SECONDS = 30 * 24 * 3600
 
 
+def _is_in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
 @dataclass(frozen=True)
 class GateSettings:
-    """How a gate goes about its work; `release_gate` tells of each."""
+    """How a gate goes about its work; `release_gate` tells of each, and the thread of its caller is noted by itself."""
 
     policy: GatePolicy = field(default_factory=GatePolicy)
     target: str | None = None
@@ -30,6 +35,7 @@ class GateSettings:
     on_failed: OnNoPass = "stop"
     decision_timeout_seconds: float = 3600.0
     waiting: HowToWait = "poll"
+    is_in_main_thread: bool = field(default_factory=_is_in_main_thread)
 
     def check(self) -> None:
         """Raise where something makes no sense.

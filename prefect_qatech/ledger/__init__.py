@@ -23,7 +23,13 @@ from prefect_qatech.ledger.admin import (
     clear_intent,
     read_ledger,
 )
-from prefect_qatech.ledger.call_site import flow_run_of, forget_calls, locate, root_flow_run
+from prefect_qatech.ledger.call_site import (
+    check_that_no_context_was_lost,
+    flow_run_of,
+    forget_calls,
+    locate,
+    root_flow_run,
+)
 from prefect_qatech.ledger.lookup import first_run_of, is_on_record
 from prefect_qatech.ledger.slots import (
     Call,
@@ -48,6 +54,7 @@ __all__ = [
     "aread_ledger",
     "attach",
     "attach_run",
+    "check_that_no_context_was_lost",
     "clear_intent",
     "fingerprint",
     "first_run_of",

@@ -206,6 +206,40 @@ def _check_that_it_is_no_stray(call: Call, root: str) -> None:
     )
 
 
+async def check_that_no_context_was_lost(is_in_main_thread: bool) -> None:
+    """Raise where a gate became a flow run of its own because its thread has lost the context of a retried flow.
+
+    Such a thread cannot be told from one that never was part of that flow; the main thread can, and gates beside each
+    other, which have no retries.
+
+    Args:
+        is_in_main_thread: Whether the gate was called there.
+
+    Raises:
+        LedgerConflict: It did, as far as can be told.
+    """
+    context = FlowRunContext.get()
+    own = context.flow_run if context is not None else None
+    if own is None or own.parent_task_run_id is not None or is_in_main_thread:
+        return
+    others = [
+        other
+        for other in flow_runs_at_work()
+        if other.id != own.id and other.parent_task_run_id is None and (other.empirical_policy.retries or 0) > 0
+    ]
+    if not others:
+        return
+    async with get_client() as client:
+        at_work = [str(other.id) for other in others if await _is_at_work(client, other)]
+    if at_work:
+        raise LedgerConflict(
+            f"Nothing was sent: the gate was called in a thread without Prefect's context, while flow run {at_work[0]} "
+            "is at work, a retry of which could not find it; have the thread call it by "
+            "`contextvars.copy_context().run`, or, if it is no part of that flow run, call it in a flow of its own.",
+            flow_run_id=at_work[0],
+        )
+
+
 def _runs_for_the_first_time(flow_run: FlowRun) -> bool:
     """Whether a flow run was neither retried nor resumed: it is in the state in which it began to run.
 

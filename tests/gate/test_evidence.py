@@ -1,5 +1,6 @@
 """A verdict is about this target, now; and nothing that was found out is thrown away."""
 
+import asyncio
 import contextvars
 import json
 import time
@@ -36,6 +37,7 @@ from prefect_qatech import (
     arerun_test_run,
     astart_test_run,
     await_for_test_run,
+    gather_gates,
     ledger,
     release_gate,
 )
@@ -557,3 +559,37 @@ async def test_a_gate_that_is_refused_leaves_no_older_verdict(
     with pytest.raises(InvalidInputError):
         await judge(flaky, report_directory=str(tmp_path), **wrong)
     assert not (tmp_path / "verdict.json").exists()
+
+
+def gate_of(what: str, sandbox: Sandbox) -> bool:
+    credentials = credentials_for(sandbox)
+    if what == "gather_gates":
+        return gather_gates(credentials, {"one": "pln_green"}, polling=POLLING).passed
+    if what == "arelease_gate":
+        return asyncio.run(arelease_gate(credentials, "pln_green", polling=POLLING)).passed
+    return release_gate(credentials, "pln_green", polling=POLLING).passed
+
+
+@pytest.mark.parametrize("what", ["release_gate", "arelease_gate", "gather_gates"])
+def test_a_gate_in_a_thread_that_has_lost_the_context_of_a_retried_flow_is_refused(sandbox: Sandbox, what: str) -> None:
+    step = Failing()
+
+    @flow(retries=1)
+    def release() -> None:
+        with ThreadPoolExecutor() as pool:
+            with pytest.raises(LedgerConflict, match=r"contextvars.copy_context\(\).run") as caught:
+                pool.submit(gate_of, what, sandbox).result()
+            assert caught.value.flow_run_id == str(flow_run_id())
+        assert counted(sandbox) == (0, 0)
+        step()
+
+    release()
+    assert step.calls == 2
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(gate_of, what, sandbox).result(), "a flow run that has ended does not matter"
+
+
+def test_gates_in_threads_beside_each_other_are_no_part_of_each_other(sandbox: Sandbox) -> None:
+    with ThreadPoolExecutor() as pool:
+        assert all(pool.map(gate_of, ["release_gate"] * 2, [sandbox] * 2))
+    assert counted(sandbox) == (2, 0)
