@@ -773,7 +773,7 @@ async def test_a_look_that_fails_is_tried_again(
 @pytest.mark.parametrize("path", ["start", "rerun"])
 async def test_a_post_of_unknown_outcome_is_sent_once_whatever_is_retried(sandbox: Sandbox, path: str) -> None:
     """One flow with a call for each way to lose an answer, each with a label; then all of it twice more."""
-    patient, impatient = credentials_for(sandbox), credentials_for(sandbox, timeout_seconds=1)
+    patient, impatient = credentials_for(sandbox), credentials_for(sandbox, timeout_seconds=3)
     sent: dict[str, int] = {}
     errors: dict[str, list[StartOutcomeUnknown]] = {name: [] for name in UNKNOWN_FAULTS}
     ids: list[UUID] = []
