@@ -64,9 +64,9 @@ async def aattach_run(
     async with _ledger_of(flow_run_id) as ledger:
         entries = await ledger.entries()
         entry = await _open_entry(ledger, entries, slot)
-        if (holder := await ledger.claim(run_short_id, slot)) != slot:
-            what = next((f": {other.what}" for other in entries if other.slot == holder), "")
-            raise ValueError(f"run {run_short_id} is that of another slot, {holder}{what}")
+        for other in entries:
+            if other.run is not None and other.run.run_short_id == run_short_id and other.kind != "attach":
+                raise ValueError(f"run {run_short_id} is that of another slot, {other.slot}: {other.what}")
         record = QATechRunRecord(
             kind="attached",
             run_short_id=run_short_id,

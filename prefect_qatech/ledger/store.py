@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -32,7 +32,6 @@ from prefect_qatech.ledger.slots import (
     entries_of,
     left_behind,
     resolve,
-    short_hash,
 )
 
 Send = Callable[[], Awaitable[QATechRunRecord]]
@@ -55,6 +54,9 @@ _refused: set[str] = set()
 _over: set[str] = set()
 """Nonces of intents without a run whose POST this process has seen end."""
 
+_slots: dict[tuple[UUID, str], str] = {}
+"""Which slot of a flow run's ledger has a run, as far as this process has recorded or read it."""
+
 
 @dataclass
 class Ledger:
@@ -72,8 +74,12 @@ class Ledger:
 
     async def entries(self, family: str = "") -> list[QATechLedgerEntry]:
         """Return the slots, in the order in which they were written."""
-        found = await self._inputs(family)
-        return entries_of({row.key: row.value for row in found}, {row.key: row.created for row in found})
+        rows = await self._inputs(family)
+        found = entries_of({row.key: row.value for row in rows}, {row.key: row.created for row in rows})
+        for entry in found:
+            if entry.run is not None and entry.run.not_as_asked is None and entry.kind != "attach":
+                _slots.setdefault((self.flow_run_id, entry.run.run_short_id), entry.slot)
+        return found
 
     async def rows(self, prefix: str) -> dict[str, str]:
         """Return the rows whose keys begin so."""
@@ -107,21 +113,6 @@ class Ledger:
         except PrefectHTTPStatusError:
             return False
         return nonce is not None and json.loads(row).get("nonce") == nonce
-
-    async def claim(self, run_short_id: str, slot: str) -> str:
-        """Give a run to a slot, unless another slot has it: one run is the evidence of one start.
-
-        Args:
-            run_short_id: The run.
-            slot: The slot that is to have it.
-
-        Returns:
-            The slot that has it.
-        """
-        key = f"run-{short_hash(run_short_id)}"
-        if await self.insert(key, json.dumps({"slot": slot})):
-            return slot
-        return str(json.loads((await self.rows(key))[f"{PREFIX}{key}"])["slot"])
 
     async def once(
         self, call: Call, send: Send, *, busy_seconds: float, latest_send_seconds: float = float("inf")
@@ -162,7 +153,7 @@ class Ledger:
             # insert.
             found = None if call.is_first_attempt else await self._resolve(call)
             if found is None and not call.is_first_attempt:
-                await self._warn_of_left_behind(call)
+                _warn_of_left_behind(call, await self.entries())
             while True:
                 if found is not None and (record := await self._take_up(call, found)) is not None:
                     return record
@@ -204,17 +195,6 @@ class Ledger:
 
     async def _at(self, slot: str) -> QATechLedgerEntry | None:
         return next((entry for entry in await self.entries(slot) if entry.slot == slot), None)
-
-    async def _warn_of_left_behind(self, call: Call) -> None:
-        if call.kind != "start" or call.label is not None:
-            return
-        for entry in left_behind(call, await self.entries()):
-            run_logger().warning(
-                "An earlier attempt of this flow run sent another request here, %s: %s. It is left behind, unless a "
-                "later call asks for it.",
-                entry.what,
-                entry.outcome,
-            )
 
     async def _start(
         self, call: Call, send: Send, busy_seconds: float, latest_send_seconds: float
@@ -272,14 +252,18 @@ class Ledger:
             _refused.discard(intent.nonce)
 
     async def _record(self, intent: QATechLedgerEntry, record: QATechRunRecord) -> None:
-        async def write() -> tuple[QATechRunRecord, QATechLedgerEntry | None]:
-            holder = await self.claim(record.run_short_id, intent.slot)
+        # One run is the evidence of one start. What is known of that is at hand: nothing comes before the record.
+        kept = record
+        if record.not_as_asked is None:
+            holder = _slots.setdefault((self.flow_run_id, record.run_short_id), intent.slot)
             kept = record if holder == intent.slot else _of_another_slot(intent, record, holder)
+
+        async def write() -> QATechLedgerEntry | None:
             is_ours = await self.insert(f"{intent.slot}-done", done_row(intent, kept), nonce=intent.nonce)
-            return kept, None if is_ours else await self._at(intent.slot)
+            return None if is_ours else await self._at(intent.slot)
 
         try:
-            kept, other = await _persistently(write, _RECORD_SECONDS)
+            other = await _persistently(write, _RECORD_SECONDS)
         except Exception as error:
             _over.add(intent.nonce)
             unknown = self._unknown(
@@ -407,6 +391,18 @@ class Ledger:
             if entry.kind != "attach" and run is not None and run.run_short_id == record.run_short_id:
                 return run.model_copy(update={name: getattr(record, name) for name in ("slot", "flow_run_id", "found")})
         return record
+
+
+def _warn_of_left_behind(call: Call, entries: Sequence[QATechLedgerEntry]) -> None:
+    if call.kind != "start" or call.label is not None:
+        return
+    for entry in left_behind(call, entries):
+        run_logger().warning(
+            "An earlier attempt of this flow run sent another request here, %s: %s. It is left behind, unless a later "
+            "call asks for it.",
+            entry.what,
+            entry.outcome,
+        )
 
 
 def _of_another_slot(intent: QATechLedgerEntry, record: QATechRunRecord, holder: str) -> QATechRunRecord:
