@@ -150,6 +150,27 @@ def check_name(name: object, what: str) -> None:
         raise InvalidInputError(f"{what} has characters that cannot be stored: {shown(name)}")
 
 
+def check_target(target: str | None) -> None:
+    """Check what names the thing that is tested: a text that says nothing would stand for every version.
+
+    Args:
+        target: The target; None where none is named.
+
+    Raises:
+        InvalidInputError: It is empty, or not one line.
+
+    Example:
+        ```python
+        check_target("4f2c9e1")
+        ```
+    """
+    if target is None:
+        return
+    check_name(target, "target")
+    if not target.isprintable():
+        raise InvalidInputError(f"target must be one line, such as a commit or a version, not {shown(target)}")
+
+
 @contextmanager
 def _made(*, in_code: bool) -> Iterator[None]:
     before = _is_made_in_code.get()

@@ -12,7 +12,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import datetime, timezone
 from typing import Any, Literal, TypedDict
 
 from prefect import task
@@ -23,13 +22,12 @@ from prefect.tasks import Task
 from prefect_qatech import ledger
 from prefect_qatech._prefect import check_that_prefect_returns_results, run_logger
 from prefect_qatech._sync import run_sync, sleep_unless_stopped
-from prefect_qatech.addresses import safe_url
 from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest, as_request
 from prefect_qatech.api.responses import QATechRun, QATechStartedRun
 from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import QATechError
-from prefect_qatech.inputs import check_name
-from prefect_qatech.ledger import QATechRunRecord, short_id_of
+from prefect_qatech.inputs import check_name, check_target
+from prefect_qatech.ledger import QATechRunRecord, record_of, short_id_of
 from prefect_qatech.report import append_job_summary, artifacts, events, write_report_files
 from prefect_qatech.report.model import GateReport
 
@@ -100,17 +98,17 @@ _RETRIED: _RetryOptions = {
 }
 
 
-def _check(credentials: QATechCredentials, **names: str | None) -> None:
+def _check(credentials: QATechCredentials, label: str | None = None, target: str | None = None) -> None:
     check_credentials(credentials)
-    for what, name in names.items():
-        if name is not None:
-            check_name(name, what)
+    check_target(target)
+    if label is not None:
+        check_name(label, "label")
 
 
 async def _start(
     credentials: QATechCredentials, request: QATechRunRequest, label: str | None, target: str | None
 ) -> QATechRunRecord:
-    _check(credentials, label=label, target=target)
+    _check(credentials, label, target)
     check_that_prefect_returns_results()
     plan = request.test_plan_short_id
     # Whom QA.tech tells, and where the project is, are no part of what is tested.
@@ -142,7 +140,7 @@ async def _rerun(
     key: str | None,
     plan_short_id: str | None,
 ) -> QATechRunRecord:
-    _check(credentials, label=label)
+    _check(credentials, label)
     run_short_id = short_id_of(run)
     plan = plan_short_id or (run.plan_short_id if isinstance(run, QATechRunRecord) else None)
     check_that_prefect_returns_results()
@@ -186,26 +184,15 @@ def _accepted(
     rerun_of: str | None = None,
 ) -> QATechRunRecord:
     """Name an accepted run in the log, before anything else can fail, and make a record of it."""
-    url = safe_url(started.url)
+    record = record_of(kind, started, plan_short_id, rerun_of)
     run_logger().info(
         "QA.tech run %s %s (%s test cases): %s",
-        started.run_short_id,
+        record.run_short_id,
         "started" if kind == "start" else "started as a rerun",
-        "unknown number of" if started.test_count is None else started.test_count,
-        url or "no address given",
+        "unknown number of" if record.test_count is None else record.test_count,
+        record.run_url or "no address given",
     )
-    plan = started.test_plan
-    return QATechRunRecord(
-        kind=kind,
-        run_short_id=started.run_short_id,
-        run_url=url,
-        test_count=started.test_count,
-        test_count_is_unreadable=started.test_count_is_unreadable,
-        plan_short_id=(plan.short_id if plan else None) or plan_short_id,
-        plan_name=plan.name if plan else None,
-        rerun_of=rerun_of,
-        started_at=datetime.now(timezone.utc),
-    )
+    return record
 
 
 async def _announce(record: QATechRunRecord, key: str) -> None:

@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any
 
 from anyio import move_on_after, sleep
@@ -51,18 +50,6 @@ class _Wanted:
     run_short_id: str
     run_url: str | None = None
     record: QATechRunRecord | None = None
-
-
-def age_of(record: QATechRunRecord | None) -> float | None:
-    """Return how many seconds ago a run was started; None where nobody knows.
-
-    Args:
-        record: The run.
-    """
-    # Of a run that was attached only the moment of attaching is known.
-    if record is None or record.kind == "attached":
-        return None
-    return max(0.0, (datetime.now(timezone.utc) - record.started_at).total_seconds())
 
 
 @dataclass
@@ -109,7 +96,7 @@ class _Wait:
             on_change=on_change,
             on_error=on_error,
             run_url=wanted.run_url,
-            age_seconds=age_of(wanted.record),
+            age_seconds=wanted.record.age_seconds if wanted.record is not None else None,
             history=self._histories.setdefault(plan, PlanHistory(plan)) if plan else None,
         )
         events.emit_run_finished(run, wanted.run_url)

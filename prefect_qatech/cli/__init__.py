@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -166,4 +167,7 @@ def main() -> None:
     try:
         app(sys.argv[1:], exit_on_error=False, print_error=True)
     except CycloptsError:
+        sys.exit(ERROR)
+    except Exception:  # Python's own exit code for it, 1, would be a verdict
+        traceback.print_exc()
         sys.exit(ERROR)

@@ -28,6 +28,7 @@ from prefect_qatech.cli.steps import Mode, TerminalSteps
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import InvalidInputError, QATechError
 from prefect_qatech.gate.campaign import GateCampaign
+from prefect_qatech.inputs import check_target
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.report import load_policy
@@ -192,6 +193,7 @@ def run(
     """
 
     def work(display: Display) -> Coroutine[Any, Any, GateReport]:
+        check_target(target)
         credentials = QATechCredentials.from_env()
         request = QATechRunRequest(
             test_plan_short_id=plan,
@@ -244,6 +246,7 @@ def rerun(
     """
 
     def work(display: Display) -> Coroutine[Any, Any, GateReport]:
+        check_target(target)
         credentials = QATechCredentials.from_env()
         request = QATechRerunRequest(failed_only=failed_only, test_case_ids=test_case)
         base = check_run_short_id(run)
@@ -288,6 +291,7 @@ def wait(
     """
 
     def work(display: Display) -> Coroutine[Any, Any, GateReport]:
+        check_target(target)
         credentials = QATechCredentials.from_env()
         attached = QATechRunRecord(
             kind="attached", run_short_id=check_run_short_id(run), started_at=datetime.now(timezone.utc)
@@ -319,7 +323,7 @@ def status(run: str, /, *, json: Annotated[bool, Parameter(negative="")] = False
     try:
         found = asyncio.run(look())
     except (QATechError, ValueError) as error:
-        end(str(error))
+        end(one_line(str(error)))
     if json:
         print(found.model_dump_json(by_alias=False))
     else:
@@ -331,12 +335,8 @@ def status(run: str, /, *, json: Annotated[bool, Parameter(negative="")] = False
             )
         )
         for case in found.test_cases:
-            print(
-                one_line(
-                    f"  {case.result or case.status:<9} {case.name}"
-                    + (f": {case.result_title}" if case.result_title else "")
-                )
-            )
+            why = f": {case.result_title}" if case.result_title else ""
+            print(f"  {one_line(case.result or case.status):<9} {one_line(case.name + why)}")
     sys.exit(0)
 
 

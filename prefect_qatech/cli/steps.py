@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeVar
 
 import anyio
 
-from prefect_qatech.addresses import safe_url
 from prefect_qatech.api.client import QATechClient
 from prefect_qatech.api.requests import QATechRerunRequest
 from prefect_qatech.api.responses import QATechRun, QATechStartedRun
@@ -27,7 +26,7 @@ from prefect_qatech.exceptions import (
 )
 from prefect_qatech.gate.campaign import Beginning, NextRun
 from prefect_qatech.gate.details import Details, details_of
-from prefect_qatech.ledger import QATechRunRecord
+from prefect_qatech.ledger import QATechRunRecord, record_of
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.polling.wait import Surroundings, wait_for_run
 from prefect_qatech.report.model import GateDecision, GateReport
@@ -110,14 +109,14 @@ class TerminalSteps:
         plan = rerun.first.plan_short_id
 
         async def send(client: QATechClient) -> QATechRunRecord:
-            return _accepted("rerun", await client.rerun(rerun.base.run_short_id, request, plan_short_id=plan), plan)
+            base = rerun.base.run_short_id
+            return record_of("rerun", await client.rerun(base, request, plan_short_id=plan), plan, base)
 
         record = await self._once(_slot(rerun), send, seconds_left)
         self.display.started(record)
         return record
 
     async def wait(self, record: QATechRunRecord, seconds_left: float) -> QATechRun:
-        age = None if record.kind == "attached" else (datetime.now(timezone.utc) - record.started_at).total_seconds()
         try:
             async with self.credentials.get_client() as client:
                 return await wait_for_run(
@@ -129,7 +128,7 @@ class TerminalSteps:
                     on_change=self.display.changed,
                     on_error=lambda error: self.display.tell(f"A poll failed and is repeated: {error}"),
                     run_url=record.run_url,
-                    age_seconds=None if age is None else max(0.0, age),
+                    age_seconds=record.age_seconds,
                 )
         finally:
             self.display.close()
@@ -164,7 +163,7 @@ class TerminalSteps:
     async def _start(self, client: QATechClient) -> QATechRunRecord:
         if self.start is None:
             raise QATechError("There is nothing to start.")
-        return _accepted("start", await self.start(client), self.plan_short_id)
+        return record_of("start", await self.start(client), self.plan_short_id)
 
     async def _once(
         self, slot: str, send: Callable[[QATechClient], Awaitable[QATechRunRecord]], seconds_left: float
@@ -209,6 +208,13 @@ class TerminalSteps:
                 )
                 self._keep(slot, nonce, other)
             raise
+        if (known := self.journal.slot_of(record.run_short_id)) is not None:
+            told = (
+                f"QA.tech answered with {record}, which is on record as the run of another start ({known}): it is no "
+                "evidence for this one. Nothing is started in its place: ask QA.tech why; --anew starts another run."
+            )
+            self._keep(slot, nonce, record.model_copy(update={"not_as_asked": told}))
+            raise StartOutcomeUnknown(told, run_short_id=record.run_short_id, run_url=record.run_url, request="POST")
         self._keep(slot, nonce, record)
         return record
 
@@ -269,20 +275,6 @@ class _Told:
         self.display.tell(message % args if args else message)
 
     info = error = warning
-
-
-def _accepted(kind: Literal["start", "rerun"], started: QATechStartedRun, plan: str | None) -> QATechRunRecord:
-    named = started.test_plan
-    return QATechRunRecord(
-        kind=kind,
-        run_short_id=started.run_short_id,
-        run_url=safe_url(started.url),
-        test_count=started.test_count,
-        test_count_is_unreadable=started.test_count_is_unreadable,
-        plan_short_id=(named.short_id if named else None) or plan,
-        plan_name=named.name if named else None,
-        started_at=datetime.now(timezone.utc),
-    )
 
 
 def _slot(rerun: NextRun) -> str:

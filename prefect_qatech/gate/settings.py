@@ -6,7 +6,7 @@ from typing import Literal
 
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.gate import suspend
-from prefect_qatech.inputs import check_name
+from prefect_qatech.inputs import check_name, check_target
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.report import check_report_directory
 from prefect_qatech.verdict import GatePolicy, Verdict
@@ -47,8 +47,7 @@ class GateSettings:
             raise InvalidInputError(
                 f"decision_timeout_seconds must be more than 0 and at most {_MAX_DECISION_SECONDS:,}"
             )
-        if self.target is not None and (not self.target.strip() or not self.target.isprintable()):
-            raise InvalidInputError("target must name what is tested, in one line: a commit, say, or leave it out.")
+        check_target(self.target)
         if self.label is not None:
             check_name(self.label, "label")
         if self.waiting == "suspend":

@@ -48,7 +48,7 @@ from prefect_qatech.gate.approval import NO_ANSWER, SERVER_GRACE_SECONDS
 from prefect_qatech.ledger import Ledger, QATechRunRecord, fingerprint, forget_calls
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.polling.wait import Surroundings, wait_for_run
-from prefect_qatech.waits import age_of, telling_what_goes_on, turn_of
+from prefect_qatech.waits import telling_what_goes_on, turn_of
 
 _KEY = "qatech-"
 _PAGE = 200
@@ -189,7 +189,7 @@ async def _goes_on(
                 on_change=on_change,
                 on_error=on_error,
                 run_url=record.run_url,
-                age_seconds=age_of(record),
+                age_seconds=record.age_seconds,
             )
         except WaitTimedOut as error:
             # Whether a run that nobody knows comes to be known, the ordinary wait finds out within a minute.

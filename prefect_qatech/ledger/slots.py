@@ -17,12 +17,14 @@ import inspect
 import json
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from prefect_qatech.addresses import safe_url
 from prefect_qatech.api.ids import check_run_short_id
+from prefect_qatech.api.responses import QATechStartedRun
 from prefect_qatech.exceptions import InvalidInputError, LedgerConflict
 
 Kind = Literal["start", "rerun", "attach"]
@@ -74,6 +76,38 @@ class QATechRunRecord(BaseModel):
 
     def __str__(self) -> str:
         return f"run {self.run_short_id} ({self.run_url or 'address unknown'})"
+
+    @property
+    def age_seconds(self) -> float | None:
+        """How many seconds ago it was started; of an attached run nobody knows."""
+        if self.kind == "attached":
+            return None
+        return max(0.0, (datetime.now(timezone.utc) - self.started_at).total_seconds())
+
+
+def record_of(
+    kind: Literal["start", "rerun"], started: QATechStartedRun, plan_short_id: str | None, rerun_of: str | None = None
+) -> QATechRunRecord:
+    """Return the record of a run that QA.tech has just accepted.
+
+    Args:
+        kind: How it came to be.
+        started: What the answer to its POST told.
+        plan_short_id: The plan that was asked for, where the answer names none.
+        rerun_of: Short id of the run that it repeats.
+    """
+    plan = started.test_plan
+    return QATechRunRecord(
+        kind=kind,
+        run_short_id=started.run_short_id,
+        run_url=safe_url(started.url),
+        test_count=started.test_count,
+        test_count_is_unreadable=started.test_count_is_unreadable,
+        plan_short_id=(plan.short_id if plan else None) or plan_short_id,
+        plan_name=plan.name if plan else None,
+        rerun_of=rerun_of,
+        started_at=datetime.now(timezone.utc),
+    )
 
 
 def short_id_of(run: QATechRunRecord | str) -> str:

@@ -491,3 +491,42 @@ def test_a_start_that_was_settled_meanwhile_is_told(tmp_path: Path) -> None:
     record = QATechRunRecord(kind="start", run_short_id="abc123", started_at=datetime.now(timezone.utc))
     assert not journal.record("first", nonce, record)
     assert journal.record("first", another, record)
+
+
+def test_one_run_is_the_evidence_of_one_start(
+    command: Run, sandbox: Sandbox, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "1", "--target", "v1") == 0
+    first = run_ids(capsys.readouterr().out)[0]
+    real = QATechClient.start_run
+
+    async def start(self: QATechClient, request: QATechRunRequest) -> QATechStartedRun:
+        return (await real(self, request)).model_copy(update={"run_short_id": first})
+
+    monkeypatch.setattr(QATechClient, "start_run", start)
+    for mode in ([], ["--resume"]):
+        assert command("run", "--plan", "pln_one", "--target", "v2", *mode) == 3
+    assert first in capsys.readouterr().err
+    assert counted(sandbox)[0] == 2
+
+
+def test_what_nobody_foresaw_is_an_error_and_no_verdict(
+    command: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(QATechClient, "start_run", broken)
+    assert command("run", "--plan", "pln_one") == 3
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["rerun", "abc123"], ["wait", "abc123"]])
+@pytest.mark.parametrize("target", ["", " ", "v1\nv2"])
+def test_a_target_that_names_nothing_is_refused(
+    arguments: list[str], target: str, command: Run, sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A variable of the CI service that is not set would stand for every version."""
+    assert command(*arguments, "--target", target) == 3
+    assert "target must" in capsys.readouterr().err
+    assert not sandbox.requests()
