@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
+import pytest
 from prefect import flow
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, FlowRunFilterId
@@ -26,6 +27,16 @@ from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.verdict.identity import ObservedAttempt, recognise
 
 T = TypeVar("T")
+
+_VENDORS_DOCUMENT = Path(__file__).parents[2] / "shared" / "qatech-api" / "openapi-2026-03.json"
+
+
+def read_vendors_document() -> Any:
+    """Read QA.tech's own OpenAPI document, which is no part of this repository; skip the test without it."""
+    if not _VENDORS_DOCUMENT.is_file():
+        pytest.skip("QA.tech's own OpenAPI document is not beside this repository")
+    return json.loads(_VENDORS_DOCUMENT.read_bytes())
+
 
 UNKNOWN_FAULTS: dict[str, dict[str, Any]] = {
     "no answer": {"kind": "drop_after"},

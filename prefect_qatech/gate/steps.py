@@ -29,6 +29,8 @@ from prefect_qatech.tasks import address_of, apublish_gate_report, arerun_test_r
 from prefect_qatech.waits import await_for_test_run, turn_of
 
 _RECORD_SECONDS = 10.0
+_PASS_SECONDS = 60.0
+"""How long a pass may take to be recorded: without the record it is none."""
 
 
 @dataclass
@@ -186,7 +188,7 @@ class FlowRunSteps:
         # With a target the slot itself tells what the pass is good for.
         if self.settings.target is not None and self.run is None:
             return True
-        return await _keep(lambda: journal.record_pass(first, self.settings.target), "The pass")
+        return await _keep(lambda: journal.record_pass(first, self.settings.target), "The pass", _PASS_SECONDS)
 
     async def end(self, first: QATechRunRecord, report: GateReport) -> None:
         try:
@@ -195,7 +197,9 @@ class FlowRunSteps:
             run_logger().error("The report could not be published as a whole: %s", error)
         # Whoever retries a pass waits for nothing and reruns nothing, so no new time begins for it.
         if not report.passed:
-            await _keep(lambda: journal.record_end(first, report.verdict.value), "The end of the campaign")
+            await _keep(
+                lambda: journal.record_end(first, report.verdict.value), "The end of the campaign", _RECORD_SECONDS
+            )
 
 
 async def astart_campaign(
@@ -225,12 +229,11 @@ async def astart_campaign(
     return record
 
 
-async def _keep(write: Callable[[], Awaitable[None]], what: str) -> bool:
+async def _keep(write: Callable[[], Awaitable[None]], what: str, seconds: float) -> bool:
     """Record something about a campaign; return whether it is recorded."""
     try:
-        # A Prefect API that hangs is no reason for the verdict to come a minute later.
-        with anyio.fail_after(_RECORD_SECONDS):
-            await journal.through_outages(write, _RECORD_SECONDS)
+        with anyio.fail_after(seconds):
+            await journal.through_outages(write, seconds)
     except Exception as error:
         run_logger().error("%s could not be recorded: %s", what, error)
         return False

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -35,6 +33,7 @@ from prefect_qatech.api.responses import (
     QATechRunTestCaseDetails,
     QATechStartedRun,
 )
+from tests.support import read_vendors_document
 
 CASE = "a1b2c3d4-e5f6-4789-a012-3456789abcde"
 OTHER = "00000000-0000-4000-8000-000000000002"
@@ -305,15 +304,10 @@ def test_a_text_that_nothing_can_store_is_cleaned() -> None:
 
 # --- The vendor's OpenAPI document
 
-DOCUMENT = Path(__file__).parents[2] / "shared" / "qatech-api" / "openapi-2026-03.json"
-
 
 @pytest.fixture(scope="module")
 def openapi() -> dict[str, Any]:
-    if not DOCUMENT.is_file():
-        reason = f"the vendor's OpenAPI document is not at {DOCUMENT}"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    document: dict[str, Any] = _as_json_schema(json.loads(DOCUMENT.read_bytes()))
+    document: dict[str, Any] = _as_json_schema(read_vendors_document())
     return document
 
 

@@ -532,7 +532,7 @@ async def test_a_pass_that_cannot_be_recorded_is_one_for_its_named_target_only(
     async def refuse(*_: object) -> None:
         raise CONNECTION_REFUSED
 
-    monkeypatch.setattr(steps, "_RECORD_SECONDS", 0.1)
+    monkeypatch.setattr(steps, "_PASS_SECONDS", 0.1)
     monkeypatch.setattr(journal, "record_pass", refuse)
     report = await judge(flaky, target=target)
     if target is None:
