@@ -20,7 +20,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from prefect_qatech._prefect import run_logger, server_time
 from prefect_qatech._sync import run_apart
-from prefect_qatech.exceptions import LedgerUnavailable, QATechAPIError, StartOutcomeUnknown
+from prefect_qatech.exceptions import LedgerConflict, LedgerUnavailable, QATechAPIError, StartOutcomeUnknown
 from prefect_qatech.ledger.call_site import flow_run_of, give_back, locate
 from prefect_qatech.ledger.slots import (
     PREFIX,
@@ -134,19 +134,13 @@ class Ledger:
             LedgerUnavailable: The Prefect server took too long for the intent; nothing was sent.
             QATechAPIError: QA.tech surely did not accept it; there is no trace of it in the ledger.
         """
-        here, leaves_trace = asyncio.get_running_loop(), False
+        here = asyncio.get_running_loop()
 
         async def start() -> QATechRunRecord | None:
-            nonlocal leaves_trace
-            leaves_trace = True
-            try:
-                if asyncio.get_running_loop() is here:
-                    return await self._start(call, send, busy_seconds, latest_send_seconds)
-                async with self.connect() as client:
-                    return await replace(self, client=client)._start(call, send, busy_seconds, latest_send_seconds)
-            except (QATechAPIError, LedgerUnavailable):
-                leaves_trace = False
-                raise
+            if asyncio.get_running_loop() is here:
+                return await self._start(call, send, busy_seconds, latest_send_seconds)
+            async with self.connect() as client:
+                return await replace(self, client=client)._start(call, send, busy_seconds, latest_send_seconds)
 
         try:
             # Nobody can have left a slot at another place before the first attempt; one at this place refuses the
@@ -162,9 +156,11 @@ class Ledger:
                     return started
                 # Somebody else was first. Where QA.tech has refused them meanwhile, it is this call's turn.
                 found = await self._at(call.slot)
+        except (StartOutcomeUnknown, LedgerConflict):
+            raise
         except Exception:
-            if not leaves_trace:
-                give_back(call)
+            # Its slot is empty, and a retry numbers the calls as if this one had never been.
+            give_back(call)
             raise
 
     async def attach(self, call: Call, record: QATechRunRecord) -> QATechRunRecord:
@@ -202,8 +198,13 @@ class Ledger:
         """Put the intent on record, send the POST, put the run on record; None where there is an intent already."""
         intent = call.entry(sent_at=_now(), busy_seconds=busy_seconds, nonce=uuid4().hex)
         began = time.monotonic()
-        if not await self.insert(f"{intent.slot}-intent", json.dumps(intent.row()), nonce=intent.nonce):
-            return None
+        try:
+            if not await self.insert(f"{intent.slot}-intent", json.dumps(intent.row()), nonce=intent.nonce):
+                return None
+        except Exception:
+            # Whether the row is there is not known; that it has started nothing is.
+            _refused.add(intent.nonce)
+            raise
         if (seconds := time.monotonic() - began) > latest_send_seconds:
             # By the time that this POST can take, somebody may clear its intent and start another.
             await self._delete(intent)

@@ -10,6 +10,8 @@ from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from uuid import UUID, uuid4
 
+import anyio
+import httpx
 import pytest
 from prefect import flow
 from prefect.client.orchestration import PrefectClient
@@ -22,12 +24,14 @@ from prefect_qatech import (
     LedgerConflict,
     NotFoundError,
     QATechRunRecord,
+    StartOutcomeUnknown,
     ledger,
 )
 from prefect_qatech._sync import run_sync
 from prefect_qatech.ledger import Call, call_site
 from tests.ledger.books import (
     Sends,
+    Trouble,
     a_run,
     ask,
     call,
@@ -244,6 +248,43 @@ async def test_a_call_that_was_refused_gives_its_number_to_the_next_so_that_a_re
     await user()
     # The retry's first call has the number of the run that there is; its second is another one.
     assert runs == ["run1", "run1", "run2"]
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize("is_written", [False, True], ids=["not written", "written, and the answer lost"])
+async def test_a_start_that_is_repeated_until_the_ledger_is_there_is_found_by_a_retry(
+    trouble: Trouble, is_written: bool
+) -> None:
+    send, step, runs = Sends(), Failing(), list[str]()
+    trouble.with_rows("-intent", 1, httpx.ReadTimeout("the server restarts"), written=is_written)
+
+    @flow(retries=1)
+    async def user() -> None:
+        with suppress(httpx.ReadTimeout):
+            runs.append(await ask(send))
+        if not runs:
+            runs.append(await ask(send))
+        step()
+
+    with anyio.fail_after(60):
+        await user()
+    assert trouble.failed == 1
+    assert (runs, send.count) == (["run1", "run1"], 1)
+
+
+@pytest.mark.usefixtures("prefect_server")
+async def test_an_equal_call_behind_one_of_unknown_outcome_finds_its_own_run_on_a_retry() -> None:
+    send, step, runs = Sends(), Failing(), list[str]()
+
+    @flow(retries=1)
+    async def user() -> None:
+        with pytest.raises(StartOutcomeUnknown):
+            await ask(Sends(StartOutcomeUnknown("the answer was lost")))
+        runs.append(await ask(send))
+        step()
+
+    await user()
+    assert (runs, send.count) == (["run1", "run1"], 1)
 
 
 @pytest.mark.usefixtures("prefect_server")
