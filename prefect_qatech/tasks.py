@@ -89,7 +89,7 @@ NOT_CACHED: _ResultOptions = {
     "persist_result": False,
     "result_storage_key": "qatech-{task_run.id}",
 }
-_RETRIED: _RetryOptions = {
+RETRIED: _RetryOptions = {
     # Stated on purpose: the setting PREFECT_TASKS_DEFAULT_RETRIES must not decide whether a POST is sent again.
     "retries": 3,
     "retry_delay_seconds": RETRY_DELAY_SECONDS,
@@ -216,7 +216,7 @@ async def _get(
         return await client.get_run(run_short_id, test_cases=test_cases)
 
 
-@task(name="start_test_run", description="Start a QA.tech run, once per flow run.", **_RETRIED)
+@task(name="start_test_run", description="Start a QA.tech run, once per flow run.", **RETRIED)
 async def astart_test_run(
     credentials: QATechCredentials,
     request: QATechRunRequest | str | None = None,
@@ -228,7 +228,7 @@ async def astart_test_run(
     return await _start(credentials, as_request(request), label, target)
 
 
-@task(name="start_test_run", description="Start a QA.tech run, once per flow run.", **_RETRIED)
+@task(name="start_test_run", description="Start a QA.tech run, once per flow run.", **RETRIED)
 def start_test_run(
     credentials: QATechCredentials,
     request: QATechRunRequest | str | None = None,
@@ -275,7 +275,7 @@ def start_test_run(
     return run_sync(lambda: _start(credentials, wanted, label, target))
 
 
-@task(name="rerun_test_run", description="Rerun a QA.tech run: everything, failed only, or a list.", **_RETRIED)
+@task(name="rerun_test_run", description="Rerun a QA.tech run: everything, failed only, or a list.", **RETRIED)
 async def arerun_test_run(
     credentials: QATechCredentials,
     run: QATechRunRecord | str,
@@ -291,7 +291,7 @@ async def arerun_test_run(
     return await _rerun(credentials, run, request, label, artifact_key, plan_short_id)
 
 
-@task(name="rerun_test_run", description="Rerun a QA.tech run: everything, failed only, or a list.", **_RETRIED)
+@task(name="rerun_test_run", description="Rerun a QA.tech run: everything, failed only, or a list.", **RETRIED)
 def rerun_test_run(
     credentials: QATechCredentials,
     run: QATechRunRecord | str,
@@ -337,7 +337,7 @@ def rerun_test_run(
     return run_sync(lambda: _rerun(credentials, run, request, label, artifact_key, plan_short_id))
 
 
-@task(name="get_test_run", description="Look at a QA.tech run once.", **_RETRIED)
+@task(name="get_test_run", description="Look at a QA.tech run once.", **RETRIED)
 async def aget_test_run(
     credentials: QATechCredentials, run: QATechRunRecord | str, test_cases: Literal["failed", "all"] | None = None
 ) -> QATechRun:
@@ -345,7 +345,7 @@ async def aget_test_run(
     return await _get(credentials, short_id_of(run), test_cases)
 
 
-@task(name="get_test_run", description="Look at a QA.tech run once.", **_RETRIED)
+@task(name="get_test_run", description="Look at a QA.tech run once.", **RETRIED)
 def get_test_run(
     credentials: QATechCredentials, run: QATechRunRecord | str, test_cases: Literal["failed", "all"] | None = None
 ) -> QATechRun:

@@ -5,6 +5,7 @@ Answers are read as tolerantly as those about runs (`models.py`). Source: the ve
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -18,6 +19,7 @@ from prefect_qatech.api.ids import (
     TestPlanShortId,
 )
 from prefect_qatech.api.requests import QATechApplication
+from prefect_qatech.api.responses import FINAL_STATUSES
 from prefect_qatech.api.wire import FilledText, OptionalNumber, OptionalText, Request, Response, Text, object_or_none
 from prefect_qatech.inputs import CleanText, clean_text
 
@@ -354,6 +356,9 @@ class QATechFinding(Response):
     recommendation: OptionalText = None
 
 
+_FINAL_STATUSES = FINAL_STATUSES | {"FAILED"}
+
+
 class QATechReleaseCheck(Response):
     """A release check.
 
@@ -366,6 +371,7 @@ class QATechReleaseCheck(Response):
         overall_score: Its score over all.
         categories: Its score in each category.
         findings: What it found.
+        findings_are_unreadable: Whether the answer tells none, or not so that each can be read.
         manual_follow_ups: What people should look at.
         markdown: Its report.
     """
@@ -378,8 +384,25 @@ class QATechReleaseCheck(Response):
     overall_score: OptionalNumber = None
     categories: Annotated[list[QATechScore], BeforeValidator(_objects_only)] = Field(default_factory=list)
     findings: Annotated[list[QATechFinding], BeforeValidator(_objects_only)] = Field(default_factory=list)
+    findings_are_unreadable: bool = False
     manual_follow_ups: Texts = Field(default_factory=list)
     markdown: OptionalText = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _notice_what_cannot_be_read(cls, answer: Any) -> Any:
+        if not isinstance(answer, Mapping) or answer.get("findings_are_unreadable") is True:
+            return answer
+        told = answer.get("findings")
+        return {
+            **answer,
+            "findings_are_unreadable": not isinstance(told, (list, tuple)) or _objects_only(told) != [*told],
+        }
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it will not change any more."""
+        return self.status in _FINAL_STATUSES
 
     @property
     def blockers(self) -> list[QATechFinding]:

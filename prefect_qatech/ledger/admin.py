@@ -40,7 +40,7 @@ async def aread_ledger(flow_run_id: UUID | str) -> list[QATechLedgerEntry]:
 async def aattach_run(
     flow_run_id: UUID | str, slot: str, run_short_id: str, *, run_url: str | None = None
 ) -> QATechRunRecord:
-    """Record the run that an open intent has started, after a person has found it in QA.tech.
+    """Record the run, or whatever else an open intent has made, after a person has found it in QA.tech.
 
     Args:
         flow_run_id: The flow run, or a sub-flow run of it.
@@ -64,11 +64,9 @@ async def aattach_run(
     async with _ledger_of(flow_run_id) as ledger:
         entries = await ledger.entries()
         entry = await _open_entry(ledger, entries, slot)
-        for other in entries:
-            if other.run is not None and other.run.run_short_id == run_short_id and other.kind != "attach":
-                raise ValueError(f"run {run_short_id} is that of another slot, {other.slot}: {other.what}")
         record = QATechRunRecord(
             kind="attached",
+            makes=entry.makes,
             run_short_id=run_short_id,
             run_url=run_url,
             rerun_of=entry.rerun_of,
@@ -77,6 +75,9 @@ async def aattach_run(
             flow_run_id=str(ledger.flow_run_id),
             attempt=entry.chain,
         )
+        for other in entries:
+            if other.run is not None and other.run.identity == record.identity and other.kind != "attach":
+                raise ValueError(f"{record.identity} is that of another slot, {other.slot}: {other.what}")
         # The process that sent the POST may be at work after all, and must not take this row for its own.
         ours = entry.model_copy(update={"nonce": uuid4().hex})
         if not await ledger.insert(f"{slot}-done", done_row(ours, record), nonce=ours.nonce):

@@ -36,7 +36,11 @@ async def first_run_of(run: QATechRunRecord | str) -> QATechRunRecord | None:
         The first run; None where the run is no rerun, as far as its record and the ledger of the flow run know.
     """
     entries = await _entries_here()
-    runs = {entry.run.run_short_id: entry.run for entry in entries if entry.run is not None and entry.kind != "attach"}
+    runs = {
+        entry.run.run_short_id: entry.run
+        for entry in entries
+        if entry.run is not None and entry.kind != "attach" and entry.makes == "run"
+    }
     if isinstance(run, QATechRunRecord):
         runs.setdefault(run.run_short_id, run)
     first, known = None, runs.pop(short_id_of(run), None)

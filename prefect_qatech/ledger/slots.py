@@ -8,6 +8,7 @@
   calls are interchangeable, so nobody need tell them apart.
 - *Where* a run is, the service's address and the project, is no part of what is asked for: the same request on record
   at another address is a conflict, and nothing is sent.
+- What a POST makes need not be a run: a release check has a slot like one, in a family of its own.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ class QATechRunRecord(BaseModel):
         attempt: The attempt in which it was started: flow run ids with their run counts, the root first.
         found: Whether it was found in the ledger instead of being started by this call.
         not_as_asked: Why it is not the run that was asked for, where QA.tech has started another one; no call gets it.
+        makes: What it is: `run`, or what another POST makes, such as `release check`.
+        answer: What QA.tech answered to that other POST.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -73,9 +76,16 @@ class QATechRunRecord(BaseModel):
     attempt: tuple[tuple[str, int], ...] = ()
     found: bool = False
     not_as_asked: str | None = None
+    makes: str = "run"
+    answer: dict[str, Any] | None = None
 
     def __str__(self) -> str:
-        return f"run {self.run_short_id} ({self.run_url or 'address unknown'})"
+        return f"{self.identity} ({self.run_url or 'address unknown'})"
+
+    @property
+    def identity(self) -> str:
+        """What tells it from all others: a run and a release check may have the same id."""
+        return f"{self.makes} {self.run_short_id}"
 
     @property
     def age_seconds(self) -> float | None:
@@ -135,6 +145,7 @@ class QATechLedgerEntry(BaseModel):
     Attributes:
         slot: Its name, for `attach_run` and `clear_intent`.
         kind: `start`, `rerun`, or `attach`, which sends nothing.
+        makes: What its POST makes.
         what: What was asked for, for people.
         label: The user's label.
         fingerprint: Of the request.
@@ -153,6 +164,7 @@ class QATechLedgerEntry(BaseModel):
 
     slot: str
     kind: Kind
+    makes: str = "run"
     what: str
     label: str | None = None
     fingerprint: str
@@ -197,6 +209,7 @@ class Call:
         address: Where it is asked for: the service's address, and the project where one is named.
         label: The user's label.
         rerun_of: Short id of the run to be rerun.
+        makes: What its POST makes.
         chain: The attempt it stands in.
         place: Where the call stands: the sub-flows, and its number among equal calls there.
         is_ordered_by_prefect: Whether the place holds a number that Prefect gave a sub-flow run in another process, in
@@ -212,6 +225,7 @@ class Call:
     address: str = ""
     label: str | None = None
     rerun_of: str | None = None
+    makes: str = "run"
     chain: Chain = ()
     place: str = "0"
     is_ordered_by_prefect: bool = False
@@ -223,7 +237,7 @@ class Call:
     def family(self) -> str:
         """What all slots that this call could mean have in common."""
         meaning = f"label:{self.label}" if self.label is not None else f"request:{self.fingerprint}"
-        return short_hash(f"{self.kind}:{meaning}")
+        return short_hash(f"{self.kind if self.makes == 'run' else self.makes}:{meaning}")
 
     @property
     def slot(self) -> str:
@@ -235,6 +249,7 @@ class Call:
         return QATechLedgerEntry(
             slot=self.slot,
             kind=self.kind,
+            makes=self.makes,
             what=self.what,
             label=self.label,
             fingerprint=self.fingerprint,
@@ -317,6 +332,7 @@ def left_behind(call: Call, entries: Sequence[QATechLedgerEntry]) -> list[QATech
         entry
         for entry in entries
         if entry.kind == "start"
+        and entry.makes == call.makes
         and entry.label is None
         and entry.place == call.place
         and entry.family not in call.asked

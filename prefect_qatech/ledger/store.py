@@ -78,7 +78,7 @@ class Ledger:
         found = entries_of({row.key: row.value for row in rows}, {row.key: row.created for row in rows})
         for entry in found:
             if entry.run is not None and entry.run.not_as_asked is None and entry.kind != "attach":
-                _slots.setdefault((self.flow_run_id, entry.run.run_short_id), entry.slot)
+                _slots.setdefault((self.flow_run_id, entry.run.identity), entry.slot)
         return found
 
     async def rows(self, prefix: str) -> dict[str, str]:
@@ -256,7 +256,7 @@ class Ledger:
         # One run is the evidence of one start. What is known of that is at hand: nothing comes before the record.
         kept = record
         if record.not_as_asked is None:
-            holder = _slots.setdefault((self.flow_run_id, record.run_short_id), intent.slot)
+            holder = _slots.setdefault((self.flow_run_id, record.identity), intent.slot)
             kept = record if holder == intent.slot else _of_another_slot(intent, record, holder)
 
         async def write() -> QATechLedgerEntry | None:
@@ -274,7 +274,7 @@ class Ledger:
             )
             unknown.run_short_id, unknown.run_url = record.run_short_id, record.run_url
             raise unknown from None
-        if other is None or other.run is None or other.run.run_short_id == record.run_short_id:
+        if other is None or other.run is None or other.run.identity == record.identity:
             if kept is not record:
                 run_logger().error("%s", kept.not_as_asked)
                 raise self._other_run(intent, kept)
@@ -301,8 +301,8 @@ class Ledger:
             raise self._unknown(
                 entry,
                 f"{entry.what} was sent at {entry.sent_at:%Y-%m-%d %H:%M:%S} UTC by this flow run, and whether it "
-                "started a run is not known: the process ended, or the answer was lost, before the run was recorded. "
-                "Look in QA.tech for a run started at that time.",
+                f"started a {entry.makes} is not known: the process ended, or the answer was lost, before the "
+                f"{entry.makes} was recorded. Look in QA.tech for a {entry.makes} started at that time.",
             )
         if entry.run.not_as_asked is not None:
             raise self._other_run(entry, entry.run)
@@ -374,9 +374,9 @@ class Ledger:
     def _unknown(self, entry: QATechLedgerEntry, what: str) -> StartOutcomeUnknown:
         # The client's sentence and ours end differently; the commands stand once, at the end.
         return StartOutcomeUnknown(
-            f"{what} It is not sent again. If there is such a run: `prefect-qatech ledger attach {self.flow_run_id} "
-            f"{entry.slot} <run>`; if there is none: `prefect-qatech ledger clear {self.flow_run_id} {entry.slot}`; "
-            "then retry the flow run.",
+            f"{what} It is not sent again. If there is such a {entry.makes}: `prefect-qatech ledger attach "
+            f"{self.flow_run_id} {entry.slot} <{entry.makes}>`; if there is none: `prefect-qatech ledger clear "
+            f"{self.flow_run_id} {entry.slot}`; then retry the flow run.",
             request=entry.what,
             sent_at=entry.sent_at.isoformat(timespec="seconds"),
             slot=entry.slot,
@@ -389,7 +389,7 @@ class Ledger:
             return record
         for entry in await self.entries():
             run = entry.run
-            if entry.kind != "attach" and run is not None and run.run_short_id == record.run_short_id:
+            if entry.kind != "attach" and run is not None and run.identity == record.identity:
                 return run.model_copy(update={name: getattr(record, name) for name in ("slot", "flow_run_id", "found")})
         return record
 

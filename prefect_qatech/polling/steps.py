@@ -50,6 +50,7 @@ class Watch:
         refusals: How many of these were 401 or 403.
         failing_since: When the first of them was.
         error: The error of the last poll, if it failed.
+        what: What it is called: a release check is waited for like a run.
     """
 
     run_short_id: str
@@ -67,6 +68,7 @@ class Watch:
     refusals: int = 0
     failing_since: float = 0.0
     error: QATechAPIError | None = None
+    what: str = "Run"
 
     @property
     def started(self) -> float:
@@ -176,13 +178,14 @@ def next_step(watch: Watch, now: float, polling: QATechPolling, random: float) -
     """
     if watch.error is not None and watch.is_hopeless(now):
         seconds = now - watch.failing_since
-        return GiveUp(gave_up(watch.error, watch.failures, seconds, watch.run_short_id, watch.run_url))
+        return GiveUp(gave_up(watch.error, watch.failures, seconds, watch.run_short_id, watch.run_url, watch.what))
     has_settled = watch.ended_at is not None and watch.error is None and now - watch.ended_at >= SETTLE_SECONDS
     is_late = now >= watch.deadline
     if watch.run is not None and (watch.is_over or has_settled or (is_late and watch.ended_at is not None)):
         return Ended(watch.run)
     if is_late:
-        return GiveUp(timed_out(watch.run_short_id, watch.run_url, watch.run, watch.error, now - watch.began))
+        seconds = now - watch.began
+        return GiveUp(timed_out(watch.run_short_id, watch.run_url, watch.run, watch.error, seconds, watch.what))
     # A run whose result is still to come is polled as closely as one that has just begun.
     is_settling = watch.ended_at is not None
     return Pause(

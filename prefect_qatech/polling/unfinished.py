@@ -11,10 +11,10 @@ from prefect_qatech.exceptions import NotFoundError, QATechAPIError, WaitTimedOu
 _MAX_NAMED = 20
 
 
-def goes_on(run_short_id: str, run_url: str | None) -> str:
+def goes_on(run_short_id: str, run_url: str | None, what: str = "Run") -> str:
     """Return the sentence that a run goes on although nobody waits for it."""
     return (
-        f"Run {run_short_id} goes on at QA.tech, which has no call to cancel it ({run_url or 'address unknown'}). "
+        f"{what} {run_short_id} goes on at QA.tech, which has no call to cancel it ({run_url or 'address unknown'}). "
         "A retry resumes it."
     )
 
@@ -36,7 +36,7 @@ def they_go_on(runs: Mapping[str, str | None]) -> str:
 
 
 def gave_up(
-    error: QATechAPIError, failures: int, seconds: float, run_short_id: str, run_url: str | None
+    error: QATechAPIError, failures: int, seconds: float, run_short_id: str, run_url: str | None, what: str = "Run"
 ) -> QATechAPIError:
     """Return the error of a wait that polls no more.
 
@@ -46,13 +46,14 @@ def gave_up(
         seconds: Over how long a time they failed.
         run_short_id: The run.
         run_url: Its address.
+        what: What it is called.
     """
     tried = f" {failures} looks in a row failed, over {seconds:.0f} s." if failures > 1 else ""
     # Of a run that is not found nobody can say that it goes on.
     ending = (
         f" Its address: {run_url or 'unknown'}."
         if isinstance(error, NotFoundError)
-        else f" {goes_on(run_short_id, run_url)}"
+        else f" {goes_on(run_short_id, run_url, what)}"
     )
     final = copy.copy(error)
     final.message = f"{error.message}{tried}{ending}"
@@ -62,7 +63,12 @@ def gave_up(
 
 
 def timed_out(
-    run_short_id: str, run_url: str | None, run: QATechRun | None, error: QATechAPIError | None, seconds: float
+    run_short_id: str,
+    run_url: str | None,
+    run: QATechRun | None,
+    error: QATechAPIError | None,
+    seconds: float,
+    what: str = "Run",
 ) -> WaitTimedOut:
     """Return the error of a wait whose deadline passed.
 
@@ -72,12 +78,13 @@ def timed_out(
         run: The run as it was last seen.
         error: The error of the last poll, if it failed.
         seconds: How long the wait lasted.
+        what: What it is called.
     """
     status = f"its last known status is {run.status or 'unknown'}" if run else "it could not be looked at"
     because = f" The last look failed: {error.message}" if error else ""
     return WaitTimedOut(
-        f"Run {run_short_id} did not end in time: after {seconds:.0f} s {status}.{because} "
-        f"{goes_on(run_short_id, run_url)}",
+        f"{what} {run_short_id} did not end in time: after {seconds:.0f} s {status}.{because} "
+        f"{goes_on(run_short_id, run_url, what)}",
         status=run.status if run else None,
         waited_seconds=seconds,
         last_error=error.message if error else None,

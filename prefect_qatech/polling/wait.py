@@ -10,9 +10,8 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
-from prefect_qatech.api.client import QATechClient
 from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.exceptions import QATechAPIError
 from prefect_qatech.polling.schedule import QATechPolling
@@ -36,6 +35,13 @@ class Surroundings:
     before_look: Callable[[float], Awaitable[None]] | None = None
 
 
+class Looks(Protocol):
+    """Looks at a run: the client, or what shows something else as one."""
+
+    async def get_run(self, run_short_id: str, *, test_cases: Literal["failed", "all"] | None = None) -> QATechRun:
+        """Return a run as it is."""
+
+
 class History(Protocol):
     """Remembers how long runs of one kind took. Whatever happens to it, neither method raises or takes long."""
 
@@ -47,7 +53,7 @@ class History(Protocol):
 
 
 async def wait_for_run(
-    client: QATechClient,
+    client: Looks,
     run_short_id: str,
     *,
     timeout_seconds: float,
@@ -58,6 +64,7 @@ async def wait_for_run(
     run_url: str | None = None,
     age_seconds: float | None = None,
     history: History | None = None,
+    what: str = "Run",
 ) -> QATechRun:
     """Poll a run until it has ended.
 
@@ -83,6 +90,7 @@ async def wait_for_run(
         run_url: Address of the run, for errors.
         age_seconds: How long ago the run was started; None where that is unknown.
         history: Past durations of such runs.
+        what: What it is called, in errors.
 
     Returns:
         The run with all its test cases. COMPLETED without a result only where none came in the settle window, or until
@@ -93,7 +101,7 @@ async def wait_for_run(
         QATechAPIError: Polling makes no sense any more.
     """
     now = surroundings.clock
-    watch = Watch(run_short_id, run_url, now(), now() + timeout_seconds, age_seconds)
+    watch = Watch(run_short_id, run_url, now(), now() + timeout_seconds, age_seconds, what=what)
     while True:
         if surroundings.before_look is not None:
             await surroundings.before_look(max(0.0, watch.deadline - now()))
@@ -114,7 +122,7 @@ async def wait_for_run(
         await surroundings.sleep(step.seconds)
 
 
-async def _poll(client: QATechClient, run_short_id: str) -> QATechRun | QATechAPIError:
+async def _poll(client: Looks, run_short_id: str) -> QATechRun | QATechAPIError:
     try:
         return await client.get_run(run_short_id, test_cases="all")
     except QATechAPIError as error:
