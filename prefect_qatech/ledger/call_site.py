@@ -156,9 +156,7 @@ async def locate(client: PrefectClient, call: Call, flow_run: FlowRun) -> tuple[
 
 
 def _unnamed(call: Call, where: str) -> InvalidInputError:
-    return InvalidInputError(
-        f"{where}, name this {call.kind if call.makes == 'run' else call.makes}: label=... Nothing was sent ({call.what})."
-    )
+    return InvalidInputError(f"{where}, name this {call.name}: label=... Nothing was sent ({call.what}).")
 
 
 @dataclass(frozen=True)

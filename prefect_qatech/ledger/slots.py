@@ -234,10 +234,15 @@ class Call:
     asked: Set[str] = frozenset()
 
     @property
+    def name(self) -> str:
+        """What such a call is called: `start`, `rerun`, `attach`, or by what else it makes."""
+        return self.kind if self.makes == "run" else self.makes
+
+    @property
     def family(self) -> str:
         """What all slots that this call could mean have in common."""
         meaning = f"label:{self.label}" if self.label is not None else f"request:{self.fingerprint}"
-        return short_hash(f"{self.kind if self.makes == 'run' else self.makes}:{meaning}")
+        return short_hash(f"{self.name}:{meaning}")
 
     @property
     def slot(self) -> str:
