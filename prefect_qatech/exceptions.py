@@ -27,6 +27,9 @@ QATechError
 └── GatesNotPassed                 not every one of several gates has passed
 ```
 
+Those that carry runs are defined in `polling.exceptions`, those that carry reports in `report.exceptions`; users import
+all of them from `prefect_qatech`.
+
 A sentence of every error says what happened, to which run, and what can be done. The facts are fields as well, and an
 error keeps them through pickle, because Prefect stores the exceptions of failed task runs. Where results are stored as
 JSON, Prefect keeps the message alone: every error can be made of that, and then says so of the fields that are lost.
@@ -34,13 +37,7 @@ JSON, Prefect keeps the message alone: every error can be made of that, and then
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    from prefect_qatech.api.responses import QATechRun
-    from prefect_qatech.report.model import GateReport, GatesReport
-
-ReportT = TypeVar("ReportT")
+from typing import Any
 
 
 class QATechError(Exception):
@@ -280,118 +277,3 @@ class LedgerUnavailable(QATechError):
         run_short_id: Short id of the run that is on record.
         run_url: Address of that run.
     """
-
-
-class WaitTimedOut(QATechError):
-    """The deadline passed; the run goes on at QA.tech, which has no call to cancel it.
-
-    Args:
-        message: What happened and what can be done.
-        status: The run's last known status.
-        waited_seconds: How long this wait lasted.
-        last_error: What the last failed look said, where looks failed.
-        run: What the last look that succeeded saw.
-        run_short_id: Short id of the run.
-        run_url: Address of the run.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        status: str | None = None,
-        waited_seconds: float | None = None,
-        last_error: str | None = None,
-        run: QATechRun | None = None,
-        run_short_id: str | None = None,
-        run_url: str | None = None,
-    ) -> None:
-        super().__init__(message, run_short_id=run_short_id, run_url=run_url)
-        self.status = status
-        self.waited_seconds = waited_seconds
-        self.last_error = last_error
-        self.run = run
-
-
-class RunsNotEnded(QATechError):
-    """Not every one of several runs was seen to end.
-
-    Args:
-        message: How many, why, and what can be done.
-        runs: Those that have ended, by their short ids; empty where only the message was stored.
-        errors: Of each of the others: why it is waited for no more, `WaitTimedOut` or a `QATechAPIError`.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        runs: dict[str, QATechRun] | None = None,
-        errors: dict[str, QATechError] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.runs = runs or {}
-        self.errors = errors or {}
-
-
-class GateNotPassed(QATechError):
-    """The release may not go out.
-
-    Args:
-        message: The verdict, its reasons, the tests and the link.
-        report: The whole report of the gate.
-    """
-
-    def __init__(self, message: str, *, report: GateReport | None = None) -> None:
-        super().__init__(
-            message, run_short_id=report.run_short_id if report else None, run_url=report.run_url if report else None
-        )
-        self._report = report
-
-    @property
-    def report(self) -> GateReport:
-        """The whole report of the gate.
-
-        Raises:
-            AttributeError: The error was stored as JSON, which keeps its message alone.
-        """
-        return _stored(self._report)
-
-
-class GateFailed(GateNotPassed):
-    """The gate's verdict is fail: tests of the product failed."""
-
-
-class GateInconclusive(GateNotPassed):
-    """The evidence is not enough for a verdict: nothing, or too little, was really tested."""
-
-
-class GatesNotPassed(QATechError):
-    """Not every one of several gates has passed: the release may not go out.
-
-    Args:
-        message: The verdict, the gates that did not pass and their links.
-        report: The reports of all of them.
-    """
-
-    def __init__(self, message: str, *, report: GatesReport | None = None) -> None:
-        super().__init__(message)
-        self._report = report
-
-    @property
-    def report(self) -> GatesReport:
-        """The reports of all of them.
-
-        Raises:
-            AttributeError: The error was stored as JSON, which keeps its message alone.
-        """
-        return _stored(self._report)
-
-
-def _stored(report: ReportT | None) -> ReportT:
-    if report is None:
-        raise AttributeError(
-            "The report is not here: the result was stored as JSON, which keeps an error's message alone. Store "
-            'results with result_serializer="pickle", or read the report\'s artifact or files.'
-        )
-    return report

@@ -13,12 +13,13 @@ from prefect_qatech._sync import run_sync
 from prefect_qatech.api.ids import TestPlanShortId
 from prefect_qatech.api.requests import QATechApplication, QATechRunRequest
 from prefect_qatech.credentials import QATechCredentials
-from prefect_qatech.exceptions import GateNotPassed, QATechError
+from prefect_qatech.exceptions import QATechError
 from prefect_qatech.gate.flow import arelease_gate, release_gate
 from prefect_qatech.gate.steps import astart_campaign
 from prefect_qatech.inputs import Checked, Several
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.polling.schedule import QATechPolling
+from prefect_qatech.report.exceptions import GateNotPassed
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.verdict import GatePolicy
 

@@ -26,9 +26,10 @@ from prefect_qatech.api.connections import MOST_IN_FLIGHT
 from prefect_qatech.api.ids import check_run_short_id
 from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.credentials import QATechCredentials, check_credentials
-from prefect_qatech.exceptions import InvalidInputError, QATechAPIError, QATechError, RunsNotEnded, WaitTimedOut
+from prefect_qatech.exceptions import InvalidInputError, QATechAPIError, QATechError
 from prefect_qatech.inputs import shown
 from prefect_qatech.ledger import QATechRunRecord
+from prefect_qatech.polling.exceptions import RunsNotEnded, WaitTimedOut
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.polling.unfinished import they_go_on
 from prefect_qatech.polling.wait import Surroundings, wait_for_run

@@ -14,28 +14,29 @@ import cloudpickle
 import pytest
 from prefect.serializers import JSONSerializer
 
-from prefect_qatech import exceptions as module
+from prefect_qatech import exceptions
 from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.exceptions import (
-    GateNotPassed,
-    GatesNotPassed,
     InvalidInputError,
     LedgerConflict,
     NotFoundError,
     OtherPlanStarted,
     QATechAPIError,
     QATechError,
-    RunsNotEnded,
     StartOutcomeUnknown,
-    WaitTimedOut,
 )
+from prefect_qatech.polling import exceptions as polling_exceptions
+from prefect_qatech.polling.exceptions import RunsNotEnded, WaitTimedOut
+from prefect_qatech.report import exceptions as report_exceptions
 from prefect_qatech.report.build import build_report
+from prefect_qatech.report.exceptions import GateFailed, GateInconclusive, GateNotPassed, GatesNotPassed
 from prefect_qatech.report.model import GateReport, GatesReport
 from prefect_qatech.verdict import GatePolicy, Verdict
 from prefect_qatech.verdict.identity import ObservedAttempt, recognise
 
 CLASSES = {
     name: item
+    for module in (exceptions, polling_exceptions, report_exceptions)
     for name, item in vars(module).items()
     if inspect.isclass(item) and issubclass(item, Exception) and item.__module__ == module.__name__
 }
@@ -95,7 +96,7 @@ def drawn() -> dict[str, str]:
     """Each class of the drawing in the module's docstring, with the class under which it stands."""
     parents: dict[str, str] = {}
     branch = ["Exception"]
-    for line in (module.__doc__ or "").split("```")[1].splitlines():
+    for line in (exceptions.__doc__ or "").split("```")[1].splitlines():
         if match := re.match(r"((?:│   |    |├── |└── )*)(\w+)", line):
             depth = len(match[1]) // 4
             branch[depth + 1 :] = [match[2]]
@@ -151,7 +152,7 @@ def test_an_error_is_made_of_its_message_alone(
     assert (type(again), str(again)) == (cls, str(kept))
 
 
-@pytest.mark.parametrize("cls", [module.GateFailed, module.GateInconclusive, GatesNotPassed])
+@pytest.mark.parametrize("cls", [GateFailed, GateInconclusive, GatesNotPassed])
 def test_a_report_that_was_not_stored_is_not_made_up(cls: type[QATechError]) -> None:
     error: Any = cls("No.")
     with pytest.raises(AttributeError, match=r'JSON.*result_serializer="pickle"'):
@@ -189,7 +190,7 @@ def test_nothing_may_be_sent_again_unless_the_error_says_so(cls: type[QATechErro
 
 
 def test_a_gates_error_names_the_run_and_carries_the_report() -> None:
-    error = module.GateFailed("No.", report=report())
+    error = GateFailed("No.", report=report())
     assert (error.run_short_id, error.run_url) == (RUN["run_short_id"], RUN["run_url"])
     kept = pickle.loads(pickle.dumps(error))
     assert kept.report.verdict is Verdict.FAIL

@@ -12,15 +12,10 @@ from typing import Any, Protocol
 
 from prefect_qatech.addresses import safe_url
 from prefect_qatech.api.responses import QATechRun
-from prefect_qatech.exceptions import (
-    NothingToRerunError,
-    QATechError,
-    StartOutcomeUnknown,
-    UsageLimitError,
-    WaitTimedOut,
-)
+from prefect_qatech.exceptions import NothingToRerunError, QATechError, StartOutcomeUnknown, UsageLimitError
 from prefect_qatech.gate.details import Details
 from prefect_qatech.ledger import QATechRunRecord
+from prefect_qatech.polling.exceptions import WaitTimedOut
 from prefect_qatech.report.build import build_report
 from prefect_qatech.report.escape import plain_text
 from prefect_qatech.report.model import GateDecision, GateReport

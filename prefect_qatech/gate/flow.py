@@ -26,12 +26,7 @@ from prefect_qatech._sync import run_sync
 from prefect_qatech.api.requests import QATechRunRequest, as_request
 from prefect_qatech.api.responses import FINAL_STATUSES
 from prefect_qatech.credentials import QATechCredentials, check_credentials
-from prefect_qatech.exceptions import (
-    GateFailed,
-    GateInconclusive,
-    GateNotPassed,
-    InvalidInputError,
-)
+from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.gate.campaign import MAX_SENTENCE, GateCampaign
 from prefect_qatech.gate.settings import GateSettings, HowToWait, OnNoPass
 from prefect_qatech.gate.steps import FlowRunSteps
@@ -39,6 +34,7 @@ from prefect_qatech.ledger import QATechRunRecord, check_that_no_context_was_los
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.report import clear_report_files
 from prefect_qatech.report.escape import cell_text, plain_text
+from prefect_qatech.report.exceptions import GateFailed, GateInconclusive, GateNotPassed
 from prefect_qatech.report.model import (
     GateReport,
 )

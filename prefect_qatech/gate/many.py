@@ -17,7 +17,7 @@ from prefect_qatech._prefect import run_logger
 from prefect_qatech._sync import run_sync
 from prefect_qatech.api.requests import QATechRunRequest, as_request
 from prefect_qatech.credentials import QATechCredentials, check_credentials
-from prefect_qatech.exceptions import GateNotPassed, GatesNotPassed, InvalidInputError
+from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.gate.flow import run_gate
 from prefect_qatech.gate.settings import GateSettings
 from prefect_qatech.inputs import check_name
@@ -25,6 +25,7 @@ from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.report import artifacts, clear_report_files, events, gates_message
 from prefect_qatech.report.artifacts import artifact_key
 from prefect_qatech.report.escape import plain_text
+from prefect_qatech.report.exceptions import GateNotPassed, GatesNotPassed
 from prefect_qatech.report.model import GateReport, GatesReport
 from prefect_qatech.verdict import GatePolicy
 

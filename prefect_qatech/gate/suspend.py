@@ -37,15 +37,10 @@ from prefect_qatech._prefect import run_logger
 from prefect_qatech._sync import run_sync, sleep_unless_stopped
 from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.credentials import QATechCredentials
-from prefect_qatech.exceptions import (
-    InvalidInputError,
-    NotFoundError,
-    QATechAPIError,
-    UnauthorizedError,
-    WaitTimedOut,
-)
+from prefect_qatech.exceptions import InvalidInputError, NotFoundError, QATechAPIError, UnauthorizedError
 from prefect_qatech.gate.approval import NO_ANSWER, SERVER_GRACE_SECONDS
 from prefect_qatech.ledger import Ledger, QATechRunRecord, fingerprint, forget_calls
+from prefect_qatech.polling.exceptions import WaitTimedOut
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.polling.wait import Surroundings, wait_for_run
 from prefect_qatech.waits import telling_what_goes_on, turn_of

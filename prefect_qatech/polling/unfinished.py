@@ -6,7 +6,8 @@ import copy
 from collections.abc import Mapping
 
 from prefect_qatech.api.responses import QATechRun
-from prefect_qatech.exceptions import NotFoundError, QATechAPIError, WaitTimedOut
+from prefect_qatech.exceptions import NotFoundError, QATechAPIError
+from prefect_qatech.polling.exceptions import WaitTimedOut
 
 _MAX_NAMED = 20
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from prefect_qatech.api.responses import QATechRun
-from prefect_qatech.exceptions import NotFoundError, QATechAPIError, ServerError, UnauthorizedError, WaitTimedOut
+from prefect_qatech.exceptions import NotFoundError, QATechAPIError, ServerError, UnauthorizedError
+from prefect_qatech.polling.exceptions import WaitTimedOut
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.polling.steps import (
     MAX_CONSECUTIVE_ERRORS,

@@ -21,8 +21,8 @@ from prefect_qatech.exceptions import (
     ServerError,
     UnauthorizedError,
     UsageLimitError,
-    WaitTimedOut,
 )
+from prefect_qatech.polling.exceptions import WaitTimedOut
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.polling.steps import (
     MAX_CONSECUTIVE_ERRORS,
