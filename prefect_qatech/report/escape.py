@@ -31,6 +31,9 @@ _MARKUP = frozenset("&<>\"'`*_[]{}|\\~#$!")
 _SPECIAL = re.compile(
     r"""(?P<breaks>[:.@#](?=[^\s.])|/(?=/)|(?<=ww)w(?=\.))|[&<>"'`*_\[\]{}|\\~#$!]|[-+=.):]""", re.IGNORECASE
 )
+# The one UI of Prefect knows these character references alone and shows any other as it is written.
+_KNOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"}
+_REFERENCE = re.compile(r"&#([0-9]+);")
 # In a table artifact a cell is Markdown and HTML to the one UI and plain text to the other. Only another character is
 # safe in both: the full-width form, which reads alike and means nothing.
 _CELL = re.compile(r"[&<>`*_\[\]|\\~@]|/(?=/)|(?<=www)\.", re.IGNORECASE)
@@ -190,3 +193,39 @@ def link(text: str, url: str | None, max_length: int = 200) -> str:
     shown, target = markdown_text(text, max_length), safe_url(url)
     # "&copy=" in an address is a character reference to some parsers.
     return f"[{shown}]({target.replace('&', '&amp;')})" if target and shown else shown
+
+
+def line_text(text: str, max_length: int) -> str:
+    """Return a text as Markdown for a paragraph, a list or a table of Prefect's UI; not for the inside of HTML.
+
+    Args:
+        text: A text from elsewhere.
+        max_length: How many characters may show.
+
+    Returns:
+        Markdown.
+
+    Example:
+        >>> line_text("*Pay* <b>", 100)
+        '\\\\*Pay\\\\* &lt;b&gt;'
+    """
+    return _outside_html(markdown_text(text, max_length))
+
+
+def line_link(text: str, url: str | None, max_length: int = 200) -> str:
+    """Return what `link` does, for the same places as `line_text`.
+
+    Args:
+        text: What is shown; escaped here.
+        url: An address from elsewhere.
+        max_length: How many characters of the text may show.
+
+    Returns:
+        Markdown.
+    """
+    return _outside_html(link(text, url, max_length))
+
+
+def _outside_html(markdown: str) -> str:
+    # Where it is not inside of HTML, a backslash says the same to all, and everything of ours is ASCII punctuation.
+    return _REFERENCE.sub(lambda match: _KNOWN.get(chr(int(match[1])), f"\\{chr(int(match[1]))}"), markdown)

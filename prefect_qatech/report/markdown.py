@@ -6,13 +6,12 @@ everything else. All of the service's words are escaped; the whole stays below `
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from prefect_qatech.addresses import safe_url
 from prefect_qatech.report.chart import HistoryEntry, history_chart, history_line
-from prefect_qatech.report.escape import link, markdown_text
+from prefect_qatech.report.escape import line_link, line_text, markdown_text
 from prefect_qatech.report.model import GateDecision, GateReport, ReportedAttempt, ReportedReason, ReportedTest
 from prefect_qatech.report.wording import (
     ADVICE,
@@ -48,9 +47,6 @@ _SECTIONS: tuple[tuple[Group, str], ...] = (
     ("quarantined", "In quarantine: reported, not counted"),
     ("recovered", "Recovered: not carried out at first, then passed"),
 )
-# The one UI of Prefect knows these character references alone and shows any other as it is written.
-_KNOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"}
-_REFERENCE = re.compile(r"&#([0-9]+);")
 _PROCEED = (
     "**Retry** of this flow run takes up the recorded campaign: it starts nothing anew beyond the reruns that are left "
     "in the budget. For a fresh start run the deployment again."
@@ -131,9 +127,9 @@ def _cut(markdown: str, max_bytes: int) -> str:
 def _head(report: GateReport) -> list[str]:
     about = [f"**{_plan(report)}**", counts_text(report)]
     if report.label and report.label != report.plan_name:
-        about.insert(1, _text(report.label, _NAME))
+        about.insert(1, line_text(report.label, _NAME))
     if report.target:
-        about.append(f"target {_text(report.target, _NAME)}")
+        about.append(f"target {line_text(report.target, _NAME)}")
     if report.ended_at:
         about.append(time_text(report.ended_at))
     about += _links(("open the last run", report.run_url))
@@ -148,10 +144,10 @@ def _head(report: GateReport) -> list[str]:
 
 
 def _decision(decision: GateDecision, approved: bool) -> str:
-    who = _text(decision.decided_by or "", _NAME) or "nobody who gave a name"
+    who = line_text(decision.decided_by or "", _NAME) or "nobody who gave a name"
     what = "Approved: the release may go out all the same" if approved else "Rejected: the release may not go out"
     return (
-        f"**{what}.** Decided by {who}, {time_text(decision.decided_at)}: {_text(decision.reason, _SENTENCE)} "
+        f"**{what}.** Decided by {who}, {time_text(decision.decided_at)}: {line_text(decision.reason, _SENTENCE)} "
         f"(evidence `{decision.evidence_sha256[:16]}`)"
     )
 
@@ -162,22 +158,9 @@ def _sum(report: GateReport) -> str:
     return f"Spent: {spent(report)}. Without reruns the verdict would have been {same}."
 
 
-def _text(text: str, max_length: int) -> str:
-    return _outside_html(markdown_text(text, max_length))
-
-
-def _outside_html(markdown: str) -> str:
-    # Where it is not inside of HTML, a backslash says the same to all, and everything of ours is ASCII punctuation.
-    return _REFERENCE.sub(lambda match: _KNOWN.get(chr(int(match[1])), f"\\{chr(int(match[1]))}"), markdown)
-
-
-def _link(text: str, url: str | None, max_length: int = _NAME) -> str:
-    return _outside_html(link(text, url, max_length))
-
-
 def _plan(report: GateReport) -> str:
-    name = _text(report.plan_name or "", _NAME)
-    short_id = _text(report.plan_short_id or "", _NAME)
+    name = line_text(report.plan_name or "", _NAME)
+    short_id = line_text(report.plan_short_id or "", _NAME)
     return f"{name} ({short_id})" if name and short_id else name or short_id or "Default test plan"
 
 
@@ -185,7 +168,7 @@ def _lists(report: GateReport) -> Iterable[tuple[str, list[str]]]:
     by_id, quarantine = {test.test_id: test for test in report.tests}, report.quarantine
     unknown = frozenset(report.causes_unknown)
     remarks = [_reason(reason, by_id) for reason in report.reasons]
-    remarks += [f"- ℹ️ {_text(note, _NOTE)}" for note in report.notes]
+    remarks += [f"- ℹ️ {line_text(note, _NOTE)}" for note in report.notes]
     for sentence, ids in caveats(report):
         remarks.append(_remark(sentence, [(by_id[key].name, key) for key in ids if key in by_id]))
     yield "", remarks
@@ -204,20 +187,20 @@ def _reason(reason: ReportedReason, tests: Mapping[str, ReportedTest]) -> str:
 
 
 def _remark(sentence: str, named: Sequence[tuple[str, str | None]], symbol: str = "ℹ️") -> str:
-    text = f"- {symbol} {_text(sentence, _SENTENCE)}"
+    text = f"- {symbol} {line_text(sentence, _SENTENCE)}"
     if not named:
         return text
-    shown = [_text(name or test_id or "", _WORD) or "(no name)" for name, test_id in named[:_NAMES_PER_REASON]]
+    shown = [line_text(name or test_id or "", _WORD) or "(no name)" for name, test_id in named[:_NAMES_PER_REASON]]
     more = len(named) - len(shown)
     return f"{text} *{', '.join(shown)}{f' and {more} more' if more else ''}*"
 
 
 def _name(test: ReportedTest) -> str:
-    return f"**{_text(test.name, _NAME) or '(no name)'}**"
+    return f"**{line_text(test.name, _NAME) or '(no name)'}**"
 
 
 def _links(*links: tuple[str, str | None]) -> list[str]:
-    return [_link(text, url) for text, url in links if safe_url(url)]
+    return [line_link(text, url) for text, url in links if safe_url(url)]
 
 
 def _test(
@@ -231,16 +214,18 @@ def _test(
         ("recording", test.recording_url),
         (f"run of attempt {attempt.number + 1}", attempt.run_url) if attempt else ("", None),
     )
-    parts = [f"- {_name(test)}: {story(test, lambda words: _text(words, _REASON))}", *links]
+    parts = [f"- {_name(test)}: {story(test, lambda words: line_text(words, _REASON))}", *links]
     entry = quarantine.get(test.test_id)
     if test.quarantined and entry:
-        until = _text(until_text(entry, report.policy), _NAME)
-        parts.append(f"in quarantine {until}: {_text(entry.reason, _REASON)} (owner: {_text(entry.owner, _NAME)})")
+        until = line_text(until_text(entry, report.policy), _NAME)
+        parts.append(
+            f"in quarantine {until}: {line_text(entry.reason, _REASON)} (owner: {line_text(entry.owner, _NAME)})"
+        )
     if not test.expected:
         parts.append("appeared in a rerun only")
     if cause_is_unknown:
         parts.append("its cause could not be found out")
-    parts.append(f"id {_text(test.test_id, _NAME)}")
+    parts.append(f"id {line_text(test.test_id, _NAME)}")
     text = " · ".join(parts)
     # A backslash would show inside of HTML.
     explanation = markdown_text(test.explanation or "", _EXPLANATION)
@@ -266,16 +251,16 @@ def _attempts_table(report: GateReport) -> list[str]:
 def _attempt(attempt: ReportedAttempt, ended_at: datetime | None) -> str:
     asked = {"start": "the plan", "attached": "started elsewhere"}.get(attempt.kind)
     if asked is None:
-        asked = _FILTERS.get(attempt.filter or "") or _text(attempt.filter or "unknown", _WORD)
+        asked = _FILTERS.get(attempt.filter or "") or line_text(attempt.filter or "unknown", _WORD)
     counts = ", ".join(f"{attempt.counts[outcome]} {outcome}" for outcome in Outcome if attempt.counts.get(outcome))
     ended = attempt.status == "COMPLETED" and attempt.result
     words = (attempt.result,) if ended else (attempt.status, attempt.result)
     cells = (
         f"{attempt.number + 1} ({attempt_name(attempt.number)})",
-        _link(attempt.run_short_id, attempt.run_url, _WORD),
+        line_link(attempt.run_short_id, attempt.run_url, _WORD),
         time_text(attempt.started_at, ended_at),
         duration_text(attempt.duration_seconds),
-        " ".join(_text(word, _WORD) for word in words if word) or "unknown",
+        " ".join(line_text(word, _WORD) for word in words if word) or "unknown",
         asked,
         counts or "no tests",
     )
@@ -283,7 +268,7 @@ def _attempt(attempt: ReportedAttempt, ended_at: datetime | None) -> str:
 
 
 def _weak(report: GateReport) -> list[str]:
-    weak = [_text(test.name, _WORD) for test in report.tests if test.identity_is_weak]
+    weak = [line_text(test.name, _WORD) for test in report.tests if test.identity_is_weak]
     if not weak:
         return []
     names = ", ".join(weak[:20]) + (f" and {len(weak) - 20} more" if len(weak) > 20 else "")
