@@ -148,6 +148,8 @@ class QATechCredentials(Checked, CredentialsBlock):
         text = token.get_secret_value().strip()
         if not text:
             raise ValueError("the API token is empty")
+        if re.match(r"bearer(?:[\s:]|$)", text, re.IGNORECASE):
+            raise ValueError('the API token begins with "Bearer", which is put before it anyway: give the token alone')
         if not text.isascii() or not text.isprintable() or " " in text:
             raise ValueError("the API token has characters that no token has (blanks, control or non-ASCII characters)")
         if _PLACEHOLDER.fullmatch(text):

@@ -41,6 +41,14 @@ def test_a_token_that_fits_no_header_is_refused(bad: str) -> None:
         credentials(api_token=SecretStr(f"first{bad}second"))
 
 
+@pytest.mark.parametrize("given", ["Bearer abc123", "bearer abc123", "Bearer: abc123", "Bearer"])
+def test_a_token_with_the_word_of_its_header_is_refused(given: str) -> None:
+    with pytest.raises(InvalidInputError, match="give the token alone") as caught:
+        credentials(api_token=given)
+    assert "abc123" not in str(caught.value)
+    assert credentials(api_token="bearer-of-news").api_token.get_secret_value()
+
+
 @pytest.mark.parametrize("wrap", [str, SecretStr])
 def test_a_refused_token_is_not_repeated(wrap: Any) -> None:
     with pytest.raises(InvalidInputError) as caught:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from uuid import uuid4
 
 from pydantic import Field, ValidationError
 
@@ -33,7 +34,13 @@ from prefect_qatech.api.responses import QATechRun, QATechRunTestCaseDetails, QA
 from prefect_qatech.api.transport import MAX_RESPONSE_BYTES, ModelT, Transport
 from prefect_qatech.api.uploads import BuildFile, put_file
 from prefect_qatech.api.wire import Response
-from prefect_qatech.exceptions import OtherPlanStarted, StartOutcomeUnknown
+from prefect_qatech.exceptions import (
+    BadRequestError,
+    ForbiddenError,
+    NotFoundError,
+    OtherPlanStarted,
+    StartOutcomeUnknown,
+)
 
 __all__ = ["MAX_RESPONSE_BYTES", "QATechClient"]
 
@@ -41,6 +48,7 @@ PAGE_SIZE = 1_000
 MAX_TEST_CASES = 20_000
 MAX_TRACE_STEPS = 5_000
 _MAX_READINGS = 3
+_NOBODY = "00000000-0000-0000-0000-000000000000"
 
 
 class _Upload(Response):
@@ -119,6 +127,28 @@ class QATechClient(Transport):
             raise exchange.outcome_unknown("the answer names the run that was to be rerun, and no new one")
         self._check_plan(plan_short_id, run, exchange)
         return run
+
+    async def may_start_runs(self) -> bool:
+        """Return whether the token may start runs, without a start.
+
+        - It asks for what the API refuses twice over: a rerun with both filters (400), of no run at all (404).
+          A token that may only read is refused it with 403.
+
+        Returns:
+            False where the token was refused it; True where only the request was.
+
+        Raises:
+            StartOutcomeUnknown: The answer tells neither.
+            QATechAPIError: Something else is wrong: no access at all, the usage limit, a service that is down.
+        """
+        exchange = self._exchange("POST", f"run/no-such-run-{uuid4().hex}")
+        try:
+            await self._send(exchange, body=self._with_project({"failedOnly": True, "projectTestCaseIds": [_NOBODY]}))
+        except (BadRequestError, NotFoundError):
+            return True
+        except ForbiddenError:
+            return False
+        raise exchange.outcome_unknown("QA.tech accepted what its documents say that it refuses")
 
     async def get_run(self, run_short_id: str, *, test_cases: Literal["failed", "all"] | None = None) -> QATechRun:
         """Look at a run (`GET /run/{shortId}`).

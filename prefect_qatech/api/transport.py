@@ -46,7 +46,12 @@ def _tls() -> ssl.SSLContext:
 
 
 class Transport:
-    """Sends requests with one token to one address; `QATechClient` tells of the arguments."""
+    """Sends requests with one token to one address; `QATechClient` tells of the arguments.
+
+    Attributes:
+        api_url: Root of the service, without `/v1`.
+        latest_date: The `Date` header of the latest answer: the service's clock, or that of a proxy before it.
+    """
 
     def __init__(
         self,
@@ -70,6 +75,7 @@ class Transport:
             timeout_seconds, connect=connect_timeout_seconds, pool=max(connect_timeout_seconds, timeout_seconds / 2)
         )
         self._transport = transport
+        self.latest_date: str | None = None
         self._shared_as: str | None = None
         self._connections: connections.Connections | None = None
 
@@ -172,6 +178,7 @@ class Transport:
                     extensions={"trace": trace},
                 ) as response,
             ):
+                self.latest_date = response.headers.get("date")
                 content = self._without_token(await self._read(response))
         except TimeoutError:
             return None, exchange.timed_out(self._timeout_seconds, nothing_was_sent=trace.is_at_the_proxy)

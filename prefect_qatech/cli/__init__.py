@@ -32,6 +32,12 @@ for name, about in {
 }.items():
     app.command(f"prefect_qatech.cli.run:{name}", help=about)
 app.command("prefect_qatech.cli.list:list_", name="list", help="List what the project has, with its ids.")
+app.command(
+    "prefect_qatech.cli.doctor:doctor",
+    name="doctor",
+    help="Check token, QA.tech, proxy, clock and Prefect, and say what to do.\n\n"
+    "Exit codes: 0 nothing is wrong, 1 something is, 3 error.",
+)
 
 
 @app.command

@@ -266,8 +266,8 @@ async def awake_suspended_gates(credentials: QATechCredentials) -> list[UUID]:
                 woken.append(flow_run.id)
 
         async def attend(flow_run: FlowRun) -> None:
-            key = flow_run.state.state_details.pause_key if flow_run.state is not None else None
-            note = await _note_of(prefect, flow_run.id, key) if key is not None and key.startswith(_KEY) else None
+            key = _key_of(flow_run)
+            note = await _note_of(prefect, flow_run.id, key) if key is not None else None
             if note is None:
                 return
             now = datetime.now(timezone.utc)
@@ -289,7 +289,7 @@ async def awake_suspended_gates(credentials: QATechCredentials) -> list[UUID]:
 
         wait_for_turn = turn_of(credentials)
         # Whose time is over waits for no look.
-        await _each(await _suspended(prefect), attend)
+        await _each(await suspended_gates(prefect), attend)
         with anyio.move_on_after(_LOOKS_SECONDS) as scope:
             await _each(to_look_at, look)
         if scope.cancelled_caught:
@@ -299,14 +299,24 @@ async def awake_suspended_gates(credentials: QATechCredentials) -> list[UUID]:
     return woken
 
 
-async def _suspended(prefect: PrefectClient) -> list[FlowRun]:
+async def suspended_gates(prefect: PrefectClient) -> list[FlowRun]:
+    """Return the flow runs whose gates wait suspended.
+
+    Args:
+        prefect: A client of Prefect's API.
+    """
     by_name = FlowRunFilter(state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Suspended"])))
     found: list[FlowRun] = []
     while True:
         page = await prefect.read_flow_runs(flow_run_filter=by_name, limit=_PAGE, offset=len(found))
         found.extend(page)
         if len(page) < _PAGE:
-            return found
+            return [flow_run for flow_run in found if _key_of(flow_run) is not None]
+
+
+def _key_of(flow_run: FlowRun) -> str | None:
+    key = flow_run.state.state_details.pause_key if flow_run.state is not None else None
+    return key if key is not None and key.startswith(_KEY) else None
 
 
 async def _resume(prefect: PrefectClient, flow_run: FlowRun, note: Note) -> bool:

@@ -889,3 +889,24 @@ async def test_details_of_another_execution_are_not_taken() -> None:
 async def test_only_a_rerun_without_tests_is_nothing_to_rerun(message: str, expected: type[Exception]) -> None:
     error = await failure(Service(lambda request: answer({"message": message}, 400)).client(), "rerun")
     assert type(error) is expected
+
+
+@pytest.mark.parametrize(("status", "may"), [(400, True), (404, True), (403, False)])
+async def test_whether_a_token_may_start_runs_is_asked_without_a_start(status: int, may: bool) -> None:
+    service = Service(lambda _: answer({"message": "no"}, status))
+    async with service.client(project_short_id="proj_one") as client:
+        assert await client.may_start_runs() is may
+    # Refused twice over: by the run, which there cannot be, and by both filters.
+    assert re.fullmatch(r"/v1/run/no-such-run-\w{32}", service.only.url.path)
+    assert {"failedOnly", "projectTestCaseIds", "projectShortId"} == set(service.body)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(200, StartOutcomeUnknown), (500, StartOutcomeUnknown), (401, UnauthorizedError), (402, UsageLimitError)],
+)
+async def test_another_answer_tells_nothing_about_starts(status: int, kind: type[QATechError]) -> None:
+    service = Service(lambda _: answer(accepted(), status))
+    async with service.client() as client:
+        with pytest.raises(kind):
+            await client.may_start_runs()

@@ -1,0 +1,69 @@
+"""How lines are laid out on stdout: columns that fit the terminal, colours in a terminal only."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import IO
+
+from rich.console import Console
+from rich.text import Text
+
+MIN_WIDTH, MAX_WIDTH = 60, 120
+_STYLES = {
+    "green": ("ok", "pass", "passed", "yes", "PASS"),
+    "yellow": ("note", "inconclusive", "flaky", "INCONCLUSIVE"),
+    "red": ("wrong", "fail", "failed", "no", "FAIL", "OPEN"),
+    "dim": ("skipped",),
+}
+_COLOURS = {word: colour for colour, words in _STYLES.items() for word in words}
+_FIRST_WORD = re.compile(rf"^ *({'|'.join(_COLOURS)})(?=[ :]|$)")
+
+
+def terminal_width() -> int:
+    """Return how many columns a line may have: 80 where stdout is no terminal."""
+    return max(MIN_WIDTH, min(MAX_WIDTH, shutil.get_terminal_size((80, 24)).columns))
+
+
+def row(cells: Sequence[tuple[str, int]], text: str, width: int) -> list[str]:
+    """Return the lines of a row: cells of a fixed width, then a text that goes on below itself.
+
+    Args:
+        cells: Each cell and its width; one that is longer pushes the rest aside.
+        text: The text of the last column.
+        width: How many columns a line has. A word that is longer, an address for example, is not broken.
+    """
+    head = "".join(f"{cell:<{room}}  " for cell, room in cells)
+    indent = " " * sum(room + 2 for _, room in cells)
+    told = textwrap.wrap(
+        text,
+        max(width, len(indent) + 20),
+        initial_indent=head,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [line.rstrip() for line in told or [head]]
+
+
+def show(lines: Iterable[str], file: IO[str] | None = None) -> None:
+    """Print lines; in a terminal a first word that judges has its colour.
+
+    Args:
+        lines: The lines.
+        file: Where to; stdout by default.
+    """
+    file = file or sys.stdout
+    if not file.isatty():
+        for line in lines:
+            print(line, file=file, flush=True)
+        return
+    console = Console(file=file, highlight=False)
+    for line in lines:
+        text = Text(line)
+        if judged := _FIRST_WORD.match(line):
+            text.stylize(_COLOURS[judged[1]], *judged.span(1))
+        console.print(text, soft_wrap=True)
