@@ -1,7 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
+# Long files first (tests/conftest.py), so that no core is idle at the end.
+FAST_SUITE := --dist loadfile --no-loadscope-reorder $(foreach room,e2e ui scale runners,--ignore tests/$(room))
 
-.PHONY: demo test test-versions test-runners test-scale pictures lint soak bench
+.PHONY: demo test test-fast test-versions test-runners test-scale pictures lint soak bench
 
 # The virtual environment makes itself, and again when what it must hold changes.
 .venv/.installed: pyproject.toml
@@ -13,9 +15,13 @@ demo: .venv/.installed
 	$(BIN)/python -m flows.demo
 
 test: .venv/.installed
-	$(BIN)/python -m pytest -n 4 --dist loadfile --ignore tests/e2e --ignore tests/ui --ignore tests/scale --ignore tests/runners
+	$(BIN)/python -m pytest $(FAST_SUITE) -n 4
 	tests/ui/install-browser
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests/e2e tests/ui
+
+# While you write: all that needs no Prefect server and no process of its own.
+test-fast: .venv/.installed
+	$(BIN)/python -m pytest $(FAST_SUITE) -n 2 -q -m "not slow"
 
 # The lowest and the highest versions of what the package depends on, on each Python.
 test-versions: .venv/.installed

@@ -3,31 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import mkdtemp
 from unittest.mock import patch
 
 import pytest
 from hypothesis import settings
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.settings import (
+    PREFECT_API_SSL_CERT_FILE,
+    PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    temporary_settings,
+)
 from prefect.testing.utilities import prefect_test_harness
 
 from prefect_qatech import QATechCredentials, QATechPolling
 from prefect_qatech.sandbox import Sandbox
+from tests.head_start import copy_tables, keep_tables, one_certificate
 
 # No test measures how fast the machine is.
 settings.register_profile("any-machine", deadline=None)
 settings.load_profile("any-machine")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a Prefect server as slow, and begin with the files that are: a long file must not be the last."""
+    for item in items:
+        if "prefect_server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     """A real Prefect server on a fresh database."""
+    database = Path(mkdtemp()) / "prefect-test.db"
+    copy_tables(database)
     with (
+        patch("prefect.testing.utilities.mkdtemp", lambda: str(database.parent)),
+        temporary_settings({PREFECT_API_SSL_CERT_FILE: str(one_certificate())}),
         prefect_test_harness(server_startup_timeout=120),
         # Prefect joins its heartbeat thread at the end of each sync flow run, which takes a second.
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_CLIENT_MAX_RETRIES: 8}),
         # Its client waits 2, 4, 8... seconds when SQLite is locked, as it is now and then: here 0.2, 0.4, 0.8...
-        patch("prefect.client.base.clamped_poisson_interval", lambda average, *_: average / 10, create=True),
+        patch("prefect.client.base.clamped_poisson_interval", lambda average, *_: average / 10),
     ):
+        keep_tables(database)
         yield
 
 

@@ -15,6 +15,8 @@ from uuid import UUID
 
 import httpx
 
+from tests.head_start import copy_tables, keep_tables, one_certificate
+
 ROOT = Path(__file__).parents[2]
 POOL = "e2e"
 T = TypeVar("T")
@@ -56,6 +58,7 @@ class World:
             **inherited,
             "PREFECT_HOME": str(self.home),
             "PREFECT_API_URL": self.api_url,
+            "PREFECT_API_SSL_CERT_FILE": str(one_certificate()),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             # Else the pages of the server would ask the server on the default port.
             "PREFECT_SERVER_UI_API_URL": self.api_url,
@@ -87,6 +90,9 @@ class World:
         return (self.home / f"{name}.log").read_text(errors="replace")
 
     def start_server(self) -> None:
+        database = self.home / "prefect.db"
+        if not database.exists():
+            copy_tables(database)
         self.spawn(
             "server",
             sys.executable,
@@ -107,6 +113,7 @@ class World:
                 return False
 
         eventually(healthy, "the Prefect server's health", 120)
+        keep_tables(database)
 
     def stop(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
         process = self._processes.pop(name, None)
