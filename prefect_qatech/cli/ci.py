@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from prefect_qatech.addresses import safe_url
 from prefect_qatech.cli.display import one_line
 from prefect_qatech.report import append_job_summary, render_job_summary
 from prefect_qatech.report.model import GateReport
@@ -60,9 +59,9 @@ def tell_ci(report: GateReport, directory: Path, environ: Mapping[str, str]) -> 
         ]
     if environ.get("GITLAB_CI") == "true":
         links = [
-            {"external_link": {"label": f"Run {attempt.run_short_id}", "url": url}}
+            {"external_link": {"label": f"Run {attempt.run_short_id}", "url": attempt.run_url}}
             for attempt in report.attempts
-            if (url := safe_url(attempt.run_url))
+            if attempt.run_url
         ]
         directory.mkdir(parents=True, exist_ok=True)
         (directory / GITLAB_FILE).write_text(json.dumps({"QA.tech": links}), encoding="utf-8")

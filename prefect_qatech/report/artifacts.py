@@ -93,11 +93,11 @@ async def publish_report(report: GateReport, *, key: str | None = None) -> None:
         await acreate_table_artifact(table=render_table(report), key=artifact_key("tests", subject), description=title)
 
     async def pictures() -> None:
-        pictured = [test for test in report.tests_with(TestVerdict.FAILED) if safe_url(test.screenshot_url)]
+        pictured = [test for test in report.tests_with(TestVerdict.FAILED) if test.screenshot_url]
         for number, test in enumerate(pictured[:MOST_PICTURES], start=1):
             await _safely(
                 acreate_image_artifact(
-                    image_url=safe_url(test.screenshot_url) or "",
+                    image_url=test.screenshot_url or "",
                     key=artifact_key("failure", subject, str(number)),
                     description=f"Last picture of a failed test: {cell_text(test.name, 200)}",
                 )

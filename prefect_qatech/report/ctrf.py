@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from prefect_qatech.addresses import safe_url
 from prefect_qatech.report.escape import plain_text, xml_text
 from prefect_qatech.report.model import GateReport, ReportedTest
 from prefect_qatech.report.wording import (
@@ -86,9 +85,7 @@ def render_ctrf(report: GateReport) -> str:
                 "flowRunId": report.flow_run_id,
                 "executions": total.executions,
                 "reruns": total.reruns,
-                "runs": [
-                    {"id": plain_text(a.run_short_id, _NAME), "url": safe_url(a.run_url)} for a in report.attempts
-                ],
+                "runs": [{"id": plain_text(a.run_short_id, _NAME), "url": a.run_url} for a in report.attempts],
             },
         },
     }
@@ -127,7 +124,7 @@ def _test(test: ReportedTest, suite: str, cause_is_unknown: bool) -> dict[str, A
         "rawStatus": test.verdict.value,
         "flaky": test.verdict is TestVerdict.FLAKY,
         "retries": max(0, len(executed) - 1),
-        "extra": {"testId": plain_text(test.test_id, _NAME), "url": safe_url(test.url)},
+        "extra": {"testId": plain_text(test.test_id, _NAME), "url": test.url},
     }
     if test.verdict is not TestVerdict.PASSED:
         found["message"] = plain_text(story(test), _MESSAGE)
@@ -143,8 +140,8 @@ def _test(test: ReportedTest, suite: str, cause_is_unknown: bool) -> dict[str, A
     attachments = [
         {"name": name, "contentType": guess_type(urlsplit(url).path)[0] or "application/octet-stream", "path": url}
         for name, url in (
-            ("screenshot", safe_url(test.screenshot_url)),
-            ("recording", safe_url(test.recording_url)),
+            ("screenshot", test.screenshot_url),
+            ("recording", test.recording_url),
         )
         if url
     ]

@@ -16,7 +16,6 @@ from collections import Counter
 from importlib import import_module
 from typing import Any
 
-from prefect_qatech.addresses import safe_url
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.report.escape import plain_text, xml_text
 from prefect_qatech.report.model import GateReport, ReportedTest
@@ -110,7 +109,7 @@ def _properties(report: GateReport) -> list[tuple[str, str]]:
     ]
     for attempt in report.attempts:
         properties.append((f"qatech.run.{attempt.number + 1}.id", attempt.run_short_id))
-        properties.append((f"qatech.run.{attempt.number + 1}.url", safe_url(attempt.run_url) or ""))
+        properties.append((f"qatech.run.{attempt.number + 1}.url", attempt.run_url or ""))
     return [(name, plain_text(value, 2_000)) for name, value in properties if value]
 
 
@@ -169,6 +168,5 @@ def _details(test: ReportedTest, report: GateReport) -> list[str]:
     links = [("test", test.url), ("screenshot", test.screenshot_url), ("recording", test.recording_url)]
     took_part = zip(report.attempts, test.outcomes, strict=False)
     links += [(f"run of attempt {a.number + 1}", a.run_url) for a, outcome in took_part if outcome != Outcome.ABSENT]
-    shown = [f"{name}: {address}" for name, url in links if (address := safe_url(url))]
-    told = f"{test.verdict}{' (in quarantine)' if test.quarantined else ''}: {story(test)}"
-    return [told, f"id: {plain_text(test.test_id, _NAME)}", *shown]
+    summary = f"{test.verdict}{' (in quarantine)' if test.quarantined else ''}: {story(test)}"
+    return [summary, f"id: {plain_text(test.test_id, _NAME)}", *(f"{name}: {url}" for name, url in links if url)]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-from prefect_qatech.addresses import safe_url
 from prefect_qatech.report.chart import HistoryEntry, history_chart, history_line
 from prefect_qatech.report.escape import line_link, line_text, markdown_text
 from prefect_qatech.report.model import GateDecision, GateReport, ReportedAttempt, ReportedReason, ReportedTest
@@ -132,7 +131,8 @@ def _head(report: GateReport) -> list[str]:
         about.append(f"target {line_text(report.target, _NAME)}")
     if report.ended_at:
         about.append(time_text(report.ended_at))
-    about += _links(("open the last run", report.run_url))
+    if report.run_url:
+        about.append(line_link("open the latest run", report.run_url))
     return [
         f"## {SYMBOLS[report.verdict]} {HEADLINES[report.verdict]}",
         "",
@@ -199,35 +199,27 @@ def _name(test: ReportedTest) -> str:
     return f"**{line_text(test.name, _NAME) or '(no name)'}**"
 
 
-def _links(*links: tuple[str, str | None]) -> list[str]:
-    return [line_link(text, url) for text, url in links if safe_url(url)]
-
-
 def _test(
     test: ReportedTest, report: GateReport, quarantine: Mapping[str, QuarantineEntry], cause_is_unknown: bool
 ) -> str:
-    told = shown_attempt(test)
-    attempt = report.attempts[told] if told is not None and told < len(report.attempts) else None
-    links = _links(
-        ("test", test.url),
-        ("screenshot", test.screenshot_url),
-        ("recording", test.recording_url),
-        (f"run of attempt {attempt.number + 1}", attempt.run_url) if attempt else ("", None),
-    )
-    parts = [f"- {_name(test)}: {story(test, lambda words: line_text(words, _REASON))}", *links]
+    index = shown_attempt(test)
+    attempt = report.attempts[index] if index is not None and index < len(report.attempts) else None
+    links = {"test": test.url, "screenshot": test.screenshot_url, "recording": test.recording_url}
+    if attempt is not None:
+        links[f"run of attempt {attempt.number + 1}"] = attempt.run_url
+    parts = [f"- {_name(test)}: {story(test, lambda words: line_text(words, _REASON))}"]
+    parts += [line_link(text, url) for text, url in links.items() if url]
     entry = quarantine.get(test.test_id)
     if test.quarantined and entry:
         until = line_text(until_text(entry, report.policy), _NAME)
-        parts.append(
-            f"in quarantine {until}: {line_text(entry.reason, _REASON)} (owner: {line_text(entry.owner, _NAME)})"
-        )
+        owner = line_text(entry.owner, _NAME)
+        parts.append(f"in quarantine {until}: {line_text(entry.reason, _REASON)} (owner: {owner})")
     if not test.expected:
         parts.append("appeared in a rerun only")
     if cause_is_unknown:
         parts.append("its cause could not be found out")
     parts.append(f"id {line_text(test.test_id, _NAME)}")
     text = " · ".join(parts)
-    # A backslash would show inside of HTML.
     explanation = markdown_text(test.explanation or "", _EXPLANATION)
     if not explanation:
         return text

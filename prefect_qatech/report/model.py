@@ -1,7 +1,8 @@
 """Pure: the report of a gate, and that of several gates.
 
 A `GateReport` is the one record that people, files and events are served from, small enough to be the result of a flow
-run (texts are cut to a stated length), and complete enough to be judged again under another policy.
+run (texts are cut to a stated length), and complete enough to be judged again under another policy. An address that
+may not become a link is in no report.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from prefect_qatech.addresses import safe_url
 from prefect_qatech.inputs import CleanText
 from prefect_qatech.verdict import GatePolicy, GateVerdict, Incident, Outcome, QuarantineEntry, TestVerdict, Verdict
 from prefect_qatech.verdict.identity import AttemptKind, attempt_of, resolve_quarantine
@@ -29,6 +31,7 @@ def _finite(seconds: float | None) -> float | None:
 
 
 _Seconds = Annotated[float | None, AfterValidator(_finite)]
+_Url = Annotated[str | None, AfterValidator(safe_url)]
 
 
 class _Fact(BaseModel):
@@ -73,7 +76,7 @@ class ReportedAttempt(_Fact):
     kind: AttemptKind
     filter: str | None = None
     run_short_id: str
-    run_url: str | None = None
+    run_url: _Url = None
     rerun_of: str | None = None
     status: str
     result: str | None = None
@@ -121,9 +124,9 @@ class ReportedTest(_Fact):
     explanation: str | None = None
     error_code: str | None = None
     duration_seconds: _Seconds = None
-    url: str | None = None
-    screenshot_url: str | None = None
-    recording_url: str | None = None
+    url: _Url = None
+    screenshot_url: _Url = None
+    recording_url: _Url = None
 
 
 class GateDecision(_Fact):

@@ -317,3 +317,15 @@ def test_what_readers_ask_of_a_report() -> None:
     assert report.attempts[0].counts == {Outcome.FAILED: 2}
     assert (report.attempts[1].kind, report.attempts[1].filter) == ("rerun", "failed_only")
     assert (report.started_at, report.label) == (NOW, "before the release")
+
+
+@pytest.mark.parametrize("url", ["javascript:alert(1)", "http://elsewhere.example", "https://user:pw@a.example", "//a"])
+def test_an_address_that_may_not_become_a_link_is_in_no_report(url: str) -> None:
+    details = {"url": url, "screenshotUrl": url, "recordingUrl": url}
+    observed = attempt(case("Pay", shortId="t1", **FAILED), details={"t1": details}, run_url=url)
+    report = build_report(recognise([observed]), GatePolicy(), ended_at=NOW)
+    changed = report.model_dump()
+    changed["attempts"][0]["run_url"] = changed["tests"][0]["url"] = url
+    for kept in (report, GateReport.model_validate(changed)):
+        assert url not in kept.model_dump_json()
+        assert kept.run_url is None
