@@ -39,6 +39,24 @@ from prefect_qatech.api.responses import (
     QATechRunTestCaseDetails as QATechRunTestCaseDetails,
     QATechStartedRun as QATechStartedRun,
 )
+from prefect_qatech.catalogue import (
+    acreate_test_case as acreate_test_case,
+    alist_applications as alist_applications,
+    alist_builds as alist_builds,
+    alist_environments as alist_environments,
+    alist_outbound_ips as alist_outbound_ips,
+    alist_projects as alist_projects,
+    alist_test_cases as alist_test_cases,
+    aupload_build as aupload_build,
+    create_test_case as create_test_case,
+    list_applications as list_applications,
+    list_builds as list_builds,
+    list_environments as list_environments,
+    list_outbound_ips as list_outbound_ips,
+    list_projects as list_projects,
+    list_test_cases as list_test_cases,
+    upload_build as upload_build,
+)
 from prefect_qatech.credentials import (
     QATechCredentials as QATechCredentials,
 )

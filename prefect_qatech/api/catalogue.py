@@ -18,7 +18,7 @@ from prefect_qatech.api.ids import (
     TestCaseId,
     TestPlanShortId,
 )
-from prefect_qatech.api.requests import QATechApplication
+from prefect_qatech.api.requests import QATechApplication, QATechEnvironment
 from prefect_qatech.api.responses import FINAL_STATUSES
 from prefect_qatech.api.wire import FilledText, OptionalNumber, OptionalText, Request, Response, Text, object_or_none
 from prefect_qatech.inputs import CleanText, clean_text
@@ -195,7 +195,7 @@ class QATechBuild(Response):
     """A mobile build.
 
     Attributes:
-        application_build_short_id: Its short id, for `QATechEnvironment(application_build_short_id=...)`.
+        application_build_short_id: Its short id; `as_environment()` is the place where it is tested.
         platform: ios or android.
         file_name: The file's name.
         file_size_bytes: Its size, where the service tells.
@@ -207,6 +207,10 @@ class QATechBuild(Response):
     file_name: OptionalText = None
     file_size_bytes: OptionalNumber = None
     app_bundle_id: OptionalText = None
+
+    def as_environment(self) -> QATechEnvironment:
+        """Return where an application runs that is tested as this build."""
+        return QATechEnvironment(application_build_short_id=self.application_build_short_id)
 
 
 class QATechToolCall(Response):

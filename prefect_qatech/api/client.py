@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from uuid import uuid4
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from prefect_qatech.addresses import safe_url
 from prefect_qatech.api.answers import Exchange, where_to_look
@@ -32,15 +32,17 @@ from prefect_qatech.api.ids import check_id, check_run_short_id, names
 from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest
 from prefect_qatech.api.responses import QATechRun, QATechRunTestCaseDetails, QATechStartedRun
 from prefect_qatech.api.transport import MAX_RESPONSE_BYTES, ModelT, Transport
-from prefect_qatech.api.uploads import BuildFile, put_file
-from prefect_qatech.api.wire import Response
+from prefect_qatech.api.uploads import BuildFile, UploadAddress, UploadedFile, put_file
 from prefect_qatech.exceptions import (
     BadRequestError,
     ForbiddenError,
+    InvalidInputError,
     NotFoundError,
     OtherPlanStarted,
+    QATechConnectionError,
     StartOutcomeUnknown,
 )
+from prefect_qatech.inputs import shown
 
 __all__ = ["MAX_RESPONSE_BYTES", "QATechClient"]
 
@@ -49,11 +51,6 @@ MAX_TEST_CASES = 20_000
 MAX_TRACE_STEPS = 5_000
 _MAX_READINGS = 3
 _NOBODY = "00000000-0000-0000-0000-000000000000"
-
-
-class _Upload(Response):
-    upload_url: Annotated[str, Field(min_length=1)]
-    build_token: Annotated[str, Field(min_length=1)]
 
 
 class QATechClient(Transport):
@@ -275,6 +272,8 @@ class QATechClient(Transport):
         Raises:
             QATechAPIError: They could not be had; `retryable` tells whether another try may succeed.
         """
+        if isinstance(labels, str) or any("," in label for label in labels):
+            raise InvalidInputError(f"labels must be a list of labels without commas, not {shown(labels)}")
         query = {
             "applicationShortId": None if application_short_id is None else check_id(application_short_id),
             "labels": ",".join(labels) or None,
@@ -365,30 +364,65 @@ class QATechClient(Transport):
         on_progress: Callable[[int, int], Awaitable[None]] | None = None,
         timeout_seconds: float = 1800.0,
     ) -> QATechBuild:
-        """Upload a mobile build and register it: ask for an address, PUT the file there, make a build of it.
+        """Upload a mobile build and register it: `upload_file`, then `register_build`.
+
+        Raises:
+            InvalidInputError: The file cannot be read, or is none of a mobile application; nothing was sent.
+        """
+        file = BuildFile.of(path)
+        uploaded = await self.upload_file(
+            application_short_id, file, on_progress=on_progress, timeout_seconds=timeout_seconds
+        )
+        return await self.register_build(application_short_id, uploaded)
+
+    async def upload_file(
+        self,
+        application_short_id: str,
+        file: BuildFile,
+        *,
+        on_progress: Callable[[int, int], Awaitable[None]] | None = None,
+        timeout_seconds: float = 1800.0,
+    ) -> UploadedFile:
+        """Ask for an address and PUT the file of a build there; it may be repeated, as this makes no build yet.
 
         The file goes as a stream to an address of a store for files, without the token.
 
         Args:
             application_short_id: The application.
-            path: The file, .apk, .aab or .ipa.
+            file: The file.
             on_progress: Told how many bytes of how many were sent.
             timeout_seconds: How long the upload of the file may take.
 
         Raises:
-            InvalidInputError: The file cannot be read, or is none of a mobile application; nothing was sent.
-            StartOutcomeUnknown: The build may or may not have been registered.
-            QATechAPIError: It was surely not registered; `retryable` tells whether it may be tried again.
+            QATechAPIError: It was not uploaded; `retryable` tells whether it may be tried again.
         """
-        file = BuildFile.of(path)
         ids = {"application_short_id": application_short_id}
         where = f"applications/{check_id(application_short_id)}/builds"
         exchange = self._exchange("POST", f"{where}/upload-url", ids=ids, makes="upload")
-        answer = await self._send(exchange, body=self._with_project({"fileName": file.name}))
-        address = self._made(_Upload, answer, exchange)
-        await put_file(file, address.upload_url, timeout_seconds=timeout_seconds, on_progress=on_progress)
-        exchange = self._exchange("POST", where, ids=ids, makes="build")
-        body = {"platform": file.platform, "buildToken": address.build_token}
+        try:
+            answer = await self._send(exchange, body=self._with_project({"fileName": file.name}))
+            address = self._made(UploadAddress, answer, exchange)
+        except StartOutcomeUnknown:
+            told = f"{exchange} gave no address for the upload of {file.name}; it can be tried again."
+            raise QATechConnectionError(told, request=str(exchange), retryable=True) from None
+        sha256 = await put_file(file, address.upload_url, timeout_seconds=timeout_seconds, on_progress=on_progress)
+        return UploadedFile(address.build_token, file.platform, sha256)
+
+    async def register_build(self, application_short_id: str, file: UploadedFile) -> QATechBuild:
+        """Make a build of a file that was uploaded (`POST /applications/{shortId}/builds`).
+
+        Args:
+            application_short_id: The application.
+            file: What `upload_file` returned.
+
+        Raises:
+            StartOutcomeUnknown: The build may or may not have been registered.
+            QATechAPIError: It was surely not registered; `retryable` tells whether it may be tried again.
+        """
+        ids = {"application_short_id": application_short_id}
+        path = f"applications/{check_id(application_short_id)}/builds"
+        exchange = self._exchange("POST", path, ids=ids, makes="build")
+        body = {"platform": file.platform, "buildToken": file.build_token}
         answer = await self._send(exchange, body=self._with_project(body))
         return self._made(QATechBuild, answer, exchange)
 

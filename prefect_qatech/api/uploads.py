@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
 import anyio
 import httpx
+from pydantic import Field
 
 from prefect_qatech.addresses import is_loopback
+from prefect_qatech.api.wire import Response
 from prefect_qatech.exceptions import InvalidInputError, InvalidResponseError, QATechAPIError, QATechConnectionError
 
 MAX_BYTES = 4 * 1024**3
@@ -63,13 +67,44 @@ class BuildFile:
         return cls(path, platform, size)
 
 
+class UploadAddress(Response):
+    """Where the file of a build is to be put, and by which token QA.tech knows it then."""
+
+    upload_url: Annotated[str, Field(min_length=1)]
+    build_token: Annotated[str, Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class UploadedFile:
+    """A file that was uploaded, of which no build has been made yet.
+
+    Attributes:
+        build_token: By which QA.tech knows it.
+        platform: ios or android.
+        sha256: Hash of what was sent.
+    """
+
+    build_token: str = field(repr=False)
+    platform: str
+    sha256: str
+
+
+async def sha256_of(file: BuildFile) -> str:
+    """Return the hash of a file's content."""
+    hashed = hashlib.sha256()
+    async with await anyio.open_file(file.path, "rb") as content:
+        while chunk := await content.read(CHUNK_BYTES):
+            hashed.update(chunk)
+    return hashed.hexdigest()
+
+
 async def put_file(
     file: BuildFile,
     address: str,
     *,
     timeout_seconds: float,
     on_progress: Callable[[int, int], Awaitable[None]] | None = None,
-) -> None:
+) -> str:
     """Send a file to an address that holds its own signature. The token is not sent.
 
     Args:
@@ -78,6 +113,9 @@ async def put_file(
         timeout_seconds: How long it may take.
         on_progress: Told how many bytes of how many were sent.
 
+    Returns:
+        The hash (SHA-256) of what was sent.
+
     Raises:
         QATechAPIError: It was not taken; `retryable` tells whether another try, with a new address, may succeed.
     """
@@ -85,11 +123,13 @@ async def put_file(
     if where.scheme != "https" and not (where.scheme == "http" and is_loopback(where.hostname)):
         raise InvalidResponseError("QA.tech named an address for the upload that is not https; nothing was uploaded.")
     request = f"PUT {where.hostname}"
+    hashed = hashlib.sha256()
 
     async def chunks() -> AsyncIterator[bytes]:
         sent = 0
         async with await anyio.open_file(file.path, "rb") as content:
             while chunk := await content.read(CHUNK_BYTES):
+                hashed.update(chunk)
                 yield chunk
                 sent += len(chunk)
                 if on_progress is not None:
@@ -123,6 +163,7 @@ async def put_file(
         )
     if failure is not None:
         raise failure
+    return hashed.hexdigest()
 
 
 def _refused(request: str, status: int) -> QATechAPIError:

@@ -35,8 +35,8 @@ from prefect_qatech.ledger.slots import (
 )
 
 Send = Callable[[], Awaitable[QATechRunRecord]]
+Prepare = Callable[[UUID | None], Awaitable[None]]
 T = TypeVar("T")
-
 _PAGE = 200
 _RECORD_SECONDS = 60.0
 _DELETE_SECONDS = 10.0
@@ -115,7 +115,13 @@ class Ledger:
         return nonce is not None and json.loads(row).get("nonce") == nonce
 
     async def once(
-        self, call: Call, send: Send, *, busy_seconds: float, latest_send_seconds: float = float("inf")
+        self,
+        call: Call,
+        send: Send,
+        *,
+        busy_seconds: float,
+        latest_send_seconds: float = float("inf"),
+        prepare: Prepare | None = None,
     ) -> QATechRunRecord:
         """Return the run that a call has started before, or start it.
 
@@ -124,6 +130,7 @@ class Ledger:
             send: Sends the POST, once.
             busy_seconds: For how long after its intent the POST can be under way: what nobody may clear meanwhile.
             latest_send_seconds: How long after that the POST may still be sent.
+            prepare: Comes before the intent, where nothing is on record; it may take its time, and may fail.
 
         Returns:
             The run.
@@ -144,13 +151,16 @@ class Ledger:
 
         try:
             # Nobody can have left a slot at another place before the first attempt; one at this place refuses the
-            # insert.
-            found = None if call.is_first_attempt else await self._resolve(call)
+            # insert. What has to be prepared costs more than a look.
+            found = None if call.is_first_attempt and prepare is None else await self._resolve(call)
             if found is None and not call.is_first_attempt:
                 _warn_of_left_behind(call, await self.entries())
             while True:
                 if found is not None and (record := await self._take_up(call, found)) is not None:
                     return record
+                if prepare is not None:
+                    await prepare(self.flow_run_id)
+                    prepare = None
                 started = await run_apart(start, grace_seconds=_CANCEL_GRACE_SECONDS)
                 if started is not None:
                     return started
@@ -441,24 +451,32 @@ def _now() -> datetime:
     return datetime.now(timezone.utc)
 
 
-async def once(call: Call, send: Send, *, post_seconds: float) -> QATechRunRecord:
+async def once(call: Call, send: Send, *, post_seconds: float, prepare: Prepare | None = None) -> QATechRunRecord:
     """Start or rerun once per slot of the current flow run; outside a flow run nothing is recorded, and it just sends.
 
     Args:
         call: What is asked for.
         send: Sends the POST, once.
         post_seconds: How long a POST can take.
+        prepare: What comes before the POST and may be repeated, such as a look at the catalogue or an upload; it is
+            told the root flow run. It is left out where the call is on record.
 
     Returns:
         The run, started now or before.
     """
     flow_run = await flow_run_of(call)
     if flow_run is None:
+        if prepare is not None:
+            await prepare(None)
         return await send()
     async with get_client() as client:
         flow_run_id, call = await locate(client, call, flow_run)
         return await Ledger(client, flow_run_id).once(
-            call, send, busy_seconds=LATEST_SEND_SECONDS + post_seconds, latest_send_seconds=LATEST_SEND_SECONDS
+            call,
+            send,
+            busy_seconds=LATEST_SEND_SECONDS + post_seconds,
+            latest_send_seconds=LATEST_SEND_SECONDS,
+            prepare=prepare,
         )
 
 

@@ -405,6 +405,26 @@ async def test_a_start_is_not_answered_with_a_run_that_a_person_has_attached_to_
         await book.once(call("1"), Sends(), busy_seconds=0)
 
 
+async def test_what_comes_before_a_post_comes_before_its_intent_and_only_where_nothing_is_on_record(
+    book: Ledger,
+) -> None:
+    seen: list[int] = []
+
+    async def prepare(_: object) -> None:
+        seen.append(len(await book.entries()))
+        if len(seen) == 1:
+            raise NotFoundError("no such application")
+
+    send = Sends()
+    with pytest.raises(NotFoundError):
+        await book.once(call(), send, busy_seconds=0, prepare=prepare)
+    assert (await book.entries(), send.count) == ([], 0)
+    for _ in range(2):
+        await book.once(call(), send, busy_seconds=0, prepare=prepare)
+    await book.once(call(chain=SECOND), send, busy_seconds=0, prepare=prepare)
+    assert (seen, send.count) == ([0, 0], 1)
+
+
 # --- an attach sends nothing
 
 

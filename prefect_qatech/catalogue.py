@@ -1,0 +1,413 @@
+"""Prefect tasks for what a project has at QA.tech: lists of it, new test cases, mobile builds; sync and async versions.
+
+- A list never comes from a cache. Prefect repeats a GET that failed and may not fail again.
+- A test case or a build is made once: within a flow run the ledger finds, on any retry or restart, what was made.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TypeVar
+from uuid import UUID
+
+from prefect import task
+
+from prefect_qatech import ledger
+from prefect_qatech._prefect import check_that_prefect_returns_results, run_logger
+from prefect_qatech._sync import run_sync
+from prefect_qatech.addresses import safe_url
+from prefect_qatech.api.catalogue import (
+    QATechApplicationInfo,
+    QATechBuild,
+    QATechCreatedTestCase,
+    QATechEnvironmentInfo,
+    QATechNewTestCase,
+    QATechProject,
+    QATechTestCase,
+)
+from prefect_qatech.api.client import QATechClient
+from prefect_qatech.api.uploads import BuildFile, UploadedFile, sha256_of
+from prefect_qatech.credentials import QATechCredentials, check_credentials
+from prefect_qatech.exceptions import InvalidInputError, QATechError
+from prefect_qatech.inputs import check_name, shown
+from prefect_qatech.ledger import QATechRunRecord
+from prefect_qatech.report import artifacts
+from prefect_qatech.tasks import RETRIED, address_of
+
+T = TypeVar("T")
+
+UPLOAD_SECONDS = 1800.0
+
+
+async def _ask(credentials: QATechCredentials, ask: Callable[[QATechClient], Awaitable[T]]) -> T:
+    check_credentials(credentials)
+    async with credentials.get_client() as client:
+        return await ask(client)
+
+
+@task(name="list_projects", description="List the projects of the QA.tech token.", **RETRIED)
+async def alist_projects(credentials: QATechCredentials) -> list[QATechProject]:
+    """Async version of `list_projects`: the same arguments, result and errors."""
+    return await _ask(credentials, lambda client: client.list_projects())
+
+
+@task(name="list_projects", description="List the projects of the QA.tech token.", **RETRIED)
+def list_projects(credentials: QATechCredentials) -> list[QATechProject]:
+    """Return the projects that the token may use (`GET /projects`).
+
+    Args:
+        credentials: How to reach QA.tech.
+
+    Raises:
+        QATechAPIError: They could not be had.
+
+    Example:
+        ```python
+        names = [project.name for project in list_projects(credentials)]
+        ```
+    """
+    return run_sync(lambda: _ask(credentials, lambda client: client.list_projects()))
+
+
+@task(name="list_applications", description="List the applications of a QA.tech project.", **RETRIED)
+async def alist_applications(credentials: QATechCredentials) -> list[QATechApplicationInfo]:
+    """Async version of `list_applications`: the same arguments, result and errors."""
+    return await _ask(credentials, lambda client: client.list_applications())
+
+
+@task(name="list_applications", description="List the applications of a QA.tech project.", **RETRIED)
+def list_applications(credentials: QATechCredentials) -> list[QATechApplicationInfo]:
+    """Return the applications of the project (`GET /applications`).
+
+    Args:
+        credentials: How to reach QA.tech.
+
+    Raises:
+        QATechAPIError: They could not be had.
+
+    Example:
+        ```python
+        web = [app for app in list_applications(credentials) if app.kind == "web"]
+        ```
+    """
+    return run_sync(lambda: _ask(credentials, lambda client: client.list_applications()))
+
+
+@task(name="list_environments", description="List the environments of a QA.tech application.", **RETRIED)
+async def alist_environments(credentials: QATechCredentials, application_short_id: str) -> list[QATechEnvironmentInfo]:
+    """Async version of `list_environments`: the same arguments, result and errors."""
+    return await _ask(credentials, lambda client: client.list_environments(application_short_id))
+
+
+@task(name="list_environments", description="List the environments of a QA.tech application.", **RETRIED)
+def list_environments(credentials: QATechCredentials, application_short_id: str) -> list[QATechEnvironmentInfo]:
+    """Return the saved environments of an application (`GET /applications/{shortId}/environments`).
+
+    Args:
+        credentials: How to reach QA.tech.
+        application_short_id: The application.
+
+    Raises:
+        QATechAPIError: They could not be had.
+
+    Example:
+        ```python
+        [staging] = [saved for saved in list_environments(credentials, "app_shop") if not saved.is_production]
+        ```
+    """
+    return run_sync(lambda: _ask(credentials, lambda client: client.list_environments(application_short_id)))
+
+
+@task(name="list_test_cases", description="List the test cases of a QA.tech project.", **RETRIED)
+async def alist_test_cases(
+    credentials: QATechCredentials,
+    *,
+    application_short_id: str | None = None,
+    labels: Sequence[str] = (),
+    is_enabled: bool | None = None,
+) -> list[QATechTestCase]:
+    """Async version of `list_test_cases`: the same arguments, result and errors."""
+    return await _ask(
+        credentials,
+        lambda client: client.list_test_cases(
+            application_short_id=application_short_id, labels=labels, is_enabled=is_enabled
+        ),
+    )
+
+
+@task(name="list_test_cases", description="List the test cases of a QA.tech project.", **RETRIED)
+def list_test_cases(
+    credentials: QATechCredentials,
+    *,
+    application_short_id: str | None = None,
+    labels: Sequence[str] = (),
+    is_enabled: bool | None = None,
+) -> list[QATechTestCase]:
+    """Return the test cases of the project (`GET /test-cases`), all pages of them, also where the list shifts.
+
+    Args:
+        credentials: How to reach QA.tech.
+        application_short_id: Only those of an application.
+        labels: Only those that have all of these labels.
+        is_enabled: Only those that are enabled, or disabled.
+
+    Raises:
+        InvalidInputError: That are no labels; nothing was sent.
+        QATechAPIError: They could not be had.
+
+    Example:
+        ```python
+        smoke = list_test_cases(credentials, labels=["smoke"], is_enabled=True)
+        ```
+    """
+    return run_sync(
+        lambda: _ask(
+            credentials,
+            lambda client: client.list_test_cases(
+                application_short_id=application_short_id, labels=labels, is_enabled=is_enabled
+            ),
+        )
+    )
+
+
+@task(name="list_builds", description="List the builds of a QA.tech application.", **RETRIED)
+async def alist_builds(
+    credentials: QATechCredentials, application_short_id: str, *, max_builds: int = 100
+) -> list[QATechBuild]:
+    """Async version of `list_builds`: the same arguments, result and errors."""
+    return await _ask(credentials, lambda client: client.list_builds(application_short_id, max_builds=max_builds))
+
+
+@task(name="list_builds", description="List the builds of a QA.tech application.", **RETRIED)
+def list_builds(
+    credentials: QATechCredentials, application_short_id: str, *, max_builds: int = 100
+) -> list[QATechBuild]:
+    """Return the newest builds of a mobile application (`GET /applications/{shortId}/builds`).
+
+    Args:
+        credentials: How to reach QA.tech.
+        application_short_id: The application.
+        max_builds: How many at most.
+
+    Raises:
+        QATechAPIError: They could not be had.
+
+    Example:
+        ```python
+        newest, *_ = list_builds(credentials, "app_droid", max_builds=1)
+        ```
+    """
+    return run_sync(
+        lambda: _ask(credentials, lambda client: client.list_builds(application_short_id, max_builds=max_builds))
+    )
+
+
+@task(name="list_outbound_ips", description="List the addresses of QA.tech's agents.", **RETRIED)
+async def alist_outbound_ips(credentials: QATechCredentials) -> list[str]:
+    """Async version of `list_outbound_ips`: the same arguments, result and errors."""
+    return await _ask(credentials, lambda client: client.list_outbound_ips())
+
+
+@task(name="list_outbound_ips", description="List the addresses of QA.tech's agents.", **RETRIED)
+def list_outbound_ips(credentials: QATechCredentials) -> list[str]:
+    """Return the addresses from which QA.tech's agents come (`GET /outbound-ips`), for a firewall; no token is sent.
+
+    Args:
+        credentials: How to reach QA.tech.
+
+    Raises:
+        QATechAPIError: They could not be had.
+
+    Example:
+        ```python
+        allowed = list_outbound_ips(credentials)
+        ```
+    """
+    return run_sync(lambda: _ask(credentials, lambda client: client.list_outbound_ips()))
+
+
+async def _create(
+    credentials: QATechCredentials, request: QATechNewTestCase, label: str | None
+) -> QATechCreatedTestCase:
+    check_credentials(credentials)
+    if not isinstance(request, QATechNewTestCase):
+        raise InvalidInputError(f"request: a QATechNewTestCase is needed, not {shown(request)}")
+    if label is not None:
+        check_name(label, "label")
+    check_that_prefect_returns_results()
+    meaning = request.model_copy(update={"project_short_id": None}).to_json()
+    call = ledger.Call(
+        kind="start",
+        makes="test case",
+        what=f"POST /v1/test-cases ({request.name})",
+        fingerprint=ledger.fingerprint(meaning),
+        address=address_of(credentials, request.project_short_id),
+        label=label,
+    )
+    async with credentials.get_client() as client:
+
+        async def send() -> QATechRunRecord:
+            created = await client.create_test_case(request)
+            return _made("test case", created.id, created.url, request.name)
+
+        record = await ledger.once(call, send, post_seconds=credentials.timeout_seconds)
+    return QATechCreatedTestCase(id=record.run_short_id, name=request.name, url=record.run_url)
+
+
+def _made(makes: str, made_id: str, url: str | None, name: str) -> QATechRunRecord:
+    """Name in the log what was made, before anything else can fail, and make a record of it."""
+    record = QATechRunRecord(
+        kind="start", makes=makes, run_short_id=made_id, run_url=safe_url(url), started_at=datetime.now(timezone.utc)
+    )
+    run_logger().info("QA.tech %s %s was made: %s", makes, made_id, name)
+    return record
+
+
+@task(name="create_test_case", description="Create a QA.tech test case, once per flow run.", **RETRIED)
+async def acreate_test_case(
+    credentials: QATechCredentials, request: QATechNewTestCase, *, label: str | None = None
+) -> QATechCreatedTestCase:
+    """Async version of `create_test_case`: the same arguments, result and errors."""
+    return await _create(credentials, request, label)
+
+
+@task(name="create_test_case", description="Create a QA.tech test case, once per flow run.", **RETRIED)
+def create_test_case(
+    credentials: QATechCredentials, request: QATechNewTestCase, *, label: str | None = None
+) -> QATechCreatedTestCase:
+    """Create a test case (`POST /test-cases`); QA.tech creates it disabled.
+
+    What `start_test_run` says of retries, equal calls and labels holds here as well: it is created once.
+
+    Args:
+        credentials: How to reach QA.tech.
+        request: What it is.
+        label: Names this creation within the flow run; required inside a task.
+
+    Returns:
+        Its id, by which it is started, and its address.
+
+    Raises:
+        InvalidInputError: That is no test case, or a label is missing; nothing was sent.
+        StartOutcomeUnknown: It may or may not have been created; nothing retries this.
+        LedgerConflict: What is on record does not fit this call; nothing was sent.
+        QATechAPIError: QA.tech did not accept it.
+
+    Example:
+        ```python
+        case = create_test_case(
+            credentials,
+            QATechNewTestCase(name="Pay by card", goal="Buy a book and pay by card.", application_short_id="app_shop"),
+        )
+        ```
+    """
+    return run_sync(lambda: _create(credentials, request, label))
+
+
+async def _upload(
+    credentials: QATechCredentials,
+    application_short_id: str,
+    path: Path | str,
+    timeout_seconds: float,
+    artifact_key: str | None,
+) -> QATechBuild:
+    check_credentials(credentials)
+    check_that_prefect_returns_results()
+    file = BuildFile.of(Path(path))
+    content, address = await sha256_of(file), address_of(credentials)
+    call = ledger.Call(
+        kind="start",
+        makes="build",
+        what=f"POST /v1/applications/{application_short_id}/builds ({file.name})",
+        fingerprint=ledger.fingerprint(application_short_id, content, address),
+        address=address,
+        # The content is what a build is: wherever in the flow run it is asked for, it is that build.
+        label=f"{content} of {application_short_id} at {address}",
+    )
+    progress = artifacts.Progress(
+        f"QA.tech: upload of {file.name}", artifact_key or artifacts.artifact_key("upload", file.name)
+    )
+    uploaded: UploadedFile | None = None
+
+    async def show(sent: int, total: int) -> None:
+        progress.show(100.0 * sent / total, is_over=sent >= total)
+
+    async with credentials.get_client() as client:
+
+        async def prepare(_: UUID | None) -> None:
+            nonlocal uploaded
+            async with progress:
+                uploaded = await client.upload_file(
+                    application_short_id, file, on_progress=show, timeout_seconds=timeout_seconds
+                )
+            if uploaded.sha256 != content:
+                raise InvalidInputError(f"{file.path} has changed while it was uploaded. No build was made of it.")
+
+        async def send() -> QATechRunRecord:
+            if uploaded is None:
+                raise QATechError("Nothing was uploaded.")
+            build = await client.register_build(application_short_id, uploaded)
+            return _made("build", build.application_build_short_id, None, file.name)
+
+        record = await ledger.once(call, send, post_seconds=credentials.timeout_seconds, prepare=prepare)
+    return QATechBuild(
+        application_build_short_id=record.run_short_id,
+        platform=file.platform,
+        file_name=file.name,
+        file_size_bytes=file.size,
+    )
+
+
+@task(name="upload_build", description="Upload a mobile build to QA.tech, once per flow run.", **RETRIED)
+async def aupload_build(
+    credentials: QATechCredentials,
+    application_short_id: str,
+    path: Path | str,
+    *,
+    timeout_seconds: float = UPLOAD_SECONDS,
+    artifact_key: str | None = None,
+) -> QATechBuild:
+    """Async version of `upload_build`: the same arguments, result and errors."""
+    return await _upload(credentials, application_short_id, path, timeout_seconds, artifact_key)
+
+
+@task(name="upload_build", description="Upload a mobile build to QA.tech, once per flow run.", **RETRIED)
+def upload_build(
+    credentials: QATechCredentials,
+    application_short_id: str,
+    path: Path | str,
+    *,
+    timeout_seconds: float = UPLOAD_SECONDS,
+    artifact_key: str | None = None,
+) -> QATechBuild:
+    """Upload a mobile build and register it: ask for an address, PUT the file there, make a build of it.
+
+    - Within a flow run a file's content is registered once for an application, wherever it is asked for; the same
+      content again gives the same build, and uploads nothing.
+    - The file goes as a stream, without the token, to the store that QA.tech names; a progress artifact moves with it.
+    - An upload that breaks off makes no build, so Prefect tries it again; a registration is never sent twice.
+
+    Args:
+        credentials: How to reach QA.tech.
+        application_short_id: The application.
+        path: The file, .apk, .aab or .ipa.
+        timeout_seconds: How long the upload of the file may take.
+        artifact_key: Key of the progress artifact, instead of one made of the file's name.
+
+    Returns:
+        The build; `as_environment()` of it says where to test.
+
+    Raises:
+        InvalidInputError: The file cannot be read, or is none of a mobile application, or has changed meanwhile; no
+            build was made.
+        StartOutcomeUnknown: The build may or may not have been registered; nothing retries this.
+        QATechAPIError: It was surely not registered.
+
+    Example:
+        ```python
+        build = upload_build(credentials, "app_droid", "shop.apk")
+        application = QATechApplication(application_short_id="app_droid", environment=build.as_environment())
+        run = start_test_run(credentials, QATechRunRequest(test_plan_short_id="pln_1", applications=[application]))
+        ```
+    """
+    return run_sync(lambda: _upload(credentials, application_short_id, path, timeout_seconds, artifact_key))
