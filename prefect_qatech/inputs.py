@@ -171,6 +171,11 @@ def check_target(target: str | None) -> None:
         raise InvalidInputError(f"target must be one line, such as a commit or a version, not {shown(target)}")
 
 
+def describe_in_one_sentence(schema: dict[str, Any]) -> None:
+    """Keep the first paragraph of a docstring: a schema is shown to people, as a form."""
+    schema["description"] = " ".join(schema.get("description", "").partition("\n\n")[0].split())
+
+
 @contextmanager
 def _made(*, in_code: bool) -> Iterator[None]:
     before = _is_made_in_code.get()

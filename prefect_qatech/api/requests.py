@@ -97,7 +97,7 @@ class QATechNotification(Request):
         type: The kind of notification; the API knows `slack`.
     """
 
-    type: Literal["slack"] = "slack"
+    type: Literal["slack"] = Field(default="slack", title="Kind")
     channel: FilledText = Field(title="Slack channel id")
     notify_on: Literal["always", "failure"] | None = Field(default=None, title="Notify on")
 
@@ -113,11 +113,11 @@ class QATechGitHubTrigger(Request):
         repository: `owner/repo`.
     """
 
-    actor: CleanText | None = None
-    branch: CleanText | None = None
-    commit_hash: CleanText | None = None
-    commit_message: CleanText | None = None
-    repository: str | None = Field(default=None, pattern=r"^[^/\s]+/[^/\s]+$")
+    actor: CleanText | None = Field(default=None, title="Person")
+    branch: CleanText | None = Field(default=None, title="Branch")
+    commit_hash: CleanText | None = Field(default=None, title="Commit")
+    commit_message: CleanText | None = Field(default=None, title="Message of the commit")
+    repository: str | None = Field(default=None, pattern=r"^[^/\s]+/[^/\s]+$", title="Repository (owner/repo)")
 
 
 class QATechParameters(Request):
@@ -128,8 +128,10 @@ class QATechParameters(Request):
         configs_by_environment: UUID of an environment to such a mapping.
     """
 
-    configs: dict[ConfigKey, Any] | None = None
-    configs_by_environment: dict[EnvironmentId, dict[ConfigKey, Any]] | None = None
+    configs: dict[ConfigKey, Any] | None = Field(default=None, title="Configs")
+    configs_by_environment: dict[EnvironmentId, dict[ConfigKey, Any]] | None = Field(
+        default=None, title="Configs by environment"
+    )
 
 
 class QATechRunRequest(Request):
@@ -150,13 +152,13 @@ class QATechRunRequest(Request):
         ```
     """
 
-    test_plan_short_id: TestPlanShortId | None = None
-    test_case_ids: list[TestCaseId] | None = Field(default=None, min_length=1)
-    applications: Several[QATechApplication] | None = None
-    notifications: Several[QATechNotification] | None = Field(default=None, min_length=1)
-    github: QATechGitHubTrigger | None = None
-    parameters: QATechParameters | None = None
-    project_short_id: ProjectShortId | None = None
+    test_plan_short_id: TestPlanShortId | None = Field(default=None, title="Test plan")
+    test_case_ids: list[TestCaseId] | None = Field(default=None, min_length=1, title="Test cases")
+    applications: Several[QATechApplication] | None = Field(default=None, title="Applications")
+    notifications: Several[QATechNotification] | None = Field(default=None, min_length=1, title="Notifications")
+    github: QATechGitHubTrigger | None = Field(default=None, title="GitHub event")
+    parameters: QATechParameters | None = Field(default=None, title="Parameters")
+    project_short_id: ProjectShortId | None = Field(default=None, title="Project")
 
     @model_validator(mode="after")
     def _plan_or_cases(self) -> QATechRunRequest:

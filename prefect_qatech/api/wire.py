@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from typing_extensions import Self
 
-from prefect_qatech.inputs import Checked, clean_text
+from prefect_qatech.inputs import Checked, clean_text, describe_in_one_sentence
 
 _MAX_NUMBER = 1e300
 FilledText = Annotated[str, Field(min_length=1), AfterValidator(clean_text)]
@@ -35,7 +35,7 @@ FilledText = Annotated[str, Field(min_length=1), AfterValidator(clean_text)]
 class Request(Checked):
     """Strict: what users pass in, by the names of Python everywhere; `to_json` alone knows those of the API."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=describe_in_one_sentence)
 
     @model_validator(mode="after")
     def _json_can_carry_it(self) -> Self:

@@ -27,6 +27,7 @@ from prefect_qatech.addresses import safe_url
 from prefect_qatech.api.ids import check_run_short_id
 from prefect_qatech.api.responses import QATechStartedRun
 from prefect_qatech.exceptions import InvalidInputError, LedgerConflict
+from prefect_qatech.inputs import describe_in_one_sentence
 
 Kind = Literal["start", "rerun", "attach"]
 Chain = tuple[tuple[str, int], ...]
@@ -60,7 +61,7 @@ class QATechRunRecord(BaseModel):
         answer: What QA.tech answered to that other POST.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", json_schema_extra=describe_in_one_sentence)
 
     kind: Literal["start", "rerun", "attached"]
     run_short_id: str

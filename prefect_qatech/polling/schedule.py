@@ -14,7 +14,7 @@ import math
 
 from pydantic import ConfigDict, Field, model_validator
 
-from prefect_qatech.inputs import Checked
+from prefect_qatech.inputs import Checked, describe_in_one_sentence
 from prefect_qatech.polling.progress import Forecast
 
 _EARLY_LOOKS = (1.0, 10 / 3, 10.0)
@@ -41,7 +41,7 @@ class QATechPolling(Checked):
         ```
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=describe_in_one_sentence)
 
     first_seconds: float = Field(default=3.0, ge=0.01, le=600, allow_inf_nan=False, title="First look after (seconds)")
     growth: float = Field(default=1.0, ge=0.01, le=100, allow_inf_nan=False, title="Growth of the interval")

@@ -48,7 +48,7 @@ class SoakWorld(World):
     def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         return {
             **super().environment(more),
-            "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
+            "PREFECT_SERVER_DATABASE_TIMEOUT": "10",
             "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
             "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
             "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Locator, Response, expect
 
+from prefect_qatech import QATechApplication, QATechEnvironment, QATechGitHubTrigger, QATechRunRequest
 from prefect_qatech.sandbox import Sandbox
 from tests.e2e.world import ROOT, World, eventually
 from tests.ui import scenario
@@ -20,6 +21,12 @@ from tests.ui.conftest import UI
 
 LOGO = "https://qa.tech/favicon.ico"
 TOKEN = "typed-by-a-person-0123456789"
+DEPLOY_GATE = """
+import os
+from prefect_qatech import release_gate
+source = release_gate.from_source(source=".", entrypoint="prefect_qatech/gate/flow.py:release_gate")
+source.deploy("typed", work_pool_name=os.environ["QATECH_WORK_POOL"], print_next_steps=False, ignore_warnings=True)
+"""
 DEPLOYMENT = "/deployments/name/check-release/release-gate"
 
 
@@ -156,6 +163,64 @@ def test_a_run_of_the_gate_is_made_by_a_form_in_which_the_credentials_are_picked
     assert sandbox.token not in json.dumps(run)
     assert sandbox.token not in page.content()
     assert sandbox.token not in told()
+    world.http.delete(f"/flow_runs/{run['id']}")
+
+
+@pytest.fixture(scope="module")
+def gate(world: World, deployment: dict[str, Any]) -> dict[str, Any]:
+    """The gate of the package itself, which takes a whole request."""
+    env = world.environment({"QATECH_WORK_POOL": deployment["work_pool_name"]})
+    done = subprocess.run(
+        [sys.executable, "-c", DEPLOY_GATE], env=env, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found: dict[str, Any] = world.get("/deployments/name/release-gate/typed")
+    return found
+
+
+def test_a_whole_request_is_typed_into_the_form(ui: UI, world: World, gate: dict[str, Any]) -> None:
+    page = ui.open(f"/deployments/deployment/{gate['id']}/run")
+    ui.may_ask.append(LOGO)
+    page.wait_for_load_state("networkidle")
+
+    def after(label: str, what: str) -> Locator:
+        return page.locator(f'xpath=(//*[normalize-space(text())="{label}"])[1]/following::{what}[1]')
+
+    def write(label: str, text: str) -> None:
+        if label.endswith(" (Optional)"):
+            after(label, 'button[normalize-space()="str"]').click()
+        after(label, "textarea").fill(text)
+
+    fields = page.locator("fieldset")
+    opener = fields.first.locator("button").first if ui.version == "v1" else page.get_by_label("Select a block").first
+    choose(ui, opener, "qatech")
+    after("request (Optional)", 'button[normalize-space()="QATechRunRequest"]').click()
+    expect(page.get_by_text("Test plan (Optional)")).to_be_visible()
+    assert "Attributes:" not in page.content()
+    write("Test plan (Optional)", "pln_smoke")
+    after("Applications (Optional)", 'button[normalize-space()="list"]').click()
+    after("Applications (Optional)", 'button[contains(normalize-space(), "Add item")]').click()
+    write("Application", "app_shop")
+    after("Environment (Optional)", 'button[normalize-space()="QATechEnvironment"]').click()
+    write("Address (Optional)", "https://pr-42.example.com")
+    after("GitHub event (Optional)", 'button[normalize-space()="QATechGitHubTrigger"]').click()
+    write("Branch (Optional)", "main")
+    page.get_by_role("button", name="Submit").click()
+
+    def made() -> list[dict[str, Any]]:
+        body = {"deployments": {"id": {"any_": [gate["id"]]}}}
+        return [run for run in world.post("/flow_runs/filter", body) if run["parameters"].get("request")]
+
+    [run] = eventually(made, "the run that was asked for")
+    assert QATechRunRequest.model_validate(run["parameters"]["request"]) == QATechRunRequest(
+        test_plan_short_id="pln_smoke",
+        applications=[
+            QATechApplication(
+                application_short_id="app_shop", environment=QATechEnvironment(url="https://pr-42.example.com")
+            )
+        ],
+        github=QATechGitHubTrigger(branch="main"),
+    )
     world.http.delete(f"/flow_runs/{run['id']}")
 
 
