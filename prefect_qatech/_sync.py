@@ -35,7 +35,7 @@ def run_sync(core: Callable[[], Coroutine[Any, Any, T]]) -> T:
       cancels the core, which gets the time to say what goes on at the service; then the interruption goes its way.
 
     Args:
-        core: A function without arguments that gives the coroutine.
+        core: A function without arguments that returns the coroutine.
 
     Returns:
         What the coroutine returns.
@@ -61,7 +61,7 @@ async def run_apart(core: Callable[[], Coroutine[Any, Any, T]], *, grace_seconds
     of the sync versions. A cancellation of the caller waits for it, and goes on when it has ended or the grace is over.
 
     Args:
-        core: A function without arguments that gives the coroutine; it sees the caller's context variables.
+        core: A function without arguments that returns the coroutine; it sees the caller's context variables.
         grace_seconds: How long a cancelled caller waits; then the coroutine is cancelled as well.
 
     Returns:
@@ -176,9 +176,9 @@ async def sleep_unless_stopped(seconds: float) -> None:
 
 
 def _exception_of_main_thread() -> BaseException | None:
-    """Give the exception that the main thread is handling just now."""
+    """Return the exception that the main thread is handling just now."""
     main = threading.main_thread().ident
     handled: Any = sys._current_exceptions().get(main) if main is not None else None
-    # Until Python 3.12 the values are what sys.exc_info() gives.
+    # Until Python 3.12 the values are what sys.exc_info() returns.
     exception: BaseException | None = handled[1] if isinstance(handled, tuple) else handled
     return exception

@@ -203,10 +203,10 @@ def _in_one_line(model: type[BaseModel], error: ValidationError) -> InvalidInput
         nested = cause.faults if isinstance(cause, InvalidInputError) else ()
         for field, sentence in nested or [("", _sentence(model, fault, cause))]:
             faults.append((".".join([*place, field] if field else place), sentence))
-    told = [f"{field}: {sentence}" if field else sentence for field, sentence in faults[:_MAX_FAULTS]]
+    sentences = [f"{field}: {sentence}" if field else sentence for field, sentence in faults[:_MAX_FAULTS]]
     if len(faults) > _MAX_FAULTS:
-        told.append(f"and {len(faults) - _MAX_FAULTS} more")
-    return InvalidInputError(" ".join("; ".join(told).split()), faults=tuple(faults))
+        sentences.append(f"and {len(faults) - _MAX_FAULTS} more")
+    return InvalidInputError(" ".join("; ".join(sentences).split()), faults=tuple(faults))
 
 
 def _part_of_place(part: int | str) -> str:

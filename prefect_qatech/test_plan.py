@@ -108,7 +108,7 @@ class QATechTestRun(JobRun[GateReport]):
         return self._result()
 
     def fetch_result(self) -> GateReport:  # type: ignore[override]
-        """Give the report of a gate that has passed.
+        """Return the report of a gate that has passed.
 
         Returns:
             The report.

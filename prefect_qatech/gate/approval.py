@@ -31,7 +31,7 @@ NO_ANSWER = {"decision": "reject", "reason": "Nobody answered in time."}
 """What the form of a suspended flow run is filled in with when its time is over."""
 
 _SERVER_GRACE_SECONDS = 600
-_MOST_REASONS = 20
+_MAX_REASONS = 20
 
 
 class QATechReleaseDecision(RunInput):
@@ -91,12 +91,12 @@ async def ask_suspended(report: GateReport, *, until: datetime, key: str) -> Gat
     Raises:
         Pause: Prefect's signal that ends the process; for nobody but Prefect to catch.
     """
-    left = max(0.0, (until - datetime.now(timezone.utc)).total_seconds())
+    seconds = max(0.0, (until - datetime.now(timezone.utc)).total_seconds())
     answer: Any = None
     why = "The flow run was resumed without an answer."
     try:
         answer = await asuspend_flow_run(
-            wait_for_input=_form(report), timeout=math.ceil(left) + SERVER_GRACE_SECONDS, key=key
+            wait_for_input=_form(report), timeout=math.ceil(seconds) + SERVER_GRACE_SECONDS, key=key
         )
     except (ValueError, KeyError, TypeError):
         why = "There is no answer that could be read."
@@ -113,8 +113,8 @@ async def _is_late(answer: QATechReleaseDecision, until: datetime) -> bool:
     key = answer.metadata.key
     async with get_client() as client:
         rows = await client.filter_flow_run_input(context.flow_run.id, key_prefix=key, limit=1, exclude_keys=set())
-    given = rows[0].created if rows and rows[0].key == key else None
-    return given is None or given > until + timedelta(seconds=LOOK_SECONDS)
+    answered_at = rows[0].created if rows and rows[0].key == key else None
+    return answered_at is None or answered_at > until + timedelta(seconds=LOOK_SECONDS)
 
 
 def _form(report: GateReport) -> type[QATechReleaseDecision]:
@@ -133,7 +133,7 @@ def _decision(report: GateReport, answer: Any, why: str) -> GateDecision:
 
 
 def _question(report: GateReport) -> str:
-    reasons = [f"- {markdown_text(reason.sentence, 500)}" for reason in report.reasons[:_MOST_REASONS]]
+    reasons = [f"- {markdown_text(reason.sentence, 500)}" for reason in report.reasons[:_MAX_REASONS]]
     return "\n".join(
         [
             f"**The gate's verdict is {report.verdict.value}.** {link('Open the run', report.run_url)}",

@@ -151,7 +151,7 @@ class GateCampaign:
                 report = report.model_copy(update={"decision": decision})
             except Exception as error:  # nobody could be asked, so nobody has approved
                 self.logger.error("Nobody could be asked: %s", error)
-                self.notes.append(f"Nobody could be asked: {_told(error)}")
+                self.notes.append(f"Nobody could be asked: {_text_of(error)}")
                 report = self._report(beginning)
         await self.steps.end(first, report)
         return report
@@ -204,7 +204,7 @@ class GateCampaign:
             self._note(Incident.OUTCOME_UNKNOWN, str(error))
         except Exception as error:  # what was found out so far is judged and reported, whatever stops the rerun
             where = f"Run {base.run.run_short_id} ({base.run_url or 'address unknown'}) was not rerun."
-            self._note(Incident.RERUN_REFUSED, f"{where} {_told(error)}")
+            self._note(Incident.RERUN_REFUSED, f"{where} {_text_of(error)}")
         return None
 
     def _note(self, incident: Incident, sentence: str) -> None:
@@ -218,7 +218,7 @@ class GateCampaign:
             await self._observe(record, timeout_seconds, rerun)
         except Exception as error:  # the attempts before it are evidence, and are reported
             where = f"Run {record.run_short_id} ({record.run_url or 'address unknown'}) could not be followed."
-            self._note(Incident.WAIT_GAVE_UP, f"{where} {_told(error)}")
+            self._note(Incident.WAIT_GAVE_UP, f"{where} {_text_of(error)}")
             unknown = QATechRun(run_short_id=record.run_short_id)
             self.attempts.append(self._attempt(record, unknown, rerun))
 
@@ -275,7 +275,7 @@ class GateCampaign:
         )
 
 
-def _told(error: Exception) -> str:
+def _text_of(error: Exception) -> str:
     # Our own errors say what they are; others may say nothing but a word.
     text = str(error) if isinstance(error, QATechError) else f"{type(error).__name__}: {error}"
     return plain_text(text, MAX_SENTENCE)

@@ -63,7 +63,7 @@ async def details_of(
         for case in run.test_cases
         if case.short_id and case.status in FINAL_STATUSES and (case.status, case.result) != ("COMPLETED", "PASSED")
     ]
-    found: dict[str, QATechRunTestCaseDetails] = {}
+    details: dict[str, QATechRunTestCaseDetails] = {}
     if not wanted:
         return Details()
     limit = anyio.CapacityLimiter(AT_ONCE)
@@ -75,7 +75,7 @@ async def details_of(
             try:
                 async with limit:
                     await wait_for_turn(max(0.0, deadline - time.monotonic()))
-                    found[short_id] = await client.get_run_test_case(short_id)
+                    details[short_id] = await client.get_run_test_case(short_id)
                 return
             except (QATechAPIError, ValueError) as error:
                 # The test is known to be there, as its run is: one odd answer is no answer about it.
@@ -93,4 +93,4 @@ async def details_of(
         async with credentials.get_client() as client, anyio.create_task_group() as group:
             for short_id in wanted:
                 group.start_soon(ask_for, client, short_id)
-    return Details(found, frozenset(wanted) - set(found))
+    return Details(details, frozenset(wanted) - set(details))

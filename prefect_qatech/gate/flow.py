@@ -49,19 +49,19 @@ _DECIDED = (TestVerdict.PASSED, TestVerdict.RECOVERED, TestVerdict.FLAKY, TestVe
 
 
 def _not_passed(report: GateReport) -> GateNotPassed:
-    """Put what a release manager needs into the message that the UI shows for the flow run."""
+    """Return the error whose message the UI shows for the flow run: what a release manager needs."""
     kind = GateFailed if report.verdict is Verdict.FAIL else GateInconclusive
     blocking = [reason.sentence for reason in report.reasons if reason.verdict is not Verdict.PASS]
     names = [test.name for test in report.tests_with(TestVerdict.FAILED)] or [
         test.name for test in report.tests if test.verdict not in _DECIDED
     ]
     # A log makes links of addresses.
-    shown = ", ".join(cell_text(name, 120) for name in names[:_MAX_NAMES])
+    tests = ", ".join(cell_text(name, 120) for name in names[:_MAX_NAMES])
     more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
     parts = [
         f"The gate {'failed' if kind is GateFailed else 'is inconclusive'}: the release may not go out.",
         *blocking,
-        f"{'Failed' if kind is GateFailed else 'Undecided'}: {shown}{more}." if names else "",
+        f"{'Failed' if kind is GateFailed else 'Undecided'}: {tests}{more}." if names else "",
         *report.notes,
         f"A person was asked; the answer is no: {plain_text(report.decision.reason, MAX_SENTENCE)}"
         if report.decision

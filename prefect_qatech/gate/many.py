@@ -116,9 +116,9 @@ async def _gather(
 
 
 async def _place(requests: dict[str, QATechRunRequest]) -> str | None:
-    """Say where in the flow this call stands, the same on each retry, so that names count for this call alone."""
-    asked = {name: request.to_json() for name, request in requests.items()}
-    call = ledger.Call(kind="start", what=f"{len(requests)} gates", fingerprint=ledger.fingerprint(asked))
+    """Return where in the flow this call stands, so that names count for this call alone; a retry gives the same."""
+    bodies = {name: request.to_json() for name, request in requests.items()}
+    call = ledger.Call(kind="start", what=f"{len(requests)} gates", fingerprint=ledger.fingerprint(bodies))
     flow_run = await ledger.flow_run_of(call)
     if flow_run is None:
         return None

@@ -95,7 +95,7 @@ class FlowRunSteps:
 
     async def _attach(self, run: QATechRunRecord | str) -> QATechRunRecord:
         """Take a run that was started elsewhere; recorded like a start, so that a restart keeps its deadline."""
-        known = run if isinstance(run, QATechRunRecord) else None
+        record = run if isinstance(run, QATechRunRecord) else None
         run_short_id = ledger.short_id_of(run)
         if (of := await ledger.first_run_of(run)) is not None:
             raise InvalidInputError(
@@ -111,7 +111,7 @@ class FlowRunSteps:
             label=self.settings.slot_label or f"run {run_short_id}",
         )
         attached = QATechRunRecord(kind="attached", run_short_id=run_short_id, started_at=datetime.now(timezone.utc))
-        return await ledger.attach(call, known or attached)
+        return await ledger.attach(call, record or attached)
 
     async def is_on_record(self, rerun: NextRun) -> bool:
         return await journal.through_outages(

@@ -36,10 +36,10 @@ from prefect_qatech.report.escape import cell_text, cut_key, key_text
 from prefect_qatech.report.model import GateReport, GatesReport
 from prefect_qatech.verdict import TestVerdict
 
-MOST_PICTURES = 5
-HISTORY_VERSIONS = 20
-MOST_UNATTENDED = 2_000
-LEAST_PERCENT = 1.0
+MAX_PICTURES = 5
+MAX_HISTORY_VERSIONS = 20
+MAX_UNATTENDED = 2_000
+MIN_PERCENT = 1.0
 REPORT_SECONDS = 20.0
 """How long all artifacts of a report may take together."""
 
@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 
 def artifact_key(*parts: str | None) -> str:
-    """Give a key that Prefect takes: lower case letters, digits and dashes; another one for other parts.
+    """Return a key that Prefect accepts: lower case letters, digits and dashes; different parts give different keys.
 
     Args:
         parts: What the artifact is about; absent parts are left out.
@@ -94,7 +94,7 @@ async def publish_report(report: GateReport, *, key: str | None = None) -> None:
 
     async def pictures() -> None:
         pictured = [test for test in report.tests_with(TestVerdict.FAILED) if test.screenshot_url]
-        for number, test in enumerate(pictured[:MOST_PICTURES], start=1):
+        for number, test in enumerate(pictured[:MAX_PICTURES], start=1):
             await _safely(
                 acreate_image_artifact(
                     image_url=test.screenshot_url or "",
@@ -132,12 +132,12 @@ async def _history(report: GateReport, key: str) -> list[HistoryEntry]:
         versions = await client.read_artifacts(
             artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])),
             sort=ArtifactSort.CREATED_DESC,
-            limit=HISTORY_VERSIONS,
+            limit=MAX_HISTORY_VERSIONS,
         )
-    found = [read_history(version.data) for version in versions if isinstance(version.data, str)]
+    earlier = [read_history(version.data) for version in versions if isinstance(version.data, str)]
     # A retry writes the same campaign again; the newest version of each counts, and this one is the newest of its own.
     entries: dict[str | None, HistoryEntry] = {}
-    for entry in [read_history(history_line(report)), *found]:
+    for entry in [read_history(history_line(report)), *earlier]:
         if entry is not None:
             entries.setdefault(entry.run_short_id, entry)
     return list(reversed(entries.values())) if len(entries) > 1 else []
@@ -159,7 +159,7 @@ async def publish_unattended(runs: Mapping[str, str | None]) -> None:
     elif runs:
         rows = [
             {"Run": cell_text(run_short_id, 200), "Address": safe_url(run_url) or ""}
-            for run_short_id, run_url in list(runs.items())[:MOST_UNATTENDED]
+            for run_short_id, run_url in list(runs.items())[:MAX_UNATTENDED]
         ]
         why = f"The wait for {len(runs)} runs was cancelled; the runs were not."
         await _safely(acreate_table_artifact(table=rows, key=artifact_key("unattended", "runs"), description=why))
@@ -179,7 +179,7 @@ class Progress:
         self._description = cell_text(description, 300)
         self._key = key
         self._artifact_id: UUID | None = None
-        self._percent = self._shown = -LEAST_PERCENT
+        self._percent = self._shown = -MIN_PERCENT
         self._is_over = self._is_closing = False
         self._changed = asyncio.Event()
 
@@ -213,7 +213,7 @@ class Progress:
             is_over: Whether nothing will change any more.
         """
         percent = 100.0 if is_over else percent
-        if abs(percent - self._percent) >= LEAST_PERCENT or is_over:
+        if abs(percent - self._percent) >= MIN_PERCENT or is_over:
             self._percent, self._is_over = percent, is_over
             self._changed.set()
 

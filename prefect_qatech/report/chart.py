@@ -104,9 +104,9 @@ def read_history(markdown: str) -> HistoryEntry | None:
         The entry; None where there is none, or none that is understood.
     """
     # It is the report's last line; an artifact may hold megabytes of something else.
-    found = _HISTORY.findall(markdown[-5_000:])
+    lines = _HISTORY.findall(markdown[-5_000:])
     try:
-        return HistoryEntry.model_validate_json(found[-1]) if found else None
+        return HistoryEntry.model_validate_json(lines[-1]) if lines else None
     except ValidationError:
         return None
 

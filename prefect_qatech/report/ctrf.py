@@ -115,7 +115,7 @@ def _environment(report: GateReport, suite: str) -> dict[str, Any]:
 
 def _test(test: ReportedTest, suite: str, cause_is_unknown: bool) -> dict[str, Any]:
     executed = [index for index, outcome in enumerate(test.outcomes) if outcome is not Outcome.ABSENT]
-    found: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "name": plain_text(test.name, _NAME) or "(no name)",
         "status": _STATUS[ci_status(test)],
         "duration": round(finite(test.duration_seconds) * 1000),
@@ -127,14 +127,14 @@ def _test(test: ReportedTest, suite: str, cause_is_unknown: bool) -> dict[str, A
         "extra": {"testId": plain_text(test.test_id, _NAME), "url": test.url},
     }
     if test.verdict is not TestVerdict.PASSED:
-        found["message"] = plain_text(story(test), _MESSAGE)
+        entry["message"] = plain_text(story(test), _MESSAGE)
     if test.explanation:
-        found["ai"] = xml_text(test.explanation, _TEXT)
+        entry["ai"] = xml_text(test.explanation, _TEXT)
     tags = [*(["quarantined"] if test.quarantined else []), *(["cause unknown"] if cause_is_unknown else [])]
     if tags:
-        found["tags"] = tags
+        entry["tags"] = tags
     if len(executed) > 1:
-        found["retryAttempts"] = [
+        entry["retryAttempts"] = [
             {"attempt": index + 1, "status": _ATTEMPT_STATUS.get(test.outcomes[index], "other")} for index in executed
         ]
     attachments = [
@@ -146,7 +146,7 @@ def _test(test: ReportedTest, suite: str, cause_is_unknown: bool) -> dict[str, A
         if url
     ]
     if attachments:
-        found["attachments"] = attachments
+        entry["attachments"] = attachments
     with suppress(ValueError):
-        found["id"] = str(UUID(test.test_id))  # CTRF takes nothing else for one
-    return found
+        entry["id"] = str(UUID(test.test_id))  # CTRF takes nothing else for one
+    return entry

@@ -17,7 +17,7 @@ from functools import lru_cache
 from prefect_qatech.addresses import safe_url
 from prefect_qatech.inputs import cut
 
-_SHOWN = "\N{REPLACEMENT CHARACTER}"
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _DIRECTION = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _BLANKS = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters by their category, and nothing to see
 
@@ -65,7 +65,7 @@ def _visible(character: str) -> str:
     if character.isspace() or character in _BLANKS:
         return " "
     if category in ("Cc", "Cs") or character in _DIRECTION or code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF:
-        return _SHOWN
+        return _REPLACEMENT
     return "" if category == "Cf" else character
 
 
@@ -154,8 +154,8 @@ def key_text(name: str, separator: str = "-") -> str:
     """
     words = re.findall(r"[a-z0-9]+", name.lower())
     is_plan = words[:1] == ["pln"] and len(words) > 1
-    kept = f"{'-'.join(words[:-1])}_{words[-1]}" if is_plan else "-".join(words)
-    return separator.join(words if name == kept else [*words, _short_hash(name)])
+    plain = f"{'-'.join(words[:-1])}_{words[-1]}" if is_plan else "-".join(words)
+    return separator.join(words if name == plain else [*words, _short_hash(name)])
 
 
 def cut_key(key: str, max_length: int) -> str:
@@ -190,9 +190,9 @@ def link(text: str, url: str | None, max_length: int = 200) -> str:
         >>> link("test", "https://app.qa.tech/x"), link("test", "javascript:alert(1)")
         ('[test](https://app.qa.tech/x)', 'test')
     """
-    shown, target = markdown_text(text, max_length), safe_url(url)
+    label, address = markdown_text(text, max_length), safe_url(url)
     # "&copy=" in an address is a character reference to some parsers.
-    return f"[{shown}]({target.replace('&', '&amp;')})" if target and shown else shown
+    return f"[{label}]({address.replace('&', '&amp;')})" if address and label else label
 
 
 def line_text(text: str, max_length: int) -> str:

@@ -57,7 +57,7 @@ GATE_ASKED = "qatech.gate.asked"
 GATE_APPROVED = "qatech.gate.approved"
 GATE_REJECTED = "qatech.gate.rejected"
 
-_MOST_TESTS = 100
+_MAX_TESTS = 100
 _MAX_TEXT = 10_000
 _DELIVERY_SECONDS = 2.0
 
@@ -170,7 +170,7 @@ async def _emit_gate(event: str, report: GateReport) -> None:
             "run_url": report.run_url,
             "counts": {verdict.value: report.counts.get(verdict, 0) for verdict in TestVerdict},
             "reasons": [reason.sentence for reason in report.reasons],
-            "failed_tests": [test.name for test in failed[:_MOST_TESTS]],
+            "failed_tests": [test.name for test in failed[:_MAX_TESTS]],
             "flow_run_id": report.flow_run_id,
             "evidence_sha256": report.evidence_sha256,
             "decision": report.decision.model_dump(mode="json") if report.decision else None,

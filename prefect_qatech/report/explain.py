@@ -83,8 +83,8 @@ def _rules(reasons: Iterable[ReportedReason | Reason], report: GateReport) -> It
         # A gate that passed need not list each test that did.
         named = [] if rule == "passed" else tests_named(reason, tests)
         for name, test_id in named[:_MAX_NAMES]:
-            told = f" ({plain_text(test_id, _NAME)}): {plain_text(story(tests[test_id]), _SENTENCE)}" if test_id else ""
-            yield f"{' ' * 36}- {plain_text(name, _NAME) or '(no name)'}{told}"
+            what = f" ({plain_text(test_id, _NAME)}): {plain_text(story(tests[test_id]), _SENTENCE)}" if test_id else ""
+            yield f"{' ' * 36}- {plain_text(name, _NAME) or '(no name)'}{what}"
         if len(named) > _MAX_NAMES:
             yield f"{' ' * 36}- … and {len(named) - _MAX_NAMES} more"
     silent = [rule for rule in RULES if rule not in {reason.rule for reason in reasons}]
@@ -93,14 +93,14 @@ def _rules(reasons: Iterable[ReportedReason | Reason], report: GateReport) -> It
 
 def _caveats(report: GateReport) -> Iterable[str]:
     names = {test.test_id: test.name for test in report.tests}
-    told = [plain_text(note, _NOTE) for note in report.notes]
+    lines = [plain_text(note, _NOTE) for note in report.notes]
     for sentence, test_ids in caveats(report):
-        told.append(sentence)
-        told += [
+        lines.append(sentence)
+        lines += [
             f"  - {plain_text(names.get(key, ''), _NAME)} ({plain_text(key, _NAME)})" for key in test_ids[:_MAX_NAMES]
         ]
-    if told:
-        yield from ("", "About the evidence:", *(f"  {line}" for line in told))
+    if lines:
+        yield from ("", "About the evidence:", *(f"  {line}" for line in lines))
 
 
 def _compare(report: GateReport, policy: GatePolicy, before: GateVerdict, after: GateVerdict) -> Iterable[str]:

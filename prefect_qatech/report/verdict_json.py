@@ -41,11 +41,11 @@ def rule_outcomes(report: GateReport) -> dict[str, str]:
     Returns:
         Name of the rule to `pass`, `inconclusive` or `fail`; `pass` where it was silent.
     """
-    said: dict[str, list[Verdict]] = {rule: [Verdict.PASS] for rule in RULES}
+    by_rule: dict[str, list[Verdict]] = {rule: [Verdict.PASS] for rule in RULES}
     for reason in report.reasons:
-        if reason.rule in said or reason.verdict is not Verdict.PASS:
-            said.setdefault(reason.rule, []).append(reason.verdict)
-    return {rule: Verdict.worst(verdicts).value for rule, verdicts in said.items()}
+        if reason.rule in by_rule or reason.verdict is not Verdict.PASS:
+            by_rule.setdefault(reason.rule, []).append(reason.verdict)
+    return {rule: Verdict.worst(verdicts).value for rule, verdicts in by_rule.items()}
 
 
 def render_verdict_json(report: GateReport) -> str:

@@ -92,14 +92,14 @@ def story(test: ReportedTest, escape: Callable[[str], str] = str) -> str:
     Returns:
         The story, in attempt order.
     """
-    told, parts = shown_attempt(test), []
-    listed = [(outcome, index) for index, outcome in enumerate(test.outcomes) if outcome is not Outcome.ABSENT]
-    for outcome, members in groupby(listed, key=lambda item: item[0]):
+    parts: list[str] = []
+    present = [(outcome, index) for index, outcome in enumerate(test.outcomes) if outcome is not Outcome.ABSENT]
+    for outcome, members in groupby(present, key=lambda item: item[0]):
         indexes = [index for _, index in members]
         numbers = [str(index + 1) for index in indexes]
         attempts = f"attempts {', '.join(numbers[:-1])} and {numbers[-1]}" if numbers[1:] else f"attempt {numbers[0]}"
         code = f"({test.error_code})" if test.error_code and test.error_code != "TEST_FAILED" else None
-        words = escape(" ".join(filter(None, [test.reason, code]))) if told in indexes else ""
+        words = escape(" ".join(filter(None, [test.reason, code]))) if shown_attempt(test) in indexes else ""
         parts.append(f"{outcome} on {attempts}" + (f": {words}" if words else ""))
     return "; ".join(parts) or "in no list of any attempt"
 
@@ -183,20 +183,20 @@ def time_text(moment: datetime | None, beside: datetime | None = None) -> str:
 
 def caveats(report: GateReport) -> list[tuple[str, tuple[str, ...]]]:
     """Return what a reader must know of the evidence: a sentence each, and the ids of the tests that it is about."""
-    told: list[tuple[str, tuple[str, ...]]] = []
+    sentences: list[tuple[str, tuple[str, ...]]] = []
     if not report.target:
-        told.append(("No target was named: a pass counts for the attempt in which it was found.", ()))
+        sentences.append(("No target was named: a pass counts for the attempt in which it was found.", ()))
     if report.evidence_is_older:
-        told.append(("This is evidence of an earlier attempt.", ()))
+        sentences.append(("This is evidence of an earlier attempt.", ()))
     if report.is_one_run_only:
-        told.append(("Only this run was judged: a run that this gate did not start.", ()))
+        sentences.append(("Only this run was judged: a run that this gate did not start.", ()))
     # A count that is there and cannot be read is an incident, which says the same.
     if report.attempts and report.expected_count is None and Incident.COUNT_UNREADABLE not in report.incidents:
-        told.append(("Nobody knows whether all tests are listed: QA.tech did not say how many there are.", ()))
+        sentences.append(("Nobody knows whether all tests are listed: QA.tech did not say how many there are.", ()))
     if unknown := report.causes_unknown:
         whose = "1 test" if len(unknown) == 1 else f"{len(unknown)} tests"
-        told.append((f"The cause could not be found out for {whose}: QA.tech did not give the details.", unknown))
-    return told
+        sentences.append((f"The cause could not be found out for {whose}: QA.tech did not give the details.", unknown))
+    return sentences
 
 
 def tests_named(reason: ReportedReason | Reason, tests: Mapping[str, ReportedTest]) -> list[tuple[str, str | None]]:

@@ -92,8 +92,8 @@ class CampaignTest:
     @property
     def rerun_id(self) -> str | None:
         """The UUID by which a rerun names it, as far as it is known."""
-        told = (item.details.project_test_case_id for item in self.executions.values() if item.details)
-        return self.project_test_case_id or next(filter(None, told), None) or min(self.ids, default=None)
+        from_details = (item.details.project_test_case_id for item in self.executions.values() if item.details)
+        return self.project_test_case_id or next(filter(None, from_details), None) or min(self.ids, default=None)
 
     def add(self, number: int, item: Execution) -> None:
         """Add what an attempt says about it."""
@@ -138,7 +138,7 @@ class Campaign:
     def project_test_case_ids(self, test_ids: Iterable[str]) -> list[str]:
         """Return the UUIDs by which a rerun names the tests, where they are known."""
         ids = (self.tests[test_id].rerun_id for test_id in test_ids if test_id in self.tests)
-        return [known for known in ids if known]
+        return [test_id for test_id in ids if test_id]
 
 
 def recognise(observed: Sequence[ObservedAttempt]) -> Campaign:
@@ -158,9 +158,9 @@ def recognise(observed: Sequence[ObservedAttempt]) -> Campaign:
     twins: Counter[str] = Counter()
     for number, attempt in enumerate(observed):
         cases = [Execution(case, attempt.details.get(case.short_id or "")) for case in attempt.run.test_cases]
-        found = _found([item.case for item in cases], list(tests.values()))
+        matches = _match([item.case for item in cases], list(tests.values()))
         for place, item in enumerate(cases):
-            if (test := found.get(place)) is None:
+            if (test := matches.get(place)) is None:
                 test = _new_test(item.case, tests, twins)
                 tests[test.test_id] = test
             test.add(number, item)
@@ -184,16 +184,16 @@ def attempt_of(status: str, result: str | None, outcomes: Mapping[str, Outcome])
 _Key = tuple[str | None, ...]
 
 
-def _found(cases: Sequence[QATechRunTestCase], tests: Sequence[CampaignTest]) -> dict[int, CampaignTest]:
+def _match(cases: Sequence[QATechRunTestCase], tests: Sequence[CampaignTest]) -> dict[int, CampaignTest]:
     """Find the known tests that a list holds: place in the list to test."""
-    found: dict[int, CampaignTest] = {}
+    matches: dict[int, CampaignTest] = {}
     taken: set[str] = set()
-    in_list, known = Counter(case.name for case in cases), Counter(test.name for test in tests)
+    cases_by_name, tests_by_name = Counter(case.name for case in cases), Counter(test.name for test in tests)
 
     def match(index: _Index, keys_of: Callable[[QATechRunTestCase], list[_Key]], *, is_weak: bool = False) -> None:
         for place, case in enumerate(cases):
-            if place not in found and (test := index.first(keys_of(case), taken)) is not None:
-                found[place] = test
+            if place not in matches and (test := index.first(keys_of(case), taken)) is not None:
+                matches[place] = test
                 taken.add(test.test_id)
                 test.identity_is_weak = test.identity_is_weak or is_weak
 
@@ -202,22 +202,22 @@ def _found(cases: Sequence[QATechRunTestCase], tests: Sequence[CampaignTest]) ->
         _Index(tests, _project_keys), lambda case: [(case.project_test_case_id,)] if case.project_test_case_id else []
     )
     match(_Index(tests, _id_keys), lambda case: _keys_of_case(case.id, case))
-    unique = [test for test in tests if known[test.name] == 1]
+    unique = [test for test in tests if tests_by_name[test.name] == 1]
     match(
         _Index(unique, lambda test: _keys_of_test(test.name, test)),
-        lambda case: _keys_of_case(case.name, case) if in_list[case.name] == 1 else [],
+        lambda case: _keys_of_case(case.name, case) if cases_by_name[case.name] == 1 else [],
         is_weak=True,
     )
-    return found
+    return matches
 
 
 def _project_keys(test: CampaignTest) -> list[_Key]:
     # The vendor's examples show the id in a list equal to the projectTestCaseId, which not every list gives.
-    return [(known,) for known in ([test.project_test_case_id] if test.project_test_case_id else test.ids)]
+    return [(test_id,) for test_id in ([test.project_test_case_id] if test.project_test_case_id else test.ids)]
 
 
 def _id_keys(test: CampaignTest) -> list[_Key]:
-    keys = [key for known in test.ids for key in _keys_of_test(known, test)]
+    keys = [key for test_id in test.ids for key in _keys_of_test(test_id, test)]
     return [*keys, (test.project_test_case_id,)] if test.project_test_case_id else keys
 
 
@@ -225,14 +225,14 @@ def _id_keys(test: CampaignTest) -> list[_Key]:
 # case that has no projectTestCaseId), and by it together with its own projectTestCaseId, which may be none.
 
 
-def _keys_of_test(known: str, test: CampaignTest) -> list[_Key]:
-    return [(known,), (known, test.project_test_case_id)]
+def _keys_of_test(name: str, test: CampaignTest) -> list[_Key]:
+    return [(name,), (name, test.project_test_case_id)]
 
 
-def _keys_of_case(known: str | None, case: QATechRunTestCase) -> list[_Key]:
-    if not known:
+def _keys_of_case(name: str | None, case: QATechRunTestCase) -> list[_Key]:
+    if not name:
         return []
-    return [(known, None), (known, case.project_test_case_id)] if case.project_test_case_id else [(known,)]
+    return [(name, None), (name, case.project_test_case_id)] if case.project_test_case_id else [(name,)]
 
 
 class _Index:
@@ -293,13 +293,13 @@ def resolve_quarantine(policy: GatePolicy, names: Mapping[str, str]) -> tuple[Ga
         tests.setdefault(shared if number.isdigit() and shared in names else test_id, set()).add(test_id)
         if name:
             tests.setdefault(name[:NAME_LENGTH], set()).add(test_id)
-    found: dict[str, QuarantineEntry] = {}
+    resolved: dict[str, QuarantineEntry] = {}
     unmatched = []
     for key, entry in policy.quarantine.items():
         matches = tests.get(key[:NAME_LENGTH], set())
         if len(matches) == 1:
             [test_id] = matches
-            found[test_id] = min(found.get(test_id, entry), entry, key=lambda one: one.expires)
+            resolved[test_id] = min(resolved.get(test_id, entry), entry, key=lambda entry: entry.expires)
         else:
             unmatched.append(key)
-    return policy.model_copy(update={"quarantine": found}), tuple(unmatched)
+    return policy.model_copy(update={"quarantine": resolved}), tuple(unmatched)

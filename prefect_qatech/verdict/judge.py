@@ -130,10 +130,10 @@ class Survey:
     ) -> None:
         self.attempts, self.policy = attempts, policy
         self.expected = dict.fromkeys(expected)
-        listed = (test for attempt in attempts for test, o in attempt.outcomes.items() if o != Outcome.ABSENT)
+        present = (test for attempt in attempts for test, o in attempt.outcomes.items() if o != Outcome.ABSENT)
         self.histories = {
             test: [Outcome(attempt.outcomes.get(test, Outcome.ABSENT)) for attempt in attempts]
-            for test in dict.fromkeys([*self.expected, *listed])
+            for test in dict.fromkeys([*self.expected, *present])
         }
         self.tests = {test: merge(history, policy.passes_required) for test, history in self.histories.items()}
         self.unnamed = max(0, (expected_count or 0) - len(self.expected))
@@ -145,14 +145,14 @@ class Survey:
         self.quarantined = tuple(test for test in entries if test not in self.expired)
 
         self.counted = counted = {test: v for test, v in self.tests.items() if test not in self.quarantined}
-        asked = {test: verdict for test, verdict in counted.items() if test in self.expected}
+        promised = {test: verdict for test, verdict in counted.items() if test in self.expected}
         self.appeared = tuple(test for test in counted if test not in self.expected)
         self.failed = _select(counted, {TestVerdict.FAILED})
         self.flaky = _select(counted, {TestVerdict.FLAKY})
-        self.decided = _select(asked, DECIDED)
-        self.undecided = _select(asked, UNDECIDED)
+        self.decided = _select(promised, DECIDED)
+        self.undecided = _select(promised, UNDECIDED)
         self.open = tuple(test for test, verdict in counted.items() if self.is_open(test, verdict))
-        self.test_count = len(asked) + self.unnamed
+        self.test_count = len(promised) + self.unnamed
         # A run that ended in ERROR tells of itself, not of the build, so that its misses do not blow the fuse.
         proper = [index for index, attempt in enumerate(attempts) if attempt.status != "ERROR"]
         self.missed = tuple(t for t in self.undecided if any(self.histories[t][i] is Outcome.MISSED for i in proper))

@@ -18,12 +18,12 @@ from itertools import pairwise
 from prefect_qatech import QATechPolling
 from prefect_qatech.polling.durations import PastDurations
 from prefect_qatech.polling.progress import Progress, best_forecast
-from prefect_qatech.report.history import MOST_DURATIONS
+from prefect_qatech.report.history import MAX_DURATIONS
 from tests.bench.tables import Bar, print_table
 
 FIXED_SECONDS = (5, 10, 20, 30)
 _GROWTHS = (0.12, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 6.0)
-_PAST = MOST_DURATIONS
+_PAST = MAX_DURATIONS
 _PRICES = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 _STEP = 0.5
 _HISTORIES = 40

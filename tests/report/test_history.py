@@ -16,7 +16,7 @@ from prefect.client.schemas.actions import VariableCreate
 from prefect.variables import Variable
 
 from prefect_qatech.report import history
-from prefect_qatech.report.history import MOST_DURATIONS, PlanHistory, durations_in, variable_name, with_duration
+from prefect_qatech.report.history import MAX_DURATIONS, PlanHistory, durations_in, variable_name, with_duration
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
@@ -39,7 +39,7 @@ def test_it_stays_small() -> None:
         value = with_duration(value, 1000 + number % 50, 600_000 + number / 7)
     assert len(json.dumps(value)) < 5_000, "Prefect takes no longer values"
     assert list(value)[-1] == str(1000 + 1999 % 50)
-    assert all(len(durations) <= MOST_DURATIONS for durations in value.values())
+    assert all(len(durations) <= MAX_DURATIONS for durations in value.values())
 
 
 @pytest.mark.parametrize("plan", ["pln_smoke", "pln-Smoke/../x", "ä" * 400, ""])
