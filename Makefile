@@ -3,7 +3,7 @@ BIN := .venv/bin
 # Long files first (tests/conftest.py), so that no core is idle at the end.
 FAST_SUITE := --dist loadfile --no-loadscope-reorder $(foreach room,e2e ui scale runners,--ignore tests/$(room))
 
-.PHONY: demo test test-fast test-versions test-runners test-scale pictures lint soak bench
+.PHONY: demo test test-fast test-versions test-runners test-scale pictures docs build lint soak bench
 
 # The virtual environment makes itself, and again when what it must hold changes.
 .venv/.installed: pyproject.toml
@@ -23,9 +23,9 @@ test: .venv/.installed
 test-fast: .venv/.installed
 	$(BIN)/python -m pytest $(FAST_SUITE) -n 2 -q -m "not slow"
 
-# The lowest and the highest versions of what the package depends on, on each Python.
+# The lowest and the highest versions of what the package depends on, on each Python, or on those of PYTHONS.
 test-versions: .venv/.installed
-	$(BIN)/python -m tests.versions
+	$(BIN)/python -m tests.versions $(PYTHONS)
 
 # The tasks on Dask and on Ray.
 test-runners: .venv/.installed
@@ -38,7 +38,18 @@ test-scale: .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,scale]'
 	$(BIN)/python -m tests.scale
 
-# The pictures of the README, from the pages that tests/ui looks at.
+# The site, into site/; a warning is an error.
+docs: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+# The packages, into dist/, as an index would take them.
+build: .venv/.installed
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+	$(BIN)/python -m twine check --strict dist/*
+
+# The pictures of the documentation, from the pages that tests/ui looks at.
 pictures: .venv/.installed
 	tests/ui/install-browser
 	QATECH_PICTURES=docs/images $(BIN)/python -m pytest tests/ui

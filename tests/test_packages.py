@@ -100,11 +100,20 @@ def test_the_sdist_holds_the_sources_and_nothing_that_lay_about(packages: tuple[
         "LICENSE",
         "prefect.yaml",
         "flows/demo.py",
+        "docs/start.md",
+        "mkdocs.yml",
+        "SECURITY.md",
         "tests/test_packages.py",
     }
     assert not names & set(STRAY)
     assert not [name for name in names if "__pycache__" in name or ".db" in name]
     assert packages[0].stat().st_size < MAX_SDIST_BYTES
+
+
+def test_an_index_would_take_the_packages_and_show_the_readme(packages: tuple[Path, Path]) -> None:
+    pytest.importorskip("twine", reason="the extra dev is not installed as a whole")
+    checked = run(sys.executable, "-m", "twine", "check", "--strict", *map(str, packages), cwd=ROOT)
+    assert checked.stdout.count("PASSED") == 2, checked.stdout + checked.stderr
 
 
 def test_init_writes_what_people_are_told_to_run_or_copy(written: Path) -> None:

@@ -4,7 +4,7 @@
 
 `make test-versions` runs all of it. For each combination an environment is made and thrown away again. In `lowest` each
 dependency has its floor in `pyproject.toml`, in `highest` the newest version that goes together with the others. The
-fast suite runs there, and the gate that the README deploys, on a server and a worker. Arguments for pytest replace the
+fast suite runs there, and the gate that the guide deploys, on a server and a worker. Arguments for pytest replace the
 fast suite.
 """
 
@@ -29,10 +29,13 @@ else:
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PYTHONS = [name.rsplit(" ", 1)[1] for name in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", name)]
-# What looks at the packages, the recipes and the README is the same on every version.
-OTHER = ("e2e", "ui", "scale", "runners", "test_packages.py", "test_recipes.py", "test_readme.py", "test_versions.py")
+# What looks at the packages, the recipes and the documentation is the same on every version.
+OTHER = (
+    *("e2e", "ui", "scale", "runners"),
+    *("test_docs.py", "test_packages.py", "test_readme.py", "test_recipes.py", "test_versions.py"),
+)
 FAST = ["-n", "2", "--dist", "loadfile", "tests", *(f"--ignore=tests/{name}" for name in OTHER)]
-GATE = ["tests/e2e/test_deployments.py", "-k", "the_commands_of_the_readme_deploy_everything_and_the_gate_passes"]
+GATE = ["tests/e2e/test_deployments.py", "-k", "the_commands_of_the_guide_deploy_everything_and_the_gate_passes"]
 
 
 def floors() -> list[str]:

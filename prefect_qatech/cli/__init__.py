@@ -15,6 +15,8 @@ from prefect_qatech.cli.exits import ERROR, end
 
 T = TypeVar("T")
 
+_GUIDE = "https://prefect-qatech.github.io/prefect-qatech/guides/deploy/"
+
 __all__ = ["app", "main"]
 
 app = App(name="prefect-qatech", help="Run QA.tech tests from Prefect: tools for development and operation.")
@@ -86,7 +88,8 @@ def init(directory: Path) -> None:
         "They run on `prefect-qatech sandbox` as they stand. To make them yours, change in prefect.yaml the credentials"
     )
     print("block, the application, its address and the test plans. Then save the block, make a work pool, deploy, and")
-    print('start a worker: "Deploy it" in the README has the commands. The test needs pytest and the extra sandbox.')
+    print(f"start a worker: {_GUIDE} has the commands.")
+    print("The test needs pytest and the extra sandbox.")
 
 
 @app.command

@@ -1,9 +1,8 @@
-"""README's "Deploy it", command by command, on a real server with a real worker; then each deployment at work."""
+"""The guide "Deploy a gate", command by command, on a real server with a real worker; then each deployment at work."""
 
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import subprocess
 import sys
@@ -18,20 +17,20 @@ from uuid import UUID, uuid4
 import pytest
 
 from prefect_qatech.sandbox import Sandbox
-from tests.e2e.world import ROOT, World, eventually
+from tests.documents import PAGES, blocks
+from tests.e2e.world import World, eventually
 from tests.support import posts, unpacked_wheel
 
 GATE, NIGHT = "check-release/release-gate", "nightly-regression/nightly-regression"
 PREVIEW, TRIAGE = "preview-check/preview-check", "triage/triage"
 SUSPENDED, WATCHER = "check-release/suspended-gate", "watch-suspended-gates/watcher"
 POLLING = {"first_seconds": 0.2, "max_seconds": 0.5}
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = README.split("\n## Deploy it\n")[1].split("```\n")[1].splitlines()
+[COMMANDS] = [block.splitlines() for block in blocks(PAGES["guides/deploy.md"])]
 PROGRAMS = {"prefect": ["-m", "prefect"], "prefect-qatech": ["-m", "prefect_qatech.cli"], "python": []}
 
 
 class Scene:
-    """What was deployed, the sandbox that it tests, and what each command of the README said."""
+    """What was deployed, the sandbox that it tests, and what each command of the guide said."""
 
     def __init__(self, world: World, sandbox: Sandbox, directory: Path) -> None:
         self.world, self.sandbox, self.directory = world, sandbox, directory / "empty"
@@ -124,7 +123,7 @@ def webhook(scene: Scene) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     server.server_close()
 
 
-def test_the_commands_of_the_readme_deploy_everything_and_the_gate_passes(scene: Scene) -> None:
+def test_the_commands_of_the_guide_deploy_everything_and_the_gate_passes(scene: Scene) -> None:
     assert len(scene.said) == 7
     for slug in ("qatech-credentials", "qatech-test-plan"):
         assert scene.world.get(f"/block_types/slug/{slug}")["slug"] == slug
@@ -205,8 +204,8 @@ def test_a_failed_gate_starts_its_triage_with_its_ids(scene: Scene) -> None:
     assert "The payment was refused" in text
 
 
-def test_the_event_of_the_readme_starts_a_check_of_the_preview(scene: Scene) -> None:
-    [event] = json.loads(re.search(r"```json\n(.*?)```", README, re.DOTALL)[1])  # type: ignore[index]
+def test_the_event_of_the_guide_starts_a_check_of_the_preview(scene: Scene) -> None:
+    [event] = json.loads(blocks(PAGES["guides/previews.md"], "json")[0])
     event |= {"id": str(uuid4()), "occurred": datetime.now(timezone.utc).isoformat()}
     assert scene.world.http.post("/events", json=[event]).status_code == 204
     [run] = eventually(lambda: scene.runs_of(PREVIEW), "the check of the preview")

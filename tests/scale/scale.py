@@ -143,7 +143,7 @@ class Scale:
         self._say(f"{self.found.seconds[what]:4.0f} s: {what}")
 
     def _deploy(self) -> None:
-        """README's "Deploy it"."""
+        """The guide "Deploy a gate"."""
         machines, sandbox = self._machines, self._sandbox
         operator = machines.environment()
         where = {

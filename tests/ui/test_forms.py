@@ -38,7 +38,7 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="module")
 def deployment(world: World, sandbox: Sandbox) -> dict[str, Any]:
-    """The release gate, deployed as the README says; nothing works on its pool."""
+    """The release gate, deployed as the guide says; nothing works on its pool."""
     env = world.environment({"QATECH_API_TOKEN": sandbox.token, "QATECH_API_URL": sandbox.url})
     save = "from prefect_qatech import QATechCredentials as C; C.from_env().save('qatech', overwrite=True)"
     deploy = ["--no-prompt", "deploy", "--name", "release-gate"]
