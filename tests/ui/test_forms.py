@@ -190,6 +190,7 @@ def test_a_whole_request_is_typed_into_the_form(ui: UI, world: World, gate: dict
         if label.endswith(" (Optional)"):
             after(label, 'button[normalize-space()="str"]').click()
         after(label, "textarea").fill(text)
+        expect(after(label, "textarea")).to_have_value(text)
 
     fields = page.locator("fieldset")
     opener = fields.first.locator("button").first if ui.version == "v1" else page.get_by_label("Select a block").first
@@ -205,6 +206,7 @@ def test_a_whole_request_is_typed_into_the_form(ui: UI, world: World, gate: dict
     write("Address (Optional)", "https://pr-42.example.com")
     after("GitHub event (Optional)", 'button[normalize-space()="QATechGitHubTrigger"]').click()
     write("Branch (Optional)", "main")
+    page.wait_for_load_state("networkidle")
     page.get_by_role("button", name="Submit").click()
 
     def made() -> list[dict[str, Any]]:
