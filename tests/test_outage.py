@@ -42,8 +42,7 @@ def prefect(monkeypatch: pytest.MonkeyPatch) -> Iterator[PrefectInFront]:
         yield proxy
 
 
-@pytest.mark.parametrize("mode", ["hangs", "503", "refuses"])
-@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize(("number", "mode"), [(1, "hangs"), (3, "hangs"), (3, "503"), (1, "refuses")])
 def test_a_wait_ends_at_its_deadline(
     credentials: QATechCredentials, prefect: PrefectInFront, mode: Mode, number: int
 ) -> None:

@@ -168,7 +168,7 @@ def _check(sandbox: Sandbox, runs: list[QATechRun], looked: list[QATechRun], rer
 @pytest.mark.parametrize(
     ("version", "how"),
     # Nobody can await in a sync flow.
-    [("sync", "called"), ("sync", "submitted"), ("sync", "mapped"), ("async", "submitted"), ("async", "mapped")],
+    [("sync", "called"), ("sync", "submitted"), ("async", "mapped")],
 )
 def test_every_task_works_from_a_sync_flow(
     sandbox: Sandbox, credentials: QATechCredentials, polling: QATechPolling, version: str, how: str
@@ -189,8 +189,9 @@ def test_every_task_works_from_a_sync_flow(
     _check(sandbox, *user())
 
 
-@pytest.mark.parametrize("how", ["called", "submitted", "mapped"])
-@pytest.mark.parametrize("version", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("version", "how"), [("sync", "called"), ("sync", "mapped"), ("async", "called"), ("async", "submitted")]
+)
 async def test_every_task_works_from_an_async_flow(
     sandbox: Sandbox, credentials: QATechCredentials, polling: QATechPolling, version: str, how: str
 ) -> None:
@@ -219,11 +220,13 @@ async def test_every_task_works_from_an_async_flow(
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [{}, EVERYTHING_OFF, {PREFECT_RESULTS_PERSIST_BY_DEFAULT: True}],
-    ids=["as it comes", "caching off, refreshed", "results persisted"],
+    ("settings", "version"),
+    [
+        pytest.param({}, "sync", id="as it comes"),
+        pytest.param(EVERYTHING_OFF, "async", id="caching off, refreshed"),
+        pytest.param({PREFECT_RESULTS_PERSIST_BY_DEFAULT: True}, "async", id="results persisted"),
+    ],
 )
-@pytest.mark.parametrize("version", ["sync", "async"])
 async def test_a_retry_of_the_flow_starts_nothing_again(
     sandbox: Sandbox, credentials: QATechCredentials, settings: Mapping[Any, Any], version: str
 ) -> None:
@@ -379,29 +382,20 @@ async def test_a_start_in_a_sub_flow_is_found_whoever_is_retried(
     assert counted(sandbox) == (1, 0)
 
 
-@pytest.mark.parametrize("version", ["sync", "async"])
 async def test_a_start_in_a_users_own_task_is_found_when_that_task_is_retried(
-    sandbox: Sandbox, credentials: QATechCredentials, version: str
+    sandbox: Sandbox, credentials: QATechCredentials
 ) -> None:
     step = Failing(2)
     seen: list[str] = []
 
     @task(retries=2, retry_delay_seconds=0)
-    def sync_step() -> None:
+    def mine() -> None:
         seen.append(start_test_run(credentials, "pln_green", label="mine").run_short_id)
-        step()
-
-    @task(retries=2, retry_delay_seconds=0)
-    async def async_step() -> None:
-        seen.append((await astart_test_run(credentials, "pln_green", label="mine")).run_short_id)
         step()
 
     @flow
     async def user() -> None:
-        if version == "sync":
-            sync_step()
-        else:
-            await async_step()
+        mine()
 
     await user()
     assert step.calls == 3
@@ -685,8 +679,7 @@ def _impatient(work: Any) -> Any:
     return work.with_options(retry_delay_seconds=0)
 
 
-@pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize("version", ["sync", "async"])
+@pytest.mark.parametrize(("status", "version"), [(429, "sync"), (503, "async")])
 async def test_a_service_that_asks_to_come_back_gets_one_start(
     sandbox: Sandbox, credentials: QATechCredentials, slept: list[float], status: int, version: str
 ) -> None:
@@ -812,8 +805,7 @@ async def test_a_post_of_unknown_outcome_is_sent_once_whatever_is_retried(sandbo
     assert {found.label for found in entries if found.is_open} == {*UNKNOWN_FAULTS}
 
 
-@pytest.mark.parametrize("version", ["sync", "async"])
-async def test_a_lost_answer_fails_the_flow_and_each_retry_of_it(sandbox: Sandbox, version: str) -> None:
+async def test_a_lost_answer_fails_the_flow_and_each_retry_of_it(sandbox: Sandbox) -> None:
     credentials = credentials_for(sandbox, timeout_seconds=1)
     sandbox.set_faults(fault({"kind": "drop_after"}, "start"))
     calls = 0
@@ -822,10 +814,7 @@ async def test_a_lost_answer_fails_the_flow_and_each_retry_of_it(sandbox: Sandbo
     async def user() -> None:
         nonlocal calls
         calls += 1
-        if version == "sync":
-            start_test_run(credentials, "pln_green")
-        else:
-            await astart_test_run(credentials, "pln_green")
+        start_test_run(credentials, "pln_green")
 
     with pytest.raises(StartOutcomeUnknown):
         await user()
@@ -1025,9 +1014,8 @@ async def test_a_masked_token_is_refused_with_the_way_out(sandbox: Sandbox, name
 # --- what people and machines see of it
 
 
-@pytest.mark.parametrize("version", ["sync", "async"])
 async def test_link_and_event_of_a_run_are_there_although_the_next_step_fails(
-    sandbox: Sandbox, credentials: QATechCredentials, emitted: list[tuple[str, dict[str, Any]]], version: str
+    sandbox: Sandbox, credentials: QATechCredentials, emitted: list[tuple[str, dict[str, Any]]]
 ) -> None:
     ids: list[UUID] = []
     records: list[QATechRunRecord] = []
@@ -1035,12 +1023,8 @@ async def test_link_and_event_of_a_run_are_there_although_the_next_step_fails(
     @flow
     async def user() -> None:
         ids.append(flow_run_id())
-        if version == "sync":
-            records.append(start_test_run(credentials, "pln_broken"))
-            records.append(rerun_test_run(credentials, records[0].run_short_id))
-        else:
-            records.append(await astart_test_run(credentials, "pln_broken"))
-            records.append(await arerun_test_run(credentials, records[0].run_short_id))
+        records.append(await astart_test_run(credentials, "pln_broken"))
+        records.append(rerun_test_run(credentials, records[0].run_short_id))
         raise StepFailed
 
     with pytest.raises(StepFailed):
@@ -1075,9 +1059,8 @@ async def test_a_run_that_is_taken_up_is_announced_once(
     assert len(await artifacts_of(ids)) == 1
 
 
-@pytest.mark.parametrize("version", ["sync", "async"])
 async def test_the_progress_artifact_moves_with_the_test_cases(
-    monkeypatch: pytest.MonkeyPatch, emitted: list[tuple[str, dict[str, Any]]], version: str
+    monkeypatch: pytest.MonkeyPatch, emitted: list[tuple[str, dict[str, Any]]]
 ) -> None:
     moved: list[float] = []
     update = artifacts.aupdate_progress_artifact
@@ -1105,9 +1088,7 @@ async def test_the_progress_artifact_moves_with_the_test_cases(
         async def user() -> QATechRun:
             ids.append(flow_run_id())
             record = await astart_test_run(credentials, "pln_green")
-            if version == "sync":
-                return wait_for_test_run(credentials, record)
-            return await await_for_test_run(credentials, record)
+            return wait_for_test_run(credentials, record)
 
         run = await user()
     assert (run.status, run.result) == ("COMPLETED", "PASSED")
@@ -1119,20 +1100,15 @@ async def test_the_progress_artifact_moves_with_the_test_cases(
     assert [name for name, _ in emitted] == ["qatech.run.started", "qatech.run.finished"]
 
 
-@pytest.mark.parametrize("version", ["sync", "async"])
 async def test_a_wait_that_times_out_says_that_the_run_goes_on(
     sandbox: Sandbox,
     credentials: QATechCredentials,
     polling: QATechPolling,
     emitted: list[tuple[str, dict[str, Any]]],
-    version: str,
 ) -> None:
     async def work() -> None:
         record = await astart_test_run(credentials, "pln_never")
-        if version == "sync":
-            wait_for_test_run(credentials, record, 0.3, polling=polling)
-        else:
-            await await_for_test_run(credentials, record, 0.3, polling=polling)
+        await await_for_test_run(credentials, record, 0.3, polling=polling)
 
     error = await _failing(WaitTimedOut, work)
     assert "goes on at QA.tech" in error.message

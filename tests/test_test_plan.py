@@ -71,22 +71,20 @@ def test_a_job_is_a_gate_on_the_run_that_was_triggered(sandbox: Sandbox, version
     assert [(attempt.kind, attempt.test_count) for attempt in report.attempts] == [("start", 5)]
 
 
-@versions
-def test_the_policy_says_how_often_is_rerun(sandbox: Sandbox, version: str) -> None:
-    report = do(a_plan(sandbox, "pln_flaky"), version)
+def test_the_policy_says_how_often_is_rerun(sandbox: Sandbox) -> None:
+    report = do(a_plan(sandbox, "pln_flaky"), "async")
     assert [test.name for test in report.tests_with(TestVerdict.FLAKY)] == ["Apply a voucher"]
     assert counted(sandbox) == (1, 1)
     with pytest.raises(GateFailed):
-        do(a_plan(sandbox, "pln_flaky", policy=GatePolicy(max_reruns=0)), version)
+        do(a_plan(sandbox, "pln_flaky", policy=GatePolicy(max_reruns=0)), "sync")
     assert counted(sandbox) == (2, 1)
 
 
-@versions
-def test_only_a_pass_gives_a_result(sandbox: Sandbox, version: str) -> None:
+def test_only_a_pass_gives_a_result(sandbox: Sandbox) -> None:
     with pytest.raises(GateFailed, match="Pay with a credit card"):
-        do(a_plan(sandbox, "pln_broken", policy=GatePolicy(max_reruns=1)), version)
+        do(a_plan(sandbox, "pln_broken", policy=GatePolicy(max_reruns=0)), "async")
     with pytest.raises(GateInconclusive, match="deadline"):
-        do(a_plan(sandbox, "pln_never", policy=GatePolicy(deadline_seconds=1)), version)
+        do(a_plan(sandbox, "pln_never", policy=GatePolicy(deadline_seconds=1)), "sync")
 
 
 @versions
@@ -98,10 +96,9 @@ async def test_there_is_no_result_before_the_end(sandbox: Sandbox, version: str)
     assert caught.value.run_short_id == run.run_short_id
 
 
-@versions
-def test_a_retry_takes_up_the_run(sandbox: Sandbox, version: str) -> None:
+def test_a_retry_takes_up_the_run(sandbox: Sandbox) -> None:
     step = Failing(1)
-    assert do(a_plan(sandbox, "pln_flaky"), version, step, "v1").passed
+    assert do(a_plan(sandbox, "pln_flaky"), "sync", step, "v1").passed
     assert step.calls == 2
     assert counted(sandbox) == (1, 1)
 
@@ -149,23 +146,18 @@ def test_test_cases_that_were_promised_and_never_listed_are_no_pass(where: str) 
             run.fetch_result()
 
 
-@versions
-async def test_outside_a_flow_each_trigger_starts_a_run(sandbox: Sandbox, version: str) -> None:
+async def test_outside_a_flow_each_trigger_starts_a_run(sandbox: Sandbox) -> None:
     plan = a_plan(sandbox, "pln_flaky")
-    for _ in range(2):
-        if version == "sync":
-            run = plan.trigger()
-            run.wait_for_completion()
-            assert run.fetch_result().passed
-        else:
-            run = await plan.atrigger()
-            await run.await_for_completion()
-            assert (await run.afetch_result()).passed
+    run = plan.trigger()
+    run.wait_for_completion()
+    assert run.fetch_result().passed
+    run = await plan.atrigger()
+    await run.await_for_completion()
+    assert (await run.afetch_result()).passed
     assert counted(sandbox) == (2, 2)
 
 
-@versions
-async def test_what_was_configured_and_saved_is_what_is_run(sandbox: Sandbox, version: str) -> None:
+async def test_what_was_configured_and_saved_is_what_is_run(sandbox: Sandbox) -> None:
     staging = QATechEnvironment(url="http://127.0.0.1:8410", name="Staging")
     plan = a_plan(
         sandbox,
@@ -180,7 +172,7 @@ async def test_what_was_configured_and_saved_is_what_is_run(sandbox: Sandbox, ve
     loaded = await QATechTestPlan.aload("checkout")
     fields = set(QATechTestPlan.model_fields) - {"credentials"}
     assert loaded.model_dump(include=fields) == plan.model_dump(include=fields)
-    _ = loaded.trigger() if version == "sync" else await loaded.atrigger()
+    await loaded.atrigger()
     assert [request["body"] for request in posts(sandbox)] == [
         {
             "trigger": "API",

@@ -91,23 +91,22 @@ FIELDS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("value", IDS, ids=lambda value: ascii(value)[:30])
 @pytest.mark.parametrize("field", FIELDS)
-def test_an_id_is_taken_as_it_is(field: str, value: str) -> None:
-    assert FIELDS[field](value) == value
+def test_an_id_is_taken_as_it_is(field: str) -> None:
+    assert [FIELDS[field](value) for value in IDS] == IDS
 
 
-@pytest.mark.parametrize("value", NO_IDS, ids=lambda value: ascii(value)[:30])
 @pytest.mark.parametrize("field", FIELDS)
-def test_what_cannot_be_an_id_is_refused(field: str, value: Any) -> None:
-    if isinstance(value, list) and field in ("config", "environment of configs"):
-        return  # no key of a mapping
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 - pydantic's own, where an answer is read
-        FIELDS[field](value)
-    if field not in ("run in an answer", "started run"):
-        assert isinstance(caught.value, InvalidInputError)
-        assert len(str(caught.value)) < 280, "an overlong id is not repeated in full"
-        assert str(caught.value).isprintable()
+def test_what_cannot_be_an_id_is_refused(field: str) -> None:
+    for value in NO_IDS:
+        if isinstance(value, list) and field in ("config", "environment of configs"):
+            continue  # no key of a mapping
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - pydantic's own, where an answer is read
+            pytest.fail(f"{value!r} was taken as {FIELDS[field](value)!r}")
+        if field not in ("run in an answer", "started run"):
+            assert isinstance(caught.value, InvalidInputError)
+            assert len(str(caught.value)) < 280, "an overlong id is not repeated in full"
+            assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("field", ["test case", "environment of configs"])

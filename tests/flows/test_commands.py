@@ -22,6 +22,8 @@ from prefect_shell import ShellOperation
 
 from flows.release import CommandFailed, run_command, words_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def logger(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -98,14 +98,8 @@ def kinds(sandbox: Sandbox) -> list[Any]:
 # --- what is asked of the service
 
 
-@pytest.mark.parametrize("version", ["sync", "async"])
-async def test_a_green_gate_is_one_start_and_no_rerun(
-    sandbox: Sandbox, credentials: QATechCredentials, version: str
-) -> None:
-    if version == "sync":
-        report = release_gate(credentials, "pln_green", polling=POLLING)
-    else:
-        report = await arelease_gate(credentials, "pln_green", polling=POLLING)
+async def test_a_green_gate_is_one_start_and_no_rerun(sandbox: Sandbox, credentials: QATechCredentials) -> None:
+    report = await arelease_gate(credentials, "pln_green", polling=POLLING)
     assert report.passed
     assert [request["path"] for request in posts(sandbox)] == ["/v1/run"]
     assert counted(sandbox) == (1, 0)
@@ -114,14 +108,8 @@ async def test_a_green_gate_is_one_start_and_no_rerun(
     assert report.flow_run_id is not None
 
 
-@pytest.mark.parametrize("version", ["sync", "async"])
-async def test_a_flaky_gate_is_one_rerun_of_what_failed(
-    sandbox: Sandbox, credentials: QATechCredentials, version: str
-) -> None:
-    if version == "sync":
-        report = release_gate(credentials, "pln_flaky", polling=POLLING)
-    else:
-        report = await arelease_gate(credentials, "pln_flaky", polling=POLLING)
+async def test_a_flaky_gate_is_one_rerun_of_what_failed(sandbox: Sandbox, credentials: QATechCredentials) -> None:
+    report = await arelease_gate(credentials, "pln_flaky", polling=POLLING)
     start, rerun = posts(sandbox)
     assert rerun["path"] == f"/v1/run/{start['run_short_id']}"
     assert rerun["body"] == {"failedOnly": True}
@@ -132,16 +120,11 @@ async def test_a_flaky_gate_is_one_rerun_of_what_failed(
     assert [attempt.run_short_id for attempt in report.attempts] == [start["run_short_id"], rerun["run_short_id"]]
 
 
-@pytest.mark.parametrize("version", ["sync", "async"])
-async def test_a_broken_gate_is_two_reruns_and_an_error_that_names_test_and_link(
-    sandbox: Sandbox, credentials: QATechCredentials, version: str
+def test_a_broken_gate_is_two_reruns_and_an_error_that_names_test_and_link(
+    sandbox: Sandbox, credentials: QATechCredentials
 ) -> None:
     with pytest.raises(GateFailed) as caught:
-        _ = (
-            release_gate(credentials, "pln_broken", polling=POLLING)
-            if version == "sync"
-            else await arelease_gate(credentials, "pln_broken", polling=POLLING)
-        )
+        release_gate(credentials, "pln_broken", polling=POLLING)
     error = caught.value
     assert counted(sandbox) == (1, 2)
     assert "Pay with a credit card" in error.message
@@ -233,17 +216,12 @@ async def test_a_result_that_comes_late_is_waited_for() -> None:
 # --- the deadline
 
 
-@pytest.mark.parametrize("version", ["sync", "async"])
 async def test_a_run_that_never_ends_is_inconclusive_at_the_deadline(
-    sandbox: Sandbox, credentials: QATechCredentials, version: str
+    sandbox: Sandbox, credentials: QATechCredentials
 ) -> None:
     policy, rare = GatePolicy(deadline_seconds=3), QATechPolling(first_seconds=600, max_seconds=3600)
     with pytest.raises(GateInconclusive, match=r"goes on at QA\.tech") as caught:
-        _ = (
-            release_gate(credentials, "pln_never", policy=policy, polling=rare)
-            if version == "sync"
-            else await arelease_gate(credentials, "pln_never", policy=policy, polling=rare)
-        )
+        await arelease_gate(credentials, "pln_never", policy=policy, polling=rare)
     start = posts(sandbox)[0]
     assert looks(sandbox) == 2, "one when the wait begins, one at the deadline"
     last = [request for request in sandbox.requests() if request["path"].startswith(f"/v1/run/{start['run_short_id']}")]
@@ -388,17 +366,10 @@ async def test_a_retry_after_the_limit_was_raised_spends_the_rerun() -> None:
         assert counted(sandbox) == (1, 1)
 
 
-@pytest.mark.parametrize("version", ["sync", "async"])
-async def test_a_usage_limit_at_the_start_is_an_error(
-    sandbox: Sandbox, credentials: QATechCredentials, version: str
-) -> None:
+def test_a_usage_limit_at_the_start_is_an_error(sandbox: Sandbox, credentials: QATechCredentials) -> None:
     sandbox.set_usage_limit(0)
     with pytest.raises(UsageLimitError):
-        _ = (
-            release_gate(credentials, "pln_green")
-            if version == "sync"
-            else await arelease_gate(credentials, "pln_green")
-        )
+        release_gate(credentials, "pln_green")
     assert len(posts(sandbox)) == 1
 
 
@@ -470,16 +441,6 @@ async def test_nothing_is_rerun(outcomes: list[str], policy: dict[str, Any]) -> 
         assert counted(sandbox) == (1, 0)
 
 
-@pytest.mark.parametrize("version", ["sync", "async"])
-async def test_a_gate_that_may_return_does(sandbox: Sandbox, credentials: QATechCredentials, version: str) -> None:
-    if version == "sync":
-        report = release_gate(credentials, "pln_broken", polling=POLLING, raise_unless_passed=False)
-    else:
-        report = await arelease_gate(credentials, "pln_broken", polling=POLLING, raise_unless_passed=False)
-    assert not report.passed
-    assert report.verdict is Verdict.FAIL
-
-
 @pytest.mark.parametrize(
     ("plan", "token", "error"),
     [("pln_nosuch", "sandbox-token", NotFoundError), ("pln_green", "nobodys-token", UnauthorizedError)],
@@ -500,15 +461,11 @@ async def a_run_from_elsewhere(sandbox: Sandbox, plan: str) -> str:
     return record.run_short_id
 
 
-@pytest.mark.parametrize("version", ["sync", "async"])
 async def test_a_run_from_elsewhere_is_taken_up_with_its_passes(
-    sandbox: Sandbox, credentials: QATechCredentials, version: str
+    sandbox: Sandbox, credentials: QATechCredentials
 ) -> None:
     run = await a_run_from_elsewhere(sandbox, "pln_flaky")
-    if version == "sync":
-        report = release_gate(credentials, run=run, polling=POLLING)
-    else:
-        report = await arelease_gate(credentials, run=run, polling=POLLING)
+    report = release_gate(credentials, run=run, polling=POLLING)
     assert report.passed
     assert report.attempts[0].kind == "attached"
     assert report.attempts[0].run_short_id == run
@@ -564,9 +521,8 @@ async def test_details_that_cannot_be_looked_at_leave_a_failure_a_failure() -> N
         assert report.verdict is Verdict.FAIL
 
 
-@pytest.mark.parametrize("plan", ["pln_green", "pln_flaky"])
 async def test_artifacts_and_events_that_cannot_be_written_change_nothing(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, plan: str
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> Any:
         raise OSError("no space left")
@@ -578,9 +534,9 @@ async def test_artifacts_and_events_that_cannot_be_written_change_nothing(
         if name.startswith(("acreate_", "aupdate_")):
             monkeypatch.setattr(artifacts, name, abroken)
     monkeypatch.setattr("prefect_qatech.report.events.emit_event", broken)
-    report = await look_at(sandbox, plan)
+    report = await look_at(sandbox, "pln_flaky")
     assert report.passed
-    assert counted(sandbox) == (1, 1 if plan == "pln_flaky" else 0)
+    assert counted(sandbox) == (1, 1)
 
 
 @pytest.mark.parametrize("what", ["render_markdown", "render_table"])
@@ -628,8 +584,7 @@ async def test_a_gate_whose_time_is_over_publishes_its_report(sandbox: Sandbox, 
     assert load_verdict_json((tmp_path / "verdict.json").read_text(encoding="utf-8")) == report
 
 
-@pytest.mark.parametrize("plan", ["pln_green", "pln_broken"])
-@pytest.mark.parametrize("version", ["sync", "async"])
+@pytest.mark.parametrize(("plan", "version"), [("pln_green", "sync"), ("pln_broken", "async")])
 async def test_the_files_of_a_gate_and_the_summary_of_its_job(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: str, version: str
 ) -> None:
@@ -752,7 +707,7 @@ def evidence(report: GateReport) -> dict[str, Any]:
     return shown
 
 
-@pytest.mark.parametrize("plan", ["pln_green", "pln_flaky", "pln_broken", "pln_mixed", "pln_error"])
+@pytest.mark.parametrize("plan", ["pln_flaky", "pln_broken", "pln_mixed"])
 async def test_the_sync_and_the_async_twin_say_the_same(
     sandbox: Sandbox, credentials: QATechCredentials, plan: str
 ) -> None:
@@ -788,19 +743,15 @@ async def test_a_retry_of_a_failed_gate_asks_nothing_and_says_the_same(
     assert counted(sandbox) == (1, 2)
 
 
-@pytest.mark.parametrize("version", ["sync", "async"])
 async def test_two_equal_gates_in_one_flow_are_two_and_stay_them(
-    sandbox: Sandbox, credentials: QATechCredentials, version: str
+    sandbox: Sandbox, credentials: QATechCredentials
 ) -> None:
     step = Failing()
     seen: list[list[list[str]]] = []
 
     @flow(retries=1)
     async def user() -> None:
-        if version == "sync":
-            reports = [release_gate(credentials, "pln_flaky", target="v1", polling=POLLING) for _ in range(2)]
-        else:
-            reports = [await arelease_gate(credentials, "pln_flaky", target="v1", polling=POLLING) for _ in range(2)]
+        reports = [release_gate(credentials, "pln_flaky", target="v1", polling=POLLING) for _ in range(2)]
         seen.append([[attempt.run_short_id for attempt in report.attempts] for report in reports])
         step()
 

@@ -6,6 +6,7 @@ import json
 import pickle
 from collections.abc import Sequence
 from datetime import date, timedelta
+from itertools import product
 from typing import Any
 
 import pytest
@@ -69,10 +70,9 @@ def campaigns() -> dict[str, Sequence[ObservedAttempt]]:
     }
 
 
-@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: str(policy.model_dump(exclude_defaults=True))[:40])
 @pytest.mark.parametrize("name", campaigns())
-def test_judging_again_gives_the_same(name: str, policy: GatePolicy) -> None:
-    for incidents in ((), (Incident.DEADLINE_PASSED,)):
+def test_judging_again_gives_the_same(name: str) -> None:
+    for policy, incidents in product(POLICIES, ((), (Incident.DEADLINE_PASSED,))):
         report = build_report(recognise(campaigns()[name]), policy, ended_at=NOW, incidents=incidents)
         for kept in (report, GateReport.model_validate_json(report.model_dump_json())):
             again = kept.judge_again(policy)
@@ -171,7 +171,7 @@ SIZES = {"words": "I looked for the button. ", "umlauts": "ä", "emoji": "🙂",
 
 @pytest.mark.parametrize("sort", SIZES)
 def test_a_report_of_500_failures_with_long_thoughts_is_small(sort: str) -> None:
-    text = SIZES[sort] * (100_000 // len(SIZES[sort]))
+    text = SIZES[sort] * (20_000 // len(SIZES[sort]))
     cases = [
         case(f"Test {i}", id=f"5e4d3c2b-0000-4000-8000-{i:012}", resultTitle="Failed", evaluationThought=text, **FAILED)
         for i in range(500)

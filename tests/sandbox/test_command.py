@@ -16,6 +16,8 @@ import pytest
 
 from prefect_qatech.sandbox import SandboxError, serve
 
+pytestmark = pytest.mark.slow
+
 COMMAND = [sys.executable, "-m", "prefect_qatech.cli", "sandbox"]
 
 
