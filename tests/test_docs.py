@@ -91,7 +91,7 @@ def test_there_are_examples() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        ["mypy", "--strict", "--config-file=", "--no-incremental", "."],
+        ["mypy", "--strict", "--config-file=", "--cache-dir", str(ROOT / ".mypy_cache" / "examples"), "."],
         ["pyright", "-p", ".", "--pythonpath", sys.executable],
     ],
     ids=["mypy", "pyright"],
