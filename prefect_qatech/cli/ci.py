@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from prefect_qatech.addresses import safe_url
 from prefect_qatech.cli.display import one_line
 from prefect_qatech.report import append_job_summary, render_job_summary
 from prefect_qatech.report.escape import markdown_text
