@@ -81,8 +81,7 @@ def main() -> int:
         print(
             f"\nTo look at the flow runs, their logs and the reports (Artifacts):\n"
             f"  PREFECT_HOME={prefect_home} {Path(sys.executable).parent / 'prefect'} server start\n"
-            "and open http://127.0.0.1:4200. The addresses of runs and of the shop are dead:\n"
-            "the sandbox and the shop's servers have ended with the demo."
+            f"and open http://127.0.0.1:4200"
         )
     return worker.returncode
 

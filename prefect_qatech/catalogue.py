@@ -26,13 +26,15 @@ from prefect_qatech.api.catalogue import (
     QATechTestCase,
 )
 from prefect_qatech.api.client import QATechClient
+from prefect_qatech.api.lookup import find_out, remembered_in
+from prefect_qatech.api.names import application_id
 from prefect_qatech.api.uploads import BuildFile, UploadedFile, sha256_of
 from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import InvalidInputError, QATechError
 from prefect_qatech.inputs import check_name, shown
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.report import artifacts
-from prefect_qatech.tasks import RETRIED, address_of
+from prefect_qatech.tasks import RETRIED, Wanted, address_of
 
 T = TypeVar("T")
 
@@ -43,6 +45,15 @@ async def _ask(credentials: QATechCredentials, ask: Callable[[QATechClient], Awa
     check_credentials(credentials)
     async with credentials.get_client() as client:
         return await ask(client)
+
+
+async def _ask_of(
+    credentials: QATechCredentials, application: str | None, ask: Callable[[QATechClient, str], Awaitable[T]]
+) -> T:
+    async def of_it(client: QATechClient) -> T:
+        return await ask(client, await _application_id(client, application) if application is not None else "")
+
+    return await _ask(credentials, of_it)
 
 
 @task(name="list_projects", description="List the projects of the QA.tech token.", **RETRIED)
@@ -96,7 +107,7 @@ def list_applications(credentials: QATechCredentials) -> list[QATechApplicationI
 @task(name="list_environments", description="List the environments of a QA.tech application.", **RETRIED)
 async def alist_environments(credentials: QATechCredentials, application_short_id: str) -> list[QATechEnvironmentInfo]:
     """Async version of `list_environments`: the same arguments, result and errors."""
-    return await _ask(credentials, lambda client: client.list_environments(application_short_id))
+    return await _ask_of(credentials, application_short_id, lambda client, found: client.list_environments(found))
 
 
 @task(name="list_environments", description="List the environments of a QA.tech application.", **RETRIED)
@@ -105,7 +116,7 @@ def list_environments(credentials: QATechCredentials, application_short_id: str)
 
     Args:
         credentials: How to reach QA.tech.
-        application_short_id: The application.
+        application_short_id: The application, by id or name.
 
     Raises:
         QATechAPIError: They could not be had.
@@ -115,7 +126,9 @@ def list_environments(credentials: QATechCredentials, application_short_id: str)
         [staging] = [saved for saved in list_environments(credentials, "app_shop") if not saved.is_production]
         ```
     """
-    return run_sync(lambda: _ask(credentials, lambda client: client.list_environments(application_short_id)))
+    return run_sync(
+        lambda: _ask_of(credentials, application_short_id, lambda client, found: client.list_environments(found))
+    )
 
 
 @task(name="list_test_cases", description="List the test cases of a QA.tech project.", **RETRIED)
@@ -127,10 +140,11 @@ async def alist_test_cases(
     is_enabled: bool | None = None,
 ) -> list[QATechTestCase]:
     """Async version of `list_test_cases`: the same arguments, result and errors."""
-    return await _ask(
+    return await _ask_of(
         credentials,
-        lambda client: client.list_test_cases(
-            application_short_id=application_short_id, labels=labels, is_enabled=is_enabled
+        application_short_id,
+        lambda client, found: client.list_test_cases(
+            application_short_id=found or None, labels=labels, is_enabled=is_enabled
         ),
     )
 
@@ -147,7 +161,7 @@ def list_test_cases(
 
     Args:
         credentials: How to reach QA.tech.
-        application_short_id: Only those of an application.
+        application_short_id: Only those of an application, by id or name.
         labels: Only those that have all of these labels.
         is_enabled: Only those that are enabled, or disabled.
 
@@ -161,10 +175,11 @@ def list_test_cases(
         ```
     """
     return run_sync(
-        lambda: _ask(
+        lambda: _ask_of(
             credentials,
-            lambda client: client.list_test_cases(
-                application_short_id=application_short_id, labels=labels, is_enabled=is_enabled
+            application_short_id,
+            lambda client, found: client.list_test_cases(
+                application_short_id=found or None, labels=labels, is_enabled=is_enabled
             ),
         )
     )
@@ -175,7 +190,9 @@ async def alist_builds(
     credentials: QATechCredentials, application_short_id: str, *, max_builds: int = 100
 ) -> list[QATechBuild]:
     """Async version of `list_builds`: the same arguments, result and errors."""
-    return await _ask(credentials, lambda client: client.list_builds(application_short_id, max_builds=max_builds))
+    return await _ask_of(
+        credentials, application_short_id, lambda client, found: client.list_builds(found, max_builds=max_builds)
+    )
 
 
 @task(name="list_builds", description="List the builds of a QA.tech application.", **RETRIED)
@@ -186,7 +203,7 @@ def list_builds(
 
     Args:
         credentials: How to reach QA.tech.
-        application_short_id: The application.
+        application_short_id: The application, by id or name.
         max_builds: How many at most.
 
     Raises:
@@ -198,7 +215,9 @@ def list_builds(
         ```
     """
     return run_sync(
-        lambda: _ask(credentials, lambda client: client.list_builds(application_short_id, max_builds=max_builds))
+        lambda: _ask_of(
+            credentials, application_short_id, lambda client, found: client.list_builds(found, max_builds=max_builds)
+        )
     )
 
 
@@ -245,12 +264,13 @@ async def _create(
         label=label,
     )
     async with credentials.get_client() as client:
+        wanted = Wanted(client, request)
 
         async def send() -> QATechRunRecord:
-            created = await client.create_test_case(request)
+            created = await client.create_test_case(wanted.request)
             return _made("test case", created.id, created.url, request.name)
 
-        record = await ledger.once(call, send, post_seconds=credentials.timeout_seconds)
+        record = await ledger.once(call, send, post_seconds=credentials.timeout_seconds, prepare=wanted.prepare)
     return QATechCreatedTestCase(id=record.run_short_id, name=request.name, url=record.run_url)
 
 
@@ -304,6 +324,13 @@ def create_test_case(
     return run_sync(lambda: _create(credentials, request, label))
 
 
+async def _application_id(client: QATechClient, application: str, flow_run_id: object = None) -> str:
+    await client.know_project()
+    return await find_out(
+        client, lambda answers: application_id(application, answers), remembered_in(flow_run_id, client)
+    )
+
+
 async def _upload(
     credentials: QATechCredentials,
     application_short_id: str,
@@ -328,17 +355,19 @@ async def _upload(
         f"QA.tech: upload of {file.name}", artifact_key or artifacts.artifact_key("upload", file.name)
     )
     uploaded: UploadedFile | None = None
+    application = application_short_id
 
     async def show(sent: int, total: int) -> None:
         progress.show(100.0 * sent / total, is_over=sent >= total)
 
     async with credentials.get_client() as client:
 
-        async def prepare(_: UUID | None) -> None:
-            nonlocal uploaded
+        async def prepare(flow_run_id: UUID | None) -> None:
+            nonlocal uploaded, application
+            application = await _application_id(client, application_short_id, flow_run_id)
             async with progress:
                 uploaded = await client.upload_file(
-                    application_short_id, file, on_progress=show, timeout_seconds=timeout_seconds
+                    application, file, on_progress=show, timeout_seconds=timeout_seconds
                 )
             if uploaded.sha256 != content:
                 raise InvalidInputError(f"{file.path} has changed while it was uploaded. No build was made of it.")
@@ -346,7 +375,7 @@ async def _upload(
         async def send() -> QATechRunRecord:
             if uploaded is None:
                 raise QATechError("Nothing was uploaded.")
-            build = await client.register_build(application_short_id, uploaded)
+            build = await client.register_build(application, uploaded)
             return _made("build", build.application_build_short_id, None, file.name)
 
         record = await ledger.once(call, send, post_seconds=credentials.timeout_seconds, prepare=prepare)
@@ -389,7 +418,7 @@ def upload_build(
 
     Args:
         credentials: How to reach QA.tech.
-        application_short_id: The application.
+        application_short_id: The application, by id or name.
         path: The file, .apk, .aab or .ipa.
         timeout_seconds: How long the upload of the file may take.
         artifact_key: Key of the progress artifact, instead of one made of the file's name.

@@ -66,7 +66,7 @@ class QATechCredentials(Checked, CredentialsBlock):
     Attributes:
         api_token: API token (QA.tech: Settings -> Integrations -> API).
         api_url: Root of the service, without `/v1`. Plain `http://` is for loopback addresses only.
-        project_short_id: The project, `proj_...`; needed where the token belongs to an organisation.
+        project_short_id: The project, `proj_...` or its name; needed where the token belongs to an organisation.
         timeout_seconds: Time limit of a whole request.
         connect_timeout_seconds: Time limit for making the connection.
         max_looks_per_second: How often all waits of a process that use these credentials may look at runs, together.
@@ -98,7 +98,9 @@ class QATechCredentials(Checked, CredentialsBlock):
         description="Root of the service, without /v1. Plain http:// is for loopback addresses only.",
     )
     project_short_id: ProjectShortId | None = Field(
-        default=None, title="Project", description="proj_...; needed where the token belongs to an organisation."
+        default=None,
+        title="Project",
+        description="proj_... or its name; needed where the token belongs to an organisation.",
     )
     timeout_seconds: float = Field(
         default=60.0, gt=0, le=600, allow_inf_nan=False, title="Request time limit (seconds)"

@@ -12,7 +12,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal, TypedDict
+from typing import Any, Generic, Literal, TypedDict, TypeVar
+from uuid import UUID
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE, CachePolicy
@@ -22,8 +23,12 @@ from prefect.tasks import Task
 from prefect_qatech import ledger
 from prefect_qatech._prefect import check_that_prefect_returns_results, run_logger
 from prefect_qatech._sync import run_sync, sleep_unless_stopped
+from prefect_qatech.api.client import QATechClient
+from prefect_qatech.api.lookup import remembered_in, resolve
+from prefect_qatech.api.names import needs_answers
 from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest, as_request
 from prefect_qatech.api.responses import QATechRun, QATechStartedRun
+from prefect_qatech.api.wire import Request
 from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import QATechError
 from prefect_qatech.inputs import check_name, check_target
@@ -34,6 +39,8 @@ from prefect_qatech.report.model import GateReport
 RETRY_DELAY_SECONDS = [2.0, 10.0, 30.0]
 LONGEST_RETRY_AFTER_SECONDS = 120.0
 _CLEAN_UP_SECONDS = 3.0
+
+RequestT = TypeVar("RequestT", bound=Request)
 
 
 _deadline: ContextVar[float] = ContextVar("qatech_deadline", default=float("inf"))
@@ -111,11 +118,13 @@ async def _start(
     _check(credentials, label, target)
     check_that_prefect_returns_results()
     plan = request.test_plan_short_id
+    # What was asked for is what tells one start from another, and not what its names mean: a retry has to find its run
+    # also where the catalogue has changed since, or cannot be asked.
     # Whom QA.tech tells, and where the project is, are no part of what is tested.
     meaning = request.model_copy(update={"notifications": None, "project_short_id": None}).to_json()
     call = ledger.Call(
         kind="start",
-        what=f"POST /v1/run ({plan or 'test cases' if plan or request.test_case_ids else 'the default plan'})",
+        what=f"POST /v1/run ({_what_of(request)})",
         fingerprint=ledger.fingerprint(meaning, *([target] if target else [])),
         address=address_of(credentials, request.project_short_id),
         # A label stands for one start of one target: the next version is tested anew under the same label.
@@ -123,11 +132,12 @@ async def _start(
     )
     # Opened before the ledger knows of anything: unusable credentials leave no trace.
     async with credentials.get_client() as client:
+        wanted = Wanted(client, request)
 
         async def send() -> QATechRunRecord:
-            return _accepted("start", await client.start_run(request), plan)
+            return _accepted("start", await client.start_run(wanted.request), plan)
 
-        record = await ledger.once(call, send, post_seconds=credentials.timeout_seconds)
+        record = await ledger.once(call, send, post_seconds=credentials.timeout_seconds, prepare=wanted.prepare)
     await _announce(record, artifacts.artifact_key("run", record.plan_short_id or plan))
     return record
 
@@ -153,14 +163,39 @@ async def _rerun(
         rerun_of=run_short_id,
     )
     async with credentials.get_client() as client:
+        # The test cases of a gate's rerun are those that QA.tech has told: they are never taken for names.
+        wanted = Wanted(client, request, has_names=not ledger.is_of_campaign(label))
 
         async def send() -> QATechRunRecord:
-            started = await client.rerun(run_short_id, request, plan_short_id=plan)
+            started = await client.rerun(run_short_id, wanted.request, plan_short_id=plan)
             return _accepted("rerun", started, plan, rerun_of=run_short_id)
 
-        record = await ledger.once(call, send, post_seconds=credentials.timeout_seconds)
+        record = await ledger.once(call, send, post_seconds=credentials.timeout_seconds, prepare=wanted.prepare)
     await _announce(record, key or artifacts.artifact_key("rerun", run_short_id))
     return record
+
+
+class Wanted(Generic[RequestT]):
+    """A request on its way to its POST: before the intent, and only where nothing is on record, names become ids.
+
+    Attributes:
+        request: The request, as far as it is resolved.
+    """
+
+    def __init__(self, client: QATechClient, request: RequestT, *, has_names: bool = True) -> None:
+        self.request = request
+        self._client = client
+        self._has_names = has_names and needs_answers(request)
+
+    @property
+    def prepare(self) -> ledger.Prepare | None:
+        """What comes before the intent; None where nothing has to be asked for."""
+        return self._resolve if self._has_names or self._client.has_project_name else None
+
+    async def _resolve(self, flow_run_id: UUID | None) -> None:
+        await self._client.know_project()
+        if self._has_names:
+            self.request = await resolve(self._client, self.request, remembered_in(flow_run_id, self._client))
 
 
 def address_of(credentials: QATechCredentials, project_short_id: str | None = None) -> str:
@@ -168,6 +203,12 @@ def address_of(credentials: QATechCredentials, project_short_id: str | None = No
     project = project_short_id or credentials.project_short_id
     service = credentials.api_url.rstrip("/").removesuffix("/v1")
     return f"{service}, project {project}" if project else service
+
+
+def _what_of(request: QATechRunRequest) -> str:
+    if request.test_plan_short_id:
+        return request.test_plan_short_id
+    return "test cases" if request.test_case_ids or request.is_selection else "the default plan"
 
 
 def _filter_of(request: QATechRerunRequest) -> str:
@@ -247,7 +288,7 @@ def start_test_run(
     Args:
         credentials: How to reach QA.tech.
         request: What to run, and where; or, for short, the id of a test plan (`pln_...`). None is the project's default
-            plan.
+            plan. Names and labels in it are looked up before anything is sent, once in a flow run.
         target: What is tested: a commit, an image digest, a version of the data. A retry finds the run that was started
             for the same target, and starts one for another.
         label: Names this start within the flow run; required inside a task.
@@ -311,7 +352,7 @@ def rerun_test_run(
         credentials: How to reach QA.tech.
         run: The run to repeat: what its start or rerun returned, or its short id.
         failed_only: Only its failed, skipped and errored test cases; not together with `test_case_ids`.
-        test_case_ids: UUIDs of the test cases to repeat. With neither: everything.
+        test_case_ids: UUIDs or names of the test cases to repeat. With neither: everything.
         label: Names this rerun within the flow run; required inside a task.
         artifact_key: Key of the link artifact, instead of one made of the run's id.
         plan_short_id: The plan that the run is of, where the run's record does not tell it.

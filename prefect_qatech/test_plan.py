@@ -171,7 +171,7 @@ class QATechTestPlan(Checked, _JobBlock):
     applications: Several[QATechApplication] | None = Field(
         default=None,
         title="Applications",
-        description="Applications to test elsewhere than their plan says: a preview deployment, say.",
+        description="Applications, by id or name, to test elsewhere than their plan says: a preview deployment, say.",
     )
     policy: GatePolicy = Field(
         default=GatePolicy(), title="Policy", description="What is tolerated, how often is rerun, how long is waited."

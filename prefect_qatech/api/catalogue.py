@@ -152,12 +152,13 @@ class QATechNewTestCase(Request):
     Attributes:
         name: Its name, 1 to 80 characters.
         goal: What the agent is to do.
-        application_short_id: The application that it tests.
+        application_short_id: The application that it tests, by id or name.
         expected_result: What has to be seen in the end.
         config_short_ids: Configs that it uses.
         scenario_short_id: The scenario that it belongs to.
-        resume_from_dependency_project_test_case_id: UUID of the test case whose login and browser state it takes over.
-        wait_for_dependencies_project_test_case_ids: UUIDs of test cases that have to pass before.
+        resume_from_dependency_project_test_case_id: UUID or name of the test case whose login and browser state it
+            takes over.
+        wait_for_dependencies_project_test_case_ids: UUIDs or names of test cases that have to pass before.
         project_short_id: The project, where the token belongs to an organisation.
 
     Example:

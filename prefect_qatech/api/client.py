@@ -6,7 +6,7 @@ Answers are held against what was asked.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
@@ -21,7 +21,6 @@ from prefect_qatech.api.catalogue import (
     QATechCreatedTestCase,
     QATechEnvironmentInfo,
     QATechNewTestCase,
-    QATechProject,
     QATechReleaseCheck,
     QATechReleaseCheckRequest,
     QATechStartedReleaseCheck,
@@ -29,9 +28,10 @@ from prefect_qatech.api.catalogue import (
     QATechTraceStep,
 )
 from prefect_qatech.api.ids import check_id, check_run_short_id, names
-from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest
+from prefect_qatech.api.lists import Lists
+from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest, body_of
 from prefect_qatech.api.responses import QATechRun, QATechRunTestCaseDetails, QATechStartedRun
-from prefect_qatech.api.transport import MAX_RESPONSE_BYTES, ModelT, Transport
+from prefect_qatech.api.transport import MAX_RESPONSE_BYTES
 from prefect_qatech.api.uploads import BuildFile, UploadAddress, UploadedFile, put_file
 from prefect_qatech.exceptions import (
     BadRequestError,
@@ -46,14 +46,12 @@ from prefect_qatech.inputs import shown
 
 __all__ = ["MAX_RESPONSE_BYTES", "QATechClient"]
 
-PAGE_SIZE = 1_000
 MAX_TEST_CASES = 20_000
 MAX_TRACE_STEPS = 5_000
-_MAX_READINGS = 3
 _NOBODY = "00000000-0000-0000-0000-000000000000"
 
 
-class QATechClient(Transport):
+class QATechClient(Lists):
     """Client of the QA.tech API. Use it as an async context manager.
 
     Clients with the same token, address and time limits that are open in the same event loop share their connections.
@@ -62,7 +60,7 @@ class QATechClient(Transport):
     Args:
         api_token: The API token, or what gives it when the client is opened.
         api_url: Root of the service, without `/v1`.
-        project_short_id: Named in every call, where the token belongs to an organisation.
+        project_short_id: Named in every call, where the token belongs to an organisation; its id or name.
         timeout_seconds: Time limit of a whole request, from when it has its place among the connections.
         connect_timeout_seconds: Time limit for making the connection.
         max_response_bytes: Size limit of an answer.
@@ -93,7 +91,7 @@ class QATechClient(Transport):
             QATechAPIError: It was surely not started; `retryable` tells whether it may be sent again.
         """
         exchange = self._exchange("POST", "run", ids=request.ids())
-        run = await self._start(exchange, request.to_json())
+        run = await self._start(exchange, body_of(request))
         self._check_plan(request.test_plan_short_id, run, exchange)
         return run
 
@@ -119,7 +117,7 @@ class QATechClient(Transport):
         path = f"run/{check_run_short_id(run_short_id)}"
         ids = {"run": run_short_id, **request.ids()}
         exchange = self._exchange("POST", path, run_short_id=run_short_id, ids=ids)
-        run = await self._start(exchange, request.to_json())
+        run = await self._start(exchange, body_of(request))
         if run.run_short_id == run_short_id:
             raise exchange.outcome_unknown("the answer names the run that was to be rerun, and no new one")
         self._check_plan(plan_short_id, run, exchange)
@@ -140,7 +138,7 @@ class QATechClient(Transport):
         """
         exchange = self._exchange("POST", f"run/no-such-run-{uuid4().hex}")
         try:
-            await self._send(exchange, body=self._with_project({"failedOnly": True, "projectTestCaseIds": [_NOBODY]}))
+            await self._send(exchange, body={"failedOnly": True, "projectTestCaseIds": [_NOBODY]})
         except (BadRequestError, NotFoundError):
             return True
         except ForbiddenError:
@@ -188,14 +186,6 @@ class QATechClient(Transport):
                 f"QA.tech answered about another execution than {run_test_case_short_id}, which was asked for."
             )
         return details
-
-    async def list_projects(self) -> list[QATechProject]:
-        """Return the projects that the token may use (`GET /projects`).
-
-        Raises:
-            QATechAPIError: They could not be had; `retryable` tells whether another try may succeed.
-        """
-        return await self._list(QATechProject, "projects", "projects")
 
     async def list_applications(self) -> list[QATechApplicationInfo]:
         """Return the applications of the project (`GET /applications`).
@@ -320,7 +310,7 @@ class QATechClient(Transport):
             QATechAPIError: It was surely not created; `retryable` tells whether it may be sent again.
         """
         exchange = self._exchange("POST", "test-cases", ids=request.ids(), makes="test case")
-        answer = await self._send(exchange, body=self._with_project(request.to_json()))
+        answer = await self._send(exchange, body=body_of(request))
         return self._made(QATechCreatedTestCase, answer.get("testCase") if isinstance(answer, dict) else None, exchange)
 
     async def start_release_check(self, request: QATechReleaseCheckRequest) -> QATechStartedReleaseCheck:
@@ -334,7 +324,7 @@ class QATechClient(Transport):
             QATechAPIError: It was surely not started; `retryable` tells whether it may be sent again.
         """
         exchange = self._exchange("POST", "release-checks", ids=request.ids(), makes="release check")
-        answer = await self._send(exchange, body=self._with_project(request.to_json()))
+        answer = await self._send(exchange, body=body_of(request))
         return self._made(QATechStartedReleaseCheck, answer, exchange)
 
     async def get_release_check(self, release_check_short_id: str) -> QATechReleaseCheck:
@@ -400,7 +390,7 @@ class QATechClient(Transport):
         where = f"applications/{check_id(application_short_id)}/builds"
         exchange = self._exchange("POST", f"{where}/upload-url", ids=ids, makes="upload")
         try:
-            answer = await self._send(exchange, body=self._with_project({"fileName": file.name}))
+            answer = await self._send(exchange, body={"fileName": file.name})
             address = self._made(UploadAddress, answer, exchange)
         except StartOutcomeUnknown:
             told = f"{exchange} gave no address for the upload of {file.name}; it can be tried again."
@@ -422,70 +412,8 @@ class QATechClient(Transport):
         ids = {"application_short_id": application_short_id}
         path = f"applications/{check_id(application_short_id)}/builds"
         exchange = self._exchange("POST", path, ids=ids, makes="build")
-        body = {"platform": file.platform, "buildToken": file.build_token}
-        answer = await self._send(exchange, body=self._with_project(body))
+        answer = await self._send(exchange, body={"platform": file.platform, "buildToken": file.build_token})
         return self._made(QATechBuild, answer, exchange)
-
-    async def _list(
-        self,
-        model: type[ModelT],
-        path: str,
-        name: str,
-        *,
-        ids: Mapping[str, str] | None = None,
-        query: Mapping[str, str] | None = None,
-    ) -> list[ModelT]:
-        exchange = self._exchange("GET", path, ids=ids)
-        return self._items(model, await self._send(exchange, query=query), name, exchange)
-
-    def _items(self, model: type[ModelT], answer: Any, name: str, exchange: Exchange) -> list[ModelT]:
-        items = answer.get(name) if isinstance(answer, dict) else None
-        if not isinstance(items, list):
-            raise exchange.undocumented(f"The answer to {exchange} has no list of {name}.")
-        return [self._parse(model, item, exchange) for item in items]
-
-    async def _pages(
-        self,
-        model: type[ModelT],
-        path: str,
-        name: str,
-        query: Mapping[str, str],
-        *,
-        key: Callable[[ModelT], str],
-        max_items: int,
-    ) -> list[ModelT]:
-        exchange = self._exchange("GET", path)
-        for _ in range(_MAX_READINGS):
-            found: list[ModelT] = []
-            while True:
-                offset = max(0, len(found) - 1)
-                page = {**query, "limit": str(PAGE_SIZE), "offset": str(offset)}
-                answer = await self._send(exchange, query=page)
-                items = self._items(model, answer, name, exchange)
-                if found and (not items or key(items[0]) != key(found[-1])):
-                    break  # the list has changed: read it again
-                new = items[1:] if found else items
-                found += new
-                if len(found) > max_items:
-                    raise exchange.undocumented(f"{exchange} gave more than {max_items:,}: narrow what is asked for.")
-                total = answer.get("total") if isinstance(answer, dict) else None
-                is_whole = len(found) >= total if isinstance(total, int) else len(items) < PAGE_SIZE
-                if not new or is_whole:
-                    return list({key(item): item for item in found}.values())
-        raise exchange.undocumented(f"The list of {exchange} changed each time while it was read.")
-
-    def _with_project(self, body: dict[str, Any]) -> dict[str, Any]:
-        return body if self._project_short_id is None else {"projectShortId": self._project_short_id, **body}
-
-    def _made(self, model: type[ModelT], answer: Any, exchange: Exchange) -> ModelT:
-        """Read the answer to a POST that was carried out; one that cannot be read leaves its outcome unknown."""
-        if isinstance(answer, dict) and not answer.get("success", True):
-            raise exchange.outcome_unknown("the answer says success: false")
-        try:
-            return model.model_validate(answer)
-        except ValidationError:
-            pass
-        raise exchange.outcome_unknown("the answer does not name it")
 
     def _check_plan(self, asked: str | None, run: QATechStartedRun, exchange: Exchange) -> None:
         started = run.test_plan.short_id if run.test_plan else None
@@ -506,7 +434,7 @@ class QATechClient(Transport):
         )
 
     async def _start(self, exchange: Exchange, body: dict[str, Any]) -> QATechStartedRun:
-        answer = await self._send(exchange, body=self._with_project(body))
+        answer = await self._send(exchange, body=body)
         try:
             run = QATechStartedRun.model_validate(answer["run"])
         except (KeyError, TypeError, ValidationError):

@@ -57,6 +57,30 @@ def check_id(value: str, what: str = "an id") -> str:
     return value
 
 
+def check_name_or_id(value: str, what: str) -> str:
+    """Check that a text can be the name of something, or its id.
+
+    Args:
+        value: The text.
+        what: What it is the name of, with an example.
+
+    Returns:
+        The same text.
+
+    Raises:
+        InvalidInputError: It cannot be one.
+    """
+    fault = _fault_of_name(value)
+    if fault:
+        raise InvalidInputError(f"{shown(value)} {fault}: {what} is needed")
+    return value
+
+
+def is_prefixed(text: str) -> bool:
+    """Return whether a text has the form that QA.tech documents for short ids, such as `app-shop_abc123`."""
+    return _kind_of(text) is not None
+
+
 def check_run_short_id(run_short_id: str) -> str:
     """Check that a text can be a run's short id, as `check_id` does.
 
@@ -121,23 +145,33 @@ def described(field: str, short_id: str) -> str:
         described("test_plan_short_id", "app_x1")  # "test_plan_short_id 'app_x1', which looks like an application's"
         ```
     """
-    prefix = re.match(r"([a-z]+)(?:-.+)?_", short_id)
-    kind = _KINDS.get(prefix[1]) if prefix else None
+    kind = _kind_of(short_id)
     is_else = kind is not None and kind.split()[-1].removesuffix("'s") not in field
     return f"{field} {shown(short_id)}" + (f", which looks like {kind}" if is_else else "")
 
 
-def _fault_of(value: object) -> str | None:
+def _kind_of(short_id: str) -> str | None:
+    prefix = re.match(r"([a-z]+)(?:-.+)?_.", short_id)
+    return _KINDS.get(prefix[1]) if prefix else None
+
+
+def _fault_of_name(value: object) -> str | None:
     if not isinstance(value, str):
         return "is not a text"
-    if not value:
+    if not value.strip():
         return "is empty"
     if len(value) > MAX_ID_LENGTH:
         return f"is longer than {MAX_ID_LENGTH} characters"
+    return None if value.isprintable() else "has characters that do not show"
+
+
+def _fault_of(value: object) -> str | None:
+    if not isinstance(value, str) or not value or len(value) > MAX_ID_LENGTH:
+        return _fault_of_name(value)
     if any(character.isspace() for character in value):
         return "has blanks"
-    if not value.isprintable():
-        return "has characters that do not show"
+    if fault := _fault_of_name(value):
+        return fault
     if found := next((character for character in value if character in "/?#%"), None):
         return f'has a "{found}"'
     return "is nothing but dots" if not value.strip(".") else None
@@ -151,14 +185,18 @@ def _id_of(what: str) -> AfterValidator:
     return AfterValidator(lambda value: check_id(value, what))
 
 
+def _name_or_id_of(what: str) -> AfterValidator:
+    return AfterValidator(lambda value: check_name_or_id(value, what))
+
+
 TestPlanShortId = Annotated[str, _id_of("a test plan's short id, such as 'pln_abc123',")]
-ApplicationShortId = Annotated[str, _id_of("an application's short id, such as 'app_abc123',")]
-EnvironmentShortId = Annotated[str, _id_of("an environment's short id, such as 'env_abc123',")]
+ApplicationShortId = Annotated[str, _name_or_id_of("an application's short id, such as 'app_abc123', or its name")]
+EnvironmentShortId = Annotated[str, _name_or_id_of("an environment's short id, such as 'env_abc123', or its name")]
 DevicePresetShortId = Annotated[str, _id_of("a device preset's short id, such as 'preset_abc123',")]
-ProjectShortId = Annotated[str, _id_of("a project's short id, such as 'proj_abc123',")]
+ProjectShortId = Annotated[str, _name_or_id_of("a project's short id, such as 'proj_abc123', or its name")]
 ScenarioShortId = Annotated[str, _id_of("a scenario's short id, such as 'scenario_abc123',")]
 BuildShortId = Annotated[str, _id_of("an application build's short id, such as 'bld_abc123',")]
 ConfigKey = Annotated[str, _id_of("a config's short id, such as 'cfg_abc123', or its slug")]
 RunShortId = Annotated[str, AfterValidator(check_run_short_id)]
-TestCaseId = Annotated[str, BeforeValidator(_text_of_uuid), _id_of("a test case's UUID")]
+TestCaseId = Annotated[str, BeforeValidator(_text_of_uuid), _name_or_id_of("a test case's UUID or its name")]
 EnvironmentId = Annotated[str, BeforeValidator(_text_of_uuid), _id_of("an environment's UUID")]

@@ -45,7 +45,7 @@ class QATechEnvironment(Request):
     Attributes:
         url: Address of a deployment, a preview for example.
         name: A name for that address in the service's reports.
-        short_id: Short id of a saved environment, `env_...`.
+        short_id: Short id of a saved environment, `env_...`, or its name.
         application_build_short_id: Short id of a mobile build, `bld_...` or `build_...`.
 
     Example:
@@ -73,7 +73,7 @@ class QATechApplication(Request):
     """An application of the project, tested somewhere else or on another device than the plan says.
 
     Attributes:
-        application_short_id: Short id of the application, `app_...`.
+        application_short_id: Short id of the application, `app_...`, or its name.
         environment: Where it runs; the plan's own environment when absent.
         device_preset_short_id: Short id of a device preset, `preset_...`.
 
@@ -137,23 +137,32 @@ class QATechParameters(Request):
 class QATechRunRequest(Request):
     """Body of `POST /run`: what to test, where. Without any field, the project's default test plan.
 
+    - What is run is a plan, test cases, or the enabled test cases of some labels or of an application.
+    - Applications, environments, test cases and the project are given by id or by name. What looks like an id
+      (`app_...`, a UUID) is taken as one; a name must be exact, and that of one thing only.
+
     Attributes:
-        test_plan_short_id: The plan to run, `pln_...`; not together with test cases.
-        test_case_ids: UUIDs of the test cases to run; not together with a plan.
+        test_plan_short_id: The plan to run, `pln_...`.
+        test_case_ids: UUIDs or names of the test cases to run.
+        labels: Run the test cases that have all of these labels.
+        application_short_id: Run the test cases of this application.
         applications: Applications to test elsewhere than their plan says.
         notifications: Slack channels to tell.
         github: The GitHub event behind the run; makes `trigger` GITHUB.
         parameters: Values for the project's configs.
-        project_short_id: The project, `proj_...`, where the token belongs to an organisation.
+        project_short_id: The project, `proj_...` or its name, where the token belongs to an organisation.
 
     Example:
         ```python
         QATechRunRequest(test_plan_short_id="pln_smoke", applications=[...])
+        QATechRunRequest(labels=["smoke"], application_short_id="Shop")
         ```
     """
 
     test_plan_short_id: TestPlanShortId | None = Field(default=None, title="Test plan")
     test_case_ids: list[TestCaseId] | None = Field(default=None, min_length=1, title="Test cases")
+    labels: list[FilledText] | None = Field(default=None, min_length=1, title="Test cases with these labels")
+    application_short_id: ApplicationShortId | None = Field(default=None, title="Test cases of this application")
     applications: Several[QATechApplication] | None = Field(default=None, title="Applications")
     notifications: Several[QATechNotification] | None = Field(default=None, min_length=1, title="Notifications")
     github: QATechGitHubTrigger | None = Field(default=None, title="GitHub event")
@@ -164,13 +173,40 @@ class QATechRunRequest(Request):
     def _plan_or_cases(self) -> QATechRunRequest:
         if self.test_plan_short_id is not None and self.test_case_ids is not None:
             raise ValueError("give a test plan or test cases, not both")
+        if self.is_selection and (self.test_plan_short_id is not None or self.test_case_ids is not None):
+            raise ValueError(
+                "labels and application_short_id say which test cases are run: give them instead of a test plan or "
+                "test cases; where an application is tested, `applications` says"
+            )
         return self
+
+    @property
+    def is_selection(self) -> bool:
+        """Whether the test cases that are run have to be found by labels or application."""
+        return self.labels is not None or self.application_short_id is not None
 
     def to_json(self) -> dict[str, Any]:
         """Return the body that goes over the wire; the GitHub fields stand at its top level."""
         body = super().to_json()
         github = body.pop("github", None)
         return {**body, "trigger": "API"} if github is None else {**body, "trigger": "GITHUB", **github}
+
+
+def body_of(request: Request) -> dict[str, Any]:
+    """Return the body of a request, which has to have ids in place of names, and test cases in place of labels.
+
+    Args:
+        request: A request; `prefect_qatech.api.lookup.resolve` makes such a one.
+
+    Raises:
+        InvalidInputError: It has labels. The API ignores fields that it does not know, and would run the default plan.
+    """
+    if isinstance(request, QATechRunRequest) and request.is_selection:
+        raise InvalidInputError(
+            "labels and application_short_id have to be resolved to test cases before a run is started, as "
+            "start_test_run and release_gate do; the API does not know them."
+        )
+    return request.to_json()
 
 
 def as_request(request: QATechRunRequest | str | None) -> QATechRunRequest:
@@ -199,8 +235,8 @@ class QATechRerunRequest(Request):
 
     Attributes:
         failed_only: Rerun the failed, skipped and errored test cases.
-        test_case_ids: UUIDs of the test cases to rerun (`projectTestCaseIds` of the API).
-        project_short_id: The project, where the token belongs to an organisation.
+        test_case_ids: UUIDs or names of the test cases to rerun (`projectTestCaseIds` of the API).
+        project_short_id: The project, or its name, where the token belongs to an organisation.
     """
 
     failed_only: bool = False

@@ -162,8 +162,11 @@ class Transport:
         self, exchange: Exchange, query: Mapping[str, str] | None, body: Mapping[str, Any] | None, with_token: bool
     ) -> tuple[Any, QATechAPIError | StartOutcomeUnknown | None]:
         params = dict(query or {})
-        if exchange.method == "GET" and self._project_short_id is not None:
-            params["projectShortId"] = self._project_short_id
+        if (project := await self._project_of(exchange)) is not None:
+            if exchange.method == "GET":
+                params["projectShortId"] = project
+            elif body is not None:
+                body = {"projectShortId": project, **body}
         # httpx takes an address apart three times where it has to put it together itself.
         address = f"{self.api_url}{exchange.path}{f'?{urlencode(params)}' if params else ''}"
         trace = _Trace()
@@ -196,6 +199,14 @@ class Transport:
         except NotJSONError as error:
             kind = self._clean(response.headers.get("content-type", "no content type"))
             return None, exchange.unreadable(response.status_code, f"{error} ({kind})")
+
+    async def _project_of(self, exchange: Exchange) -> str | None:
+        """Return the id of the project that a request names."""
+        return self._project_short_id
+
+    def digest(self) -> str:
+        """Return a name for what this token sees at this address; it means nothing outside of the process."""
+        return connections.digest(self._token.get_secret_value(), self.api_url, self._project_short_id)
 
     @asynccontextmanager
     async def _connection_for(self, method: str) -> AsyncIterator[httpx.AsyncClient]:

@@ -57,7 +57,7 @@ class Request(Checked):
             for place, item in (items or {name: value}).items():
                 if isinstance(item, Request):
                     found |= {f"{place}.{inner}": short_id for inner, short_id in item.ids().items()}
-                elif isinstance(item, str) and (name.endswith("short_id") or name == "test_case_ids"):
+                elif isinstance(item, str) and name.endswith(("short_id", "test_case_id", "test_case_ids")):
                     found[place] = item
         return found
 

@@ -236,7 +236,7 @@ async def check_project(where: Where) -> Answer:
     named = where.credentials.project_short_id
     there = ", ".join(f"{project.short_id} ({project.name})" for project in where.projects[:10]) or "none"
     if named is not None:
-        found = [project for project in where.projects if names(named, project.short_id)]
+        found = [project for project in where.projects if named == project.name or names(named, project.short_id)]
         if not found:
             return "wrong", f"The token sees no project {named}. It sees: {there}.", "Correct QATECH_PROJECT_SHORT_ID."
         return "ok", f"{found[0].short_id} ({found[0].name})", ""

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -18,13 +18,12 @@ from cyclopts import Group, Parameter
 
 from prefect_qatech.api.client import QATechClient
 from prefect_qatech.api.ids import check_run_short_id
+from prefect_qatech.api.lookup import resolve
 from prefect_qatech.api.requests import QATechApplication, QATechEnvironment, QATechRerunRequest, QATechRunRequest
 from prefect_qatech.api.responses import QATechRun, QATechStartedRun
-from prefect_qatech.cli.ci import tell_ci_of_an_error
 from prefect_qatech.cli.disk import FIRST, RunJournal, check_journal_directory
 from prefect_qatech.cli.display import Display, display_for, one_line
 from prefect_qatech.cli.exits import EXIT_CODES, INTERRUPTED, end
-from prefect_qatech.cli.layout import show as show_lines
 from prefect_qatech.cli.result import check_can_write, forget_older, show
 from prefect_qatech.cli.steps import Mode, TerminalSteps
 from prefect_qatech.credentials import QATechCredentials
@@ -170,6 +169,8 @@ def run(
     *,
     plan: Annotated[str | None, Parameter(group=_WHAT)] = None,
     test_case: Annotated[list[str] | None, Parameter(group=_WHAT, negative="")] = None,
+    label: Annotated[list[str] | None, Parameter(group=_WHAT, negative="")] = None,
+    application: Annotated[str | None, Parameter(group=_WHAT)] = None,
     url: Annotated[list[str] | None, Parameter(group=_WHAT, negative="")] = None,
     environment: Annotated[list[str] | None, Parameter(group=_WHAT, negative="")] = None,
     build: Annotated[list[str] | None, Parameter(group=_WHAT, negative="")] = None,
@@ -187,8 +188,11 @@ def run(
 
     Args:
         plan: The test plan, pln_...; the project's default plan when absent.
-        test_case: UUID of a test case, instead of a plan; may be repeated.
-        url: APPLICATION=ADDRESS, where an application is tested; may be repeated.
+        test_case: UUID or name of a test case, instead of a plan; may be repeated.
+        label: Run the enabled test cases with this label, instead of a plan; with several, those that have all.
+        application: Run the enabled test cases of this application, instead of a plan.
+        url: APPLICATION=ADDRESS, where an application is tested; may be repeated. Applications and environments are
+            given by id or name.
         environment: APPLICATION=ENVIRONMENT, a saved environment; may be repeated.
         build: APPLICATION=BUILD, a mobile build; may be repeated.
         target: What is tested: a commit, say. With --resume, evidence for the same target is kept.
@@ -200,11 +204,18 @@ def run(
         request = QATechRunRequest(
             test_plan_short_id=plan,
             test_case_ids=test_case,
+            labels=label,
+            application_short_id=application,
             applications=_applications(url, environment, build),
         )
+        wanted = request
+
+        async def prepare(client: QATechClient) -> None:
+            nonlocal wanted
+            wanted = await resolve(client, request)
 
         async def start(client: QATechClient) -> QATechStartedRun:
-            return await client.start_run(request)
+            return await client.start_run(wanted)
 
         asked = {"request": request.to_json(), "target": target}
         policy = rules.to_policy()
@@ -215,6 +226,7 @@ def run(
             display,
             policy.deadline_seconds,
             start=start,
+            prepare=prepare,
             plan_short_id=plan,
             target=target,
             mode=mode,
@@ -243,7 +255,7 @@ def rerun(
     Args:
         run: The run's short id, the last part of its address.
         failed_only: Only what failed, was skipped or ended in an error.
-        test_case: UUID of a test case to repeat; may be repeated.
+        test_case: UUID or name of a test case to repeat; may be repeated.
         target: What is tested: a commit, say.
     """
 
@@ -252,9 +264,14 @@ def rerun(
         credentials = QATechCredentials.from_env()
         request = QATechRerunRequest(failed_only=failed_only, test_case_ids=test_case)
         base = check_run_short_id(run)
+        wanted = request
+
+        async def prepare(client: QATechClient) -> None:
+            nonlocal wanted
+            wanted = await resolve(client, request)
 
         async def start(client: QATechClient) -> QATechStartedRun:
-            return await client.rerun(base, request)
+            return await client.rerun(base, wanted)
 
         asked = {"rerun": request.to_json(), "of": base, "target": target}
         policy = rules.to_policy(reruns_unasked=False)
@@ -265,6 +282,7 @@ def rerun(
             display,
             policy.deadline_seconds,
             start=start,
+            prepare=prepare,
             notes=(f"Only what was run again is judged here, which may be a part of the tests of run {base}.",),
             target=target,
             mode=mode,
@@ -326,17 +344,20 @@ def status(run: str, /, *, json: Annotated[bool, Parameter(negative="")] = False
         found = asyncio.run(look())
     except (QATechError, ValueError) as error:
         end(one_line(str(error)))
-    show_lines([found.model_dump_json(by_alias=False)] if json else _status_lines(found))
+    if json:
+        print(found.model_dump_json(by_alias=False))
+    else:
+        result = f" ({found.result})" if found.result else ""
+        print(
+            one_line(
+                f"Run {found.run_short_id}: {found.status or 'no status'}{result}, "
+                f"{found.finished_test_count} of {len(found.test_cases)} test cases finished"
+            )
+        )
+        for case in found.test_cases:
+            why = f": {case.result_title}" if case.result_title else ""
+            print(f"  {one_line(case.result or case.status):<9} {one_line(case.name + why)}")
     sys.exit(0)
-
-
-def _status_lines(run: QATechRun) -> Iterator[str]:
-    result = f" ({run.result})" if run.result else ""
-    told = f"{run.finished_test_count} of {len(run.test_cases)} test cases finished"
-    yield one_line(f"Run {run.run_short_id}: {run.status or 'no status'}{result}, {told}")
-    for case in run.test_cases:
-        why = f": {case.result_title}" if case.result_title else ""
-        yield f"  {one_line(case.result or case.status):<9} {one_line(case.name + why)}"
 
 
 def _campaign(steps: TerminalSteps, policy: GatePolicy, plan: str | None, target: str | None) -> GateCampaign:
@@ -389,10 +410,9 @@ def _gate(work: Any, output: Output, *, resume: bool) -> Never:
         sys.exit(INTERRUPTED)
     except (QATechError, ValueError, OSError) as error:
         display.close()
-        with suppress(OSError):
-            if output.json:
-                show_lines([json.dumps({"error": type(error).__name__, "message": str(error)})])
-            show_lines(tell_ci_of_an_error(error, os.environ), sys.stderr)
+        if output.json:
+            with suppress(OSError):
+                print(json.dumps({"error": type(error).__name__, "message": str(error)}))
         end(one_line(str(error)))
     sys.exit(EXIT_CODES[report.verdict])
 

@@ -36,6 +36,7 @@ T = TypeVar("T")
 RETRY_DELAYS_SECONDS = (2.0, 10.0, 30.0)
 
 Start = Callable[[QATechClient], Awaitable[QATechStartedRun]]
+Prepare = Callable[[QATechClient], Awaitable[None]]
 Mode = Literal["new", "resume", "anew"]
 
 
@@ -49,6 +50,7 @@ class TerminalSteps:
         display: Shows what goes on.
         deadline_seconds: How long the campaign has.
         start: Sends the POST of the first run; None where `attached` is judged.
+        prepare: Comes before that POST and may fail, as it starts nothing: finds out what the names mean.
         attached: A run that was started elsewhere.
         plan_short_id: The plan that is asked for.
         target: What is tested, where it is named.
@@ -63,6 +65,7 @@ class TerminalSteps:
     display: Display
     deadline_seconds: float
     start: Start | None = None
+    prepare: Prepare | None = None
     attached: QATechRunRecord | None = None
     plan_short_id: str | None = None
     target: str | None = None
@@ -95,7 +98,7 @@ class TerminalSteps:
             self.journal.reopen()
         if self.mode == "resume" and not self.journal.has_begun():
             self.display.tell("Nothing is on record for this request and target: a run is started.")
-        first = await self._once(FIRST, self._start, self.deadline_seconds)
+        first = await self._once(FIRST, self._start, self.deadline_seconds, prepare=self.prepare)
         self.display.started(first)
         # A crash gives no more time; who asks again after a verdict gives it anew.
         passed = 0.0 if verdict is not None else (datetime.now(timezone.utc) - first.started_at).total_seconds()
@@ -166,7 +169,12 @@ class TerminalSteps:
         return record_of("start", await self.start(client), self.plan_short_id)
 
     async def _once(
-        self, slot: str, send: Callable[[QATechClient], Awaitable[QATechRunRecord]], seconds_left: float
+        self,
+        slot: str,
+        send: Callable[[QATechClient], Awaitable[QATechRunRecord]],
+        seconds_left: float,
+        *,
+        prepare: Prepare | None = None,
     ) -> QATechRunRecord:
         """Send a POST once, or find what it has started; it is sent again only where it surely was not accepted."""
         if (record := self.journal.find(slot)) is not None:
@@ -179,9 +187,11 @@ class TerminalSteps:
         delays = iter(RETRY_DELAYS_SECONDS)
         async with self.credentials.get_client() as client:
             while True:
-                if (nonce := self.journal.open_intent(slot)) is None:
-                    raise self._unknown(slot)
                 try:
+                    if prepare is not None and not self.journal.has_open_intent(slot):
+                        await prepare(client)
+                    if (nonce := self.journal.open_intent(slot)) is None:
+                        raise self._unknown(slot)
                     return await _to_the_end(self._send_and_keep(slot, nonce, send(client)))
                 except QATechAPIError as error:
                     refused = error

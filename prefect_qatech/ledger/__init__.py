@@ -42,12 +42,13 @@ from prefect_qatech.ledger.slots import (
     same_attempt,
     short_id_of,
 )
-from prefect_qatech.ledger.store import Ledger, attach, once
+from prefect_qatech.ledger.store import Ledger, Prepare, attach, is_of_campaign, once
 
 __all__ = [
     "Call",
     "Chain",
     "Ledger",
+    "Prepare",
     "QATechLedgerEntry",
     "QATechRunRecord",
     "aattach_run",
@@ -61,6 +62,7 @@ __all__ = [
     "first_run_of",
     "flow_run_of",
     "forget_calls",
+    "is_of_campaign",
     "is_on_record",
     "locate",
     "once",

@@ -319,11 +319,7 @@ class Ledger:
         return entry.run.model_copy(update=self._where(entry.slot) | {"found": True})
 
     def _check_that_it_fits(self, call: Call, entry: QATechLedgerEntry) -> None:
-        if (
-            call.label is not None
-            and entry.fingerprint != call.fingerprint
-            and not _OF_A_CAMPAIGN.fullmatch(call.label)
-        ):
+        if call.label is not None and entry.fingerprint != call.fingerprint and not is_of_campaign(call.label):
             raise conflict(
                 entry,
                 f'The label "{call.label}" stands for {entry.what} in this flow run ({entry.outcome}), and this call '
@@ -402,6 +398,11 @@ class Ledger:
             if entry.kind != "attach" and run is not None and run.identity == record.identity:
                 return run.model_copy(update={name: getattr(record, name) for name in ("slot", "flow_run_id", "found")})
         return record
+
+
+def is_of_campaign(label: str | None) -> bool:
+    """Return whether a label is that of a gate's rerun."""
+    return label is not None and _OF_A_CAMPAIGN.fullmatch(label) is not None
 
 
 def _warn_of_left_behind(call: Call, entries: Sequence[QATechLedgerEntry]) -> None:

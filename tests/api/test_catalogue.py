@@ -23,7 +23,7 @@ from prefect_qatech import (
     QATechRunRequest,
     StartOutcomeUnknown,
 )
-from prefect_qatech.api import client as module
+from prefect_qatech.api import lists as module
 from prefect_qatech.sandbox import Sandbox
 from tests.support import credentials_for
 from tests.wire import TOKEN, Service, answer

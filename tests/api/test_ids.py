@@ -71,6 +71,11 @@ NO_IDS = [
     5,
     ["abc"],
 ]
+NO_NAMES = [value for value in NO_IDS if not isinstance(value, str) or not value.isprintable() or len(value) > 200]
+NO_NAMES += ["", " "]
+NAMED = ["application", "environment", "project", "test case"]
+"""These fields take names as well: what is no id may be one."""
+
 FIELDS: dict[str, Any] = {
     "plan": lambda value: QATechRunRequest(test_plan_short_id=value).test_plan_short_id,
     "application": lambda value: QATechApplication(application_short_id=value).application_short_id,
@@ -101,6 +106,9 @@ def test_what_cannot_be_an_id_is_refused(field: str) -> None:
     for value in NO_IDS:
         if isinstance(value, list) and field in ("config", "environment of configs"):
             continue  # no key of a mapping
+        if field in NAMED and value not in NO_NAMES:
+            assert FIELDS[field](value) == value
+            continue
         with pytest.raises(ValueError) as caught:  # noqa: PT011 - pydantic's own, where an answer is read
             pytest.fail(f"{value!r} was taken as {FIELDS[field](value)!r}")
         if field not in ("run in an answer", "started run"):
@@ -119,8 +127,8 @@ def test_a_uuid_is_taken_as_its_text(field: str) -> None:
     [
         ("run", "https://app.qa.tech/p/shop/results/abc123", """has a "/": a run's short id, such as 'abc123' (the"""),
         ("plan", "check out", "test_plan_short_id: 'check out' has blanks: a test plan's short id, such as 'pln_abc1"),
-        ("application", "", "application_short_id: '' is empty: an application's short id, such as 'app_abc123', is"),
-        ("test case", "Pay by card", "test_case_ids.0: 'Pay by card' has blanks: a test case's UUID is needed"),
+        ("application", "", "application_short_id: '' is empty: an application's short id, such as 'app_abc123', or"),
+        ("test case", " ", "test_case_ids.0: ' ' is empty: a test case's UUID or its name is needed"),
         ("environment of configs", "..", "an environment's UUID is needed"),
     ],
 )
