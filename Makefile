@@ -59,7 +59,9 @@ lint: .venv/.installed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# Gates under faults and kills; as root.
 soak: .venv/.installed
+	tests/scale/install-servers
 	$(BIN)/python -m tests.soak
 
 bench: .venv/.installed

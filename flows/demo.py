@@ -81,7 +81,8 @@ def main() -> int:
         print(
             f"\nTo look at the flow runs, their logs and the reports (Artifacts):\n"
             f"  PREFECT_HOME={prefect_home} {Path(sys.executable).parent / 'prefect'} server start\n"
-            f"and open http://127.0.0.1:4200"
+            "and open http://127.0.0.1:4200. The addresses of runs and of the shop are dead:\n"
+            "the sandbox and the shop's servers have ended with the demo."
         )
     return worker.returncode
 

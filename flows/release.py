@@ -28,6 +28,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -314,4 +315,9 @@ def _is_loopback(url: str) -> bool:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:]:
+        sys.exit(
+            f"{sys.argv[1]}: this serves the flow, and each run of it is told what to deploy; in a clone of the "
+            "repository, python -m flows.storefront releases v1-good, v2-stumbles or v3-broken of a sample shop."
+        )
     release.serve(name="release")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from difflib import get_close_matches
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -26,6 +26,7 @@ from prefect_qatech.exceptions import InvalidInputError
 
 _MAX_FAULTS = 3
 _MAX_SHOWN = 80
+_MAX_DEPTH = 3
 _SINGLE_ITEM = " (put a single item into [...])"
 _NO_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -214,10 +215,45 @@ def _part_of_place(part: int | str) -> str:
     return text if text.isprintable() and len(text) <= _MAX_SHOWN else shown(part)
 
 
+def _model_at(model: type[BaseModel], place: tuple[int | str, ...]) -> type[BaseModel]:
+    """Return the model that a fault's place is in."""
+    for part in place:
+        field = model.model_fields.get(str(part))
+        if field is not None and (models := _models_of(field.annotation)):
+            model = models[0]
+    return model
+
+
+def _where_it_is(name: str, model: type[BaseModel]) -> str:
+    """Say which field was probably meant: one of a like name, or one of that name further inside."""
+    fields = model.model_fields
+    alike = get_close_matches(name, fields, n=1) or [field for field in fields if f"_{name}_" in f"_{field}_"]
+    if len(alike) == 1:
+        return f"; did you mean {alike[0]}?"
+    inside = _inside(name, model, _MAX_DEPTH)
+    return f"; it goes into {inside}" if inside else ""
+
+
+def _inside(name: str, model: type[BaseModel], depth: int) -> str | None:
+    for field, info in model.model_fields.items() if depth else ():
+        for inner in _models_of(info.annotation):
+            rest = f"{name}=..." if name in inner.model_fields else _inside(name, inner, depth - 1)
+            if rest is not None:
+                value = f"{inner.__name__}({rest})"
+                return f"{field}=[{value}]" if "list" in str(info.annotation) else f"{field}={value}"
+    return None
+
+
+def _models_of(annotation: Any) -> list[type[BaseModel]]:
+    """Return the models that a field may hold, or hold several of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_of(part)]
+
+
 def _sentence(model: type[BaseModel], fault: Any, cause: object) -> str:
     if fault["type"] == "extra_forbidden":
-        alike = get_close_matches(str(fault["loc"][-1]), model.model_fields, n=1)
-        return "There is no such field" + (f"; did you mean {alike[0]}?" if alike else "")
+        return f"There is no such field{_where_it_is(str(fault['loc'][-1]), _model_at(model, fault['loc'][:-1]))}"
     # Our own sentences say what was given, where that may be said.
     if cause is not None or fault["type"] == "missing" or model.model_config.get("hide_input_in_errors"):
         return str(cause or fault["msg"])

@@ -53,6 +53,31 @@ CASE = "a1b2c3d4-e5f6-4789-a012-3456789abcde"
         ),
         (QATechApplication, {}, "application_short_id: Field required", ("application_short_id",)),
         (
+            QATechApplication,
+            {"application_short_id": "app_shop", "url": "https://shop.example.com"},
+            "url: There is no such field; it goes into environment=QATechEnvironment(url=...)",
+            ("url",),
+        ),
+        (
+            QATechRunRequest,
+            {"url": "https://shop.example.com"},
+            "url: There is no such field; it goes into "
+            "applications=[QATechApplication(environment=QATechEnvironment(url=...))]",
+            ("url",),
+        ),
+        (
+            QATechRunRequest,
+            {"applications": [{"application_short_id": "app_shop", "url": "https://shop.example.com"}]},
+            "applications.0.url: There is no such field; it goes into environment=QATechEnvironment(url=...)",
+            ("applications.0.url",),
+        ),
+        (
+            QATechRunRequest,
+            {"plan": "pln_smoke"},
+            "plan: There is no such field; did you mean test_plan_short_id?",
+            ("plan",),
+        ),
+        (
             QATechRunRequest,
             {"applications": {"application_short_id": "app_1"}},
             "applications: Input should be a valid list (put a single item into [...]), not "

@@ -29,6 +29,8 @@ def main() -> None:
     parser.add_argument("--application", default=APPLICATION, help="short id of the application at QA.tech")
     parser.add_argument("--plan", default=TEST_PLAN, help="short id of the test plan")
     given = parser.parse_args()
+    if given.version not in deploy.VERSIONS:
+        sys.exit(f"There is no version {given.version}; there are {', '.join(deploy.VERSIONS)}.")
     with contextlib.ExitStack() as stack:
         site = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="storefront-")))
         try:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable
+from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TypeVar
-from uuid import UUID
+from typing import cast
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CoercionError, CycloptsError
 
 from prefect_qatech.cli.exits import ERROR, end
-
-T = TypeVar("T")
 
 _GUIDE = "https://prefect-qatech.github.io/prefect-qatech/guides/deploy/"
 
@@ -34,6 +32,12 @@ for name, about in {
 }.items():
     app.command(f"prefect_qatech.cli.run:{name}", help=about)
 app.command("prefect_qatech.cli.list:list_", name="list", help="List what the project has, with its ids.")
+app.command(
+    "prefect_qatech.cli.explain:explain",
+    name="explain",
+    help="Say rule by rule why a gate's verdict is what it is, and what another policy would have said; offline.\n\n"
+    "Exit codes: 0 pass, 1 fail, 2 inconclusive, 3 a file that cannot be read.",
+)
 app.command(
     "prefect_qatech.cli.doctor:doctor",
     name="doctor",
@@ -92,90 +96,53 @@ def init(directory: Path) -> None:
     print("The test needs pytest and the extra sandbox.")
 
 
-@app.command
-def explain(verdict_file: Path, *, policy: Path | None = None) -> None:
-    """Say rule by rule why a gate's verdict is what it is, and what another policy would have said; offline.
-
-    Exit codes: 0 pass, 1 fail, 2 inconclusive, 3 a file that cannot be read.
-
-    Args:
-        verdict_file: A `verdict.json`.
-        policy: Another policy, YAML or JSON, with the fields of `GatePolicy`.
-    """
-    from prefect_qatech.report import explain_command
-
-    sys.exit(explain_command(verdict_file, policy))
-
-
-ledger = App(
+_ledger = App(
     name="ledger",
     help="What a flow run has started: list it; attach the run that an open intent has started, or clear the intent.",
 )
-app.command(ledger)
+app.command(_ledger)
 
 
-@ledger.command(name="list")
-def ledger_list(flow_run_id: UUID) -> None:
-    """List the slots of a flow run's ledger.
-
-    Args:
-        flow_run_id: The flow run, or a sub-flow run of it.
-    """
-    from prefect_qatech.ledger import read_ledger
-
-    entries = _orend(lambda: read_ledger(flow_run_id))
-    for entry in entries:
-        run = f"{entry.run.run_short_id}  {entry.run.run_url or ''}" if entry.run else "OPEN: outcome unknown"
-        if entry.run is not None and entry.run.not_as_asked is not None:
-            run = f"{run.rstrip()}  NOT WHAT WAS ASKED FOR: no call gets it"
-        label = f"  label {entry.label!r}" if entry.label else ""
-        print(f"{entry.slot}  {entry.sent_at:%Y-%m-%d %H:%M:%S} UTC  {entry.what}{label}  {run}".rstrip())
-    if not entries:
-        print("This flow run has started nothing.")
+for name, about in {
+    "list": "List the slots of a flow run's ledger.",
+    "attach": "Record the run that an open intent has started; a retry of the flow run then takes it up.",
+    "clear": "Delete an open intent that surely has started nothing; a retry of the flow run then starts anew.",
+}.items():
+    _ledger.command(f"prefect_qatech.cli.ledger:{'list_' if name == 'list' else name}", name=name, help=about)
 
 
-@ledger.command(name="attach")
-def ledger_attach(flow_run_id: UUID, slot: str, run_short_id: str, *, url: str | None = None) -> None:
-    """Record the run that an open intent has started, as found in QA.tech; a retry of the flow run then takes it up.
-
-    Args:
-        flow_run_id: The flow run, or a sub-flow run of it.
-        slot: The open slot, as the error and `ledger list` name it.
-        run_short_id: The run that was found.
-        url: Its address.
-    """
-    from prefect_qatech.ledger import attach_run
-
-    record = _orend(lambda: attach_run(flow_run_id, slot, run_short_id, run_url=url))
-    print(f"Run {record.run_short_id} is on record. Retry the flow run to take it up.")
+_HINTS = {
+    # Which word without an option means what, by the beginning of the word.
+    ("run", "pln"): "A plan is given as --plan {word}.",
+    ("run", "app"): "An application goes with an address: --url {word}=https://...",
+    ("run", "http"): "An address is an application's: --url app_...={word}",
+    ("list", "plans"): "QA.tech's API lists no plans: copy the id, pln_..., from the plan's page at QA.tech.",
+}
 
 
-@ledger.command(name="clear")
-def ledger_clear(flow_run_id: UUID, slot: str) -> None:
-    """Delete an open intent that surely has started nothing; a retry of the flow run then starts anew.
-
-    Args:
-        flow_run_id: The flow run, or a sub-flow run of it.
-        slot: The open slot, as the error and `ledger list` name it.
-    """
-    from prefect_qatech.ledger import clear_intent
-
-    _orend(lambda: clear_intent(flow_run_id, slot))
-    print("The intent is cleared. Retry the flow run to start anew.")
-
-
-def _orend(do: Callable[[], T]) -> T:
-    try:
-        return do()
-    except ValueError as error:
-        end(str(error))
+def _hint(error: CycloptsError) -> str | None:
+    """Say what a word probably means that a command has no place for."""
+    words = [*(error.unused_tokens or [])]
+    if isinstance(error, CoercionError) and error.token is not None:
+        words.append(error.token.value)
+    for (command, beginning), hint in _HINTS.items():
+        for word in words:
+            if error.command_chain == (command,) and word.startswith(beginning):
+                return hint.format(word=word)
+    return None
 
 
 def main() -> None:
     """Run the command line; whatever is wrong with the arguments, the exit code is that of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        # No letter that a terminal does not have is worth a verdict.
+        with suppress(AttributeError, ValueError):
+            cast(TextIOWrapper, stream).reconfigure(errors="backslashreplace")
     try:
         app(sys.argv[1:], exit_on_error=False, print_error=True)
-    except CycloptsError:
+    except CycloptsError as error:
+        if (hint := _hint(error)) is not None:
+            end(hint)
         sys.exit(ERROR)
     except Exception:  # Python's own exit code for it, 1, would be a verdict
         traceback.print_exc()

@@ -9,8 +9,10 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from prefect_qatech.addresses import safe_url
 from prefect_qatech.cli.display import one_line
 from prefect_qatech.report import append_job_summary, render_job_summary
+from prefect_qatech.report.escape import markdown_text
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.verdict import TestVerdict, Verdict
 
@@ -19,6 +21,8 @@ MAX_ANNOTATIONS = 10
 
 GITLAB_FILE = "gl-annotations.json"
 AZURE_SUMMARY = "qatech-summary.md"
+_MAX_SUMMARY = 1_500
+_OUTPUTS = ("verdict", "run_short_id", "run_url", "target")
 _NOT_PASSED = (TestVerdict.FAILED, TestVerdict.FLAKY)
 
 
@@ -36,27 +40,13 @@ def tell_ci(report: GateReport, directory: Path, environ: Mapping[str, str]) -> 
     Raises:
         OSError: A file could not be written.
     """
-    lines: list[str] = []
-    if environ.get("GITHUB_ACTIONS") == "true" or "GITHUB_STEP_SUMMARY" in environ or "GITHUB_OUTPUT" in environ:
-        append_job_summary(report, environ)
-        if output := environ.get("GITHUB_OUTPUT"):
-            with Path(output).open("a", encoding="utf-8") as file:
-                file.writelines(f"{name}={one_line(value)}\n" for name, value in _outputs(report).items())
-        if environ.get("GITHUB_ACTIONS") == "true":
-            lines += [
-                f"::{level} title={_github_property(title)}::{_github_text(text)}"
-                for level, title, text in _annotations(report)
-            ]
+    append_job_summary(report, environ)
+    lines = _told(list(_annotations(report)), _outputs(report), environ)
     if environ.get("TF_BUILD") == "True":
         directory.mkdir(parents=True, exist_ok=True)
         summary = (directory / AZURE_SUMMARY).resolve()
         summary.write_text(render_job_summary(report), encoding="utf-8", errors="replace")
         lines.append(f"##vso[task.uploadsummary]{_azure(str(summary))}")
-        lines += [f"##vso[task.logissue type={level}]{_azure(text)}" for level, _, text in _annotations(report)]
-        lines += [
-            f"##vso[task.setvariable variable=qatech_{name};isOutput=true]{_azure(value)}"
-            for name, value in _outputs(report).items()
-        ]
     if environ.get("GITLAB_CI") == "true":
         links = [
             {"external_link": {"label": f"Run {attempt.run_short_id}", "url": attempt.run_url}}
@@ -68,13 +58,50 @@ def tell_ci(report: GateReport, directory: Path, environ: Mapping[str, str]) -> 
     return lines
 
 
+def tell_ci_of_an_error(error: Exception, environ: Mapping[str, str]) -> list[str]:
+    """Tell the CI service that there is no verdict, and why: a later step may act on the outputs.
+
+    Args:
+        error: Why.
+        environ: The environment.
+
+    Returns:
+        Lines to print, which the service reads.
+
+    Raises:
+        OSError: A file could not be written.
+    """
+    run_url = safe_url(getattr(error, "run_url", None)) or ""
+    outputs = {**dict.fromkeys(_OUTPUTS, ""), "verdict": "error"}
+    outputs |= {"run_short_id": getattr(error, "run_short_id", None) or "", "run_url": run_url}
+    if summary := environ.get("GITHUB_STEP_SUMMARY"):
+        with Path(summary).open("a", encoding="utf-8") as file:
+            file.write(f"## ERROR: there is no verdict\n\n{markdown_text(str(error), _MAX_SUMMARY)}\n")
+    return _told([("error", "QA.tech: no verdict", str(error))], outputs, environ)
+
+
+def _told(annotations: list[tuple[str, str, str]], outputs: Mapping[str, str], environ: Mapping[str, str]) -> list[str]:
+    """Write outputs, and return what GitHub and Azure read of what a job prints."""
+    lines = []
+    if output := environ.get("GITHUB_OUTPUT"):
+        with Path(output).open("a", encoding="utf-8") as file:
+            file.writelines(f"{name}={one_line(value)}\n" for name, value in outputs.items())
+    if environ.get("GITHUB_ACTIONS") == "true":
+        lines += [
+            f"::{level} title={_github_property(title)}::{_github_text(text)}" for level, title, text in annotations
+        ]
+    if environ.get("TF_BUILD") == "True":
+        lines += [f"##vso[task.logissue type={level}]{_azure(text)}" for level, _, text in annotations]
+        lines += [
+            f"##vso[task.setvariable variable=qatech_{name};isOutput=true]{_azure(value)}"
+            for name, value in outputs.items()
+        ]
+    return lines
+
+
 def _outputs(report: GateReport) -> dict[str, str]:
-    return {
-        "verdict": report.verdict.value,
-        "run_short_id": report.run_short_id or "",
-        "run_url": report.run_url or "",
-        "target": report.target or "",
-    }
+    values = (report.verdict.value, report.run_short_id or "", report.run_url or "", report.target or "")
+    return dict(zip(_OUTPUTS, values, strict=True))
 
 
 def _annotations(report: GateReport) -> Iterator[tuple[str, str, str]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import IO
 
 from rich.console import Console
@@ -52,15 +54,29 @@ def row(cells: Sequence[tuple[str, int]], text: str, width: int) -> list[str]:
 def show(lines: Iterable[str], file: IO[str] | None = None) -> None:
     """Print lines; in a terminal a first word that judges has its colour.
 
+    Where whoever reads them has gone (`| head`), the rest is not printed: that is no error.
+
     Args:
         lines: The lines.
         file: Where to; stdout by default.
+
+    Raises:
+        OSError: They could not be written.
     """
     file = file or sys.stdout
-    if not file.isatty():
-        for line in lines:
-            print(line, file=file, flush=True)
-        return
+    try:
+        if file.isatty():
+            _show_in_colour(lines, file)
+        else:
+            for line in lines:
+                print(line, file=file, flush=True)
+    except BrokenPipeError:
+        # Python would fail for it once more when it ends.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+
+
+def _show_in_colour(lines: Iterable[str], file: IO[str]) -> None:
     console = Console(file=file, highlight=False)
     for line in lines:
         text = Text(line)

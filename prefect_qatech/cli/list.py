@@ -14,6 +14,7 @@ from prefect_qatech.api.client import QATechClient
 from prefect_qatech.api.wire import Response
 from prefect_qatech.cli.display import one_line
 from prefect_qatech.cli.exits import end
+from prefect_qatech.cli.layout import show
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import InvalidInputError, QATechError
 
@@ -70,10 +71,9 @@ def list_(
     except (QATechError, InvalidInputError, ValueError) as error:
         end(one_line(str(error)))
     if json:
-        print(json_module.dumps([item.model_dump(mode="json", by_alias=False) for item in items], indent=2))
+        show([json_module.dumps([item.model_dump(mode="json", by_alias=False) for item in items], indent=2)])
         return
-    for line in _lines(items, _COLUMNS[what]):
-        print(line)
+    show(_lines(items, _COLUMNS[what]))
     if not items:
         print(f"No {what}.", file=sys.stderr)
 

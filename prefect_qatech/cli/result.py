@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 from prefect_qatech.cli.ci import tell_ci
 from prefect_qatech.cli.display import one_line
+from prefect_qatech.cli.layout import show as show_lines
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.report import (
     check_report_directory,
@@ -68,22 +69,34 @@ def show(
         environ: The environment, which tells of the CI service.
 
     Raises:
-        OSError: A file could not be written; the report is printed by then.
+        OSError: Something could not be written; all the rest was by then.
     """
-    if as_json:
-        print(render_verdict_json(report))
-    else:
-        for line in lines_of(report):
-            print(line)
-    sys.stdout.flush()
-    if directory is not None:
-        write_report_files(report, directory)
-    if junit is not None:
-        junit.parent.mkdir(parents=True, exist_ok=True)
-        junit.write_text(render_junit(report), encoding="utf-8")
-    for line in tell_ci(report, directory or Path("qatech-report"), environ):
+
+    def tell_the_service() -> None:
         # stdout may be JSON for a program; CI services read both.
-        print(line, file=sys.stderr)
+        show_lines(tell_ci(report, directory or Path("qatech-report"), environ), sys.stderr)
+
+    steps: list[Callable[[], object]] = [
+        lambda: show_lines([render_verdict_json(report)] if as_json else lines_of(report)),
+        tell_the_service,
+    ]
+    if directory is not None:
+        steps.append(lambda: write_report_files(report, directory))
+    if junit is not None:
+        steps.append(lambda: _write_junit(report, junit))
+    failed: list[OSError] = []
+    for step in steps:
+        try:
+            step()
+        except OSError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
+
+
+def _write_junit(report: GateReport, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(render_junit(report), encoding="utf-8")
 
 
 def lines_of(report: GateReport) -> Iterator[str]:

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -21,9 +21,11 @@ from prefect_qatech.api.ids import check_run_short_id
 from prefect_qatech.api.lookup import resolve
 from prefect_qatech.api.requests import QATechApplication, QATechEnvironment, QATechRerunRequest, QATechRunRequest
 from prefect_qatech.api.responses import QATechRun, QATechStartedRun
+from prefect_qatech.cli.ci import tell_ci_of_an_error
 from prefect_qatech.cli.disk import FIRST, RunJournal, check_journal_directory
 from prefect_qatech.cli.display import Display, display_for, one_line
 from prefect_qatech.cli.exits import EXIT_CODES, INTERRUPTED, end
+from prefect_qatech.cli.layout import show as show_lines
 from prefect_qatech.cli.result import check_can_write, forget_older, show
 from prefect_qatech.cli.steps import Mode, TerminalSteps
 from prefect_qatech.credentials import QATechCredentials
@@ -344,20 +346,17 @@ def status(run: str, /, *, json: Annotated[bool, Parameter(negative="")] = False
         found = asyncio.run(look())
     except (QATechError, ValueError) as error:
         end(one_line(str(error)))
-    if json:
-        print(found.model_dump_json(by_alias=False))
-    else:
-        result = f" ({found.result})" if found.result else ""
-        print(
-            one_line(
-                f"Run {found.run_short_id}: {found.status or 'no status'}{result}, "
-                f"{found.finished_test_count} of {len(found.test_cases)} test cases finished"
-            )
-        )
-        for case in found.test_cases:
-            why = f": {case.result_title}" if case.result_title else ""
-            print(f"  {one_line(case.result or case.status):<9} {one_line(case.name + why)}")
+    show_lines([found.model_dump_json(by_alias=False)] if json else _status_lines(found))
     sys.exit(0)
+
+
+def _status_lines(run: QATechRun) -> Iterator[str]:
+    result = f" ({run.result})" if run.result else ""
+    told = f"{run.finished_test_count} of {len(run.test_cases)} test cases finished"
+    yield one_line(f"Run {run.run_short_id}: {run.status or 'no status'}{result}, {told}")
+    for case in run.test_cases:
+        why = f": {case.result_title}" if case.result_title else ""
+        yield f"  {one_line(case.result or case.status):<9} {one_line(case.name + why)}"
 
 
 def _campaign(steps: TerminalSteps, policy: GatePolicy, plan: str | None, target: str | None) -> GateCampaign:
@@ -410,9 +409,10 @@ def _gate(work: Any, output: Output, *, resume: bool) -> Never:
         sys.exit(INTERRUPTED)
     except (QATechError, ValueError, OSError) as error:
         display.close()
-        if output.json:
-            with suppress(OSError):
-                print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+        with suppress(OSError):
+            if output.json:
+                show_lines([json.dumps({"error": type(error).__name__, "message": str(error)})])
+            show_lines(tell_ci_of_an_error(error, os.environ), sys.stderr)
         end(one_line(str(error)))
     sys.exit(EXIT_CODES[report.verdict])
 

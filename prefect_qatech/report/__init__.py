@@ -1,11 +1,11 @@
 """The `GateReport` in the forms that its readers need: people, CI tools, programs, later campaigns.
 
-Pure: a report in, text out. Only `files` and `explain_command` touch the disk.
+Pure: a report in, text out. Only `files` and `load_policy` touch the disk.
 """
 
 from prefect_qatech.report.chart import HistoryEntry, attempts_chart, history_chart, history_line, read_history
 from prefect_qatech.report.ctrf import render_ctrf
-from prefect_qatech.report.explain import explain, explain_command, load_policy
+from prefect_qatech.report.explain import explain, load_policy
 from prefect_qatech.report.files import (
     append_job_summary,
     check_report_directory,
@@ -25,7 +25,6 @@ __all__ = [
     "check_report_directory",
     "clear_report_files",
     "explain",
-    "explain_command",
     "gates_message",
     "history_chart",
     "history_line",

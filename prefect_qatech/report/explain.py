@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.report.escape import plain_text
 from prefect_qatech.report.model import GateReport, ReportedReason
-from prefect_qatech.report.verdict_json import RULES, load_verdict_json
+from prefect_qatech.report.verdict_json import RULES
 from prefect_qatech.report.wording import (
     HEADLINES,
     campaign_id,
@@ -25,31 +26,33 @@ from prefect_qatech.report.wording import (
     tests_named,
     until_text,
 )
-from prefect_qatech.verdict import GatePolicy, GateVerdict, Reason, Verdict
+from prefect_qatech.verdict import GatePolicy, GateVerdict, Reason
 from prefect_qatech.verdict.judge import UNMATCHED
 
-EXIT_CODES = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 2}
-UNREADABLE = 3
+_HANGING = re.compile(r" *(?:- |(?:pass|fail|inconclusive) +)?")
 _MAX_NAMES, _NAME, _SENTENCE, _NOTE = 50, 200, 500, 900
 
 
-def explain(report: GateReport, policy: GatePolicy | None = None, *, today: date | None = None) -> str:
+def explain(
+    report: GateReport, policy: GatePolicy | None = None, *, today: date | None = None, width: int = 80
+) -> list[str]:
     """Explain a gate's verdict, rule by rule.
 
     Args:
         report: The report.
         policy: Another policy, whose verdict over the same runs is told as well, with what differs.
         today: The day for which the other policy's quarantine entries are looked at; that of the report by default.
+        width: How many columns a line has.
 
     Returns:
-        Text for a terminal.
+        Lines for a terminal.
 
     Raises:
         ValueError: A policy has a quarantine, and neither the report nor the caller says for which day.
 
     Example:
         ```python
-        print(explain(report, GatePolicy(max_flaky=0)))
+        print(*explain(report, GatePolicy(max_flaky=0)), sep="\n")
         ```
     """
     again = report.judge_again(report.policy)
@@ -72,21 +75,30 @@ def explain(report: GateReport, policy: GatePolicy | None = None, *, today: date
         ]
     if policy is not None:
         lines += _compare(report, policy, again, report.judge_again(policy, today=today))
-    return "\n".join(lines) + "\n"
+    return [part for line in lines for part in _wrapped(line, width)]
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    """Return a line as several that stand below each other; a word that is longer, such as an id, is not broken."""
+    indent = " " * _HANGING.match(line).end()  # type: ignore[union-attr]  # it matches nothing at all, too
+    parts = textwrap.wrap(
+        line, max(width, 40), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return parts or [""]
 
 
 def _rules(reasons: Iterable[ReportedReason | Reason], report: GateReport) -> Iterable[str]:
     reasons, tests = tuple(reasons), {test.test_id: test for test in report.tests}
     for reason in reasons:
         rule, sentence = plain_text(reason.rule, 40), plain_text(reason.sentence, _SENTENCE)
-        yield f"  {reason.verdict.value:<12}  {rule:<18}  {sentence}"
+        yield f"  {reason.verdict.value:<12}  {rule}: {sentence}"
         # A gate that passed need not list each test that did.
         named = [] if rule == "passed" else tests_named(reason, tests)
         for name, test_id in named[:_MAX_NAMES]:
             what = f" ({plain_text(test_id, _NAME)}): {plain_text(story(tests[test_id]), _SENTENCE)}" if test_id else ""
-            yield f"{' ' * 36}- {plain_text(name, _NAME) or '(no name)'}{what}"
+            yield f"{' ' * 16}- {plain_text(name, _NAME) or '(no name)'}{what}"
         if len(named) > _MAX_NAMES:
-            yield f"{' ' * 36}- … and {len(named) - _MAX_NAMES} more"
+            yield f"{' ' * 16}- … and {len(named) - _MAX_NAMES} more"
     silent = [rule for rule in RULES if rule not in {reason.rule for reason in reasons}]
     yield f"  {'pass':<12}  nothing to say: {', '.join(silent)}"
 
@@ -132,29 +144,6 @@ def _changes(old: Mapping[str, object], new: Mapping[str, object]) -> Iterable[s
         before, after = old.get(name), new.get(name)
         if before != after:
             yield f"{name}: {'none' if before is None else before} -> {'none' if after is None else after}"
-
-
-def explain_command(verdict_file: Path, policy_file: Path | None = None) -> int:
-    """Print what `explain` says about two files.
-
-    Args:
-        verdict_file: A `verdict.json`.
-        policy_file: Another policy, YAML or JSON, with the fields of `GatePolicy`.
-
-    Returns:
-        0 for pass, 1 for fail, 2 for inconclusive, as the other policy judges where there is one; 3 where a file can
-        not be read. Without another policy it is the worse of the recorded verdict and of what the runs give now.
-    """
-    try:
-        report = load_verdict_json(verdict_file.read_text(encoding="utf-8"))
-        policy = load_policy(policy_file) if policy_file is not None else None
-        text = explain(report, policy)
-        judged = report.judge_again(policy or report.policy).verdict
-    except (OSError, ValueError) as error:
-        print(f"Cannot explain: {plain_text(str(error), 1_000)}", file=sys.stderr)
-        return UNREADABLE
-    print(text, end="")
-    return EXIT_CODES[judged if policy is not None else Verdict.worst([judged, report.verdict])]
 
 
 def load_policy(path: Path) -> GatePolicy:

@@ -22,6 +22,7 @@ from prefect_qatech.sandbox import Sandbox
 from tests.support import cases, counted, fault, one_plan
 
 COMMAND = [sys.executable, "-c", "from prefect_qatech.cli import main; main()"]
+SERVICES = ("CI", "GITHUB_ACTIONS", "GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY", "GITLAB_CI", "TF_BUILD")
 LINK = r"Run (\w+): (http://\S+)"
 
 Run = Callable[..., int]
@@ -36,7 +37,16 @@ def sandbox() -> Iterator[Sandbox]:
 @pytest.fixture
 def environment(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The environment of a command: the sandbox, an empty folder, no CI service."""
-    for name in ("CI", "GITHUB_ACTIONS", "GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY", "GITLAB_CI", "TF_BUILD"):
+    for name in (
+        "CI",
+        "GITHUB_ACTIONS",
+        "GITHUB_OUTPUT",
+        "GITHUB_STEP_SUMMARY",
+        "GITLAB_CI",
+        "TF_BUILD",
+        "NO_COLOR",
+        "FORCE_COLOR",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("QATECH_API_URL", sandbox.url)
     monkeypatch.setenv("QATECH_API_TOKEN", sandbox.token)
@@ -530,3 +540,104 @@ def test_a_target_that_names_nothing_is_refused(
     assert command(*arguments, "--target", target) == 3
     assert "target must" in capsys.readouterr().err
     assert not sandbox.requests()
+
+
+def test_letters_that_a_terminal_does_not_have_change_no_verdict(environment: dict[str, str], tmp_path: Path) -> None:
+    with Sandbox(one_plan([{"name": "Zahlen – für alle", "outcomes": "failed"}]), speed=2000) as other:
+        done = subprocess.run(
+            [*COMMAND, "run", "--plan", "pln_one", "--rerun-failed", "0", "--junit", "tests.xml"],
+            env={**environment, "QATECH_API_URL": other.url, "PYTHONIOENCODING": "ascii"},
+            capture_output=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert b"Zahlen" in done.stdout
+    assert (tmp_path / "tests.xml").exists()
+
+
+def test_a_reader_that_has_gone_changes_no_verdict(environment: dict[str, str], tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "run", "--plan", "pln_one", "--rerun-failed", "1", "--report", "out"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    process.stdout = None
+    told = process.communicate(timeout=60)[1]
+    assert (process.returncode, b"Broken pipe" in told) == (0, False)
+    assert json.loads((tmp_path / "out/verdict.json").read_text())["verdict"] == "pass"
+
+
+def test_what_cannot_be_written_keeps_nothing_else_from_being_written(
+    command: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no directory")
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "file" / "outputs"))
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "1", "--junit", "tests.xml", "--report", "out") == 3
+    assert "PASS" in capsys.readouterr().out
+    assert (tmp_path / "tests.xml").exists()
+    assert (tmp_path / "out/verdict.json").exists()
+
+
+@pytest.mark.parametrize("service", ["GITHUB_ACTIONS", "TF_BUILD"])
+def test_a_ci_service_is_told_of_an_error(
+    service: str, command: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(service, "True" if service == "TF_BUILD" else "true")
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "outputs"))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    assert command("run", "--plan", "pln_unknown", "--json") == 3
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["error"] == "NotFoundError"
+    outputs = dict(line.split("=", 1) for line in (tmp_path / "outputs").read_text().splitlines())
+    assert outputs == {"verdict": "error", "run_short_id": "", "run_url": "", "target": ""}
+    assert "pln" in (tmp_path / "summary.md").read_text()
+    begins = "::error title=" if service == "GITHUB_ACTIONS" else "##vso[task.logissue type=error]"
+    assert [line for line in printed.err.splitlines() if line.startswith(begins) and "pln_unknown" in line]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["run", "pln_smoke"], "--plan pln_smoke"),
+        (["run", "--target", "v1", "pln_smoke"], "--plan pln_smoke"),
+        (["run", "app_shop"], "--url app_shop="),
+        (["run", "https://shop.example.com"], "--url app_...=https://shop.example.com"),
+        (["list", "plans"], "lists no plans"),
+    ],
+)
+def test_a_word_that_has_another_place_gets_a_hint(
+    arguments: list[str], hint: str, command: Run, sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(*arguments) == 3
+    assert [line for line in capsys.readouterr().err.splitlines() if hint in line]
+    assert not sandbox.requests()
+
+
+@pytest.mark.parametrize("no_colour", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)
+def test_a_verdict_has_its_colour_in_a_terminal_only(
+    no_colour: dict[str, str], sandbox: Sandbox, environment: dict[str, str]
+) -> None:
+    main_end, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "run", "--plan", "pln_one", "--rerun-failed", "0"],
+        env={**environment, "TERM": "xterm-256color", **no_colour},
+        stdout=terminal,
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(terminal)
+    printed = b""
+    try:
+        while True:
+            try:
+                printed += os.read(main_end, 4096)
+            except OSError:  # what Linux gives for the end of a terminal
+                break
+        process.wait(timeout=60)
+    finally:
+        process.kill()
+        os.close(main_end)
+    assert b"FAIL" in printed
+    assert (b"\x1b[31m" in printed) is (no_colour == {})

@@ -162,3 +162,14 @@ def test_pages_hold_together(version: str) -> None:
         assert "//" not in text.replace("<!doctype html>", ""), f"{path} asks for something from outside"
         for link in re.findall(r'(?:href|src)="([^"]*)"', text):
             assert link in pages, f"{path} links to {link}"
+
+
+@pytest.mark.parametrize("module", ["flows.release", "flows.storefront"])
+def test_a_version_that_is_not_there_is_told_in_one_line_what_there_is(module: str) -> None:
+    command = [sys.executable, "-m", module, "v9"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    [line] = (done.stdout + done.stderr).splitlines()
+    assert "v9" in line
+    assert "v1-good, v2-stumbles" in line
+    assert "v3-broken" in line

@@ -22,7 +22,7 @@ from prefect_qatech import (
     clear_intent,
     read_ledger,
 )
-from prefect_qatech.cli import ledger_list
+from prefect_qatech.cli.ledger import list_ as ledger_list
 from prefect_qatech.ledger import Ledger
 from tests.ledger.books import (
     SECOND,
@@ -141,7 +141,28 @@ async def test_a_run_that_is_not_what_was_asked_for_is_marked_in_the_list(
     with pytest.raises(StartOutcomeUnknown):
         await book.once(call(asks="B"), Sends(other), busy_seconds=0)
     ledger_list(book.flow_run_id)
-    listed = dict(zip(("run1", "other1"), capsys.readouterr().out.splitlines(), strict=True))
-    assert all(run in line for run, line in listed.items())
-    assert "NOT WHAT WAS ASKED FOR" in listed["other1"]
-    assert "NOT WHAT WAS ASKED FOR" not in listed["run1"]
+    lines = capsys.readouterr().out.splitlines()
+    slots, told = lines[0::3], lines[2::3]
+    assert [line.split()[0] for line in slots] == ["ok", "wrong"]
+    assert [line.split()[0] for line in told] == ["run1", "other1"]
+    assert ["NOT WHAT WAS ASKED FOR" in line for line in told] == [False, True]
+
+
+async def test_the_list_fits_eighty_columns_and_is_aligned(
+    book: Ledger, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    await book.once(
+        call(asks="A", label="a label of many words, so many that they take another line"), Sends(), busy_seconds=0
+    )
+    with pytest.raises(StartOutcomeUnknown):
+        await book.once(call(asks="B"), Sends(StartOutcomeUnknown("lost")), busy_seconds=0)
+    ledger_list(book.flow_run_id)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    [opened] = [line for line in lines if line.startswith("OPEN")]
+    places = {line.index(" UTC") for line in lines if " UTC" in line}
+    assert len(places) == 1
+    assert call(asks="B").slot in opened
+    assert "ledger attach" in " ".join(" ".join(lines).split())
+    assert "\x1b" not in "".join(lines)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import secrets
 import shutil
 import signal
@@ -13,6 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.e2e.postgres import create_database, initialize
 from tests.e2e.world import ROOT, World, eventually, free_port
 from tests.scale.recipe import DEPLOYMENTS, Recipe
 
@@ -142,22 +142,10 @@ class Machines(World):
         return [_program(program), "-c", str(path), flag, f"{directives} pid {self.home / 'proxy.pid'};"]
 
     def _start_postgres(self) -> None:
-        wanted = self.recipe.environment("postgres")
-        owner = pwd.getpwnam("postgres")
-        as_owner = ["setpriv", f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--clear-groups"]
-        password, data = self._database / "password", self._database / "data"
-        password.write_text(wanted["POSTGRES_PASSWORD"])
-        for path in (self._database, password):
-            os.chown(path, owner.pw_uid, owner.pw_gid)
-        programs = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
-        user, port = wanted["POSTGRES_USER"], str(self.ports["postgres"])
-        initdb = [*as_owner, str(programs / "initdb"), f"--pgdata={data}", f"--username={user}", f"--pwfile={password}"]
-        subprocess.run([*initdb, "--auth=scram-sha-256", "--encoding=UTF8"], check=True, capture_output=True, cwd="/")
-        postgres = [*as_owner, str(programs / "postgres"), "-D", str(data), "-k", str(self._database)]
-        self._start("postgres", *postgres, "-h", "127.0.0.1", "-p", port, ports={5432: self.ports["postgres"]})
-        createdb = [str(programs / "createdb"), "-h", "127.0.0.1", "-p", port, "-U", user, wanted["POSTGRES_DB"]]
-        env = {**os.environ, "PGPASSWORD": wanted["POSTGRES_PASSWORD"]}
-        subprocess.run(createdb, check=True, capture_output=True, env=env)
+        wanted, port = self.recipe.environment("postgres"), self.ports["postgres"]
+        user, password = wanted["POSTGRES_USER"], wanted["POSTGRES_PASSWORD"]
+        self._start("postgres", *initialize(self._database, user, password, port), ports={5432: port})
+        assert create_database(wanted["POSTGRES_DB"], user, password, port)
 
     # --- what runs
 

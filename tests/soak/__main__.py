@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
@@ -22,6 +23,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=8, help="time limit for all of it")
     asked = parser.parse_args()
+    if os.geteuid() != 0:
+        parser.error("run it as root, which starts PostgreSQL as the user postgres")
     home = Path(tempfile.mkdtemp(prefix="qatech-soak-"))
     soak = Soak(asked.gates, asked.seed, asked.minutes, home, lambda line: print(line, file=sys.stderr, flush=True))
     books = soak.run()

@@ -6,7 +6,10 @@ import json
 import os
 import random
 import re
+import secrets
+import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections import Counter, deque
@@ -21,12 +24,13 @@ from uuid import UUID
 import httpx
 
 from prefect_qatech.sandbox import Sandbox
-from tests.e2e.world import POOL, World
+from tests.e2e.postgres import create_database, initialize
+from tests.e2e.world import POOL, World, eventually, free_port
 from tests.soak.books import Books, Gate, Told, gate_of, reckon
 from tests.soak.scenario import KINDS, REQUEST_SECONDS, SPEED, faults, scenario
 
 GATES_PER_FLOW_RUN = 10
-FLOW_RUNS_AT_ONCE = 6
+FLOW_RUNS_AT_ONCE = 9
 TICK_SECONDS = 0.2
 LOOK_SECONDS = 2.0
 # The runner and the worker each report a crash, up to 1.5 s apart, and the second would overwrite a retry; more here,
@@ -43,12 +47,23 @@ TERMINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
 class SoakWorld(World):
-    """A world whose server leaves out what no gate needs: on SQLite, each written event and log line is a lock."""
+    """A world whose server writes to PostgreSQL.
+
+    On SQLite, Prefect's server stands still for a minute whenever fifteen requests wait for its one lock: they hold all
+    connections of the pool, and the request that has the lock needs another one.
+    """
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(home)
+        self._database = Path(tempfile.mkdtemp(prefix="qatech-soak-postgres-"))
+        self._database_port, self._password = free_port(), secrets.token_urlsafe(16)
 
     def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
+        address = f"prefect:{self._password}@127.0.0.1:{self._database_port}/prefect"
         return {
             **super().environment(more),
-            "PREFECT_SERVER_DATABASE_TIMEOUT": "10",
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://{address}",
+            # What no gate needs.
             "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
             "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
             "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
@@ -56,6 +71,21 @@ class SoakWorld(World):
             "PREFECT_LOGGING_TO_API_ENABLED": "false",
             "PREFECT_WORKER_QUERY_SECONDS": "3",
         }
+
+    def start_server(self) -> None:
+        self.spawn("postgres", *initialize(self._database, "prefect", self._password, self._database_port))
+        eventually(
+            lambda: create_database("prefect", "prefect", self._password, self._database_port), "PostgreSQL's start"
+        )
+        super().start_server()
+
+    def stop_everything(self) -> None:
+        postgres = self._processes.pop("postgres")
+        super().stop_everything()
+        # SIGTERM would wait for connections that nobody closes any more.
+        postgres.send_signal(signal.SIGINT)
+        postgres.wait(20)
+        shutil.rmtree(self._database)
 
     def hang(self, seconds: float) -> bool:
         """Let the server answer nobody for some seconds, connections and all."""
