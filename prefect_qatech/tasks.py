@@ -113,7 +113,12 @@ def _check(credentials: QATechCredentials, label: str | None = None, target: str
 
 
 async def _start(
-    credentials: QATechCredentials, request: QATechRunRequest, label: str | None, target: str | None
+    credentials: QATechCredentials,
+    request: QATechRunRequest,
+    target: str | None,
+    *,
+    label: str | None = None,
+    campaign: tuple[str, int] | None = None,
 ) -> QATechRunRecord:
     _check(credentials, label, target)
     check_that_prefect_returns_results()
@@ -129,6 +134,7 @@ async def _start(
         address=address_of(credentials, request.project_short_id),
         # A label stands for one start of one target: the next version is tested anew under the same label.
         label=f"{label} of {target}" if label is not None and target is not None else label,
+        campaign=campaign,
     )
     # Opened before the ledger knows of anything: unusable credentials leave no trace.
     async with credentials.get_client() as client:
@@ -146,8 +152,10 @@ async def _rerun(
     credentials: QATechCredentials,
     run: QATechRunRecord | str,
     request: QATechRerunRequest,
-    label: str | None,
-    key: str | None,
+    *,
+    label: str | None = None,
+    campaign: tuple[str, int] | None = None,
+    artifact_key: str | None,
     plan_short_id: str | None,
 ) -> QATechRunRecord:
     _check(credentials, label)
@@ -160,18 +168,19 @@ async def _rerun(
         fingerprint=ledger.fingerprint(run_short_id, request.to_json()),
         address=address_of(credentials),
         label=label,
+        campaign=campaign,
         rerun_of=run_short_id,
     )
     async with credentials.get_client() as client:
         # The test cases of a gate's rerun are those that QA.tech has told: they are never taken for names.
-        wanted = Wanted(client, request, has_names=not ledger.is_of_campaign(label))
+        wanted = Wanted(client, request, has_names=campaign is None)
 
         async def send() -> QATechRunRecord:
             started = await client.rerun(run_short_id, wanted.request, plan_short_id=plan)
             return _accepted("rerun", started, plan, rerun_of=run_short_id)
 
         record = await ledger.once(call, send, post_seconds=credentials.timeout_seconds, prepare=wanted.prepare)
-    await _announce(record, key or artifacts.artifact_key("rerun", run_short_id))
+    await _announce(record, artifact_key or artifacts.artifact_key("rerun", run_short_id))
     return record
 
 
@@ -266,7 +275,7 @@ async def astart_test_run(
     label: str | None = None,
 ) -> QATechRunRecord:
     """Async version of `start_test_run`: the same arguments, result and errors."""
-    return await _start(credentials, as_request(request), label, target)
+    return await _start(credentials, as_request(request), target, label=label)
 
 
 @task(name="start_test_run", description="Start a QA.tech run, once per flow run.", **RETRIED)
@@ -313,7 +322,7 @@ def start_test_run(
         ```
     """
     wanted = as_request(request)
-    return run_sync(lambda: _start(credentials, wanted, label, target))
+    return run_sync(lambda: _start(credentials, wanted, target, label=label))
 
 
 @task(name="rerun_test_run", description="Rerun a QA.tech run: everything, failed only, or a list.", **RETRIED)
@@ -329,7 +338,7 @@ async def arerun_test_run(
 ) -> QATechRunRecord:
     """Async version of `rerun_test_run`: the same arguments, result and errors."""
     request = QATechRerunRequest(failed_only=failed_only, test_case_ids=test_case_ids)
-    return await _rerun(credentials, run, request, label, artifact_key, plan_short_id)
+    return await _rerun(credentials, run, request, label=label, artifact_key=artifact_key, plan_short_id=plan_short_id)
 
 
 @task(name="rerun_test_run", description="Rerun a QA.tech run: everything, failed only, or a list.", **RETRIED)
@@ -375,7 +384,52 @@ def rerun_test_run(
         ```
     """
     request = QATechRerunRequest(failed_only=failed_only, test_case_ids=test_case_ids)
-    return run_sync(lambda: _rerun(credentials, run, request, label, artifact_key, plan_short_id))
+    return run_sync(
+        lambda: _rerun(credentials, run, request, label=label, artifact_key=artifact_key, plan_short_id=plan_short_id)
+    )
+
+
+# In a gate's campaign a run is its number, even where a retry, which sees other answers, asks for something else.
+
+
+@task(name="start_test_run", description="Start a QA.tech run, once per flow run.", **RETRIED)
+async def astart_campaign_again(
+    credentials: QATechCredentials, request: QATechRunRequest, *, target: str | None, campaign: tuple[str, int]
+) -> QATechRunRecord:
+    """Start the first run of a gate's campaign anew.
+
+    Args:
+        credentials: How to reach QA.tech.
+        request: What to run, and where.
+        target: What is tested.
+        campaign: The slot of the former first run, and how often it was started anew.
+    """
+    return await _start(credentials, request, target, campaign=campaign)
+
+
+@task(name="rerun_test_run", description="Rerun a QA.tech run: everything, failed only, or a list.", **RETRIED)
+async def arerun_in_campaign(
+    credentials: QATechCredentials,
+    run_short_id: str,
+    request: QATechRerunRequest,
+    *,
+    campaign: tuple[str, int],
+    artifact_key: str,
+    plan_short_id: str | None,
+) -> QATechRunRecord:
+    """Start a rerun of a gate's campaign.
+
+    Args:
+        credentials: How to reach QA.tech.
+        run_short_id: The run to repeat.
+        request: What of it.
+        campaign: The slot of the campaign's first run, and the number of the rerun.
+        artifact_key: Key of the link artifact.
+        plan_short_id: The plan that the run is of.
+    """
+    return await _rerun(
+        credentials, run_short_id, request, campaign=campaign, artifact_key=artifact_key, plan_short_id=plan_short_id
+    )
 
 
 @task(name="get_test_run", description="Look at a QA.tech run once.", **RETRIED)

@@ -20,8 +20,7 @@ from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, FlowRu
 from prefect.client.schemas.objects import Artifact
 from prefect.context import FlowRunContext
 
-from prefect_qatech import GatePolicy, GateReport, QATechCredentials, QATechRun, QATechRunTestCase, ledger
-from prefect_qatech.ledger import Call
+from prefect_qatech import GatePolicy, GateReport, QATechCredentials, QATechRun, QATechRunTestCase
 from prefect_qatech.report.build import build_report
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.verdict.identity import ObservedAttempt, recognise
@@ -117,14 +116,6 @@ def flow_run_id() -> UUID:
     assert context is not None
     assert context.flow_run is not None
     return context.flow_run.id
-
-
-async def located(call: Call) -> Call:
-    """A call with its place, as the ledger sees it from here."""
-    flow_run = await ledger.flow_run_of(call)
-    assert flow_run is not None
-    async with get_client() as client:
-        return (await ledger.locate(client, call, flow_run))[1]
 
 
 @flow

@@ -11,7 +11,7 @@ from prefect.context import FlowRunContext
 from prefect_qatech import ledger
 from prefect_qatech._prefect import run_logger
 from prefect_qatech._sync import sleep_unless_stopped
-from prefect_qatech.api.requests import QATechRunRequest
+from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest
 from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import InvalidInputError
@@ -25,7 +25,14 @@ from prefect_qatech.report import artifacts, events
 from prefect_qatech.report.artifacts import artifact_key
 from prefect_qatech.report.history import PlanHistory
 from prefect_qatech.report.model import GateDecision, GateReport
-from prefect_qatech.tasks import address_of, apublish_gate_report, arerun_test_run, astart_test_run, no_retry_after
+from prefect_qatech.tasks import (
+    address_of,
+    apublish_gate_report,
+    arerun_in_campaign,
+    astart_campaign_again,
+    astart_test_run,
+    no_retry_after,
+)
 from prefect_qatech.waits import await_for_test_run, turn_of
 
 _RECORD_SECONDS = 10.0
@@ -59,19 +66,17 @@ class FlowRunSteps:
         has_stale_pass = False
         if run is None:
             with no_retry_after(seconds):
-                first = await journal.through_outages(self._start, seconds)
+                first = await ledger.through_outages(self._start, seconds)
         else:
-            first = await journal.through_outages(lambda: self._attach(run), seconds)
-            has_stale_pass = await journal.through_outages(
-                lambda: journal.has_stale_pass(first, target), seconds, first
-            )
-        began = await journal.through_outages(lambda: journal.window_of(first), seconds, first)
+            first = await ledger.through_outages(lambda: self._attach(run), seconds)
+            has_stale_pass = await ledger.through_outages(lambda: journal.has_stale_pass(first, target), seconds, first)
+        began = await ledger.through_outages(lambda: journal.window_of(first), seconds, first)
         usual = await self._usual_test_count(first)
         return Beginning(
             # Fail closed: where the answer to the POST was lost, tests that were there the last time are missed now.
             first if usual is None else first.model_copy(update={"test_count": usual}),
             _seconds_left(began, seconds),
-            evidence_is_older=await journal.through_outages(lambda: journal.is_older(first), seconds, first),
+            evidence_is_older=await ledger.through_outages(lambda: journal.is_older(first), seconds, first),
             is_one_run_only=run is not None and first.kind == "attached",
             has_stale_pass=has_stale_pass,
             notes=()
@@ -114,26 +119,25 @@ class FlowRunSteps:
         return await ledger.attach(call, record or attached)
 
     async def is_on_record(self, rerun: NextRun) -> bool:
-        return await journal.through_outages(
-            lambda: ledger.is_on_record(rerun.first, _label_of(rerun)), _RECORD_SECONDS, rerun.first
+        return await ledger.through_outages(
+            lambda: ledger.is_rerun_on_record(rerun.first, rerun.number), _RECORD_SECONDS, rerun.first
         )
 
     async def rerun(self, rerun: NextRun, seconds_left: float) -> QATechRunRecord:
         first = rerun.first
 
         async def send() -> QATechRunRecord:
-            return await arerun_test_run(
+            return await arerun_in_campaign(
                 self.credentials,
                 rerun.base.run_short_id,
-                failed_only=rerun.failed_only,
-                test_case_ids=rerun.test_case_ids,
-                label=_label_of(rerun),
+                QATechRerunRequest(failed_only=rerun.failed_only, test_case_ids=rerun.test_case_ids),
+                campaign=(first.slot or "", rerun.number),
                 artifact_key=artifact_key("rerun", self.settings.label or first.plan_short_id or first.run_short_id),
                 plan_short_id=first.plan_short_id,
             )
 
         with no_retry_after(seconds_left):
-            return await journal.through_outages(send, max(0.0, seconds_left), first)
+            return await ledger.through_outages(send, max(0.0, seconds_left), first)
 
     async def wait(self, record: QATechRunRecord, seconds_left: float) -> QATechRun:
         if self.settings.waiting == "suspend" and seconds_left > 0:
@@ -225,7 +229,7 @@ async def astart_campaign(
             "tested again. Name what is tested (target=...) to keep its evidence on a retry.",
             record.run_short_id,
         )
-        record = await astart_test_run(credentials, request, target=target, label=f"{first.slot}/again-{again}")
+        record = await astart_campaign_again(credentials, request, target=target, campaign=(first.slot or "", again))
     return record
 
 
@@ -233,15 +237,11 @@ async def _keep(write: Callable[[], Awaitable[None]], what: str, seconds: float)
     """Record something about a campaign; return whether it is recorded."""
     try:
         with anyio.fail_after(seconds):
-            await journal.through_outages(write, seconds)
+            await ledger.through_outages(write, seconds)
     except Exception as error:
         run_logger().error("%s could not be recorded: %s", what, error)
         return False
     return True
-
-
-def _label_of(rerun: NextRun) -> str:
-    return f"{rerun.first.slot}/rerun-{rerun.number}"
 
 
 def _seconds_left(began: datetime, deadline_seconds: float) -> Callable[[], float]:

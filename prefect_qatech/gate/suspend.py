@@ -28,7 +28,6 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.context import FlowRunContext, TaskRunContext
-from prefect.exceptions import PrefectHTTPStatusError
 from prefect.flow_runs import asuspend_flow_run
 from prefect.states import Scheduled
 from pydantic import BaseModel, ConfigDict
@@ -39,7 +38,7 @@ from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import InvalidInputError, NotFoundError, QATechAPIError, UnauthorizedError
 from prefect_qatech.gate.approval import NO_ANSWER, SERVER_GRACE_SECONDS
-from prefect_qatech.ledger import Ledger, QATechRunRecord, fingerprint, forget_calls
+from prefect_qatech.ledger import QATechRunRecord, Rows, fingerprint, forget_calls
 from prefect_qatech.polling.exceptions import WaitTimedOut
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.polling.wait import Surroundings, wait_for_run
@@ -216,7 +215,7 @@ async def write_note(
     )
     flow_run_id = _current_flow_run_id()
     async with get_client() as client:
-        await Ledger(client, flow_run_id).insert(_row(key), note.model_dump_json())
+        await Rows(client, flow_run_id).insert(_row(key), note.model_dump_json())
     forget_calls(flow_run_id)
     return note
 
@@ -243,12 +242,8 @@ def _row(key: str) -> str:
 
 
 async def _note_of(client: PrefectClient, flow_run_id: UUID, key: str) -> Note | None:
-    try:
-        return Note.model_validate_json(await client.read_flow_run_input(flow_run_id, f"{_KEY}{_row(key)}"))
-    except PrefectHTTPStatusError as error:
-        if error.response.status_code != 404:
-            raise
-        return None
+    row = await Rows(client, flow_run_id).value(_row(key))
+    return None if row is None else Note.model_validate_json(row)
 
 
 async def awake_suspended_gates(credentials: QATechCredentials) -> list[UUID]:

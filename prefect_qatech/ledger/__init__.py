@@ -7,8 +7,9 @@ inputs of a flow run do: rows on the server, unique per flow run and key; a seco
 
 - `slots` (pure): what a slot is, and which slot a call means.
 - `call_site`: in which flow run, and where in it, a call stands.
-- `store`: the rows, and the one way in which a POST is sent: intent, POST, run on record.
-- `lookup`: what it knows of the runs of a campaign.
+- `rows`, `outages`: the rows on the server, and times in which it cannot be reached.
+- `store`: the one way in which a POST is sent: intent, POST, run on record. `messages`: what it says when that fails.
+- `calls`: what tasks and gates ask of it.
 - `admin`: what only a person can settle.
 
 The ledger is that of the *root* flow run: a sub-flow gets a new id when its parent is retried. Outside a flow run there
@@ -24,13 +25,16 @@ from prefect_qatech.ledger.admin import (
     read_ledger,
 )
 from prefect_qatech.ledger.call_site import (
+    chain_of,
     check_that_no_context_was_lost,
     flow_run_of,
     forget_calls,
     locate,
     root_flow_run,
 )
-from prefect_qatech.ledger.lookup import first_run_of, is_on_record
+from prefect_qatech.ledger.calls import attach, first_run_of, is_rerun_on_record, once
+from prefect_qatech.ledger.outages import through_outages
+from prefect_qatech.ledger.rows import Rows
 from prefect_qatech.ledger.slots import (
     Call,
     Chain,
@@ -42,7 +46,7 @@ from prefect_qatech.ledger.slots import (
     same_attempt,
     short_id_of,
 )
-from prefect_qatech.ledger.store import Ledger, Prepare, attach, is_of_campaign, once
+from prefect_qatech.ledger.store import Ledger, Prepare
 
 __all__ = [
     "Call",
@@ -51,19 +55,20 @@ __all__ = [
     "Prepare",
     "QATechLedgerEntry",
     "QATechRunRecord",
+    "Rows",
     "aattach_run",
     "aclear_intent",
     "aread_ledger",
     "attach",
     "attach_run",
+    "chain_of",
     "check_that_no_context_was_lost",
     "clear_intent",
     "fingerprint",
     "first_run_of",
     "flow_run_of",
     "forget_calls",
-    "is_of_campaign",
-    "is_on_record",
+    "is_rerun_on_record",
     "locate",
     "once",
     "read_ledger",
@@ -72,4 +77,5 @@ __all__ = [
     "root_flow_run",
     "same_attempt",
     "short_id_of",
+    "through_outages",
 ]

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from uuid import UUID, uuid4
 
-from prefect.client.orchestration import get_client
-
 from prefect_qatech._sync import run_sync
 from prefect_qatech.api.ids import check_run_short_id
-from prefect_qatech.ledger.call_site import root_flow_run
-from prefect_qatech.ledger.slots import PREFIX, QATechLedgerEntry, QATechRunRecord, done_row
+from prefect_qatech.ledger.calls import ledger_of
+from prefect_qatech.ledger.slots import QATechLedgerEntry, QATechRunRecord, done_row
 from prefect_qatech.ledger.store import Ledger
 
 
@@ -33,7 +30,7 @@ async def aread_ledger(flow_run_id: UUID | str) -> list[QATechLedgerEntry]:
         open_slots = [entry.slot for entry in await aread_ledger(flow_run_id) if entry.is_open]
         ```
     """
-    async with _ledger_of(flow_run_id) as ledger:
+    async with ledger_of(flow_run_id) as ledger:
         return await ledger.entries()
 
 
@@ -61,7 +58,7 @@ async def aattach_run(
         ```
     """
     check_run_short_id(run_short_id)
-    async with _ledger_of(flow_run_id) as ledger:
+    async with ledger_of(flow_run_id) as ledger:
         entries = await ledger.entries()
         entry = await _open_entry(ledger, entries, slot)
         record = QATechRunRecord(
@@ -100,15 +97,9 @@ async def aclear_intent(flow_run_id: UUID | str, slot: str) -> None:
         await aclear_intent(flow_run_id, "0a1b2c3d4e5f6071-label")
         ```
     """
-    async with _ledger_of(flow_run_id) as ledger:
+    async with ledger_of(flow_run_id) as ledger:
         entry = await _open_entry(ledger, await ledger.entries(), slot)
-        await ledger.client.delete_flow_run_input(flow_run_id=ledger.flow_run_id, key=f"{PREFIX}{entry.slot}-intent")
-
-
-@asynccontextmanager
-async def _ledger_of(flow_run_id: UUID | str) -> AsyncIterator[Ledger]:
-    async with get_client() as client:
-        yield Ledger(client, (await root_flow_run(client, flow_run_id)).id)
+        await ledger.delete(f"{entry.slot}-intent")
 
 
 async def _open_entry(ledger: Ledger, entries: Sequence[QATechLedgerEntry], slot: str) -> QATechLedgerEntry:

@@ -1,13 +1,13 @@
 """Pure: what a slot of the ledger is, and which slot a call means.
 
 - A *slot* is one intended POST, or one run that somebody else started. Its rows: `intent` (written before the POST,
-  deleted when QA.tech surely refused it) and `done` (the run, with all that the intent told, written as soon as the
+  deleted when QA.tech surely refused it) and `done` (the run, with all that the intent says, written as soon as the
   answer is there). An intent without `done` is a POST of unknown outcome.
-- Which slot a call means is settled by the user's label; without one, by what is asked for (a fingerprint of the
-  request) and the place of the call: the sub-flows that it stands in, and its number among equal calls there. Equal
-  calls are interchangeable, so nobody need tell them apart.
-- *Where* a run is, the service's address and the project, is no part of what is asked for: the same request on record
-  at another address is a conflict, and nothing is sent.
+- A call means the slot of its *name*: the user's label, or its number in a gate's campaign. Without a name it means the
+  slot of its request (a fingerprint) and its *place*: the sub-flows that it stands in, and its number among equal calls
+  there. Equal calls are interchangeable, so nobody need tell them apart.
+- *Where* a run is, the service's address and the project, is no part of the request: the same request on record at
+  another address is a conflict, and nothing is sent.
 - What a POST makes need not be a run: a release check has a slot like one, in a family of its own.
 """
 
@@ -17,10 +17,11 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import Any, Literal, TypeVar
 
+from prefect.client.schemas.objects import FlowRunInput
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prefect_qatech.addresses import safe_url
@@ -33,9 +34,6 @@ Kind = Literal["start", "rerun", "attach"]
 Chain = tuple[tuple[str, int], ...]
 """Flow run ids with their run counts, the root first: which attempt of which flow runs a call stands in."""
 
-PREFIX = "qatech-"
-_LABELLED = "label"
-
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -47,7 +45,7 @@ class QATechRunRecord(BaseModel):
         run_short_id: Its short id.
         run_url: Its address on QA.tech.
         test_count: How many test cases the answer to its POST promised; nobody knows it of an attached run.
-        test_count_is_unreadable: Whether the answer told a count that cannot be read.
+        test_count_is_unreadable: Whether the answer held a count that cannot be read.
         plan_short_id: The plan it belongs to.
         plan_name: The plan's name.
         rerun_of: Short id of the run that it repeats, if it is a rerun.
@@ -99,14 +97,7 @@ class QATechRunRecord(BaseModel):
 def record_of(
     kind: Literal["start", "rerun"], started: QATechStartedRun, plan_short_id: str | None, rerun_of: str | None = None
 ) -> QATechRunRecord:
-    """Return the record of a run that QA.tech has just accepted.
-
-    Args:
-        kind: How it came to be.
-        started: What the answer to its POST told.
-        plan_short_id: The plan that was asked for, where the answer names none.
-        rerun_of: Short id of the run that it repeats.
-    """
+    """Return the record of a run that QA.tech has just accepted; it is of the plan that the answer names, if any."""
     plan = started.test_plan
     return QATechRunRecord(
         kind=kind,
@@ -122,21 +113,11 @@ def record_of(
 
 
 def short_id_of(run: QATechRunRecord | str) -> str:
-    """Return the short id of a run, given as what its start or rerun returned or as the id itself.
-
-    Args:
-        run: The record, or the id.
-
-    Returns:
-        The short id.
-
-    Raises:
-        InvalidInputError: It is neither.
-    """
+    """Return the short id of a run, given as its record or as the id itself; anything else is an InvalidInputError."""
     if inspect.iscoroutine(run):
         run.close()
         raise InvalidInputError("the run is a coroutine: `await` is missing before the call that returns it")
-    # What the service gave is not refused for its looks.
+    # An id that the service has given is never refused for its looks.
     return run.run_short_id if isinstance(run, QATechRunRecord) else check_run_short_id(run)
 
 
@@ -149,6 +130,8 @@ class QATechLedgerEntry(BaseModel):
         makes: What its POST makes.
         what: What was asked for, for people.
         label: The user's label.
+        campaign: Of a gate's reruns: the slot of the campaign's first run, and the number of the rerun; of a first run
+            that a gate has started anew: the slot of the former one, and how often that was done.
         fingerprint: Of the request.
         address: Where it was asked for: the service's address, and the project where one is named.
         rerun_of: Short id of the run that was to be rerun.
@@ -168,6 +151,7 @@ class QATechLedgerEntry(BaseModel):
     makes: str = "run"
     what: str
     label: str | None = None
+    campaign: tuple[str, int] | None = None
     fingerprint: str
     address: str = ""
     rerun_of: str | None = None
@@ -181,7 +165,7 @@ class QATechLedgerEntry(BaseModel):
 
     @property
     def family(self) -> str:
-        """What all slots for the same request, or of the same label, have in common."""
+        """What all slots for the same request, or of the same name, have in common."""
         return self.slot.partition("-")[0]
 
     @property
@@ -201,23 +185,12 @@ class QATechLedgerEntry(BaseModel):
 
 @dataclass(frozen=True)
 class Call:
-    """A call that wants to start, rerun or attach, and where it stands.
+    """A call that wants to start, rerun or attach, and where it stands; `QATechLedgerEntry` says what the fields mean.
 
     Attributes:
-        kind: `start`, `rerun` or `attach`.
-        what: What is asked for, for people.
-        fingerprint: Of the request.
-        address: Where it is asked for: the service's address, and the project where one is named.
-        label: The user's label.
-        rerun_of: Short id of the run to be rerun.
-        makes: What its POST makes.
-        chain: The attempt it stands in.
-        place: Where the call stands: the sub-flows, and its number among equal calls there.
         is_ordered_by_prefect: Whether the place holds a number that Prefect gave a sub-flow run in another process, in
             the order of calls, whatever each asks for.
-        is_first_attempt: Whether no flow run that it stands in has run before.
-        numbered: Among which calls it has its number: flow run, run count, family and caller.
-        asked: The families of what this attempt of the flow run has asked for so far.
+        caller: What has the number that the place ends with: a task run, or the call itself.
     """
 
     kind: Kind
@@ -225,14 +198,13 @@ class Call:
     fingerprint: str
     address: str = ""
     label: str | None = None
+    campaign: tuple[str, int] | None = None
     rerun_of: str | None = None
     makes: str = "run"
     chain: Chain = ()
     place: str = "0"
     is_ordered_by_prefect: bool = False
-    is_first_attempt: bool = False
-    numbered: tuple[str, int, str, str] | None = None
-    asked: Set[str] = frozenset()
+    caller: str | None = None
 
     @property
     def name(self) -> str:
@@ -240,33 +212,36 @@ class Call:
         return self.kind if self.makes == "run" else self.makes
 
     @property
+    def is_named(self) -> bool:
+        """Whether it means the same slot wherever it stands."""
+        return self.label is not None or self.campaign is not None
+
+    @property
+    def is_first_attempt(self) -> bool:
+        """Whether no attempt before this one can have left a slot at another place."""
+        return all(run_count == 1 for _, run_count in self.chain)
+
+    @property
     def family(self) -> str:
         """What all slots that this call could mean have in common."""
-        meaning = f"label:{self.label}" if self.label is not None else f"request:{self.fingerprint}"
-        return short_hash(f"{self.name}:{meaning}")
+        if self.campaign is not None:
+            meaning = f"campaign:{self.campaign[0]}:{self.campaign[1]}"
+        elif self.label is not None:
+            meaning = f"label:{self.label}"
+        else:
+            meaning = f"request:{self.fingerprint}"
+        return _short_hash(f"{self.name}:{meaning}")
 
     @property
     def slot(self) -> str:
         """The name of its slot."""
-        return f"{self.family}-{_LABELLED if self.label is not None else short_hash(self.place)}"
+        named = "campaign" if self.campaign is not None else "label"
+        return f"{self.family}-{named if self.is_named else _short_hash(self.place)}"
 
     def entry(self, *, sent_at: datetime, busy_seconds: float, nonce: str) -> QATechLedgerEntry:
         """Return the slot that this call is about to fill."""
-        return QATechLedgerEntry(
-            slot=self.slot,
-            kind=self.kind,
-            makes=self.makes,
-            what=self.what,
-            label=self.label,
-            fingerprint=self.fingerprint,
-            address=self.address,
-            rerun_of=self.rerun_of,
-            place=self.place,
-            chain=self.chain,
-            sent_at=sent_at,
-            busy_seconds=busy_seconds,
-            nonce=nonce,
-        )
+        more = {"slot": self.slot, "sent_at": sent_at, "busy_seconds": busy_seconds, "nonce": nonce}
+        return QATechLedgerEntry.model_validate(asdict(self) | more)
 
 
 def fingerprint(*parts: Any) -> str:
@@ -274,20 +249,12 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def short_hash(text: str) -> str:
-    """Return a text fit for a row's key."""
+def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def resolve(call: Call, entries: Sequence[QATechLedgerEntry]) -> QATechLedgerEntry | None:
-    """Say which recorded slot a call means.
-
-    Args:
-        call: The call.
-        entries: The slots of its family.
-
-    Returns:
-        The slot; None when the call is a new one.
+    """Return the slot that a call means, among those of its family; None when the call is a new one.
 
     Raises:
         LedgerConflict: It stands in a sub-flow run of another process, and an earlier attempt asked for the same in
@@ -296,18 +263,16 @@ def resolve(call: Call, entries: Sequence[QATechLedgerEntry]) -> QATechLedgerEnt
     for entry in entries:
         if entry.slot == call.slot:
             return entry
-    left = [
-        entry
-        for entry in entries
-        if not same_attempt(entry.chain, call.chain) and _sub_flows(entry.place) != _sub_flows(call.place)
-    ]
-    if call.label is None and call.is_ordered_by_prefect and left:
-        raise conflict(
-            left[0],
-            f"An earlier attempt of this flow run has recorded {call.what} ({left[0].outcome}) in another of the "
-            "deployments that it runs, so it cannot be told whether this call means that one. Nothing was sent. Give "
-            "each of the calls a label of its own, which settles it in any order.",
-        )
+    if call.is_named or not call.is_ordered_by_prefect:
+        return None
+    for entry in entries:
+        if not same_attempt(entry.chain, call.chain) and _sub_flows(entry.place) != _sub_flows(call.place):
+            raise conflict(
+                entry,
+                f"An earlier attempt of this flow run has recorded {call.what} ({entry.outcome}) in another of the "
+                "deployments that it runs, so it cannot be told whether this call means that one. Nothing was sent. "
+                "Give each of the calls a label of its own, which settles it in any order.",
+            )
     return None
 
 
@@ -327,21 +292,27 @@ def conflict(entry: QATechLedgerEntry, message: str, flow_run_id: str | None = N
     )
 
 
-def left_behind(call: Call, entries: Sequence[QATechLedgerEntry]) -> list[QATechLedgerEntry]:
-    """Return the starts of earlier attempts that this one has not asked for, where a call is a new request.
+def starts_not_repeated(
+    call: Call, entries: Sequence[QATechLedgerEntry], families: Set[str]
+) -> list[QATechLedgerEntry]:
+    """Return the starts of earlier attempts at the place of a new call for which this attempt has not asked.
 
     Args:
-        call: A start without a label, which is on record nowhere.
+        call: The call, which is on record nowhere.
         entries: All slots of the ledger.
+        families: Those of all calls of this attempt so far.
     """
+    if call.kind != "start" or call.is_named:
+        return []
     return [
         entry
         for entry in entries
         if entry.kind == "start"
         and entry.makes == call.makes
         and entry.label is None
+        and entry.campaign is None
         and entry.place == call.place
-        and entry.family not in call.asked
+        and entry.family not in families
         and not same_attempt(entry.chain, call.chain)
     ]
 
@@ -357,27 +328,19 @@ def done_row(entry: QATechLedgerEntry, run: QATechRunRecord) -> str:
     return json.dumps({**run.model_dump(mode="json"), "nonce": entry.nonce, "entry": entry.row()})
 
 
-def entries_of(rows: Mapping[str, str], created: Mapping[str, datetime | None]) -> list[QATechLedgerEntry]:
-    """Read the slots from their rows, in the order in which they were written.
-
-    Args:
-        rows: Keys and values.
-        created: When the server stored each of them.
-
-    Raises:
-        LedgerConflict: A row cannot be read.
-    """
+def entries_of(rows: Mapping[str, FlowRunInput]) -> list[QATechLedgerEntry]:
+    """Read the slots from their rows, in the order in which they were written; an unreadable one is a conflict."""
     entries: dict[str, QATechLedgerEntry] = {}
-    for key, value in rows.items():
+    for key, row in rows.items():
         if key.endswith("-intent"):
-            entry = _read(QATechLedgerEntry, key, value)
-            entry.created = created.get(key)
+            entry = _read(QATechLedgerEntry, key, row.value)
+            entry.created = row.created
             entries[entry.slot] = entry
-    for key, value in rows.items():
+    for key, row in rows.items():
         if key.endswith("-done"):
-            run, slot = _read(QATechRunRecord, key, value), key.removeprefix(PREFIX).removesuffix("-done")
+            run, slot = _read(QATechRunRecord, key, row.value), key.removesuffix("-done")
             if slot not in entries:
-                entries[slot] = _read(QATechLedgerEntry, key, json.dumps(json.loads(value).get("entry")))
+                entries[slot] = _read(QATechLedgerEntry, key, json.dumps(json.loads(row.value).get("entry")))
             entries[slot].run = run
     return sorted(entries.values(), key=lambda entry: entry.sent_at)
 

@@ -61,7 +61,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody sleeps between attempts."""
     monkeypatch.setattr(details, "FIRST_PAUSE_SECONDS", 0.05)
     monkeypatch.setattr(steps, "astart_test_run", steps.astart_test_run.with_options(retry_delay_seconds=0))
-    monkeypatch.setattr(steps, "arerun_test_run", steps.arerun_test_run.with_options(retry_delay_seconds=0))
+    monkeypatch.setattr(steps, "arerun_in_campaign", steps.arerun_in_campaign.with_options(retry_delay_seconds=0))
 
 
 @pytest.fixture
@@ -367,7 +367,7 @@ async def test_a_rerun_that_cannot_be_followed_leaves_a_report_with_a_verdict(fl
     def refuse(*_: object) -> None:
         flaky.set_faults([{"on": STATUS, "kind": "status", "status": 401, "times": -1}])
 
-    real = steps.arerun_test_run
+    real = steps.arerun_in_campaign
 
     async def rerun(*args: Any, **options: Any) -> Any:
         record = await real(*args, **options)
@@ -375,7 +375,7 @@ async def test_a_rerun_that_cannot_be_followed_leaves_a_report_with_a_verdict(fl
         return record
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(steps, "arerun_test_run", rerun)
+        patch.setattr(steps, "arerun_in_campaign", rerun)
         report = await judge(flaky)
     assert report.verdict is Verdict.FAIL
     assert report.incidents == (Incident.WAIT_GAVE_UP,)
@@ -472,7 +472,7 @@ async def test_an_outage_names_the_run_that_is_on_record() -> None:
         raise CONNECTION_REFUSED
 
     with pytest.raises(LedgerUnavailable, match="abc123") as caught:
-        await journal.through_outages(down, 0.1, record)
+        await ledger.through_outages(down, 0.1, record)
     assert caught.value.run_url == record.run_url
 
 
@@ -485,7 +485,7 @@ async def test_what_prefect_refuses_is_not_asked_again() -> None:
         raise LookupError("no such flow run")
 
     with pytest.raises(LookupError):
-        await journal.through_outages(refused, 60)
+        await ledger.through_outages(refused, 60)
     assert asked == 1
 
 

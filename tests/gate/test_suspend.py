@@ -13,17 +13,16 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow
-from prefect.flow_runs import asuspend_flow_run
 from prefect.states import Cancelled, Crashed, Scheduled
 
 from flows.check import check_release
 from flows.watcher import watch
-from prefect_qatech import GatePolicy, QATechCredentials, QATechPolling, QATechRun, arelease_gate, ledger
+from prefect_qatech import GatePolicy, QATechCredentials, QATechPolling, QATechRun, arelease_gate
 from prefect_qatech.exceptions import UnauthorizedError
 from prefect_qatech.gate import suspend
 from prefect_qatech.gate.suspend import Note, needs_look, why_wake
 from prefect_qatech.sandbox import Sandbox
-from tests.support import cases, counted, credentials_for, located, one_plan, posts, rows_of
+from tests.support import cases, counted, credentials_for, one_plan, posts, rows_of
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
 ENDED = QATechRun(run_short_id="abc123", status="COMPLETED", result="PASSED")
@@ -138,24 +137,6 @@ async def test_a_gate_suspends_wakes_and_passes_with_one_start() -> None:
         assert await woken(credentials_for(sandbox), gate) == [], "a second watcher finds nothing to do"
         assert (await gate.execute()).verdict.value == "pass"
         assert counted(sandbox) == (1, 0)
-
-
-async def test_a_flow_run_that_was_resumed_is_not_in_its_first_attempt() -> None:
-    """Its run count stays 1, and what it has started before it slept may stand at another place of its ledger."""
-    seen: list[tuple[int, bool]] = []
-
-    @flow
-    async def sleeps() -> None:
-        call = await located(ledger.Call(kind="start", what="a run", fingerprint="A"))
-        seen.append((call.chain[0][1], call.is_first_attempt))
-        await asuspend_flow_run(timeout=600, key="qatech-once")
-
-    deployed = await Deployed.of(sleeps)
-    await deployed.suspends()
-    async with get_client() as client:
-        await client.resume_flow_run(deployed.id)
-    await deployed.execute()
-    assert seen == [(1, True), (1, False)]
 
 
 async def test_the_deployed_check_is_the_gate_itself() -> None:

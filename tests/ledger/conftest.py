@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from prefect.client.orchestration import PrefectClient, get_client
 
-from prefect_qatech.ledger import Ledger, store
+from prefect_qatech.ledger import Ledger
 from tests.ledger.books import Trouble
 from tests.support import new_flow_run
 
@@ -26,5 +26,4 @@ async def book(client: PrefectClient) -> Ledger:
 
 @pytest.fixture
 def trouble(monkeypatch: pytest.MonkeyPatch) -> Trouble:
-    monkeypatch.setattr(store, "_FIRST_PAUSE_SECONDS", 0.01)
     return Trouble(monkeypatch)

@@ -7,7 +7,6 @@ import contextvars
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import datetime, timedelta, timezone
 from uuid import UUID, uuid4
 
 import anyio
@@ -15,10 +14,8 @@ import httpx
 import pytest
 from prefect import flow
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import arun_deployment
 from prefect.flow_engine import run_flow_async
-from prefect.states import Pending, Running
 
 from prefect_qatech import (
     LedgerConflict,
@@ -28,7 +25,7 @@ from prefect_qatech import (
     ledger,
 )
 from prefect_qatech._sync import run_sync
-from prefect_qatech.ledger import Call, call_site
+from prefect_qatech.ledger import Call
 from tests.ledger.books import (
     Sends,
     Trouble,
@@ -36,40 +33,7 @@ from tests.ledger.books import (
     ask,
     call,
 )
-from tests.support import Failing, StepFailed, flow_run_id, located
-
-
-async def is_first() -> bool:
-    return (await located(Call(kind="start", what="a run", fingerprint="A"))).is_first_attempt
-
-
-async def test_the_first_attempt_is_known_in_the_flow_and_in_its_sub_flows(prefect_server: None) -> None:
-    seen: list[tuple[str, bool]] = []
-    step = Failing()
-
-    @flow
-    async def sub() -> None:
-        seen.append(("sub-flow", await is_first()))
-
-    @flow(retries=1)
-    async def user() -> None:
-        seen.append(("flow", await is_first()))
-        await sub()
-        step()
-
-    await user()
-    # The sub-flow of a retried flow is a new flow run, which has never run before.
-    assert seen == [("flow", True), ("sub-flow", True), ("flow", False), ("sub-flow", False)]
-
-
-@pytest.mark.parametrize(
-    ("run_count", "seconds", "first"), [(1, 0, True), (2, 0, False), (1, 1, False), (1, None, False)]
-)
-def test_a_first_attempt_is_in_the_state_in_which_it_began(run_count: int, seconds: int | None, first: bool) -> None:
-    began = datetime(2026, 9, 1, tzinfo=timezone.utc)
-    state = Running(timestamp=began + timedelta(seconds=seconds)) if seconds is not None else Pending(timestamp=began)
-    flow_run = FlowRun(flow_id=uuid4(), run_count=run_count, start_time=began, state=state)
-    assert call_site._runs_for_the_first_time(flow_run) is first
+from tests.support import Failing, StepFailed, flow_run_id
 
 
 @pytest.mark.usefixtures("prefect_server")

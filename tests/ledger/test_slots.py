@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -147,8 +146,7 @@ def test_no_sequence_of_attempts_starts_more_than_the_gates(
                 runs[run] = asks
                 return a_run(run)
 
-            more = {"is_ordered_by_prefect": where == "deployments", "is_first_attempt": number == 1}
-            asked = call(place, asks=asks, chain=chain, label=label, **more)
+            asked = call(place, asks=asks, chain=chain, label=label, is_ordered_by_prefect=where == "deployments")
             try:
                 record = await Ledger(rows, root).once(asked, send, busy_seconds=0)  # type: ignore[arg-type]
             except LedgerConflict:
@@ -190,7 +188,7 @@ async def test_a_first_attempt_writes_without_reading_and_still_starts_once(labe
             asked, send, busy_seconds=0
         )
 
-    first = replace(call(label=label), is_first_attempt=True)
+    first = call(label=label)
     assert not (await once(first)).found
     assert rows.reads == 0
     assert (await once(first)).found, "a second executor of the same attempt"

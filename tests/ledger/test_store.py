@@ -27,7 +27,7 @@ from prefect_qatech import (
     aclear_intent,
     ledger,
 )
-from prefect_qatech.ledger import Call, Ledger, store
+from prefect_qatech.ledger import Call, Chain, Ledger, store
 from tests.ledger.books import (
     FIRST,
     SECOND,
@@ -134,6 +134,28 @@ async def test_a_label_that_stands_for_another_request_sends_nothing(book: Ledge
     assert send.count == 0
 
 
+async def test_in_a_campaign_a_call_means_its_number_whatever_it_asks_for(book: Ledger) -> None:
+    send = Sends()
+    first = await book.once(call(), send, busy_seconds=0)
+
+    async def rerun(number: int, asks: str, chain: Chain) -> QATechRunRecord:
+        asked = Call("rerun", f"rerun {number}", asks, campaign=(str(first.slot), number), chain=chain)
+        return await book.once(asked, send, busy_seconds=0)
+
+    one = await rerun(1, "what failed", FIRST)
+    assert [(await rerun(1, "two tests", SECOND)).run_short_id, one.found] == [one.run_short_id, False]
+    two = await rerun(2, "two tests", SECOND)
+    assert len({first.run_short_id, one.run_short_id, two.run_short_id}) == send.count == 3
+    assert [entry.campaign for entry in await book.entries()] == [None, (first.slot, 1), (first.slot, 2)]
+
+
+async def test_no_text_makes_a_label_a_number_of_a_campaign(book: Ledger) -> None:
+    label = f"{call().slot}/rerun-1"
+    await book.once(call(label=label), Sends(), busy_seconds=0)
+    with pytest.raises(LedgerConflict, match="stands for"):
+        await book.once(call(label=label, asks="B"), Sends(), busy_seconds=0)
+
+
 async def test_the_record_is_written_as_soon_as_the_server_takes_it(book: Ledger, trouble: Trouble) -> None:
     trouble.with_rows("-done", 2, httpx.ConnectError("the server restarts"))
     send = Sends()
@@ -150,10 +172,8 @@ async def test_a_record_whose_answer_was_lost_counts(book: Ledger, trouble: Trou
     assert (await book.once(call(chain=SECOND), Sends(), busy_seconds=0)).found
 
 
-async def test_a_record_that_cannot_be_written_is_told_with_the_run(
-    book: Ledger, trouble: Trouble, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store, "_RECORD_SECONDS", 0.1)
+async def test_a_record_that_cannot_be_written_is_told_with_the_run(book: Ledger, trouble: Trouble) -> None:
+    book.record_seconds = 0.1
     trouble.with_rows("-done", 1000, httpx.ConnectError("no server"))
     send = Sends()
     with pytest.raises(StartOutcomeUnknown, match="run1") as caught:
@@ -187,10 +207,8 @@ async def test_a_post_that_is_answered_within_the_grace_is_recorded_when_it_is_c
     assert recorded.run.run_short_id == "abc123"
 
 
-async def test_a_post_that_is_not_answered_within_the_grace_stays_open(
-    book: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store, "_CANCEL_GRACE_SECONDS", 0.1)
+async def test_a_post_that_is_not_answered_within_the_grace_stays_open(book: Ledger) -> None:
+    book.cancel_grace_seconds = 0.1
     sending, stopped = threading.Event(), threading.Event()
 
     async def send() -> QATechRunRecord:
@@ -224,8 +242,10 @@ async def _cancel_during(
         group.cancel_scope.cancel()
 
 
-async def test_a_ledger_of_many_pages_is_read_to_its_end(book: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_PAGE", 3)
+async def test_a_ledger_of_many_pages_is_read_to_its_end(book: Ledger) -> None:
+    async with anyio.create_task_group() as group:
+        for number in range(220):
+            group.start_soon(book.insert, f"{number}-more", "{}")
     send = Sends()
     for number in range(4):
         await book.once(call(str(number)), send, busy_seconds=0)
@@ -293,10 +313,8 @@ async def test_an_intent_of_another_process_that_was_refused_is_the_waiting_call
     assert send.count == 1
 
 
-async def test_a_refused_intent_that_could_not_be_deleted_is_no_unknown_outcome(
-    book: Ledger, trouble: Trouble, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store, "_DELETE_SECONDS", 0.05)
+async def test_a_refused_intent_that_could_not_be_deleted_is_no_unknown_outcome(book: Ledger, trouble: Trouble) -> None:
+    book.delete_seconds = 0.05
     trouble.with_rows("-intent", 1000, httpx.ConnectError("no server"), deleting=True)
     refused = RateLimitedError("later", status=429, retryable=True)
     with pytest.raises(RateLimitedError):
@@ -402,7 +420,7 @@ async def test_a_start_is_not_answered_with_a_run_that_a_person_has_attached_to_
         await book.once(call("0"), Sends(RuntimeError("killed")), busy_seconds=0)
     await aattach_run(book.flow_run_id, call("0").slot, "run1")
     with pytest.raises(StartOutcomeUnknown, match="no evidence"):
-        await book.once(call("1"), Sends(), busy_seconds=0)
+        await book.once(call("1", chain=SECOND), Sends(), busy_seconds=0)
 
 
 async def test_what_comes_before_a_post_comes_before_its_intent_and_only_where_nothing_is_on_record(

@@ -12,8 +12,6 @@ from tests.soak.scenario import MAX_RERUNS, Kind
 
 # A start that QA.tech surely did not take, until the task's retries were used up.
 _REFUSED = ("RateLimitedError", "ServerError")
-_AGAIN = "/again-"
-_RERUN = "/rerun-"
 
 
 @dataclass(frozen=True)
@@ -129,10 +127,10 @@ def _slots(rows: Mapping[str, str], gate: Gate) -> tuple[_Slots, _Slots]:
     intents = [json.loads(value) for key, value in rows.items() if key.endswith("-intent")]
     label = gate.label if gate.target is None else f"{gate.label} of {gate.target}"
     first = [one["slot"] for one in intents if one["kind"] == "start" and one["label"] == label]
-    # The label of what comes later in a campaign is made of the slot of its start.
-    again = [one["slot"] for one in intents if one["kind"] == "start" and one["label"].rpartition(_AGAIN)[0] in first]
+    later = [one for one in intents if one["campaign"] is not None]
+    again = [one["slot"] for one in later if one["kind"] == "start" and one["campaign"][0] in first]
     starts = [*first, *again]
-    reruns = [one["slot"] for one in intents if one["kind"] == "rerun" and one["label"].rpartition(_RERUN)[0] in starts]
+    reruns = [one["slot"] for one in later if one["kind"] == "rerun" and one["campaign"][0] in starts]
 
     def with_runs(slots: list[str]) -> _Slots:
         done = [rows[f"qatech-{slot}-done"] for slot in slots if f"qatech-{slot}-done" in rows]

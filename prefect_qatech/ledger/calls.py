@@ -1,0 +1,105 @@
+"""What tasks and gates ask of the ledger of the flow run that they stand in; outside a flow run nothing is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+
+from prefect_qatech.ledger.call_site import flow_run_of, locate, root_flow_run
+from prefect_qatech.ledger.slots import Call, QATechRunRecord, short_id_of
+from prefect_qatech.ledger.store import LATEST_SEND_SECONDS, Ledger, Prepare, Send
+
+
+@asynccontextmanager
+async def ledger_of(flow_run_id: UUID | str) -> AsyncIterator[Ledger]:
+    """Open the ledger of a flow run, which is that of its root; an unknown flow run is a ValueError."""
+    async with get_client() as client:
+        yield Ledger(client, (await root_flow_run(client, flow_run_id)).id)
+
+
+async def once(call: Call, send: Send, *, post_seconds: float, prepare: Prepare | None = None) -> QATechRunRecord:
+    """Start or rerun once per slot of the current flow run.
+
+    Args:
+        call: What is asked for.
+        send: Sends the POST, once.
+        post_seconds: How long a POST can take.
+        prepare: What comes before the POST and may be repeated, such as a look at the catalogue or an upload; it is
+            told the root flow run. It is left out where the call is on record.
+
+    Returns:
+        The run, started now or before.
+    """
+    flow_run = await flow_run_of(call)
+    if flow_run is None:
+        if prepare is not None:
+            await prepare(None)
+        return await send()
+    async with get_client() as client:
+        flow_run_id, call = await locate(client, call, flow_run)
+        return await Ledger(client, flow_run_id).once(
+            call,
+            send,
+            busy_seconds=LATEST_SEND_SECONDS + post_seconds,
+            latest_send_seconds=LATEST_SEND_SECONDS,
+            prepare=prepare,
+        )
+
+
+async def attach(call: Call, record: QATechRunRecord) -> QATechRunRecord:
+    """Put a run on record that somebody else has started.
+
+    Args:
+        call: What is asked for; with a label.
+        record: The run.
+
+    Returns:
+        The run, attached now or before; with what its start told, where this flow run has started it itself.
+    """
+    flow_run = await flow_run_of(call)
+    if flow_run is None:
+        return record
+    async with get_client() as client:
+        flow_run_id, call = await locate(client, call, flow_run)
+        return await Ledger(client, flow_run_id).attach(call, record)
+
+
+async def is_rerun_on_record(first: QATechRunRecord, number: int) -> bool:
+    """Whether the ledger that holds the first run of a campaign has its rerun of that number."""
+    if not first.found or first.flow_run_id is None or first.slot is None:
+        return False
+    call = Call(kind="rerun", what="", fingerprint="", campaign=(first.slot, number))
+    async with get_client() as client:
+        return bool(await Ledger(client, UUID(first.flow_run_id)).entries(call.family))
+
+
+async def first_run_of(run: QATechRunRecord | str) -> QATechRunRecord | None:
+    """Return the first run of a campaign, where a run is known to be a rerun in it.
+
+    Args:
+        run: The run in question, or its short id.
+
+    Returns:
+        The first run; None where the run is no rerun, as far as its record and the ledger of the flow run know.
+    """
+    context, runs = FlowRunContext.get(), dict[str, QATechRunRecord]()
+    if context is not None and context.flow_run is not None:
+        async with ledger_of(context.flow_run.id) as ledger:
+            entries = await ledger.entries()
+        runs = {
+            entry.run.run_short_id: entry.run
+            for entry in entries
+            if entry.run is not None and entry.kind != "attach" and entry.makes == "run"
+        }
+    if isinstance(run, QATechRunRecord):
+        runs.setdefault(run.run_short_id, run)
+    first, known = None, runs.pop(short_id_of(run), None)
+    while known is not None and known.rerun_of is not None:
+        base = runs.pop(known.rerun_of, None)
+        first = base or QATechRunRecord(kind="attached", run_short_id=known.rerun_of, started_at=known.started_at)
+        known = base
+    return first
