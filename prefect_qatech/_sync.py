@@ -24,7 +24,7 @@ from prefect.exceptions import TerminationSignal
 T = TypeVar("T")
 
 WATCH_SECONDS = 0.5
-"""How often a wait off the main thread looks whether the main thread is being stopped."""
+"""How often a wait off the main thread checks whether the main thread is being stopped."""
 
 
 def run_sync(core: Callable[[], Coroutine[Any, Any, T]]) -> T:

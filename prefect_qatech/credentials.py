@@ -23,7 +23,7 @@ from typing_extensions import Self
 
 from prefect_qatech.addresses import is_loopback
 from prefect_qatech.api.client import QATechClient
-from prefect_qatech.api.connections import RequestBudget, budget_of, digest
+from prefect_qatech.api.connections import digest
 from prefect_qatech.api.ids import ProjectShortId
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.inputs import Checked, is_made_in_code
@@ -69,9 +69,9 @@ class QATechCredentials(Checked, CredentialsBlock):
         project_short_id: The project, `proj_...` or its name; needed where the token belongs to an organisation.
         timeout_seconds: Time limit of a whole request.
         connect_timeout_seconds: Time limit for making the connection.
-        max_looks_per_second: How often all waits of a process that use these credentials may look at runs, together.
-        rate_limit_name: Name of a Prefect global concurrency limit with slot decay, for the looks of all processes.
-            Each look then costs a call to the Prefect API; without such a limit on the server nothing is limited.
+        max_polls_per_second: How often all waits of a process that use these credentials may poll, together.
+        rate_limit_name: Name of a Prefect global concurrency limit with slot decay, for the polls of all processes.
+            Each poll then costs a call to the Prefect API; without such a limit on the server nothing is limited.
 
     Example:
         ```python
@@ -108,12 +108,12 @@ class QATechCredentials(Checked, CredentialsBlock):
     connect_timeout_seconds: float = Field(
         default=10.0, gt=0, le=600, allow_inf_nan=False, title="Connection time limit (seconds)"
     )
-    max_looks_per_second: float | None = Field(
+    max_polls_per_second: float | None = Field(
         default=None,
         gt=0,
         le=10_000,
         allow_inf_nan=False,
-        title="Looks per second",
+        title="Polls per second",
         description="For all waits of a process together.",
     )
     rate_limit_name: str | None = Field(
@@ -121,7 +121,7 @@ class QATechCredentials(Checked, CredentialsBlock):
         min_length=1,
         max_length=200,
         title="Rate limit",
-        description="Name of a Prefect global concurrency limit with slot decay, for the looks of all processes.",
+        description="Name of a Prefect global concurrency limit with slot decay, for the polls of all processes.",
     )
 
     if TYPE_CHECKING:
@@ -255,16 +255,9 @@ class QATechCredentials(Checked, CredentialsBlock):
             self.api_token = saved._token_at_hand()
         return self._token_at_hand()
 
-    def get_request_budget(self) -> RequestBudget | None:
-        """Give the budget of looks that all waits of this process with these credentials share.
-
-        Returns:
-            The budget; None where there is no limit.
-        """
-        if self.max_looks_per_second is None:
-            return None
-        key = digest(self.api_token.get_secret_value(), self.api_url, self.max_looks_per_second)
-        return budget_of(key, self.max_looks_per_second)
+    def fingerprint(self) -> str:
+        """Return a text that is the same for the same token and address in this process, and tells nothing of them."""
+        return digest(self.api_token.get_secret_value(), self.api_url)
 
 
 def check_credentials(credentials: object) -> None:

@@ -1,4 +1,4 @@
-"""Prefect tasks: start, look at and rerun QA.tech runs, and publish a gate's report; sync and async _sync.
+"""Prefect tasks: start, get and rerun QA.tech runs, and publish a gate's report; sync and async versions.
 
 What the tasks keep to, in any combination of sync and async flows, called, `.submit`ted and `.map`ped:
 
@@ -88,9 +88,9 @@ async def retry_if_safe(task: Task[Any, Any], task_run: TaskRun, state: State[An
     return True
 
 
-# The ledger finds an earlier start, and survives what a cache does not; a look must never come from a cache. A task
-# worker keeps results, and puts Prefect's default, by which equal calls of a flow run share one, in place of NO_CACHE:
-# there, each task run keeps its result under a key of its own.
+# The ledger finds an earlier start, and survives what a cache does not; what a run is like must never come from a
+# cache. A task worker keeps results, and puts Prefect's default, by which equal calls of a flow run share one, in place
+# of NO_CACHE: there, each task run keeps its result under a key of its own.
 NOT_CACHED: _ResultOptions = {
     "cache_policy": NO_CACHE,
     "persist_result": False,
@@ -432,7 +432,7 @@ async def arerun_in_campaign(
     )
 
 
-@task(name="get_test_run", description="Look at a QA.tech run once.", **RETRIED)
+@task(name="get_test_run", description="Get a QA.tech run as it is now.", **RETRIED)
 async def aget_test_run(
     credentials: QATechCredentials, run: QATechRunRecord | str, test_cases: Literal["failed", "all"] | None = None
 ) -> QATechRun:
@@ -440,11 +440,11 @@ async def aget_test_run(
     return await _get(credentials, short_id_of(run), test_cases)
 
 
-@task(name="get_test_run", description="Look at a QA.tech run once.", **RETRIED)
+@task(name="get_test_run", description="Get a QA.tech run as it is now.", **RETRIED)
 def get_test_run(
     credentials: QATechCredentials, run: QATechRunRecord | str, test_cases: Literal["failed", "all"] | None = None
 ) -> QATechRun:
-    """Look at a run once (`GET /run/{shortId}`); Prefect retries a look that failed and may not fail again.
+    """Get a run as it is now (`GET /run/{shortId}`); Prefect retries a request that failed and may not fail again.
 
     Args:
         credentials: How to reach QA.tech.
@@ -456,7 +456,7 @@ def get_test_run(
 
     Raises:
         InvalidInputError: Something that was passed in is not what it must be; nothing was sent.
-        QATechAPIError: The look failed.
+        QATechAPIError: The request failed.
 
     Example:
         ```python

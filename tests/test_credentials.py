@@ -294,7 +294,7 @@ def test_the_blocks_schema() -> None:
         "project_short_id",
         "timeout_seconds",
         "connect_timeout_seconds",
-        "max_looks_per_second",
+        "max_polls_per_second",
         "rate_limit_name",
     }
     for name, field in schema["properties"].items():

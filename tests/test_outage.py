@@ -19,8 +19,9 @@ from prefect_qatech import (
     start_test_run,
     wait_for_test_run,
     wait_for_test_runs,
-    waits,
 )
+from prefect_qatech.polling import throttle
+from prefect_qatech.polling.throttle import Throttle
 from prefect_qatech.report import artifacts
 from prefect_qatech.sandbox import Sandbox
 from tests.outage import Mode, PrefectInFront, prefect_in_front
@@ -37,7 +38,7 @@ SLOW_MACHINE_SECONDS = 20.0
 def prefect(monkeypatch: pytest.MonkeyPatch) -> Iterator[PrefectInFront]:
     """Prefect's API, which can be broken."""
     monkeypatch.setattr(artifacts, "REPORT_SECONDS", 1.0)
-    monkeypatch.setattr(waits, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(throttle, "PATIENCE_SECONDS", 0.2)
     with prefect_in_front() as proxy:
         yield proxy
 
@@ -104,10 +105,10 @@ async def test_a_report_is_not_waited_for_for_long(prefect: PrefectInFront) -> N
 
 
 async def test_a_limit_of_a_server_that_hangs_limits_nothing(prefect: PrefectInFront) -> None:
-    turn = waits.turn_of(QATechCredentials(api_token=SecretStr("x"), rate_limit_name="qatech"))
+    limited = Throttle(QATechCredentials(api_token=SecretStr("x"), rate_limit_name="qatech"))
     prefect.set("hangs")
     with anyio.fail_after(SLOW_MACHINE_SECONDS):
-        await turn(3600)
+        await limited.wait(3600)
 
 
 async def test_a_limit_that_has_no_place_yet_is_waited_for(
@@ -119,7 +120,7 @@ async def test_a_limit_that_has_no_place_yet_is_waited_for(
         await anyio.sleep(3)
         asked.append(name)
 
-    monkeypatch.setattr(waits, "rate_limit", slow)
-    monkeypatch.setattr(waits, "PATIENCE_SECONDS", 2.0)  # a busy machine may need more than a moment to answer
-    await waits.turn_of(QATechCredentials(api_token=SecretStr("x"), rate_limit_name="qatech"))(3600)
+    monkeypatch.setattr(throttle, "rate_limit", slow)
+    monkeypatch.setattr(throttle, "PATIENCE_SECONDS", 2.0)  # a busy machine may need more than a moment to answer
+    await Throttle(QATechCredentials(api_token=SecretStr("x"), rate_limit_name="qatech")).wait(3600)
     assert asked == ["qatech"]

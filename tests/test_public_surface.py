@@ -23,8 +23,9 @@ ROOMS = [
     {"inputs", "_prefect", "_sync"},
     {"api"},
     {"verdict"},
-    {"credentials", "polling", "ledger"},
+    {"credentials", "ledger"},
     {"report"},
+    {"polling"},
     {"tasks"},
     {"waits", "catalogue"},
     {"gate"},
@@ -35,6 +36,7 @@ ROOMS = [
 LOW = {"exceptions", "addresses", "inputs", "_prefect", "api"}
 HEIGHT = {name: height for height, room in enumerate(ROOMS) for name in room}
 APART = {"sandbox"}
+WITH_PREFECT = {"report": {"artifacts", "events", "history"}, "polling": {"throttle", "task_run"}}
 WITHOUT_PREFECT = ["exceptions", "addresses", "inputs", "api", "verdict", "polling"]
 IN_BOTH_VERSIONS = [
     "get_test_run",
@@ -90,8 +92,8 @@ MODULES = [path for path in FILES if path != PACKAGE / "__init__.py"]
 
 
 def knows_no_prefect(path: Path) -> bool:
-    publishes = part_of(path) == "report" and path.stem in {"artifacts", "events", "history"}
-    return part_of(path) in {*WITHOUT_PREFECT, "report"} and not publishes
+    part = part_of(path)
+    return part in {*WITHOUT_PREFECT, "report"} and path.stem not in WITH_PREFECT.get(part, set())
 
 
 def name_of(path: Path) -> str:

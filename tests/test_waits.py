@@ -31,9 +31,10 @@ from prefect_qatech import (
     await_for_test_runs,
     start_test_run,
     wait_for_test_runs,
-    waits,
 )
 from prefect_qatech._sync import run_sync
+from prefect_qatech.polling.task_run import all_unless_stopped, delays_of_first_polls
+from prefect_qatech.polling.unfinished import runs_not_ended
 from prefect_qatech.report import artifacts, history
 from prefect_qatech.report.history import PlanHistory
 from prefect_qatech.sandbox import Sandbox
@@ -203,7 +204,7 @@ async def test_a_token_that_is_refused_is_told_at_once(sandbox: Sandbox, polling
 
 def test_an_error_of_thousands_stays_readable() -> None:
     errors: dict[str, Any] = {str(number): NotFoundError(f"Run {number} is not there.") for number in range(5_000)}
-    text = waits._not_ended(errors, 6_000)
+    text = runs_not_ended(errors, 6_000)
     assert text.startswith("5000 of 6000 runs were not seen to end. Run 0 is not there. ")
     assert text.endswith(" And 4995 more.")
 
@@ -240,7 +241,7 @@ async def test_a_service_that_is_down_is_one_piece_of_news(
         return await await_for_test_runs(credentials, names, 60, polling=polling)
 
     assert len(await user()) == 30
-    told = [record.getMessage() for record in caplog.records if "looks have failed" in record.getMessage()]
+    told = [record.getMessage() for record in caplog.records if "polls have failed" in record.getMessage()]
     assert len(told) == 2, "the first and the tenth of sixty"
 
 
@@ -285,7 +286,7 @@ def test_a_stop_of_the_process_ends_them_all(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(_sync, "_exception_of_main_thread", lambda: TerminationSignal(signal.SIGTERM))
     with pytest.raises(TerminationSignal):
-        run_sync(lambda: waits._all_unless_stopped([wait() for _ in range(10)]))
+        run_sync(lambda: all_unless_stopped([wait() for _ in range(10)]))
     assert ended == ["cancelled"] * 10
 
 
@@ -302,37 +303,15 @@ def test_a_fault_that_nobody_expects_ends_them_all() -> None:
         raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):
-        run_sync(lambda: waits._all_unless_stopped([wait(), fail(), wait()]))
+        run_sync(lambda: all_unless_stopped([wait(), fail(), wait()]))
     assert ended == ["ended"] * 2
 
 
-@pytest.mark.parametrize(("number", "within_seconds"), [(32, 0.0), (40, 0.2)])
-async def test_more_than_are_looked_at_at_once_begin_one_after_the_other(
-    credentials: QATechCredentials, monkeypatch: pytest.MonkeyPatch, number: int, within_seconds: float
-) -> None:
-    slept: list[float] = []
-    left: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        await anyio.sleep(seconds)
-
-    async def wait_for_run(client: object, run_short_id: str, *, timeout_seconds: float, **more: object) -> QATechRun:
-        left.append(timeout_seconds)
-        return QATechRun(run_short_id=run_short_id, status="COMPLETED", result="PASSED")
-
-    monkeypatch.setattr(waits, "sleep", sleep)
-    monkeypatch.setattr(waits, "wait_for_run", wait_for_run)
-
-    @flow
-    async def user() -> None:
-        names = [f"run{place}" for place in range(number)]
-        await await_for_test_runs(credentials, names, 60, polling=QATechPolling(first_seconds=0.2))
-
-    await user()
-    planned = [within_seconds * place / number for place in range(number)]
-    assert sorted(slept) == pytest.approx(planned)
-    assert all(seconds <= 60 - begins for seconds, begins in zip(left, planned, strict=True)), "one deadline for all"
+def test_more_than_are_polled_at_once_begin_one_after_the_other() -> None:
+    polling = QATechPolling(first_seconds=3)
+    assert delays_of_first_polls(32, polling, 60) == [0.0] * 32
+    assert delays_of_first_polls(100, polling, 60) == pytest.approx([0.03 * place for place in range(100)])
+    assert max(delays_of_first_polls(100, polling, 1)) < 1, "all begin before the deadline"
 
 
 def test_one_looks_for_a_stop_on_behalf_of_all(

@@ -92,7 +92,7 @@ class Transport:
             follow_redirects=False,
             event_hooks={"response": [_keep_location]},
             limits=httpx.Limits(
-                max_connections=connections.MOST_IN_FLIGHT, max_keepalive_connections=connections.MOST_IN_FLIGHT
+                max_connections=connections.MAX_IN_FLIGHT, max_keepalive_connections=connections.MAX_IN_FLIGHT
             ),
             transport=self._transport,
             verify=_tls(),

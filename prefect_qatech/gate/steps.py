@@ -21,6 +21,7 @@ from prefect_qatech.gate.campaign import Beginning, NextRun
 from prefect_qatech.gate.details import Details, details_of
 from prefect_qatech.gate.settings import GateSettings
 from prefect_qatech.ledger import QATechRunRecord
+from prefect_qatech.polling.throttle import Throttle
 from prefect_qatech.report import artifacts, events
 from prefect_qatech.report.artifacts import artifact_key
 from prefect_qatech.report.history import PlanHistory
@@ -33,7 +34,7 @@ from prefect_qatech.tasks import (
     astart_test_run,
     no_retry_after,
 )
-from prefect_qatech.waits import await_for_test_run, turn_of
+from prefect_qatech.waits import await_for_test_run
 
 _RECORD_SECONDS = 10.0
 _PASS_SECONDS = 60.0
@@ -159,7 +160,7 @@ class FlowRunSteps:
             self.credentials,
             run,
             seconds_left,
-            wait_for_turn=turn_of(self.credentials),
+            wait_for_turn=Throttle(self.credentials).wait,
             sleep=sleep_unless_stopped,
             logger=run_logger(),
         )

@@ -3,9 +3,9 @@
 - The note is written before the suspension, under the suspension's own key, so that a note is never taken for that of
   another suspension. It names the run, the moment until which to wait and a fingerprint of the service's address.
 - `wake_suspended_gates`, called again and again (`flows/watcher.py`), resumes each suspended gate whose run has ended
-  or whose time is over. It looks at what is, not at what happens: a run that ended before the suspension, or while
+  or whose time is over. It goes by what is, not by what happens: a run that ended before the suspension, or while
   nobody watched, is found by the next round.
-- A gate that wakes runs anew from its top, replays its ledger and looks for itself. So one wake-up too many, from a
+- A gate that wakes runs anew from its top, replays its ledger and polls for itself. So one wake-up too many, from a
   second watcher or from a person, costs a process and nothing else: the gate suspends again.
 - Prefect itself fails a suspended flow run that nobody resumes. That is set to a day after the gate's own time, and
   bounds the wait where no watcher runs.
@@ -41,13 +41,14 @@ from prefect_qatech.gate.approval import NO_ANSWER, SERVER_GRACE_SECONDS
 from prefect_qatech.ledger import QATechRunRecord, Rows, fingerprint, forget_calls
 from prefect_qatech.polling.exceptions import WaitTimedOut
 from prefect_qatech.polling.schedule import QATechPolling
+from prefect_qatech.polling.task_run import reporting_what_goes_on
+from prefect_qatech.polling.throttle import Throttle
 from prefect_qatech.polling.wait import Surroundings, wait_for_run
-from prefect_qatech.waits import telling_what_goes_on, turn_of
 
 _KEY = "qatech-"
 _PAGE = 200
 _AT_ONCE = 8
-_LOOKS_SECONDS = 300.0
+_POLLS_SECONDS = 300.0
 
 ItemT = TypeVar("ItemT")
 
@@ -72,24 +73,24 @@ class Note(BaseModel):
     run_url: str | None = None
 
 
-def needs_look(note: Note, now: datetime, api: str) -> bool:
-    """Pure: whether only a look at its run can tell if a gate is to be woken.
+def needs_poll(note: Note, now: datetime, api: str) -> bool:
+    """Pure: whether only a poll of its run can tell if a gate is to be woken.
 
     Args:
         note: What it waits for.
         now: The time.
-        api: Fingerprint of the address at which can be looked.
+        api: Fingerprint of the address that can be polled.
     """
     return note.what == "run" and now < note.until and note.api == api
 
 
 def why_wake(note: Note, now: datetime, run: QATechRun | None) -> str | None:
-    """Pure: say why a suspended gate is to be woken now.
+    """Pure: return why a suspended gate is to be woken now.
 
     Args:
         note: What it waits for.
         now: The time.
-        run: What a look at its run saw; None where there was none, or where it failed.
+        run: Its run as a poll saw it; None where there was none, or where it failed.
 
     Returns:
         The reason; None where it is to sleep on.
@@ -127,21 +128,21 @@ async def suspend_until_ended(
 ) -> None:
     """Return where a run has ended; else suspend the flow run until it has, or its time is over.
 
-    A run that was just started is looked at for a while first: errors at the start show early.
+    A run that was just started is polled for a while first: errors at the start show early.
 
     Args:
         credentials: How to reach QA.tech.
         record: The run.
         seconds: How much time it has.
-        polling: How often to look at it first.
+        polling: How often to poll it first.
 
     Raises:
         Pause: Prefect's signal that ends the process; for nobody but Prefect to catch.
-        QATechAPIError: Looking makes no sense any more.
+        QATechAPIError: Polling makes no sense any more.
     """
     began = time.monotonic()
     if not await _goes_on(
-        credentials, record, 0.0 if record.found else min(seconds, polling.last_early_look_seconds), polling
+        credentials, record, 0.0 if record.found else min(seconds, polling.last_early_poll_seconds), polling
     ):
         return
     left = max(0.0, seconds - (time.monotonic() - began))
@@ -167,10 +168,10 @@ async def _goes_on(
     def on_error(error: QATechAPIError) -> None:
         nonlocal is_unknown
         is_unknown = isinstance(error, NotFoundError)
-        logger.warning("A look at run %s failed and will be repeated: %s", record.run_short_id, error)
+        logger.warning("A poll of run %s failed and will be repeated: %s", record.run_short_id, error)
 
     async with (
-        telling_what_goes_on({record.run_short_id: record.run_url}, logger),
+        reporting_what_goes_on({record.run_short_id: record.run_url}, logger),
         credentials.get_client() as client,
     ):
         try:
@@ -179,7 +180,7 @@ async def _goes_on(
                 record.run_short_id,
                 timeout_seconds=seconds,
                 polling=polling,
-                surroundings=Surroundings(sleep=sleep_unless_stopped, before_look=turn_of(credentials)),
+                surroundings=Surroundings(sleep=sleep_unless_stopped, before_poll=Throttle(credentials).wait),
                 on_change=on_change,
                 on_error=on_error,
                 run_url=record.run_url,
@@ -251,7 +252,7 @@ async def awake_suspended_gates(credentials: QATechCredentials) -> list[UUID]:
     logger = run_logger()
     api = fingerprint(credentials.api_url)
     woken: list[UUID] = []
-    to_look_at: list[tuple[FlowRun, Note]] = []
+    to_poll: list[tuple[FlowRun, Note]] = []
     refused: list[UnauthorizedError] = []
     async with get_client() as prefect, credentials.get_client() as qatech:
 
@@ -268,12 +269,12 @@ async def awake_suspended_gates(credentials: QATechCredentials) -> list[UUID]:
             now = datetime.now(timezone.utc)
             if (why := why_wake(note, now, None)) is not None:
                 await wake(flow_run, note, why)
-            elif needs_look(note, now, api):
-                to_look_at.append((flow_run, note))
+            elif needs_poll(note, now, api):
+                to_poll.append((flow_run, note))
 
-        async def look(waiting: tuple[FlowRun, Note]) -> None:
-            flow_run, note = waiting
-            await wait_for_turn(_LOOKS_SECONDS)
+        async def poll(gate: tuple[FlowRun, Note]) -> None:
+            flow_run, note = gate
+            await throttle.wait(_POLLS_SECONDS)
             try:
                 run = await qatech.get_run(note.run_short_id)
             except UnauthorizedError as error:
@@ -282,13 +283,13 @@ async def awake_suspended_gates(credentials: QATechCredentials) -> list[UUID]:
             if (why := why_wake(note, datetime.now(timezone.utc), run)) is not None:
                 await wake(flow_run, note, why)
 
-        wait_for_turn = turn_of(credentials)
-        # Whose time is over waits for no look.
+        throttle = Throttle(credentials)
+        # A gate whose time is over waits for no poll.
         await _each(await suspended_gates(prefect), attend)
-        with anyio.move_on_after(_LOOKS_SECONDS) as scope:
-            await _each(to_look_at, look)
+        with anyio.move_on_after(_POLLS_SECONDS) as scope:
+            await _each(to_poll, poll)
         if scope.cancelled_caught:
-            logger.warning("Not all runs could be looked at in time; the next round goes on.")
+            logger.warning("Not all runs could be polled in time; the next round goes on.")
     if refused:
         raise refused[0]
     return woken
@@ -335,7 +336,7 @@ async def _each(items: Sequence[ItemT], act: Callable[[ItemT], Awaitable[None]])
             try:
                 await act(item)
             except Exception as error:
-                logger.warning("A suspended gate could not be looked after in this round: %s", error)
+                logger.warning("A suspended gate could not be handled in this round: %s", error)
 
     async with anyio.create_task_group() as group:
         for item in items:
@@ -346,12 +347,12 @@ def wake_suspended_gates(credentials: QATechCredentials) -> list[UUID]:
     """Resume each suspended gate whose run has ended, whose deadline has come, or whom nobody has answered in time.
 
     - Call it in a flow, again and again: `flows/watcher.py` does, by a schedule. Calls side by side do no harm.
-    - A look that fails is logged, and keeps no other gate from being woken.
+    - A poll that fails is logged, and keeps no other gate from being woken.
     - Runs at another address than that of the credentials are left to a watcher of theirs; deadlines are for all.
     - A gate that was cancelled while it was suspended stays so.
 
     Args:
-        credentials: How to look at the gates' runs; read access is enough.
+        credentials: How to poll the gates' runs; read access is enough.
 
     Returns:
         The flow runs that were resumed.

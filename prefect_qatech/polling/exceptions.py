@@ -13,8 +13,8 @@ class WaitTimedOut(QATechError):
         message: What happened and what can be done.
         status: The run's last known status.
         waited_seconds: How long this wait lasted.
-        last_error: What the last failed look said, where looks failed.
-        run: What the last look that succeeded saw.
+        last_error: What the last failed poll said, where polls failed.
+        run: The run as the last poll that succeeded saw it.
         run_short_id: Short id of the run.
         run_url: Address of the run.
     """

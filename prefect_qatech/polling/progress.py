@@ -1,4 +1,4 @@
-"""Pure: how much longer will a run take? Asked as: if nobody looks for so long, how much of that time is lost?
+"""Pure: how much longer will a run take? Asked as: if nobody polls for so long, how much of that time is lost?
 
 A forecast gives the *expected delay* of a pause: how many seconds, on average, the run will have been over when the
 pause ends. Two things can be known of a run, and each gives a forecast:
@@ -35,11 +35,11 @@ class Forecast(Protocol):
     """Knows something of how much longer a run will take."""
 
     def expected_delay(self, elapsed_seconds: float, pause_seconds: float) -> float:
-        """Say for how many seconds of a pause, on average, the run will have been over."""
+        """Return for how many seconds of a pause, on average, the run will have been over."""
 
 
 def best_forecast(progress: Progress | None, past: Forecast | None) -> Forecast | None:
-    """Choose what to go by: progress once it shows a pace, else the past, else what little progress shows.
+    """Return the forecast to go by: progress once it shows a pace, else the past, else what little progress shows.
 
     Args:
         progress: How the test cases have moved on, where they were listed.
@@ -56,11 +56,11 @@ def best_forecast(progress: Progress | None, past: Forecast | None) -> Forecast 
 
 
 def delay_without_knowledge(elapsed_seconds: float, pause_seconds: float) -> float:
-    """Say what a pause is expected to cost where nothing is known but how long the run has lasted.
+    """Return what a pause is expected to cost where nothing is known but how long the run has lasted.
 
     Args:
         elapsed_seconds: How long the run has lasted.
-        pause_seconds: How long nobody looks.
+        pause_seconds: How long nobody polls.
 
     Returns:
         Seconds, from 0 to the pause.
@@ -70,13 +70,13 @@ def delay_without_knowledge(elapsed_seconds: float, pause_seconds: float) -> flo
 
 
 def doubt_at(elapsed_seconds: float) -> float:
-    """Say how probable it is that a forecast means nothing for a run that has lasted so long."""
+    """Return how probable it is that a forecast means nothing for a run that has lasted so long."""
     return DOUBT * math.sqrt(DOUBT_SECONDS / max(DOUBT_SECONDS, elapsed_seconds))
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How a run's test cases have moved on while it was waited for. Each look gives a new one.
+    """How a run's test cases have moved on while it was waited for. Each poll gives a new one.
 
     Attributes:
         total: Number of test cases.
@@ -100,11 +100,11 @@ class Progress:
     def after(
         cls, before: Progress | None, elapsed_seconds: float, *, total: int, finished: int, running: int
     ) -> Progress:
-        """Take a look into account.
+        """Return the progress after a poll.
 
         Args:
-            before: What was known before; None at the first look.
-            elapsed_seconds: When the look was, since the wait began.
+            before: What was known before; None at the first poll.
+            elapsed_seconds: When the poll was, since the wait began.
             total: How many test cases it saw.
             finished: How many of them finished.
             running: How many of them running.
@@ -127,7 +127,7 @@ class Progress:
 
     @property
     def ended(self) -> int:
-        """How many test cases finished while the wait looked on."""
+        """How many test cases finished while the wait went on."""
         return self.finished - self.found_finished
 
     @property
@@ -136,14 +136,14 @@ class Progress:
         return self.ended > 0 or 0 < self.running < self.total - self.finished
 
     def expected_delay(self, elapsed_seconds: float, pause_seconds: float) -> float:
-        """Say for how many seconds of a pause, on average, the run will have been over."""
+        """Return for how many seconds of a pause, on average, the run will have been over."""
         mean, shape = self.remaining_seconds()
         doubt = doubt_at(elapsed_seconds)
         unlike = doubt * delay_without_knowledge(elapsed_seconds, pause_seconds)
         return (1 - doubt) * _erlang_delay(mean, shape, pause_seconds) + unlike
 
     def remaining_seconds(self) -> tuple[float, int]:
-        """Say how much longer the run takes.
+        """Return how much longer the run takes.
 
         Returns:
             The mean, and the shape of the Erlang distribution around it: the higher, the surer.

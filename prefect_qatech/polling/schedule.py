@@ -1,6 +1,6 @@
-"""Pure: when to look at a run next?
+"""Pure: when is a run polled next?
 
-A look costs a request, a pause costs delay: the seconds for which the run will have been over when the pause ends. The
+A poll costs a request, a pause costs delay: the seconds for which the run will have been over when the pause ends. The
 best pause is the one whose expected delay is the price of a request (for a constant hazard that is the known
 sqrt(2 * price / hazard)). What the delay is expected to be, a forecast says (`prefect_qatech.polling.progress`).
 
@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field, model_validator
 from prefect_qatech.inputs import Checked, describe_in_one_sentence
 from prefect_qatech.polling.progress import Forecast
 
-_EARLY_LOOKS = (1.0, 10 / 3, 10.0)
+_EARLY_POLLS = (1.0, 10 / 3, 10.0)
 """In first_seconds: 3, 10 and 30 s. Errors at the start show there, whatever a forecast says. Where a request is worth
 more than by default, 3 and 30 s."""
 
@@ -25,15 +25,15 @@ _HALVINGS = 24
 
 
 class QATechPolling(Checked):
-    """How often a run is looked at while it goes on.
+    """How often a run is polled while it goes on.
 
     Attributes:
-        first_seconds: When the first look is, after the wait began; errors at the start show early. No interval is
+        first_seconds: When the first poll is, after the wait began; errors at the start show early. No interval is
             shorter.
         growth: What a request is worth. Without knowledge of the run the interval is this times the square root of the
             seconds that have passed; twice the growth is half the requests and twice the delay.
         max_seconds: The longest interval, whatever is known of the run.
-        jitter: Share by which an interval may be longer or shorter, so that many waits do not look at once.
+        jitter: Share by which an interval may be longer or shorter, so that many waits do not poll at once.
 
     Example:
         ```python
@@ -43,7 +43,7 @@ class QATechPolling(Checked):
 
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=describe_in_one_sentence)
 
-    first_seconds: float = Field(default=3.0, ge=0.01, le=600, allow_inf_nan=False, title="First look after (seconds)")
+    first_seconds: float = Field(default=3.0, ge=0.01, le=600, allow_inf_nan=False, title="First poll after (seconds)")
     growth: float = Field(default=1.0, ge=0.01, le=100, allow_inf_nan=False, title="Growth of the interval")
     max_seconds: float = Field(default=120.0, ge=0.01, le=3600, allow_inf_nan=False, title="Longest interval (seconds)")
     jitter: float = Field(default=0.1, ge=0, lt=1, allow_inf_nan=False, title="Jitter (share)")
@@ -60,11 +60,11 @@ class QATechPolling(Checked):
         return self.growth**2 / 4
 
     @property
-    def last_early_look_seconds(self) -> float:
-        """Until then a run is looked at whatever is known of it; what ends by then needs no forecast."""
-        return self.first_seconds * _EARLY_LOOKS[-1]
+    def last_early_poll_seconds(self) -> float:
+        """Until then a run is polled whatever is known of it; what ends by then needs no forecast."""
+        return self.first_seconds * _EARLY_POLLS[-1]
 
-    def next_look_seconds(
+    def next_poll_seconds(
         self,
         elapsed_seconds: float,
         remaining_seconds: float,
@@ -73,11 +73,11 @@ class QATechPolling(Checked):
         random: float = 0.5,
         retry_after_seconds: float | None = None,
     ) -> float:
-        """Say how long to sleep before the next look.
+        """Return how long to sleep before the next poll.
 
         Args:
             elapsed_seconds: How long the wait has lasted.
-            remaining_seconds: How long until its deadline. The last look is exactly there.
+            remaining_seconds: How long until its deadline. The last poll is exactly there.
             forecast: What is known of how much longer the run takes.
             random: A number from 0 to 1 for the jitter.
             retry_after_seconds: What the service asked for; a floor, up to the deadline.
@@ -95,11 +95,11 @@ class QATechPolling(Checked):
         return max(0.0, min(max(interval, retry_after_seconds or 0.0), remaining_seconds))
 
     def _worth_a_request(self, forecast: Forecast, elapsed_seconds: float) -> float:
-        """Find the pause whose expected delay is the price of a request, up to the next early look."""
-        places = _EARLY_LOOKS if self.growth <= 1 else (_EARLY_LOOKS[0], _EARLY_LOOKS[-1])
+        """Return the pause whose expected delay is the price of a request, up to the next early poll."""
+        places = _EARLY_POLLS if self.growth <= 1 else (_EARLY_POLLS[0], _EARLY_POLLS[-1])
         early = [self.first_seconds * place for place in places]
-        # A look that jitter made a little too early is not made again.
-        to_come = [look - elapsed_seconds for look in early if elapsed_seconds < look * (1 - self.jitter)]
+        # A poll that jitter made a little too early is not made again.
+        to_come = [poll - elapsed_seconds for poll in early if elapsed_seconds < poll * (1 - self.jitter)]
         longest = min([self.max_seconds, *to_come])
         price = self.request_price_seconds
         if forecast.expected_delay(elapsed_seconds, longest) <= price:

@@ -143,7 +143,7 @@ class Watch:
         was_seen = self.ended_at - self.running_at <= 2 * polling.max_seconds
         # What broke off says nothing of how long a run takes; what ends with the early polls needs no forecast.
         tells = self.run is not None and self.run.status == "COMPLETED" and bool(self.run.test_cases)
-        return seconds if was_seen and tells and seconds >= polling.last_early_look_seconds else None
+        return seconds if was_seen and tells and seconds >= polling.last_early_poll_seconds else None
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def next_step(watch: Watch, now: float, polling: QATechPolling, random: float) -
     # A run whose result is still to come is polled as closely as one that has just begun.
     is_settling = watch.ended_at is not None
     return Pause(
-        polling.next_look_seconds(
+        polling.next_poll_seconds(
             now - (watch.started if watch.ended_at is None else watch.ended_at),
             watch.deadline - now,
             forecast=None if is_settling else best_forecast(watch.progress, watch.past),

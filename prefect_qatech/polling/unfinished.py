@@ -6,10 +6,11 @@ import copy
 from collections.abc import Mapping
 
 from prefect_qatech.api.responses import QATechRun
-from prefect_qatech.exceptions import NotFoundError, QATechAPIError
+from prefect_qatech.exceptions import NotFoundError, QATechAPIError, QATechError
 from prefect_qatech.polling.exceptions import WaitTimedOut
 
 _MAX_NAMED = 20
+_MAX_ERRORS_NAMED = 5
 
 
 def goes_on(run_short_id: str, run_url: str | None, what: str = "Run") -> str:
@@ -49,7 +50,7 @@ def gave_up(
         run_url: Its address.
         what: What it is called.
     """
-    tried = f" {failures} looks in a row failed, over {seconds:.0f} s." if failures > 1 else ""
+    tried = f" {failures} polls in a row failed, over {seconds:.0f} s." if failures > 1 else ""
     # Of a run that is not found nobody can say that it goes on.
     ending = (
         f" Its address: {run_url or 'unknown'}."
@@ -81,8 +82,8 @@ def timed_out(
         seconds: How long the wait lasted.
         what: What it is called.
     """
-    status = f"its last known status is {run.status or 'unknown'}" if run else "it could not be looked at"
-    because = f" The last look failed: {error.message}" if error else ""
+    status = f"its last known status is {run.status or 'unknown'}" if run else "it could not be polled"
+    because = f" The last poll failed: {error.message}" if error else ""
     return WaitTimedOut(
         f"{what} {run_short_id} did not end in time: after {seconds:.0f} s {status}.{because} "
         f"{goes_on(run_short_id, run_url, what)}",
@@ -93,3 +94,10 @@ def timed_out(
         run_short_id=run_short_id,
         run_url=run_url,
     )
+
+
+def runs_not_ended(errors: Mapping[str, QATechError], number: int) -> str:
+    """Return the sentence that some of so many runs were not seen to end, with the first errors."""
+    first = " ".join(str(error) for error in list(errors.values())[:_MAX_ERRORS_NAMED])
+    more = f" And {len(errors) - _MAX_ERRORS_NAMED} more." if len(errors) > _MAX_ERRORS_NAMED else ""
+    return f"{len(errors)} of {number} runs were not seen to end. {first}{more}"

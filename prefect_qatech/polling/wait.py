@@ -26,17 +26,17 @@ class Surroundings:
         sleep: Sleeps for so many seconds.
         clock: A monotonic clock in seconds.
         random: A random number from 0 to 1.
-        before_look: Waits until a poll may be sent, up to so many seconds.
+        before_poll: Waits until a poll may be sent, up to so many seconds.
     """
 
     sleep: Callable[[float], Awaitable[None]]
     clock: Callable[[], float] = time.monotonic
     random: Callable[[], float] = random.random
-    before_look: Callable[[float], Awaitable[None]] | None = None
+    before_poll: Callable[[float], Awaitable[None]] | None = None
 
 
-class Looks(Protocol):
-    """Looks at a run: the client, or what shows something else as one."""
+class Polls(Protocol):
+    """Polls a run: the client, or what shows something else as one."""
 
     async def get_run(self, run_short_id: str, *, test_cases: Literal["failed", "all"] | None = None) -> QATechRun:
         """Return a run as it is."""
@@ -53,7 +53,7 @@ class History(Protocol):
 
 
 async def wait_for_run(
-    client: Looks,
+    client: Polls,
     run_short_id: str,
     *,
     timeout_seconds: float,
@@ -103,8 +103,8 @@ async def wait_for_run(
     now = surroundings.clock
     watch = Watch(run_short_id, run_url, now(), now() + timeout_seconds, age_seconds, what=what)
     while True:
-        if surroundings.before_look is not None:
-            await surroundings.before_look(max(0.0, watch.deadline - now()))
+        if surroundings.before_poll is not None:
+            await surroundings.before_poll(max(0.0, watch.deadline - now()))
         before, watch = watch, watch.after(await _poll(client, run_short_id), now())
         if watch.run is not None and watch.shows_more_than(before):
             on_change(watch.run)
@@ -122,7 +122,7 @@ async def wait_for_run(
         await surroundings.sleep(step.seconds)
 
 
-async def _poll(client: Looks, run_short_id: str) -> QATechRun | QATechAPIError:
+async def _poll(client: Polls, run_short_id: str) -> QATechRun | QATechAPIError:
     try:
         return await client.get_run(run_short_id, test_cases="all")
     except QATechAPIError as error:

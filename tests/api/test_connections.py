@@ -1,39 +1,26 @@
-"""Connections are shared and closed, and a budget holds for all waits of a process, fairly."""
+"""Connections are shared and closed."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-import pickle
 import subprocess
 import sys
 import threading
-from collections import Counter
 from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
 import httpx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from prefect import flow
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from pydantic import SecretStr
 
-from prefect_qatech import QATechClient, QATechCredentials, QATechPolling
-from prefect_qatech import waits as waits_module
+from prefect_qatech import QATechClient, QATechCredentials
 from prefect_qatech._sync import run_sync
 from prefect_qatech.api import connections
-from prefect_qatech.api.connections import RequestBudget
 from prefect_qatech.api.requests import QATechRunRequest
 from prefect_qatech.exceptions import QATechTimeoutError
-from prefect_qatech.sandbox import Sandbox
-from prefect_qatech.tasks import astart_test_run
-from prefect_qatech.waits import await_for_test_run
-from tests.support import credentials_for, looks, one_plan
 from tests.virtual_time import run_at_once
 from tests.wire import TOKEN, accepted, answer, listening, seen
 
@@ -130,7 +117,7 @@ async def test_looks_at_once_take_turns() -> None:
             while await reader.readuntil(b"\r\n\r\n"):
                 on_the_way += 1
                 most = max(most, on_the_way)
-                if on_the_way == connections.MOST_IN_FLIGHT:
+                if on_the_way == connections.MAX_IN_FLIGHT:
                     released.set()
                 await released.wait()
                 on_the_way -= 1
@@ -144,9 +131,9 @@ async def test_looks_at_once_take_turns() -> None:
 
     with anyio.fail_after(30):
         async with listening(service) as url, anyio.create_task_group() as group:
-            for _ in range(3 * connections.MOST_IN_FLIGHT):
+            for _ in range(3 * connections.MAX_IN_FLIGHT):
                 group.start_soon(look)
-    assert most == connections.MOST_IN_FLIGHT
+    assert most == connections.MAX_IN_FLIGHT
 
 
 def test_waiting_for_a_turn_is_no_time_of_a_request() -> None:
@@ -166,7 +153,7 @@ def test_waiting_for_a_turn_is_no_time_of_a_request() -> None:
 
     looked_at, seconds = run_at_once(look_at_all_at_once())
     assert looked_at == number
-    assert seconds >= 50 * number / connections.MOST_IN_FLIGHT, "far longer than a request may take"
+    assert seconds >= 50 * number / connections.MAX_IN_FLIGHT, "far longer than a request may take"
 
 
 async def test_a_look_that_gets_no_answer_ends_by_its_time_limit_and_lets_the_next_one_go() -> None:
@@ -182,7 +169,7 @@ async def test_a_look_that_gets_no_answer_ends_by_its_time_limit_and_lets_the_ne
                 await one.get_run("abc123")
             failures.append(caught.value)
 
-    number = 2 * connections.MOST_IN_FLIGHT
+    number = 2 * connections.MAX_IN_FLIGHT
     with anyio.fail_after(30):
         async with listening(service) as url:
             async with anyio.create_task_group() as group:
@@ -203,12 +190,11 @@ async def test_the_token_is_in_no_key() -> None:
         keys = [key for shared in connections._clients.values() for key in shared]
         assert len(keys) == 1
         assert TOKEN not in repr(keys)
-    QATechCredentials(api_token=SecretStr(TOKEN), max_looks_per_second=5).get_request_budget()
-    assert TOKEN not in repr(connections._budgets)
+    assert TOKEN not in QATechCredentials(api_token=SecretStr(TOKEN)).fingerprint()
     assert connections.digest(TOKEN) == connections.digest(TOKEN) != connections.digest("another")
 
 
-def test_sync_twins_share_a_loop_and_so_their_connections() -> None:
+def test_sync_versions_share_a_loop_and_so_their_connections() -> None:
     loops: set[int] = set()
     together = threading.Barrier(3, timeout=20)
 
@@ -275,160 +261,3 @@ async def test_nothing_is_left_open_at_the_end_of_a_process(how: str) -> None:
     if how == "plain":
         assert "Warning" not in ended.stderr
         assert "was destroyed" not in ended.stderr
-
-
-def test_what_is_shared_is_not_in_a_pickle() -> None:
-    credentials = QATechCredentials(api_token=SecretStr("x"), max_looks_per_second=5, rate_limit_name="qatech")
-    assert credentials.get_request_budget() is credentials.get_request_budget()
-    copy = pickle.loads(pickle.dumps(credentials))
-    assert (copy.max_looks_per_second, copy.rate_limit_name) == (5, "qatech")
-
-
-# --- The budget
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def test_a_burst_and_then_the_rate() -> None:
-    budget = RequestBudget(4, Clock())
-    assert [budget.reserve(60) for _ in range(8)] == pytest.approx([0, 0, 0, 0, 0.25, 0.5, 0.75, 1])
-
-
-def test_an_idle_budget_saves_up_one_second() -> None:
-    clock = Clock()
-    budget = RequestBudget(4, clock)
-    for _ in range(4):
-        budget.reserve(60)
-    clock.now += 3600
-    assert [budget.reserve(60) for _ in range(5)] == pytest.approx([0, 0, 0, 0, 0.25])
-
-
-def test_a_slow_rate() -> None:
-    clock = Clock()
-    budget = RequestBudget(0.1, clock)
-    assert [budget.reserve(60) for _ in range(3)] == pytest.approx([0, 10, 20])
-    assert budget.reserve(5) == 5, "a deadline is not moved"
-    assert budget.reserve(60) == pytest.approx(30), "and a look at it does not push the others back"
-    assert budget.reserve(0) == 0
-
-
-@given(st.floats(0.1, 100), st.lists(st.floats(0, 2), min_size=2, max_size=200))
-def test_the_rate_is_kept_whenever_is_asked(rate: float, gaps: list[float]) -> None:
-    clock, places = Clock(), []
-    budget = RequestBudget(rate, clock)
-    for gap in gaps:
-        clock.now += gap
-        places.append(clock.now + budget.reserve(1e9))
-    assert places == sorted(places)
-    for place in places:
-        within = sum(place <= other < place + 1 for other in places)
-        assert within <= rate + max(rate, 1) + 1
-
-
-def test_waits_get_equal_shares_of_a_small_budget() -> None:
-    clock, shares = Clock(), Counter[int]()
-    budget = RequestBudget(1, clock)
-    due = {wait: clock.now + wait / 100 for wait in range(10)}
-    while clock.now < 1100:
-        wait = min(due, key=due.__getitem__)
-        clock.now = max(clock.now, due[wait])
-        shares[wait] += 1
-        # Some would like to look every second, others every five.
-        due[wait] = clock.now + budget.reserve(1e9) + (1 if wait < 5 else 5)
-    assert max(shares.values()) <= 1.7 * min(shares.values())
-
-
-def test_a_budget_of_many_threads() -> None:
-    budget, places, lock = RequestBudget(1000, Clock()), [], threading.Lock()
-
-    def work() -> None:
-        for _ in range(200):
-            place = budget.reserve(1e9)
-            with lock:
-                places.append(place)
-
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert max(places) == pytest.approx(0.6)
-
-
-# --- In tasks
-
-
-@pytest.fixture
-def slow_run() -> Any:
-    return one_plan([{"name": "Test", "duration_seconds": 4000}])
-
-
-@pytest.mark.usefixtures("prefect_server")
-async def test_waits_of_a_process_keep_to_the_budget(slow_run: Any) -> None:
-    polling = QATechPolling(first_seconds=0.01, max_seconds=0.02)
-
-    @flow
-    async def many(credentials: QATechCredentials) -> None:
-        records = [await astart_test_run(credentials, "pln_one") for _ in range(3)]
-        await asyncio.gather(*(await_for_test_run(credentials, record, polling=polling) for record in records))
-
-    with Sandbox(speed=2000, scenario=slow_run) as sandbox:
-        began = anyio.current_time()
-        await many(credentials_for(sandbox, max_looks_per_second=10))
-        lasted = anyio.current_time() - began
-        assert looks(sandbox) <= 10 * lasted + 11 + 3
-
-
-@pytest.mark.usefixtures("prefect_server")
-async def test_a_limit_on_the_prefect_server_is_asked_for_each_look(
-    slow_run: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
-    real = waits_module.rate_limit
-
-    async def counted(name: str, strict: bool) -> None:
-        asked.append(name)
-        await real(name, strict=strict)
-
-    monkeypatch.setattr(waits_module, "rate_limit", counted)
-    async with get_client() as prefect:
-        await prefect.create_global_concurrency_limit(
-            GlobalConcurrencyLimitCreate(name="qatech-looks", limit=5, slot_decay_per_second=50)
-        )
-
-    @flow
-    async def one(credentials: QATechCredentials) -> None:
-        record = await astart_test_run(credentials, "pln_one")
-        await await_for_test_run(credentials, record, polling=QATechPolling(first_seconds=0.2))
-
-    with Sandbox(speed=2000, scenario=slow_run) as sandbox:
-        await one(credentials_for(sandbox, rate_limit_name="qatech-looks"))
-        assert asked == ["qatech-looks"] * looks(sandbox)
-        sandbox.reset()
-        await one(credentials_for(sandbox, rate_limit_name="there is none"))
-
-
-async def test_a_limit_that_cannot_be_asked_for_limits_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def broken(name: str, strict: bool) -> None:
-        raise RuntimeError("no server")
-
-    monkeypatch.setattr(waits_module, "rate_limit", broken)
-
-    turn = waits_module.turn_of(QATechCredentials(api_token=SecretStr("x"), rate_limit_name="qatech"))
-    await turn(60)
-
-
-async def test_a_limit_that_hangs_does_not_move_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def hanging(name: str, strict: bool) -> None:
-        await anyio.sleep(3600)
-
-    monkeypatch.setattr(waits_module, "rate_limit", hanging)
-    turn = waits_module.turn_of(QATechCredentials(api_token=SecretStr("x"), rate_limit_name="qatech"))
-    with anyio.fail_after(30):
-        await turn(0.05)
-        await turn(0)

@@ -166,7 +166,7 @@ def ours(
                 break
             progress = run.seen(progress, elapsed)
             forecast = best_forecast(progress, past if elapsed >= 0.9 * polling.first_seconds else None)
-            elapsed += polling.next_look_seconds(elapsed, math.inf, forecast=forecast, random=chance.random())
+            elapsed += polling.next_poll_seconds(elapsed, math.inf, forecast=forecast, random=chance.random())
         delays.append(elapsed - run.duration)
     return Outcome(requests / len(runs), tuple(delays))
 
@@ -185,7 +185,7 @@ class Looks:
             past = self._past if elapsed >= 0.9 * self._polling.first_seconds else None
             random = self._chance.random()
             self._looks.append(
-                elapsed + self._polling.next_look_seconds(elapsed, math.inf, forecast=past, random=random)
+                elapsed + self._polling.next_poll_seconds(elapsed, math.inf, forecast=past, random=random)
             )
         place = bisect_left(self._looks, duration)
         return place + 1, self._looks[place] - duration

@@ -20,7 +20,7 @@ from flows.watcher import watch
 from prefect_qatech import GatePolicy, QATechCredentials, QATechPolling, QATechRun, arelease_gate
 from prefect_qatech.exceptions import UnauthorizedError
 from prefect_qatech.gate import suspend
-from prefect_qatech.gate.suspend import Note, needs_look, why_wake
+from prefect_qatech.gate.suspend import Note, needs_poll, why_wake
 from prefect_qatech.sandbox import Sandbox
 from tests.support import cases, counted, credentials_for, one_plan, posts, rows_of
 
@@ -55,10 +55,10 @@ def test_who_is_woken(waits_for: str, seconds: float, run: QATechRun | None, wak
 
 
 def test_who_is_looked_at() -> None:
-    assert needs_look(note(), NOW, "x")
-    assert not needs_look(note(), NOW, "y"), "a run at another address"
-    assert not needs_look(note(what="decision"), NOW, "x")
-    assert not needs_look(note(until=NOW), NOW, "x"), "woken without a look"
+    assert needs_poll(note(), NOW, "x")
+    assert not needs_poll(note(), NOW, "y"), "a run at another address"
+    assert not needs_poll(note(what="decision"), NOW, "x")
+    assert not needs_poll(note(until=NOW), NOW, "x"), "woken without a poll"
 
 
 class Deployed:

@@ -102,7 +102,7 @@ def test_the_fewer_are_left_the_sooner_is_looked() -> None:
     polling, pauses = QATechPolling(), []
     for finished in range(4, 40):
         progress = watched([(0, 0, 4), (10.0 * finished, finished, min(4, 40 - finished))], 40)
-        pauses.append(polling.next_look_seconds(10.0 * finished, math.inf, forecast=progress))
+        pauses.append(polling.next_poll_seconds(10.0 * finished, math.inf, forecast=progress))
     assert pauses[0] > 25
     assert pauses[-1] < 6
     assert all(later <= sooner * 1.25 for sooner, later in pairwise(pauses))
@@ -113,7 +113,7 @@ def test_a_test_that_hangs_is_looked_at_more_and_more_rarely() -> None:
     progress = watched([(0, 0, 4), (300, 39, 1)], 40)
     for seconds in range(330, 3000, 30):
         progress = Progress.after(progress, seconds, total=40, finished=39, running=1)
-        pauses.append(polling.next_look_seconds(seconds, math.inf, forecast=progress))
+        pauses.append(polling.next_poll_seconds(seconds, math.inf, forecast=progress))
     assert pauses == sorted(pauses)
     assert pauses[-1] > 3 * pauses[0]
 
@@ -136,7 +136,7 @@ def test_a_service_that_tells_no_running_tests() -> None:
 
 def test_all_finished_and_still_no_end() -> None:
     progress = watched([(0, 0, 4), (100, 20, 0), (105, 20, 0)], 20)
-    assert QATechPolling().next_look_seconds(105, math.inf, forecast=progress) == 3
+    assert QATechPolling().next_poll_seconds(105, math.inf, forecast=progress) == 3
 
 
 def test_what_to_go_by() -> None:
@@ -158,7 +158,7 @@ def noticed(duration: float, polling: QATechPolling, forecast: Forecast | None) 
     """How many looks a run costs, and how late its end is noticed."""
     elapsed, looks = 0.0, 1
     while elapsed < duration:
-        elapsed += polling.next_look_seconds(elapsed, math.inf, forecast=forecast)
+        elapsed += polling.next_poll_seconds(elapsed, math.inf, forecast=forecast)
         looks += 1
     return looks, elapsed - duration
 
@@ -182,21 +182,21 @@ def test_a_suite_three_times_slower_or_faster_is_noticed_like_any_other(factor: 
     _, late = noticed(600 * factor, polling, past)
     assert late <= polling.max_seconds
     if factor > 1:
-        pause = polling.next_look_seconds(600 * factor, math.inf, forecast=past)
-        assert 0.6 < pause / polling.next_look_seconds(600 * factor, math.inf) < 1.1
+        pause = polling.next_poll_seconds(600 * factor, math.inf, forecast=past)
+        assert 0.6 < pause / polling.next_poll_seconds(600 * factor, math.inf) < 1.1
 
 
 @given(FORECASTS, ELAPSED)
 def test_pauses_with_a_forecast_keep_their_bounds(forecast: Forecast, elapsed: float) -> None:
     polling = QATechPolling(jitter=0)
-    assert 3 <= polling.next_look_seconds(elapsed, math.inf, forecast=forecast) <= 120
+    assert 3 <= polling.next_poll_seconds(elapsed, math.inf, forecast=forecast) <= 120
 
 
 @given(FORECASTS, st.floats(3, 7200), st.randoms(use_true_random=False))
 def test_one_look_is_exactly_at_the_deadline(forecast: Forecast, deadline: float, chance: random.Random) -> None:
     polling, remaining = QATechPolling(), deadline
     while remaining > 0:
-        pause = polling.next_look_seconds(deadline - remaining, remaining, forecast=forecast, random=chance.random())
+        pause = polling.next_poll_seconds(deadline - remaining, remaining, forecast=forecast, random=chance.random())
         assert 0 < pause <= remaining
         remaining -= pause
     assert remaining == 0
@@ -205,8 +205,8 @@ def test_one_look_is_exactly_at_the_deadline(forecast: Forecast, deadline: float
 @given(FORECASTS, ELAPSED, st.floats(0, 3600))
 def test_retry_after_is_a_floor(forecast: Forecast, elapsed: float, retry_after: float) -> None:
     polling = QATechPolling(jitter=0)
-    without = polling.next_look_seconds(elapsed, math.inf, forecast=forecast)
-    pause = polling.next_look_seconds(elapsed, math.inf, forecast=forecast, retry_after_seconds=retry_after)
+    without = polling.next_poll_seconds(elapsed, math.inf, forecast=forecast)
+    pause = polling.next_poll_seconds(elapsed, math.inf, forecast=forecast, retry_after_seconds=retry_after)
     assert pause == max(without, retry_after)
 
 
@@ -214,7 +214,7 @@ def test_early_looks_are_made_whatever_is_foretold() -> None:
     polling, elapsed, looks = QATechPolling(jitter=0), 0.0, []
     past = PastDurations.of([3000] * 30)
     while elapsed < 60:
-        elapsed += polling.next_look_seconds(elapsed, math.inf, forecast=past)
+        elapsed += polling.next_poll_seconds(elapsed, math.inf, forecast=past)
         looks.append(elapsed)
     assert looks[:3] == pytest.approx([3, 10, 30])
     assert looks[3] > 100
@@ -224,7 +224,7 @@ def test_a_dear_request_is_made_less_often_at_the_beginning() -> None:
     polling, elapsed, looks = QATechPolling(growth=2, jitter=0), 0.0, []
     past = PastDurations.of([3000, 3100, 3200])
     while elapsed < 30:
-        elapsed += polling.next_look_seconds(elapsed, math.inf, forecast=past)
+        elapsed += polling.next_poll_seconds(elapsed, math.inf, forecast=past)
         looks.append(elapsed)
     assert looks == pytest.approx([3, 30])
 
@@ -234,13 +234,13 @@ def test_an_early_look_that_jitter_made_too_early_is_not_made_again(random: floa
     polling, elapsed, looks = QATechPolling(growth=growth), 0.0, 0
     past = PastDurations.of([3000, 3100, 3200])
     while elapsed < 33:
-        elapsed += polling.next_look_seconds(elapsed, math.inf, forecast=past, random=random)
+        elapsed += polling.next_poll_seconds(elapsed, math.inf, forecast=past, random=random)
         looks += 1
     assert looks <= (2 if growth > 1 else 3) + 1
 
 
 def test_a_request_that_is_worth_more_is_made_more_rarely() -> None:
     past = PastDurations.of([560, 580, 600, 610, 650])
-    pauses = [QATechPolling(growth=growth).next_look_seconds(500, math.inf, forecast=past) for growth in (0.5, 1, 2)]
+    pauses = [QATechPolling(growth=growth).next_poll_seconds(500, math.inf, forecast=past) for growth in (0.5, 1, 2)]
     assert pauses == sorted(pauses)
     assert pauses[0] < pauses[-1]

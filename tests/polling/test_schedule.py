@@ -1,4 +1,4 @@
-"""When a run is looked at next."""
+"""When a run is polled next."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def close_to(low: float, value: float, high: float) -> bool:
 def test_the_pause_is_within_its_bounds(
     polling: QATechPolling, elapsed: float, remaining: float, random: float
 ) -> None:
-    pause = polling.next_look_seconds(elapsed, remaining, random=random)
+    pause = polling.next_poll_seconds(elapsed, remaining, random=random)
     shortest = min(polling.first_seconds * (1 - polling.jitter), remaining)
     longest = min(polling.max_seconds * (1 + polling.jitter), remaining)
     assert close_to(shortest, pause, longest)
@@ -45,13 +45,13 @@ def test_the_pause_is_within_its_bounds(
 
 @given(pollings(), SECONDS, SECONDS)
 def test_intervals_grow(polling: QATechPolling, one: float, other: float) -> None:
-    sooner, later = (polling.next_look_seconds(elapsed, math.inf) for elapsed in sorted((one, other)))
+    sooner, later = (polling.next_poll_seconds(elapsed, math.inf) for elapsed in sorted((one, other)))
     assert sooner <= later
 
 
 def test_intervals_grow_with_the_square_root() -> None:
     polling = QATechPolling(first_seconds=3, growth=2, max_seconds=30, jitter=0)
-    pauses = [polling.next_look_seconds(elapsed, math.inf) for elapsed in (0, 1, 4, 25, 100, 225, 1000)]
+    pauses = [polling.next_poll_seconds(elapsed, math.inf) for elapsed in (0, 1, 4, 25, 100, 225, 1000)]
     assert pauses == [3, 3, 4, 10, 20, 30, 30]
 
 
@@ -59,16 +59,16 @@ def test_intervals_grow_with_the_square_root() -> None:
 def test_jitter_stays_in_its_share(
     polling: QATechPolling, elapsed: float, remaining: float, low: float, high: float
 ) -> None:
-    middle = polling.next_look_seconds(elapsed, math.inf)
-    pause = polling.next_look_seconds(elapsed, math.inf, random=low)
+    middle = polling.next_poll_seconds(elapsed, math.inf)
+    pause = polling.next_poll_seconds(elapsed, math.inf, random=low)
     assert close_to(middle * (1 - polling.jitter), pause, middle * (1 + polling.jitter))
     if low <= high:
-        assert pause <= polling.next_look_seconds(elapsed, math.inf, random=high)
+        assert pause <= polling.next_poll_seconds(elapsed, math.inf, random=high)
 
 
 def test_jitter_reaches_both_ends() -> None:
     polling = QATechPolling(first_seconds=10, jitter=0.2)
-    pauses = [polling.next_look_seconds(0, math.inf, random=random) for random in (0, 0.5, 1)]
+    pauses = [polling.next_poll_seconds(0, math.inf, random=random) for random in (0, 0.5, 1)]
     assert pauses == pytest.approx([8, 10, 12])
 
 
@@ -76,8 +76,8 @@ def test_jitter_reaches_both_ends() -> None:
 def test_retry_after_is_a_floor_up_to_the_deadline(
     polling: QATechPolling, elapsed: float, remaining: float, random: float, retry_after: float
 ) -> None:
-    without = polling.next_look_seconds(elapsed, remaining, random=random)
-    pause = polling.next_look_seconds(elapsed, remaining, random=random, retry_after_seconds=retry_after)
+    without = polling.next_poll_seconds(elapsed, remaining, random=random)
+    pause = polling.next_poll_seconds(elapsed, remaining, random=random, retry_after_seconds=retry_after)
     assert pause == max(without, min(retry_after, remaining))
 
 
@@ -85,18 +85,18 @@ def test_retry_after_is_a_floor_up_to_the_deadline(
 def test_one_look_is_exactly_at_the_deadline(polling: QATechPolling, deadline: float, random: Any) -> None:
     remaining, looks = deadline, 0
     while remaining > 0 and looks < 500:
-        pause = polling.next_look_seconds(deadline - remaining, remaining, random=random.random())
+        pause = polling.next_poll_seconds(deadline - remaining, remaining, random=random.random())
         assert 0 < pause <= remaining
         remaining, looks = remaining - pause, looks + 1
     assert looks == 500 or remaining == 0
-    assert polling.next_look_seconds(deadline, 0) == 0
-    assert polling.next_look_seconds(deadline, -5, retry_after_seconds=60) == 0
+    assert polling.next_poll_seconds(deadline, 0) == 0
+    assert polling.next_poll_seconds(deadline, -5, retry_after_seconds=60) == 0
 
 
 def test_an_hour_costs_few_looks() -> None:
     polling, elapsed, looks = QATechPolling(jitter=0), 0.0, 0
     while elapsed < 3600:
-        elapsed, looks = elapsed + polling.next_look_seconds(elapsed, 3600 - elapsed), looks + 1
+        elapsed, looks = elapsed + polling.next_poll_seconds(elapsed, 3600 - elapsed), looks + 1
     assert looks < 200
 
 

@@ -240,7 +240,7 @@ async def test_a_service_that_stays_down_is_given_up_when_both_budgets_are_spent
     assert type(error) is QATechConnectionError
     first = min(look for look in wait.looks if look >= begin)
     assert MAX_ERROR_SECONDS < wait.time.elapsed - first <= MAX_ERROR_SECONDS + 30
-    assert f"{len(wait.errors) + 1} looks in a row failed, over {wait.time.elapsed - first:.0f} s" in str(error)
+    assert f"{len(wait.errors) + 1} polls in a row failed, over {wait.time.elapsed - first:.0f} s" in str(error)
     assert GOES_ON in str(error)
     assert (error.run_short_id, error.run_url) == ("abc123", URL)
     assert error.args == (str(error),)
@@ -454,14 +454,14 @@ async def test_a_deadline_under_failing_looks() -> None:
     assert (error.status, error.waited_seconds) == ("RUNNING", 200)
     assert error.last_error is not None
     assert "500" in error.last_error
-    assert "The last look failed" in str(error)
+    assert "The last poll failed" in str(error)
 
 
 async def test_a_deadline_without_one_good_look() -> None:
     error = await Wait(lambda elapsed: httpx.ConnectError("refused")).fail(60)
     assert isinstance(error, WaitTimedOut)
     assert (error.status, error.run) == (None, None)
-    assert "could not be looked at" in str(error)
+    assert "could not be polled" in str(error)
 
 
 async def test_an_old_failure_is_not_the_last_error() -> None:

@@ -1,0 +1,259 @@
+"""The waits of one task run: for one run, and for many side by side.
+
+They share the client's connections, the throttle, the deadline and what is known of past durations. What goes on shows
+in the log, in a progress artifact and in events; when the wait is ended from outside, these say that the runs go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from anyio import move_on_after, sleep
+from prefect.exceptions import TerminationSignal
+
+from prefect_qatech._prefect import RunLogger, run_logger
+from prefect_qatech._sync import sleep_unless_stopped
+from prefect_qatech.api.connections import MAX_IN_FLIGHT
+from prefect_qatech.api.ids import check_run_short_id
+from prefect_qatech.api.responses import QATechRun
+from prefect_qatech.credentials import QATechCredentials, check_credentials
+from prefect_qatech.exceptions import InvalidInputError, QATechAPIError, QATechError
+from prefect_qatech.inputs import shown
+from prefect_qatech.ledger import QATechRunRecord
+from prefect_qatech.polling.exceptions import RunsNotEnded, WaitTimedOut
+from prefect_qatech.polling.schedule import QATechPolling
+from prefect_qatech.polling.throttle import Sleep, Throttle
+from prefect_qatech.polling.unfinished import runs_not_ended, they_go_on
+from prefect_qatech.polling.wait import Surroundings, wait_for_run
+from prefect_qatech.report import artifacts, events
+from prefect_qatech.report.history import PlanHistory
+
+_CLEAN_UP_SECONDS = 3.0
+_A_YEAR = 365 * 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A run that is waited for, and what is known of it."""
+
+    run_short_id: str
+    run_url: str | None = None
+    record: QATechRunRecord | None = None
+
+    @classmethod
+    def of(cls, run: QATechRunRecord | str) -> _Target:
+        if isinstance(run, QATechRunRecord):
+            return cls(run.run_short_id, run.run_url, run)
+        return cls(check_run_short_id(run))
+
+
+@dataclass
+class _Waits:
+    """What the waits of one task run have in common; used as a context."""
+
+    credentials: QATechCredentials
+    timeout_seconds: float
+    polling: QATechPolling
+    sleep: Sleep
+
+    def __post_init__(self) -> None:
+        check_credentials(self.credentials)
+        is_number = isinstance(self.timeout_seconds, (int, float))
+        if not is_number or not 0 <= self.timeout_seconds < float("inf"):
+            raise InvalidInputError(
+                f"timeout_seconds must be a number of seconds, 0 or more, not {shown(self.timeout_seconds)}"
+            )
+        self._deadline = time.monotonic() + self.timeout_seconds
+        self._client = self.credentials.get_client()
+        self._throttle = Throttle(self.credentials, self.sleep)
+        self._histories: dict[str, PlanHistory] = {}
+
+    async def __aenter__(self) -> _Waits:
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(self, *args: Any) -> None:
+        await self._client.__aexit__(*args)
+
+    async def until_ended(
+        self, target: _Target, on_change: Callable[[QATechRun], None], on_error: Callable[[QATechAPIError], None]
+    ) -> QATechRun:
+        record = target.record
+        plan = record.plan_short_id if record is not None else None
+        try:
+            run = await wait_for_run(
+                self._client,
+                target.run_short_id,
+                timeout_seconds=max(0.0, self._deadline - time.monotonic()),
+                polling=self.polling,
+                surroundings=Surroundings(sleep=self.sleep, before_poll=self._throttle.wait),
+                on_change=on_change,
+                on_error=on_error,
+                run_url=target.run_url,
+                age_seconds=record.age_seconds if record is not None else None,
+                history=self._histories.setdefault(plan, PlanHistory(plan)) if plan else None,
+            )
+        except WaitTimedOut:
+            events.emit_run_unattended(target.run_short_id, target.run_url, "timed out")
+            raise
+        events.emit_run_finished(run, target.run_url)
+        return run
+
+
+@asynccontextmanager
+async def reporting_what_goes_on(runs: Mapping[str, str | None], logger: RunLogger) -> AsyncIterator[None]:
+    """Report in log, event and artifact that runs go on, when the wait for them is ended from outside.
+
+    Args:
+        runs: Short ids and addresses of the runs that are waited for, as they are when the wait is ended.
+        logger: The run's logger.
+    """
+    try:
+        yield
+    except (asyncio.CancelledError, TerminationSignal, KeyboardInterrupt):
+        logger.warning("The wait was cancelled. %s", they_go_on(runs))
+        for run_short_id, run_url in runs.items():
+            events.emit_run_unattended(run_short_id, run_url, "cancelled")
+        with move_on_after(_CLEAN_UP_SECONDS, shield=True):
+            await artifacts.publish_unattended(runs)
+            await events.deliver()
+        raise
+
+
+async def wait_for_one(
+    credentials: QATechCredentials,
+    run: QATechRunRecord | str,
+    timeout_seconds: float,
+    *,
+    polling: QATechPolling | None,
+    artifact_key: str | None,
+) -> QATechRun:
+    """Wait for a run; `wait_for_test_run` describes it."""
+    target = _Target.of(run)
+    run_short_id = target.run_short_id
+    waits = _Waits(credentials, timeout_seconds, polling or QATechPolling(), sleep_unless_stopped)
+    logger = run_logger()
+    progress = artifacts.Progress(
+        f"QA.tech run {run_short_id}: finished test cases",
+        artifact_key or artifacts.artifact_key("progress", run_short_id),
+    )
+
+    def on_change(run: QATechRun) -> None:
+        logger.info("%s", _status_line(run, run_short_id))
+        progress.show(run.finished_percent, is_over=run.is_final)
+
+    def on_error(error: QATechAPIError) -> None:
+        logger.warning("A poll of run %s failed and will be repeated: %s", run_short_id, error)
+
+    async with reporting_what_goes_on({run_short_id: target.run_url}, logger), waits, progress:
+        return await waits.until_ended(target, on_change, on_error)
+
+
+def _status_line(run: QATechRun, run_short_id: str) -> str:
+    status, result = run.status or "no status", f" ({run.result})" if run.result else ""
+    return (
+        f"Run {run_short_id}: {status}{result}, {run.finished_test_count} of {len(run.test_cases)} test cases finished"
+    )
+
+
+async def wait_for_many(
+    credentials: QATechCredentials,
+    runs: Sequence[QATechRunRecord | str],
+    timeout_seconds: float,
+    *,
+    polling: QATechPolling | None,
+    artifact_key: str | None,
+) -> list[QATechRun]:
+    """Wait for several runs; `wait_for_test_runs` describes it."""
+    if isinstance(runs, (str, QATechRunRecord)) or not isinstance(runs, Sequence):
+        raise InvalidInputError(f"runs must be a list (put a single run into [...]), not {shown(runs)}")
+    if not runs:
+        raise InvalidInputError("runs must name at least one run: where nothing was tested, nothing has passed.")
+    targets = {target.run_short_id: target for target in map(_Target.of, runs)}
+    polling = polling or QATechPolling()
+    # One looks for a stop of the process on behalf of all.
+    waits = _Waits(credentials, timeout_seconds, polling, sleep)
+    key = artifact_key or artifacts.artifact_key("progress", "runs")
+    progress = artifacts.Progress(f"{len(targets)} QA.tech runs: those that have ended", key)
+    many = _Many(waits, progress, len(targets))
+    many.going_on.update({target.run_short_id: target.run_url for target in targets.values()})
+    delays = delays_of_first_polls(len(targets), polling, timeout_seconds)
+    async with reporting_what_goes_on(many.going_on, many.logger), waits, progress:
+        await all_unless_stopped([many.follow(*each) for each in zip(targets.values(), delays, strict=True)])
+    if many.errors:
+        raise RunsNotEnded(runs_not_ended(many.errors, len(targets)), runs=many.ended, errors=many.errors)
+    return [many.ended[_Target.of(run).run_short_id] for run in runs]
+
+
+def delays_of_first_polls(number: int, polling: QATechPolling, timeout_seconds: float) -> list[float]:
+    """Return when each of many waits begins: thousands that begin together would poll together, again and again."""
+    within_seconds = min(polling.first_seconds, timeout_seconds) if number > MAX_IN_FLIGHT else 0.0
+    return [within_seconds * place / number for place in range(number)]
+
+
+@dataclass
+class _Many:
+    """What came of the runs that one task run waits for."""
+
+    waits: _Waits
+    progress: artifacts.Progress
+    number: int
+    logger: RunLogger = field(default_factory=run_logger)
+    going_on: dict[str, str | None] = field(default_factory=dict)
+    ended: dict[str, QATechRun] = field(default_factory=dict)
+    errors: dict[str, QATechError] = field(default_factory=dict)
+    failed_polls: int = 0
+
+    async def follow(self, target: _Target, delay_seconds: float) -> None:
+        """Wait for one of them; an error of its own keeps no other from being waited for."""
+        await sleep(delay_seconds)
+        try:
+            run = await self.waits.until_ended(target, self._on_change, self._on_error)
+        except QATechError as error:
+            self.errors[target.run_short_id] = error
+            self.logger.warning("%s", error)
+        else:
+            self.ended[target.run_short_id] = run
+            self.logger.info("%s", _status_line(run, target.run_short_id))
+        del self.going_on[target.run_short_id]
+        self._show()
+
+    def _on_change(self, run: QATechRun) -> None:
+        if not run.is_final:
+            self._show()
+
+    def _on_error(self, error: QATechAPIError) -> None:
+        self.failed_polls += 1
+        # A service that is down is one piece of news, not one for each run and poll.
+        if str(self.failed_polls).rstrip("0") == "1":
+            self.logger.warning(
+                "%d polls have failed so far, and are repeated. The last one: %s", self.failed_polls, error
+            )
+
+    def _show(self) -> None:
+        over = len(self.ended) + len(self.errors)
+        self.progress.show(100.0 * over / self.number, is_over=over == self.number)
+
+
+async def all_unless_stopped(works: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Do all of it side by side; a stop of the process, or what none of them expects, ends them all.
+
+    One task looks for a stop on behalf of all: thousands that each do so twice a second cost more than they wait.
+    """
+    tasks = [asyncio.ensure_future(work) for work in works]
+    everything: asyncio.Future[Any] = asyncio.gather(*tasks)
+    stop: asyncio.Future[Any] = asyncio.ensure_future(sleep_unless_stopped(_A_YEAR))
+    try:
+        await asyncio.wait([everything, stop], return_when=asyncio.FIRST_COMPLETED)
+        if stop.done():
+            stop.result()
+        await everything
+    finally:
+        for each in (*tasks, stop):
+            each.cancel()
+        await asyncio.gather(*tasks, stop, return_exceptions=True)
