@@ -135,6 +135,12 @@ def stands_in_users_task() -> bool:
     return context is not None and (not _is_ours(context) or is_called_in_a_task(context.task_run))
 
 
+def stands_on_distributed_runner() -> bool:
+    """Whether the caller's flow is elsewhere: a task runner such as Dask has sent the task to another process."""
+    context = FlowRunContext.get()
+    return context is not None and context.detached
+
+
 def _is_ours(context: TaskRunContext) -> bool:
     return context.task.fn.__module__.partition(".")[0] == __package__
 

@@ -8,11 +8,17 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 from prefect import flow, task
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import TaskRun
+from prefect.context import FlowRunContext, hydrated_context, serialize_context
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger
 from prefect.settings import (
@@ -23,9 +29,19 @@ from prefect.settings import (
 )
 
 from prefect_qatech import QATechCredentials, start_test_run
-from prefect_qatech._prefect import run_logger
+from prefect_qatech._prefect import (
+    flow_run_of_this_process,
+    flow_runs_at_work,
+    is_called_in_a_task,
+    name_of_task,
+    own_task_run,
+    run_logger,
+    server_time,
+    stands_in_users_task,
+    stands_on_distributed_runner,
+)
 from prefect_qatech.sandbox import Sandbox
-from tests.support import counted, posts
+from tests.support import counted, flow_run_id, posts
 
 # --- a logger that cannot raise
 
@@ -82,6 +98,103 @@ def test_a_handler_that_raises_costs_no_line(console: list[str]) -> None:
 
     user()
     assert console == ["line 1", "line 2", "line 3", "line of a task"]
+
+
+# --- where a call stands
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_thread_without_context_knows_which_flow_runs_are_at_work() -> None:
+    def known() -> set[UUID]:
+        with ThreadPoolExecutor() as pool:
+            return {flow_run.id for flow_run in pool.submit(flow_runs_at_work).result()}
+
+    @flow
+    def user() -> tuple[UUID, bool]:
+        return flow_run_id(), flow_run_id() in known()
+
+    own, is_known = user()
+    assert is_known
+    assert own not in known(), "it has ended"
+
+
+def test_a_process_that_was_started_for_a_flow_run_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert flow_run_of_this_process() is None
+    own = str(uuid4())
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", own)
+    assert flow_run_of_this_process() == own
+
+
+@pytest.mark.usefixtures("prefect_server")
+async def test_the_task_run_of_a_sub_flow_tells_its_name_and_whether_a_task_has_called_it() -> None:
+    async def task_run_here() -> TaskRun:
+        context = FlowRunContext.get()
+        assert context is not None
+        assert context.flow_run is not None
+        assert context.flow_run.parent_task_run_id is not None
+        async with get_client() as client:
+            return await client.read_task_run(context.flow_run.parent_task_run_id)
+
+    @flow(name="the sub-flow", flow_run_name="another name")
+    async def sub() -> TaskRun:
+        return await task_run_here()
+
+    @task
+    async def in_a_task() -> TaskRun:
+        return await sub()
+
+    @flow
+    async def user() -> list[TaskRun]:
+        return [await sub(), await in_a_task()]
+
+    direct, nested = await user()
+    assert name_of_task(direct) == name_of_task(nested)
+    assert name_of_task(direct) in direct.task_key
+    assert [is_called_in_a_task(direct), is_called_in_a_task(nested)] == [False, True]
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_task_of_ours_is_told_from_one_of_the_users() -> None:
+    def look() -> tuple[bool, bool]:
+        return own_task_run() is not None, stands_in_users_task()
+
+    def body() -> tuple[bool, bool]:
+        return look()
+
+    body.__module__ = "prefect_qatech.tasks"
+    ours = task(body)
+
+    @task
+    def users() -> list[tuple[bool, bool]]:
+        return [look(), ours()]
+
+    @flow
+    def user() -> list[tuple[bool, bool]]:
+        return [look(), ours(), *users()]
+
+    assert user() == [(False, False), (True, False), (False, True), (True, True)]
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_flow_whose_context_was_sent_elsewhere_is_known_as_such() -> None:
+    def elsewhere(context: dict[str, Any]) -> bool:
+        with hydrated_context(context):
+            return stands_on_distributed_runner()
+
+    @flow
+    def user() -> list[bool]:
+        with ThreadPoolExecutor() as pool:
+            return [stands_on_distributed_runner(), pool.submit(elsewhere, serialize_context()).result()]
+
+    assert user() == [False, True]
+
+
+@pytest.mark.usefixtures("prefect_server")
+async def test_the_server_tells_its_time() -> None:
+    async with get_client() as client:
+        told = await server_time(client)
+    assert told is not None
+    assert abs((datetime.now(timezone.utc) - told).total_seconds()) < 60
 
 
 # --- outside a flow run

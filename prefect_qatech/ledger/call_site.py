@@ -24,6 +24,7 @@ from prefect_qatech._prefect import (
     name_of_task,
     own_task_run,
     stands_in_users_task,
+    stands_on_distributed_runner,
 )
 from prefect_qatech.exceptions import InvalidInputError, LedgerConflict
 from prefect_qatech.ledger.slots import Call, Chain
@@ -132,8 +133,7 @@ async def locate(client: PrefectClient, call: Call, flow_run: FlowRun) -> tuple[
         return root.id, call
     if any(is_called_in_a_task(step.task_run) for step in steps) or stands_in_users_task():
         raise _without_label(call, "inside a task")
-    context = FlowRunContext.get()
-    if context is not None and context.detached:
+    if stands_on_distributed_runner():
         raise _without_label(call, "on a distributed task runner")
     # The body of a flow, or `.fn` of a task, is repeated by nobody but the flow; a task run of ours by Prefect.
     task_run = own_task_run()
