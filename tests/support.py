@@ -6,8 +6,10 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 import zipfile
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
@@ -103,6 +105,27 @@ def one_plan(test_cases: Iterable[Any], **plan: Any) -> dict[str, Any]:
 def cases(*outcomes: Any) -> list[dict[str, Any]]:
     """A test case for each outcome, or list of outcomes by attempt."""
     return [{"name": f"Test {number}", "outcomes": outcome} for number, outcome in enumerate(outcomes)]
+
+
+@contextmanager
+def time_goes_on(sandbox: Sandbox, seconds: float = 10) -> Iterator[None]:
+    """Let a sandbox that stands still move on, so many seconds with each poll of a run."""
+    is_over = threading.Event()
+
+    def move() -> None:
+        seen = 0
+        while not is_over.wait(0.02):
+            if (now := looks(sandbox)) > seen:
+                seen = now
+                sandbox.advance(seconds)
+
+    mover = threading.Thread(target=move)
+    mover.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        mover.join()
 
 
 def credentials_for(sandbox: Sandbox, **fields: Any) -> QATechCredentials:

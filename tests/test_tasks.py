@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-import anyio
 import pytest
 from prefect import flow, task, unmapped
 from prefect.client.orchestration import get_client
@@ -68,7 +67,6 @@ from prefect_qatech import (
     start_test_run,
     tasks,
     wait_for_test_run,
-    waits,
 )
 from prefect_qatech.report import artifacts
 from prefect_qatech.report.history import PlanHistory
@@ -86,6 +84,7 @@ from tests.support import (
     looks,
     posts,
     rows_of,
+    time_goes_on,
     when_it_is_over,
 )
 from tests.wire import accepted
@@ -1071,24 +1070,16 @@ async def test_the_progress_artifact_moves_with_the_test_cases(
         return await update(artifact_id=artifact_id, progress=progress)
 
     monkeypatch.setattr(artifacts, "aupdate_progress_artifact", updated)
-    with Sandbox(speed=0) as sandbox:
+    # Half a second between polls: the bar is drawn beside the wait.
+    polling = QATechPolling(first_seconds=0.5, max_seconds=0.5)
+    with Sandbox(speed=0) as sandbox, time_goes_on(sandbox):
         credentials = credentials_for(sandbox)
-
-        async def sleep(seconds: float) -> None:
-            before = len(moved)
-            sandbox.advance(10)
-            # The bar is drawn beside the wait, which otherwise takes no time here.
-            for _ in range(50):
-                if len(moved) == before:
-                    await anyio.sleep(0.02)
-
-        monkeypatch.setattr(waits, "sleep_unless_stopped", sleep)
 
         @flow
         async def user() -> QATechRun:
             ids.append(flow_run_id())
             record = await astart_test_run(credentials, "pln_green")
-            return wait_for_test_run(credentials, record)
+            return wait_for_test_run(credentials, record, polling=polling)
 
         run = await user()
     assert (run.status, run.result) == ("COMPLETED", "PASSED")

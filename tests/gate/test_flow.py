@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,6 @@ from prefect_qatech import (
     astart_test_run,
     release_gate,
     start_test_run,
-    waits,
 )
 from prefect_qatech.gate import details, steps
 from prefect_qatech.report import artifacts, load_verdict_json
@@ -58,6 +57,7 @@ from tests.support import (
     posts,
     rewrite,
     rows_of,
+    time_goes_on,
 )
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -245,17 +245,12 @@ async def aged(flow_run: UUID, hours: float) -> None:
             await rewrite(flow_run, key, {**row, field: moment.isoformat()})
 
 
-async def test_a_restart_after_a_crash_gets_no_more_time_and_a_retry_after_the_verdict_does(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_restart_after_a_crash_gets_no_more_time_and_a_retry_after_the_verdict_does() -> None:
     policy = GatePolicy(deadline_seconds=3600)
     reports: list[GateReport] = []
-    looked: list[int] = []
+    polls: list[int] = []
     step = Failing(2)
     with sandbox_of(one_plan(cases(["failed", "passed"])), speed=0) as sandbox:
-
-        async def sleep(seconds: float) -> None:
-            sandbox.advance(60)
 
         @flow(retries=2)
         async def user() -> None:
@@ -265,17 +260,16 @@ async def test_a_restart_after_a_crash_gets_no_more_time_and_a_retry_after_the_v
                 await aged(flow_run_id(), hours=2)
             else:
                 before = looks(sandbox)
-                reports.append(await look_at(sandbox, label="release", policy=policy))
-                looked.append(looks(sandbox) - before)
-            if step.calls == 1:
-                monkeypatch.setattr(waits, "sleep_unless_stopped", sleep)
+                with time_goes_on(sandbox, 60) if reports else nullcontext():
+                    reports.append(await look_at(sandbox, label="release", policy=policy))
+                polls.append(looks(sandbox) - before)
             step()
 
         await user()
         assert counted(sandbox) == (1, 1)
     late, retried = reports
     assert late.incidents == (Incident.DEADLINE_PASSED,)
-    assert looked[0] == 1, "the deadline has passed: one look, no wait"
+    assert polls[0] == 1, "the deadline has passed: one poll, no wait"
     assert late.verdict is Verdict.INCONCLUSIVE
     # Somebody asked again after a verdict: the campaign goes on with the deadline anew, and spends its rerun.
     assert retried.incidents == ()
