@@ -39,6 +39,12 @@ app.command(
     "Exit codes: 0 pass, 1 fail, 2 inconclusive, 3 a file that cannot be read.",
 )
 app.command(
+    "prefect_qatech.cli.drill:drill",
+    name="drill",
+    help="Run the installed gate through all that can go wrong, on the sandbox, and say whether it fails closed.\n\n"
+    "Exit codes: 0 it does in each case, 1 it does not, 3 error.",
+)
+app.command(
     "prefect_qatech.cli.doctor:doctor",
     name="doctor",
     help="Check token, QA.tech, proxy, clock and Prefect, and say what to do.\n\n"
