@@ -18,8 +18,9 @@ from prefect_qatech.report import (
     render_verdict_json,
     write_report_files,
 )
+from prefect_qatech.report.headline import headline
 from prefect_qatech.report.model import GateReport, ReportedTest
-from prefect_qatech.report.wording import HEADLINES, caveats, counts_text
+from prefect_qatech.report.wording import caveats, counts_text
 from prefect_qatech.verdict import TestVerdict, Verdict
 
 MAX_TESTS = 50
@@ -108,7 +109,7 @@ def lines_of(report: GateReport) -> Iterator[str]:
     for attempt in report.attempts:
         yield one_line(f"Run {attempt.run_short_id}: {attempt.run_url or 'no address given'}")
     about = f" for {report.target}" if report.target else ""
-    yield one_line(f"{HEADLINES[report.verdict]}{about}")
+    yield one_line(f"{headline(report)}{about}")
     yield one_line(counts_text(report))
     for reason in report.reasons:
         if reason.verdict is not Verdict.PASS:

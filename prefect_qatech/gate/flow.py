@@ -24,7 +24,6 @@ from prefect import flow
 from prefect_qatech._prefect import run_logger
 from prefect_qatech._sync import run_sync
 from prefect_qatech.api.requests import QATechRunRequest, as_request
-from prefect_qatech.api.responses import FINAL_STATUSES
 from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.gate.campaign import MAX_SENTENCE, GateCampaign
@@ -35,9 +34,8 @@ from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.report import clear_report_files
 from prefect_qatech.report.escape import cell_text, plain_text
 from prefect_qatech.report.exceptions import GateFailed, GateInconclusive, GateNotPassed
-from prefect_qatech.report.model import (
-    GateReport,
-)
+from prefect_qatech.report.headline import advice, retry_text
+from prefect_qatech.report.model import GateReport
 from prefect_qatech.verdict import (
     GatePolicy,
     TestVerdict,
@@ -63,22 +61,11 @@ def _not_passed(report: GateReport) -> GateNotPassed:
         *blocking,
         f"{'Failed' if kind is GateFailed else 'Undecided'}: {tests}{more}." if names else "",
         *report.notes,
-        f"A person was asked; the answer is no: {plain_text(report.decision.reason, MAX_SENTENCE)}"
-        if report.decision
-        else "",
+        advice(report, lambda words: plain_text(words, MAX_SENTENCE)) if report.decision else "",
         f"Run: {report.run_url or report.run_short_id or 'none'}.",
-        _what_a_retry_does(report),
+        retry_text(report),
     ]
     return kind(" ".join(part for part in parts if part), report=report)
-
-
-def _what_a_retry_does(report: GateReport) -> str:
-    reruns_left = max(0, report.policy.max_reruns - (len(report.attempts) - 1))
-    has_ended = all(attempt.status in FINAL_STATUSES for attempt in report.attempts)
-    if has_ended and reruns_left == 0:
-        return "No reruns are left, so a retry finds the same evidence; for a fresh start run the flow anew."
-    may = f" and may spend {reruns_left} more rerun{'s' if reruns_left > 1 else ''}" if reruns_left else ""
-    return f"A retry resumes this campaign{may}; for a fresh start run the flow anew."
 
 
 async def run_gate(

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.report.escape import plain_text
+from prefect_qatech.report.headline import headline
 from prefect_qatech.report.model import GateReport, ReportedReason
 from prefect_qatech.report.verdict_json import RULES
 from prefect_qatech.report.wording import (
@@ -59,7 +60,7 @@ def explain(
     lines = [
         f"{plain_text(campaign_name(report), _NAME)}, campaign {campaign_id(report) or 'without a run'}"
         + (f", target {plain_text(report.target, _NAME)}" if report.target else ""),
-        HEADLINES[report.verdict],
+        headline(report, lambda words: plain_text(words, _NAME)),
         f"{counts_text(report)}. Spent: {spent(report)}.",
         f"Without reruns the verdict would have been {report.verdict_without_reruns}.",
         "",

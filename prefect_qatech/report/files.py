@@ -24,7 +24,7 @@ from prefect_qatech.report.junit import check_junit, render_junit
 from prefect_qatech.report.markdown import MAX_BYTES, render_job_summary
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.report.verdict_json import load_verdict_json, render_verdict_json
-from prefect_qatech.report.wording import HEADLINES, SYMBOLS, campaign_id
+from prefect_qatech.report.wording import campaign_id
 
 MAX_STEP_SUMMARY_BYTES = 1024 * 1024
 """GitHub takes no larger summary of a step, and shows nothing of one that is."""
@@ -33,18 +33,27 @@ OLDER = "older"
 """The directory of older files, below the one that a user names."""
 
 _VERDICT = "verdict.json"
+# A line of Markdown that no reader sees.
+_SUMMARY_MARK = "[//]: # (prefect-qatech)"
+
+
+def _render_summary(report: GateReport) -> str:
+    heading, _, rest = render_job_summary(report).partition("\n")
+    return f"{heading}\n\n{_SUMMARY_MARK}\n{rest}"
+
+
 _FILES: dict[str, tuple[str, Callable[[GateReport], str]]] = {
     "ctrf": ("ctrf.json", render_ctrf),
-    "summary": ("summary.md", render_job_summary),
+    "summary": ("summary.md", _render_summary),
     "junit": ("junit.xml", render_junit),
     "verdict": (_VERDICT, render_verdict_json),
 }
-# How each file of ours begins.
+# What stands near the beginning of each file of ours.
 _MARKS = {
-    "ctrf.json": ['"generatedBy": "prefect-qatech"'],
-    "summary.md": [f"## {SYMBOLS[verdict]} {HEADLINES[verdict]}\n" for verdict in HEADLINES],
-    "junit.xml": ['name="qatech.verdict"'],
-    _VERDICT: ['"verdict_without_reruns":'],
+    "ctrf.json": '"generatedBy": "prefect-qatech"',
+    "summary.md": _SUMMARY_MARK,
+    "junit.xml": 'name="qatech.verdict"',
+    _VERDICT: '"verdict_without_reruns":',
 }
 _HEAD_BYTES = 4096
 _MAX_TRIES = 200
@@ -180,7 +189,7 @@ def _is_ours(path: Path) -> bool:
             head = file.read(_HEAD_BYTES).decode("utf-8", errors="replace")
     except OSError:
         return False
-    return any(mark in head for mark in _MARKS[path.name])
+    return _MARKS[path.name] in head
 
 
 def _campaign_of(verdict: Path) -> str | None:

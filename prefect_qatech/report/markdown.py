@@ -11,10 +11,9 @@ from datetime import datetime
 
 from prefect_qatech.report.chart import HistoryEntry, history_chart, history_line
 from prefect_qatech.report.escape import line_link, line_text, markdown_text
-from prefect_qatech.report.model import GateDecision, GateReport, ReportedAttempt, ReportedReason, ReportedTest
+from prefect_qatech.report.headline import advice, headline, retry_text, symbol
+from prefect_qatech.report.model import GateReport, ReportedAttempt, ReportedReason, ReportedTest
 from prefect_qatech.report.wording import (
-    ADVICE,
-    HEADLINES,
     SYMBOLS,
     Group,
     attempt_name,
@@ -46,10 +45,6 @@ _SECTIONS: tuple[tuple[Group, str], ...] = (
     ("quarantined", "In quarantine: reported, not counted"),
     ("recovered", "Recovered: not carried out at first, then passed"),
 )
-_PROCEED = (
-    "**Retry** of this flow run takes up the recorded campaign: it starts nothing anew beyond the reruns that are left "
-    "in the budget. For a fresh start run the deployment again."
-)
 
 
 def render_markdown(
@@ -73,7 +68,7 @@ def render_markdown(
     """
     attempts = _picture("Outcomes per attempt", chart or "")
     campaigns = _picture("The plan's last campaigns", history_chart(history) if history else "")
-    proceed = "" if report.passed or report.approved else f"\n### How to proceed\n\n{_PROCEED}\n"
+    proceed = "" if report.passed or report.approved else f"\n### How to proceed\n\n{retry_text(report)}\n"
     return _render(report, max_bytes, attempts, campaigns, f"{proceed}\n{history_line(report)}\n")
 
 
@@ -134,22 +129,13 @@ def _head(report: GateReport) -> list[str]:
     if report.run_url:
         about.append(line_link("open the latest run", report.run_url))
     return [
-        f"## {SYMBOLS[report.verdict]} {HEADLINES[report.verdict]}",
+        f"## {symbol(report)} {headline(report, lambda words: line_text(words, _NAME))}",
         "",
-        _decision(report.decision, report.approved) if report.decision else ADVICE[report.verdict],
+        advice(report, lambda words: line_text(words, _SENTENCE)),
         "",
         " · ".join(about),
         "",
     ]
-
-
-def _decision(decision: GateDecision, approved: bool) -> str:
-    who = line_text(decision.decided_by or "", _NAME) or "nobody who gave a name"
-    what = "Approved: the release may go out all the same" if approved else "Rejected: the release may not go out"
-    return (
-        f"**{what}.** Decided by {who}, {time_text(decision.decided_at)}: {line_text(decision.reason, _SENTENCE)} "
-        f"(evidence `{decision.evidence_sha256[:16]}`)"
-    )
 
 
 def _sum(report: GateReport) -> str:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from collections import Counter
+from collections.abc import Iterable
 from datetime import date, datetime
 from typing import Annotated
 
@@ -18,7 +19,19 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from prefect_qatech.addresses import safe_url
 from prefect_qatech.inputs import CleanText
-from prefect_qatech.verdict import GatePolicy, GateVerdict, Incident, Outcome, QuarantineEntry, TestVerdict, Verdict
+from prefect_qatech.verdict import (
+    Attempt,
+    GatePolicy,
+    GateVerdict,
+    Incident,
+    NoRerun,
+    Outcome,
+    QuarantineEntry,
+    Rerun,
+    TestVerdict,
+    Verdict,
+    plan_rerun,
+)
 from prefect_qatech.verdict.identity import AttemptKind, attempt_of, resolve_quarantine
 from prefect_qatech.verdict.judge import judge_named
 
@@ -254,7 +267,43 @@ class GateReport(_Fact):
         Returns:
             The verdict that it would have been.
         """
-        attempts = [
+        if today is None:
+            same_zone = policy.quarantine_time_zone == self.policy.quarantine_time_zone
+            today = self.judged_on if same_zone or not self.ended_at else policy.quarantine_day(self.ended_at)
+        return judge_named(
+            self._names,
+            [test.test_id for test in self.tests if test.expected],
+            self._attempts,
+            policy,
+            expected_count=self.expected_count,
+            incidents=self.incidents,
+            today=today,
+        )
+
+    def next_rerun(self, *, incidents: Iterable[Incident] = ()) -> Rerun | NoRerun:
+        """Return what the policy would have rerun next, on the evidence of this report.
+
+        Args:
+            incidents: What is held against the campaign.
+        """
+        policy, _ = resolve_quarantine(self.policy, self._names)
+        return plan_rerun(
+            [test.test_id for test in self.tests if test.expected],
+            self._attempts,
+            policy,
+            expected_count=self.expected_count,
+            incidents=incidents,
+            today=self.judged_on or date.min,
+        )
+
+    @property
+    def quarantine(self) -> dict[str, QuarantineEntry]:
+        """Test id to the policy's quarantine entry for it, expired ones included."""
+        return resolve_quarantine(self.policy, self._names)[0].quarantine
+
+    @property
+    def _attempts(self) -> list[Attempt]:
+        return [
             attempt_of(
                 attempt.status,
                 attempt.result,
@@ -266,23 +315,6 @@ class GateReport(_Fact):
             )
             for attempt in self.attempts
         ]
-        if today is None:
-            same_zone = policy.quarantine_time_zone == self.policy.quarantine_time_zone
-            today = self.judged_on if same_zone or not self.ended_at else policy.quarantine_day(self.ended_at)
-        return judge_named(
-            self._names,
-            [test.test_id for test in self.tests if test.expected],
-            attempts,
-            policy,
-            expected_count=self.expected_count,
-            incidents=self.incidents,
-            today=today,
-        )
-
-    @property
-    def quarantine(self) -> dict[str, QuarantineEntry]:
-        """Test id to the policy's quarantine entry for it, expired ones included."""
-        return resolve_quarantine(self.policy, self._names)[0].quarantine
 
     @property
     def _names(self) -> dict[str, str]:

@@ -25,11 +25,6 @@ HEADLINES = {
     Verdict.INCONCLUSIVE: "INCONCLUSIVE: do not release yet",
     Verdict.FAIL: "FAIL: do not release",
 }
-ADVICE = {
-    Verdict.PASS: "Nothing has to be done.",
-    Verdict.INCONCLUSIVE: "It is not known whether the release is sound: see below what could not be found out.",
-    Verdict.FAIL: "Look at what failed below; repair the product, or the test.",
-}
 _GROUPS: dict[TestVerdict, Group] = {
     TestVerdict.PASSED: "passed",
     TestVerdict.RECOVERED: "recovered",

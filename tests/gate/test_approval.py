@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from uuid import UUID
@@ -143,8 +144,8 @@ async def test_an_approval_lets_the_release_out_and_is_no_pass(
     assert payload["evidence_sha256"] == payload["decision"]["evidence_sha256"] == report.evidence_sha256
     assert payload["decision"]["decided_by"] == "Ada"
     text = render_markdown(report)
-    assert "**Approved" in text
-    assert "Decided by Ada" in text
+    assert text.startswith(f"## ⚠️ APPROVED by Ada (the verdict is {verdict})\n")
+    assert "Ada approved the release" in text
     assert "\\[search\\]" in text
     written = [found for found in await artifacts_of([UUID(report.flow_run_id)]) if "gate:" in str(found.description)]
     assert len([found for found in written if found.type == "markdown"]) == 2, "one to decide on, one that tells it"
@@ -154,7 +155,7 @@ async def test_a_rejection_stops_it(emitted: list[tuple[str, Mapping[str, Any]]]
     with Sandbox(FAILS, speed=2000) as sandbox:
         error, _ = await ended(sandbox, resume({"decision": "reject", "reason": "Not on a Friday."}))
     assert isinstance(error, GateFailed)
-    assert "the answer is no: Not on a Friday." in str(error)
+    assert re.search(r"The release was not approved, .*: Not on a Friday\.", str(error))
     assert not error.report.approved
     assert emitted[-1][0] == "qatech.gate.rejected"
 
@@ -173,7 +174,7 @@ async def test_a_flow_run_that_is_resumed_without_an_answer_is_a_no() -> None:
     with Sandbox(FAILS, speed=2000) as sandbox:
         error, _ = await ended(sandbox, let_go)
     assert isinstance(error, GateFailed)
-    assert "the answer is no" in str(error)
+    assert "The release was not approved" in str(error)
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_what_the_report_tells() -> None:
         "Recognised by name alone, as QA.tech gave no id that lasts across runs: Unnamed case.",
         "Setup of checkout: failed on attempts 2 and 3",
         "15 tests (1 of them in quarantine): 1 passed, 2 recovered, 3 flaky, 5 failed, 2 errored, 1 skipped,",
-        "Retry of this flow run takes up the recorded campaign",
+        "A retry goes on with this campaign. For a fresh start run the flow, or its deployment, anew.",
     ):
         assert sentence in text
     assert "https://app.qa.tech/results/run3/run3-0" in page().links
