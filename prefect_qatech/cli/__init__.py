@@ -120,7 +120,7 @@ for name, about in {
 _HINTS = {
     # Which word without an option means what, by the beginning of the word.
     ("run", "pln"): "A plan is given as --plan {word}.",
-    ("run", "app"): "An application goes with an address: --url {word}=https://...",
+    ("run", "app"): "--application {word} runs its test cases; --url {word}=https://... tests it at another address.",
     ("run", "http"): "An address is an application's: --url app_...={word}",
     ("list", "plans"): "QA.tech's API lists no plans: copy the id, pln_..., from the plan's page at QA.tech.",
 }

@@ -35,6 +35,7 @@ from prefect_qatech.cli.display import one_line
 from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import (
     ForbiddenError,
+    InvalidInputError,
     InvalidResponseError,
     NotFoundError,
     QATechAPIError,
@@ -216,6 +217,8 @@ async def check_access(where: Where) -> Answer:
     async with where.client() as client:
         try:
             may_start = await client.may_start_runs()
+        except InvalidInputError:
+            return _skipped("there is no such project")
         except UsageLimitError as error:
             return "wrong", str(error), "No run can be started until then."
         except StartOutcomeUnknown as error:

@@ -121,6 +121,7 @@ def test_without_a_prefect_server_the_rest_is_looked_at(sandbox: Sandbox, doctor
         ({"QATECH_API_TOKEN": "sandbox-reads"}, [], "access", "may start no runs"),
         ({"QATECH_API_URL": "http://127.0.0.1:1"}, [], "QA.tech", "got no answer"),
         ({"QATECH_PROJECT_SHORT_ID": "proj_other"}, [], "project", "proj_sandbox"),
+        ({"QATECH_PROJECT_SHORT_ID": "Sandpit"}, [], "project", "proj_sandbox"),
         ({"SSL_CERT_FILE": "/nowhere.pem"}, [], "network", "/nowhere.pem"),
     ],
 )
@@ -156,8 +157,9 @@ def test_a_token_of_many_projects_needs_one_named(doctor: Doctor, monkeypatch: p
         code, found = doctor()
         assert (code, states(found)["project"]) == (1, "wrong")
         assert "QATECH_PROJECT_SHORT_ID" in found["project"]["advice"]
-        monkeypatch.setenv("QATECH_PROJECT_SHORT_ID", "proj_two")
-        assert doctor()[0] == 0
+        for named in ("proj_two", "Two"):
+            monkeypatch.setenv("QATECH_PROJECT_SHORT_ID", named)
+            assert doctor()[0] == 0
 
 
 def test_a_service_that_hangs_is_given_up(sandbox: Sandbox, doctor: Doctor) -> None:
