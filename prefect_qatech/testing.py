@@ -21,7 +21,6 @@ from typing import Any
 
 import pytest
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-from prefect.testing.utilities import prefect_test_harness
 
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.polling.schedule import QATechPolling
@@ -36,6 +35,9 @@ SPEED = 2000.0
 @pytest.fixture(scope="session")
 def qatech_prefect() -> Iterator[None]:
     """Run a Prefect server on a fresh database; override it where your tests have a harness of their own."""
+    # It brings all of Prefect's server, which takes seconds to import.
+    from prefect.testing.utilities import prefect_test_harness
+
     # Prefect joins its heartbeat thread at the end of each sync flow run, which takes a second.
     with prefect_test_harness(120), temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield

@@ -15,7 +15,6 @@ from prefect.settings import (
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
     temporary_settings,
 )
-from prefect.testing.utilities import prefect_test_harness
 
 from prefect_qatech import QATechCredentials, QATechPolling
 from prefect_qatech.sandbox import Sandbox
@@ -38,6 +37,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     """A real Prefect server on a fresh database."""
+    # Seconds to import, and many tests need no server.
+    from prefect.testing.utilities import prefect_test_harness
+
     database = Path(mkdtemp()) / "prefect-test.db"
     copy_tables(database)
     with (

@@ -88,6 +88,7 @@ def test_there_are_examples() -> None:
     assert len(EXAMPLES) >= 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

@@ -135,6 +135,7 @@ def test_what_is_not_there_is_no_attribute() -> None:
         _ = prefect_qatech.nothing  # type: ignore[attr-defined, unused-ignore]
 
 
+@pytest.mark.slow
 def test_prefect_finds_the_blocks() -> None:
     """A block given by its slug is looked up among the types that the entry point has brought in."""
     code = (

@@ -40,6 +40,7 @@ def test_a_python_that_is_not_there_is_not_passed_over(
     assert "Python 3.10, lowest: not run there is no Python 3.10 here" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_suite_that_fails_or_runs_nothing_is_told(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text("def test_good(): pass\n\ndef test_bad(): assert False\n")
 

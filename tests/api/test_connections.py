@@ -245,6 +245,7 @@ print("looked")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["plain", "fork"])
 async def test_nothing_is_left_open_at_the_end_of_a_process(how: str) -> None:
     async with listening(Counting()) as url:

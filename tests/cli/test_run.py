@@ -352,6 +352,7 @@ def slow() -> Iterator[Sandbox]:
         yield sandbox
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_command_that_was_ended_is_resumed_and_starts_nothing_twice(
     number: signal.Signals, slow: Sandbox, environment: dict[str, str], command: Run, monkeypatch: pytest.MonkeyPatch
@@ -379,6 +380,7 @@ def test_a_command_that_was_ended_is_resumed_and_starts_nothing_twice(
     assert counted(slow) == (1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_an_interruption_waits_for_the_answer_to_a_post(
     number: signal.Signals, slow: Sandbox, environment: dict[str, str], command: Run, monkeypatch: pytest.MonkeyPatch
@@ -400,6 +402,7 @@ def test_an_interruption_waits_for_the_answer_to_a_post(
     assert counted(slow) == (1, 0)
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_what_is_running(slow: Sandbox, environment: dict[str, str]) -> None:
     main_end, terminal = pty.openpty()
     process = subprocess.Popen(

@@ -114,7 +114,7 @@ ATTEMPTS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100)
 @given(gates=GATES, attempts=ATTEMPTS, where=st.sampled_from(["flow", "sub-flows", "deployments"]))
 def test_no_sequence_of_attempts_starts_more_than_the_gates(
     gates: list[tuple[str, bool]], attempts: list[Any], where: str

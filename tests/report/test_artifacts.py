@@ -249,6 +249,7 @@ async def test_a_signal_that_is_raised_in_a_write_ends_what_is_shown(monkeypatch
         await work()
 
 
+@pytest.mark.usefixtures("prefect_server")
 async def test_nothing_waits_for_a_write_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     async def hang(**_: Any) -> None:
         await asyncio.sleep(3600)

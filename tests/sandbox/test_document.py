@@ -210,7 +210,7 @@ def test_no_request_brings_out_what_is_not_documented(world: World, name: str) -
     sandbox = world.api.sandbox
     run = next(run["short_id"] for run in sandbox.runs())
 
-    @settings(max_examples=40, deadline=None, database=None, suppress_health_check=[*HealthCheck])
+    @settings(max_examples=20, deadline=None, database=None, suppress_health_check=[*HealthCheck])
     @given(st.data())
     def fuzz(data: Any) -> None:
         check(name, client.send(world.request(data.draw, name)))

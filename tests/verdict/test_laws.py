@@ -29,7 +29,7 @@ from prefect_qatech.verdict import (
     plan_rerun,
 )
 
-settings.register_profile("laws", derandomize=True, max_examples=200, deadline=None, database=None)
+settings.register_profile("laws", derandomize=True, max_examples=100, deadline=None, database=None)
 laws = settings.get_profile("laws")
 
 TODAY = date(2026, 9, 1)
