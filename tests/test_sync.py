@@ -192,6 +192,7 @@ def run_script(script: str, **words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_an_interrupt_in_the_main_thread_cancels_the_core() -> None:
     ended = run_script(
         CORE_IS_CANCELLED, signal="signal.SIGINT", prepare="import contextlib", around="contextlib.nullcontext()"
@@ -200,6 +201,7 @@ def test_an_interrupt_in_the_main_thread_cancels_the_core() -> None:
     assert ended.returncode == -signal.SIGINT
 
 
+@pytest.mark.slow
 def test_a_termination_in_the_main_thread_cancels_the_core() -> None:
     ended = run_script(
         CORE_IS_CANCELLED,
@@ -211,6 +213,7 @@ def test_a_termination_in_the_main_thread_cancels_the_core() -> None:
     assert ended.returncode == -signal.SIGTERM
 
 
+@pytest.mark.slow
 def test_a_termination_ends_the_waits_of_other_threads() -> None:
     ended = run_script(WORKER_IS_STOPPED, signal="signal.SIGTERM")
     assert ended.stdout == "worker sees TerminationSignal\n", ended.stderr

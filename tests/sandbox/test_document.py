@@ -205,6 +205,7 @@ def world(api: Api) -> World:
     return World(api, ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*OPERATIONS])
 def test_no_request_brings_out_what_is_not_documented(world: World, name: str) -> None:
     sandbox = world.api.sandbox
