@@ -66,7 +66,9 @@ FORMS: dict[str, Callable[[GateReport], str]] = {
     "junit.xml": lambda report: indented(render_junit(report)),
     "ctrf.json": render_ctrf,
     "verdict.json": render_verdict_json,
-    "explain.txt": lambda report: explain(report, GatePolicy(max_failed=10, max_undecided=10, passes_required=2)),
+    "explain.txt": lambda report: "\n".join(
+        [*explain(report, GatePolicy(max_failed=10, max_undecided=10, passes_required=2)), ""]
+    ),
     "attempts.svg": lambda report: base64.b64decode(attempts_chart(report).partition(",")[2]).decode() + "\n",
 }
 
@@ -330,7 +332,7 @@ def test_the_rules_that_block_are_all_listed() -> None:
 SHOWN: dict[str, Callable[[GateReport], str]] = {
     "artifact": lambda report: words(render(render_markdown(report)).text),
     "summary": lambda report: words(render(render_job_summary(report)).text),
-    "explain": explain,
+    "explain": lambda report: " ".join(" ".join(explain(report)).split()),
     "junit": lambda report: " ".join(
         f"{p.get('name')}={p.get('value')}" for p in ElementTree.fromstring(render_junit(report)).iter("property")
     ),
