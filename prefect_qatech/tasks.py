@@ -37,8 +37,7 @@ from prefect_qatech.report import append_job_summary, artifacts, events, write_r
 from prefect_qatech.report.model import GateReport
 
 RETRY_DELAY_SECONDS = [2.0, 10.0, 30.0]
-LONGEST_RETRY_AFTER_SECONDS = 120.0
-_CLEAN_UP_SECONDS = 3.0
+MAX_RETRY_AFTER_SECONDS = 120.0
 
 RequestT = TypeVar("RequestT", bound=Request)
 
@@ -72,14 +71,14 @@ async def retry_if_safe(task: Task[Any, Any], task_run: TaskRun, state: State[An
     """Prefect's `retry_condition_fn` of the tasks: our own errors know whether they may be retried.
 
     Where the service asked for more time than the task's next delay (Retry-After), the rest is slept here; Prefect
-    takes the delays from the decoration only. More than `LONGEST_RETRY_AFTER_SECONDS` is not slept, and nothing past a
+    takes the delays from the decoration only. More than `MAX_RETRY_AFTER_SECONDS` is not slept, and nothing past a
     deadline (`no_retry_after`): the task fails.
     """
     error = await state.aresult(raise_on_failure=False)
     if not isinstance(error, QATechError) or not error.retryable:
         return False
     wanted = error.retry_after_seconds or 0.0
-    if wanted > LONGEST_RETRY_AFTER_SECONDS:
+    if wanted > MAX_RETRY_AFTER_SECONDS:
         return False
     delay = RETRY_DELAY_SECONDS[min(task_run.run_count, len(RETRY_DELAY_SECONDS)) - 1]
     if time.monotonic() + max(wanted, delay) >= _deadline.get():
