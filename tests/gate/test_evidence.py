@@ -339,7 +339,6 @@ async def test_a_run_and_a_request_together_make_no_sense(sandbox: Sandbox) -> N
 
 REFUSALS: dict[str, dict[str, Any]] = {
     "401": {"kind": "status", "status": 401},
-    "403": {"kind": "status", "status": 403},
     "404": {"kind": "status", "status": 404},
     "400": {"kind": "status", "status": 400, "body": '{"message": "Slack is not set up"}'},
     "429 for a long time": {"kind": "status", "status": 429, "retry_after": 600, "times": -1},
@@ -400,11 +399,10 @@ async def test_what_stops_the_first_run_is_a_bare_error(flaky: Sandbox) -> None:
     assert not isinstance(caught.value, GateNotPassed)
 
 
-@pytest.mark.parametrize("fails", [1, 3])
-async def test_details_are_asked_for_again(fails: int) -> None:
+async def test_details_are_asked_for_again() -> None:
     """Without its error code a test that the agent missed looks like one that failed."""
     with Sandbox(one_plan(cases("passed", "agent_error")), speed=2000) as sandbox:
-        sandbox.set_faults([{"on": {"path": "test_case"}, "kind": "status", "status": 503, "times": fails}])
+        sandbox.set_faults([{"on": {"path": "test_case"}, "kind": "status", "status": 503, "times": 3}])
         report = await judge(sandbox, policy=GatePolicy(max_reruns=0))
     assert report.verdict is Verdict.INCONCLUSIVE
     assert [test.verdict.value for test in report.tests] == ["passed", "errored"]
@@ -550,15 +548,15 @@ async def test_one_odd_answer_about_a_test_does_not_lose_its_details(status: int
     assert report.verdict is Verdict.INCONCLUSIVE
 
 
-@pytest.mark.parametrize("wrong", [{"label": ""}, {"target": " "}, {"request": "pln nothing"}])
-async def test_a_gate_that_is_refused_leaves_no_older_verdict(
-    wrong: dict[str, str], flaky: Sandbox, tmp_path: Path
-) -> None:
+async def test_a_gate_that_is_refused_leaves_no_older_verdict(flaky: Sandbox, tmp_path: Path) -> None:
     await judge(flaky, report_directory=str(tmp_path))
-    assert (tmp_path / "verdict.json").exists()
-    with pytest.raises(InvalidInputError):
-        await judge(flaky, report_directory=str(tmp_path), **wrong)
-    assert not (tmp_path / "verdict.json").exists()
+    verdict = tmp_path / "verdict.json"
+    older = verdict.read_bytes()
+    for wrong in ({"label": ""}, {"target": " "}, {"request": "pln nothing"}):
+        verdict.write_bytes(older)
+        with pytest.raises(InvalidInputError):
+            await judge(flaky, report_directory=str(tmp_path), **wrong)
+        assert not verdict.exists(), wrong
 
 
 def gate_of(what: str, sandbox: Sandbox) -> bool:
@@ -570,7 +568,7 @@ def gate_of(what: str, sandbox: Sandbox) -> bool:
     return release_gate(credentials, "pln_green", polling=POLLING).passed
 
 
-@pytest.mark.parametrize("what", ["release_gate", "arelease_gate", "gather_gates"])
+@pytest.mark.parametrize("what", ["arelease_gate", "gather_gates"])
 def test_a_gate_in_a_thread_that_has_lost_the_context_of_a_retried_flow_is_refused(sandbox: Sandbox, what: str) -> None:
     step = Failing()
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from prefect_qatech.report import render_gates
-from prefect_qatech.report.model import GatesReport
+from prefect_qatech.report import gates_message, render_gates
+from prefect_qatech.report.escape import plain_text
+from prefect_qatech.report.model import GateReport, GatesReport
+from prefect_qatech.verdict import Verdict
 from tests.report.campaigns import attempt, report_of
 from tests.report.reading import HOSTILE, render, words
 
@@ -28,9 +32,53 @@ def test_the_summary_names_what_was_tested(targets: tuple[str | None, ...], told
     assert told in words(render(render_gates(gates(*targets))).text)
 
 
+def a_gate(outcome: str, **more: Any) -> GateReport:
+    return report_of(attempt(0, {"A": outcome}, **more))
+
+
+def test_a_gate_without_a_report_is_no_pass() -> None:
+    report = GatesReport(names=("a", "b"), reports={"a": a_gate("P")})
+    assert report.verdict is Verdict.INCONCLUSIVE
+    assert "could not be evaluated" in render_gates(report)
+
+
+def test_no_gates_are_no_report() -> None:
+    with pytest.raises(ValueError, match="names"):
+        GatesReport(names=(), reports={})
+
+
+def test_the_worst_stands_first() -> None:
+    reports = {"good": a_gate("P"), "unknown": a_gate("S"), "bad": a_gate("F")}
+    text = render_gates(GatesReport(names=(*reports, "gone"), reports=reports, errors={"gone": "no such plan"}))
+    shown = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")][2:]
+    assert shown == ["bad", "unknown", "gone", "good"]
+    assert text.startswith("## ❌ FAIL: do not release\n\n1 of 4 gates passed.")
+    assert "- **gone**: no such plan" in text
+
+
+def test_many_gates_stay_readable() -> None:
+    names = tuple(f"gate {number}" for number in range(500))
+    report = GatesReport(names=names, reports={}, errors=dict.fromkeys(names, "x" * 1_000))
+    assert len(render_gates(report).encode()) < 256 * 1024
+    assert "- and 400 more" in render_gates(report)
+    message = gates_message(report)
+    assert message.endswith("; and 490 more")
+    assert len(message) < 8_000
+
+
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_a_target_is_shown_as_text(kind: str) -> None:
-    target = HOSTILE[kind].encode(errors="replace").decode() or "x"
-    page = render(render_gates(gates(target)))
-    assert page.tags <= {"h2", "p", "table", "thead", "tbody", "tr", "th", "td", "a", "wbr"}
-    assert page.links == ["https://app.qa.tech/results/run1"]
+def test_hostile_text_stays_text(kind: str) -> None:
+    evil = HOSTILE[kind]
+    gate = a_gate("F", texts={"name": evil, "title": evil, "url": "javascript:alert(1)"})
+    target = evil.encode(errors="replace").decode() or "x"
+    gate = gate.model_copy(update={"plan_name": evil, "target": target})
+    report = GatesReport(names=(evil, "b"), reports={evil: gate}, errors={"b": evil})
+    shown = render(render_gates(report))
+    assert shown.links == []
+    assert shown.images == []
+    assert shown.tags <= {"h2", "p", "table", "thead", "tbody", "tr", "th", "td", "ul", "li", "strong", "wbr"}
+    assert shown.cells == 12
+    assert plain_text(evil, 20).rstrip("…").strip() in " ".join(shown.text.split())
+    message = gates_message(GatesReport(names=("a", "b"), reports={"a": gate}, errors={"b": evil}))
+    assert "\n" not in message
+    assert "://" not in message
