@@ -43,6 +43,7 @@ from prefect_qatech.exceptions import (
 )
 from tests.wire import TOKEN, URL, Body, Service, accepted, answer, assert_holds_no_secret, chain, listening, seen
 
+OTHER = "00000000-0000-4000-8000-000000000002"
 CASE = "a1b2c3d4-e5f6-4789-a012-3456789abcde"
 
 Call = Callable[[QATechClient], Awaitable[Any]]
@@ -446,6 +447,13 @@ async def test_a_run_of_the_plan_that_was_asked_for(plan: Any) -> None:
 async def test_where_no_plan_was_asked_for_any_will_do(request_: QATechRunRequest) -> None:
     async with Service(accepted("new123", testPlan={"shortId": "pln_green"})).client() as client:
         assert (await client.start_run(request_)).run_short_id == "new123"
+
+
+@pytest.mark.parametrize(("told", "expected"), [(0, 2), (1, 2), (2, 2), (5, 5), (None, 2)])
+async def test_test_cases_that_were_asked_for_one_by_one_are_all_expected(told: int | None, expected: int) -> None:
+    request = QATechRunRequest(test_case_ids=[CASE, OTHER, CASE])
+    async with Service(accepted("new123", testCount=told)).client() as client:
+        assert (await client.start_run(request)).test_count == expected
 
 
 @pytest.mark.parametrize("success", [False, None, 0, "", []], ids=repr)
