@@ -115,6 +115,12 @@ from prefect_qatech.ledger import (
 from prefect_qatech.polling.schedule import (
     QATechPolling as QATechPolling,
 )
+from prefect_qatech.release_checks import (
+    astart_release_check as astart_release_check,
+    await_for_release_check as await_for_release_check,
+    start_release_check as start_release_check,
+    wait_for_release_check as wait_for_release_check,
+)
 from prefect_qatech.report.build import (
     evaluate as evaluate,
 )
@@ -123,7 +129,10 @@ from prefect_qatech.report.model import (
     GateReport as GateReport,
     GatesReport as GatesReport,
     ReportedAttempt as ReportedAttempt,
+    ReportedFinding as ReportedFinding,
     ReportedReason as ReportedReason,
+    ReportedReleaseCheck as ReportedReleaseCheck,
+    ReportedScore as ReportedScore,
     ReportedTest as ReportedTest,
 )
 from prefect_qatech.tasks import (
@@ -145,6 +154,7 @@ from prefect_qatech.verdict import (
     Incident as Incident,
     Outcome as Outcome,
     QuarantineEntry as QuarantineEntry,
+    ReleaseCheckPolicy as ReleaseCheckPolicy,
     TestVerdict as TestVerdict,
     Verdict as Verdict,
 )

@@ -361,7 +361,8 @@ class QATechFinding(Response):
     recommendation: OptionalText = None
 
 
-_FINAL_STATUSES = FINAL_STATUSES | {"FAILED"}
+FINAL_CHECK_STATUSES = FINAL_STATUSES | {"FAILED"}
+"""Statuses after which a release check does not change any more; any other means that it goes on."""
 
 
 class QATechReleaseCheck(Response):
@@ -407,7 +408,7 @@ class QATechReleaseCheck(Response):
     @property
     def is_final(self) -> bool:
         """Whether it will not change any more."""
-        return self.status in _FINAL_STATUSES
+        return self.status in FINAL_CHECK_STATUSES
 
     @property
     def blockers(self) -> list[QATechFinding]:

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from typing import Any, Protocol
 
 from prefect_qatech.addresses import safe_url
+from prefect_qatech.api.catalogue import QATechReleaseCheck, QATechReleaseCheckRequest, QATechStartedReleaseCheck
 from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.exceptions import NothingToRerunError, QATechError, StartOutcomeUnknown, UsageLimitError
 from prefect_qatech.gate.details import Details
@@ -18,7 +19,8 @@ from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.polling.exceptions import WaitTimedOut
 from prefect_qatech.report.build import build_report
 from prefect_qatech.report.escape import plain_text
-from prefect_qatech.report.model import GateDecision, GateReport
+from prefect_qatech.report.model import GateDecision, GateReport, ReportedReleaseCheck
+from prefect_qatech.report.release_check import report_release_check
 from prefect_qatech.verdict import GatePolicy, Incident, Rerun, Verdict
 from prefect_qatech.verdict.identity import Campaign, ObservedAttempt, recognise
 from prefect_qatech.verdict.rerun import next_rerun
@@ -98,6 +100,34 @@ class Steps(Protocol):
         """Record and publish a report; whatever fails, the verdict stands."""
 
 
+class CheckSteps(Protocol):
+    """What a campaign with a release check asks of the place that it runs in, besides."""
+
+    async def has_started_check(self, first: QATechRunRecord) -> bool:
+        """Return whether the release check was started before."""
+
+    async def start_check(
+        self, first: QATechRunRecord, request: QATechReleaseCheckRequest, seconds_left: float
+    ) -> QATechStartedReleaseCheck:
+        """Start the release check, or find it; no request is repeated once the time is over."""
+
+    async def wait_for_check(self, check: QATechStartedReleaseCheck, seconds_left: float) -> QATechReleaseCheck:
+        """Wait until the release check has ended; at the deadline that is `WaitTimedOut`."""
+
+
+@dataclass(frozen=True)
+class ReleaseCheck:
+    """The release check that belongs to a campaign.
+
+    Attributes:
+        request: What is checked.
+        steps: Start it, and wait for it.
+    """
+
+    request: QATechReleaseCheckRequest
+    steps: CheckSteps
+
+
 @dataclass
 class GateCampaign:
     """One gate at work: by which rules, and what was observed so far."""
@@ -110,6 +140,8 @@ class GateCampaign:
     target: str | None = None
     asks_on: frozenset[Verdict] = frozenset()
     first_poll_seconds: float = 0.0
+    check: ReleaseCheck | None = None
+    check_report: ReportedReleaseCheck | None = None
     attempts: list[ObservedAttempt] = field(default_factory=list)
     incidents: list[Incident] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -130,12 +162,16 @@ class GateCampaign:
         beginning = await self.steps.begin()
         first, seconds_left = beginning.first, beginning.seconds_left
         self._note_what_is_known_of(beginning)
+        # It goes on beside the runs, and is waited for after them.
+        started = await self._start_check(self.check, first, seconds_left) if self.check is not None else None
         await self._observe(first, seconds_left())
         while (rerun := self._next_rerun()) is not None:
             record = await self._rerun(first, rerun, seconds_left)
             if record is None:
                 break
             await self._observe_rerun(record, seconds_left(), rerun)
+        if self.check is not None:
+            self.check_report = await self._end_check(self.check, started, seconds_left())
         report = self._report(beginning)
         if report.passed and not await self.steps.record_pass(first):
             where = first.run_url or "address unknown"
@@ -207,6 +243,40 @@ class GateCampaign:
             self._note(Incident.RERUN_REFUSED, f"{where} {_text_of(error)}")
         return None
 
+    async def _start_check(
+        self, check: ReleaseCheck, first: QATechRunRecord, seconds_left: Callable[[], float]
+    ) -> QATechStartedReleaseCheck | None:
+        """Start the release check; None where it could not be started, and then an incident says why."""
+        try:
+            if seconds_left() > 0 or await check.steps.has_started_check(first):
+                return await check.steps.start_check(first, check.request, seconds_left())
+            why = "The deadline has passed."
+        except Exception as error:  # the tests are evidence, whatever becomes of the check
+            why = _text_of(error)
+        self._note(Incident.RELEASE_CHECK_INCOMPLETE, f"There is no release check that could be waited for: {why}")
+        return None
+
+    async def _end_check(
+        self, check: ReleaseCheck, started: QATechStartedReleaseCheck | None, seconds_left: float
+    ) -> ReportedReleaseCheck:
+        if started is None:
+            return ReportedReleaseCheck()
+        url = safe_url(started.url)
+        where = f"Release check {started.short_id} ({url or 'address unknown'})"
+        result, why = QATechReleaseCheck(short_id=started.short_id), None
+        try:
+            result = await check.steps.wait_for_check(started, max(0.0, seconds_left))
+        except WaitTimedOut as error:
+            result, why = result.model_copy(update={"status": error.status or ""}), str(error)
+        except Exception as error:
+            why = f"{where} could not be followed. {_text_of(error)}"
+        report = report_release_check(result, url)
+        if not report.is_complete:
+            if why is None and report.status == "COMPLETED":
+                why = f"{where} has findings that cannot be read."
+            self._note(Incident.RELEASE_CHECK_INCOMPLETE, why or f"{where} ended as {report.status}.")
+        return report
+
     def _note(self, incident: Incident, sentence: str) -> None:
         self.logger.error("%s", sentence)
         if incident not in self.incidents:
@@ -272,6 +342,7 @@ class GateCampaign:
             evidence_is_older=beginning.evidence_is_older,
             is_one_run_only=beginning.is_one_run_only,
             notes=self.notes,
+            release_check=self.check_report,
         )
 
 

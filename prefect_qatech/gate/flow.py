@@ -23,10 +23,11 @@ from prefect import flow
 
 from prefect_qatech._prefect import run_logger
 from prefect_qatech._sync import run_sync
+from prefect_qatech.api.catalogue import QATechReleaseCheckRequest
 from prefect_qatech.api.requests import QATechRunRequest, as_request
 from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import InvalidInputError
-from prefect_qatech.gate.campaign import MAX_SENTENCE, GateCampaign
+from prefect_qatech.gate.campaign import MAX_SENTENCE, GateCampaign, ReleaseCheck
 from prefect_qatech.gate.settings import GateSettings, HowToWait, OnNoPass
 from prefect_qatech.gate.steps import FlowRunSteps
 from prefect_qatech.ledger import QATechRunRecord, check_that_no_context_was_lost
@@ -63,6 +64,7 @@ def _not_passed(report: GateReport) -> GateNotPassed:
         *report.notes,
         advice(report, lambda words: plain_text(words, MAX_SENTENCE)) if report.decision else "",
         f"Run: {report.run_url or report.run_short_id or 'none'}.",
+        f"Release check: {report.release_check.url}." if report.release_check and report.release_check.url else "",
         retry_text(report),
     ]
     return kind(" ".join(part for part in parts if part), report=report)
@@ -95,8 +97,9 @@ async def run_gate(
     wanted = as_request(request)
     await check_that_no_context_was_lost(settings.is_in_main_thread)
     logger = run_logger()
+    steps = FlowRunSteps(credentials, wanted, settings, run)
     gate = GateCampaign(
-        FlowRunSteps(credentials, wanted, settings, run),
+        steps,
         settings.policy,
         logger=logger,
         plan_short_id=wanted.test_plan_short_id,
@@ -104,6 +107,7 @@ async def run_gate(
         target=settings.target,
         asks_on=settings.asks_on,
         first_poll_seconds=settings.polling.first_seconds,
+        check=ReleaseCheck(settings.release_check, steps) if settings.release_check is not None else None,
     )
     report = await gate.run()
     for reason in report.reasons:
@@ -138,6 +142,7 @@ async def arelease_gate(
     on_failed: OnNoPass = "stop",
     decision_timeout_seconds: float = 3600.0,
     waiting: HowToWait = "poll",
+    release_check: QATechReleaseCheckRequest | None = None,
 ) -> GateReport:
     """Async version of `release_gate`: the same arguments, result and errors."""
     settings = GateSettings(
@@ -152,6 +157,7 @@ async def arelease_gate(
         on_failed=on_failed,
         decision_timeout_seconds=decision_timeout_seconds,
         waiting=waiting,
+        release_check=release_check,
     )
     return await run_gate(credentials, request, run, settings)
 
@@ -172,6 +178,7 @@ def release_gate(
     on_failed: OnNoPass = "stop",
     decision_timeout_seconds: float = 3600.0,
     waiting: HowToWait = "poll",
+    release_check: QATechReleaseCheckRequest | None = None,
 ) -> GateReport:
     """Test a release with QA.tech, rerun only what failed, and decide whether it may go out.
 
@@ -201,6 +208,9 @@ def release_gate(
         decision_timeout_seconds: How long that person has; no answer in time is a no.
         waiting: `poll`, or `suspend`: the process ends while a run goes on, or while a person is asked, and a watcher
             (`flows/watcher.py`) has the flow run go on. For the flow run of a deployment; a sub-flow run cannot.
+        release_check: A release check that is started beside the first run, once per campaign, and waited for within
+            the same deadline. One that found a blocker, or did not complete, is no pass; `policy.release_check` says
+            what a blocker makes of the gate, and which score is needed.
 
     Returns:
         The report; of a gate that passed, or (`report.approved`) that a person has approved.
@@ -233,5 +243,6 @@ def release_gate(
         on_failed=on_failed,
         decision_timeout_seconds=decision_timeout_seconds,
         waiting=waiting,
+        release_check=release_check,
     )
     return run_sync(lambda: run_gate(credentials, request, run, settings))

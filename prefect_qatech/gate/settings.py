@@ -4,6 +4,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Literal
 
+from prefect_qatech.api.catalogue import QATechReleaseCheckRequest
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.gate import suspend
 from prefect_qatech.inputs import check_name, check_target
@@ -35,6 +36,7 @@ class GateSettings:
     on_failed: OnNoPass = "stop"
     decision_timeout_seconds: float = 3600.0
     waiting: HowToWait = "poll"
+    release_check: QATechReleaseCheckRequest | None = None
     is_in_main_thread: bool = field(default_factory=_is_in_main_thread)
 
     def check(self) -> None:

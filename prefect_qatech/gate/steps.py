@@ -11,6 +11,7 @@ from prefect.context import FlowRunContext
 from prefect_qatech import ledger
 from prefect_qatech._prefect import run_logger
 from prefect_qatech._sync import sleep_unless_stopped
+from prefect_qatech.api.catalogue import QATechReleaseCheck, QATechReleaseCheckRequest, QATechStartedReleaseCheck
 from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest
 from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.credentials import QATechCredentials
@@ -22,6 +23,7 @@ from prefect_qatech.gate.details import Details, details_of
 from prefect_qatech.gate.settings import GateSettings
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.polling.throttle import Throttle
+from prefect_qatech.release_checks import MAKES_CHECK, astart_release_check, await_for_release_check
 from prefect_qatech.report import artifacts, events
 from prefect_qatech.report.artifacts import artifact_key
 from prefect_qatech.report.history import PlanHistory
@@ -155,6 +157,23 @@ class FlowRunSteps:
             artifact_key=artifact_key("progress", subject),
         )
 
+    async def has_started_check(self, first: QATechRunRecord) -> bool:
+        return await ledger.through_outages(
+            lambda: ledger.is_label_on_record(first, _label_of_check(first), MAKES_CHECK), _RECORD_SECONDS, first
+        )
+
+    async def start_check(
+        self, first: QATechRunRecord, request: QATechReleaseCheckRequest, seconds_left: float
+    ) -> QATechStartedReleaseCheck:
+        async def send() -> QATechStartedReleaseCheck:
+            return await astart_release_check(self.credentials, request, label=_label_of_check(first))
+
+        with no_retry_after(seconds_left):
+            return await ledger.through_outages(send, max(0.0, seconds_left), first)
+
+    async def wait_for_check(self, check: QATechStartedReleaseCheck, seconds_left: float) -> QATechReleaseCheck:
+        return await await_for_release_check(self.credentials, check, seconds_left, polling=self.settings.polling)
+
     async def details_of(self, run: QATechRun, seconds_left: float) -> Details:
         return await details_of(
             self.credentials,
@@ -205,6 +224,10 @@ class FlowRunSteps:
             await _keep(
                 lambda: journal.record_end(first, report.verdict.value), "The end of the campaign", _RECORD_SECONDS
             )
+
+
+def _label_of_check(first: QATechRunRecord) -> str:
+    return f"release check of {first.slot}"
 
 
 async def astart_campaign(

@@ -32,7 +32,7 @@ from prefect_qatech.ledger.call_site import (
     locate,
     root_flow_run,
 )
-from prefect_qatech.ledger.calls import attach, first_run_of, is_rerun_on_record, once
+from prefect_qatech.ledger.calls import attach, first_run_of, is_label_on_record, is_rerun_on_record, once
 from prefect_qatech.ledger.outages import through_outages
 from prefect_qatech.ledger.rows import Rows
 from prefect_qatech.ledger.slots import (
@@ -68,6 +68,7 @@ __all__ = [
     "first_run_of",
     "flow_run_of",
     "forget_calls",
+    "is_label_on_record",
     "is_rerun_on_record",
     "locate",
     "once",

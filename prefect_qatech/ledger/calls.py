@@ -70,9 +70,17 @@ async def attach(call: Call, record: QATechRunRecord) -> QATechRunRecord:
 
 async def is_rerun_on_record(first: QATechRunRecord, number: int) -> bool:
     """Whether the ledger that holds the first run of a campaign has its rerun of that number."""
+    return await _is_on_record(first, Call(kind="rerun", what="", fingerprint="", campaign=(first.slot or "", number)))
+
+
+async def is_label_on_record(first: QATechRunRecord, label: str, makes: str) -> bool:
+    """Whether the ledger that holds the first run of a campaign has something of that label."""
+    return await _is_on_record(first, Call(kind="start", makes=makes, what="", fingerprint="", label=label))
+
+
+async def _is_on_record(first: QATechRunRecord, call: Call) -> bool:
     if not first.found or first.flow_run_id is None or first.slot is None:
         return False
-    call = Call(kind="rerun", what="", fingerprint="", campaign=(first.slot, number))
     async with get_client() as client:
         return bool(await Ledger(client, UUID(first.flow_run_id)).entries(call.family))
 

@@ -37,6 +37,12 @@ _CLEAN_UP_SECONDS = 3.0
 _A_YEAR = 365 * 24 * 3600.0
 
 
+def check_timeout(timeout_seconds: float) -> None:
+    """Raise `InvalidInputError` where that is no time to wait for."""
+    if not isinstance(timeout_seconds, (int, float)) or not 0 <= timeout_seconds < float("inf"):
+        raise InvalidInputError(f"timeout_seconds must be a number of seconds, 0 or more, not {shown(timeout_seconds)}")
+
+
 @dataclass(frozen=True)
 class _Target:
     """A run that is waited for, and what is known of it."""
@@ -63,11 +69,7 @@ class _Waits:
 
     def __post_init__(self) -> None:
         check_credentials(self.credentials)
-        is_number = isinstance(self.timeout_seconds, (int, float))
-        if not is_number or not 0 <= self.timeout_seconds < float("inf"):
-            raise InvalidInputError(
-                f"timeout_seconds must be a number of seconds, 0 or more, not {shown(self.timeout_seconds)}"
-            )
+        check_timeout(self.timeout_seconds)
         self._deadline = time.monotonic() + self.timeout_seconds
         self._client = self.credentials.get_client()
         self._throttle = Throttle(self.credentials, self.sleep)

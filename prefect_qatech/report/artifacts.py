@@ -33,7 +33,8 @@ from prefect_qatech.report import (
     render_table,
 )
 from prefect_qatech.report.escape import cell_text, cut_key, key_text
-from prefect_qatech.report.model import GateReport, GatesReport
+from prefect_qatech.report.model import GateReport, GatesReport, ReportedReleaseCheck
+from prefect_qatech.report.release_check import render_release_check
 from prefect_qatech.verdict import TestVerdict
 
 MAX_PICTURES = 5
@@ -110,6 +111,24 @@ async def publish_report(report: GateReport, *, key: str | None = None) -> None:
         await pictures()
 
     await _safely(all_of_it(), REPORT_SECONDS)
+
+
+async def publish_release_check(check: ReportedReleaseCheck, *, key: str | None = None) -> None:
+    """Publish a release check: its score, its findings with the blockers first, what people should look at.
+
+    Args:
+        check: The check.
+        key: Key of the Markdown artifact, instead of one made of the check's id.
+    """
+
+    async def text() -> None:
+        await acreate_markdown_artifact(
+            markdown=render_release_check(check),
+            key=key or artifact_key("release-check-report", check.short_id),
+            description="QA.tech release check",
+        )
+
+    await _safely(text(), REPORT_SECONDS)
 
 
 async def publish_gates(report: GatesReport) -> None:

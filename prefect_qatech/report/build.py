@@ -5,16 +5,24 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime, timezone
 
+from prefect_qatech.api.catalogue import QATechReleaseCheck
 from prefect_qatech.api.responses import QATechRun, QATechRunTestCaseDetails
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.inputs import cut
-from prefect_qatech.report.model import GateReport, ReportedAttempt, ReportedReason, ReportedTest
+from prefect_qatech.report.model import (
+    GateReport,
+    ReportedAttempt,
+    ReportedReason,
+    ReportedReleaseCheck,
+    ReportedTest,
+)
+from prefect_qatech.report.release_check import report_release_check
+from prefect_qatech.report.sizes import cut_to_bytes, whole_url
 from prefect_qatech.verdict import GatePolicy, GateVerdict, Incident, Outcome, TestVerdict, judge
 from prefect_qatech.verdict.identity import (
     NAME_LENGTH,
@@ -32,8 +40,6 @@ EXPLANATION_LENGTH = 1_000
 NOTE_LENGTH = 1_500
 TEXTS_BYTES = 192 * 1024
 """What the reasons and explanations of a report may take together: Prefect stores it as a result."""
-URL_LENGTH = 1_000
-"""The longest address that a report takes; a longer one is left out."""
 LINKS_BYTES = 96 * 1024
 """What the addresses of a report's tests may take together: signed ones are long."""
 _LINKS = ("url", "screenshot_url", "recording_url")
@@ -52,6 +58,7 @@ def evaluate(
     details: Mapping[str, QATechRunTestCaseDetails] | None = None,
     incidents: Iterable[Incident] = (),
     notes: Iterable[str] = (),
+    release_check: QATechReleaseCheck | None = None,
     now: datetime | None = None,
 ) -> GateReport:
     """Judge runs that were waited for, as `release_gate` judges its own, and make a report of them.
@@ -71,6 +78,7 @@ def evaluate(
         details: Run test case short id to its details, for the causes of failures, where you have asked for them.
         incidents: What happened outside of the tests; each makes the verdict inconclusive at best.
         notes: What the incidents were about, a sentence each.
+        release_check: A release check that belongs to it, as `wait_for_release_check` returned it.
         now: When the verdict is given; its day decides on quarantine entries. The present by default.
 
     Returns:
@@ -111,6 +119,7 @@ def evaluate(
         label=label,
         target=target,
         notes=notes,
+        release_check=report_release_check(release_check) if release_check is not None else None,
     )
 
 
@@ -142,6 +151,7 @@ def build_report(
     evidence_is_older: bool = False,
     is_one_run_only: bool = False,
     notes: Iterable[str] = (),
+    release_check: ReportedReleaseCheck | None = None,
 ) -> GateReport:
     """Judge a campaign and put everything that readers need into one report.
 
@@ -158,12 +168,14 @@ def build_report(
         evidence_is_older: Whether the evidence was found in an earlier attempt of the flow run.
         is_one_run_only: Whether the gate took up a run that somebody else started.
         notes: What the incidents were about.
+        release_check: The release check, where one belongs to the gate.
 
     Returns:
         The report.
     """
     incidents, today = tuple(incidents), policy.quarantine_day(ended_at)
     quarantine, unmatched = resolve_quarantine(policy, campaign.names)
+    checked = release_check.evidence if release_check is not None else None
     verdict = judge_named(
         campaign.names,
         campaign.expected,
@@ -172,9 +184,15 @@ def build_report(
         expected_count=campaign.expected_count,
         incidents=incidents,
         today=today,
+        release_check=checked,
     )
     without_reruns = judge(
-        campaign.expected, campaign.attempts[:1], quarantine, expected_count=campaign.expected_count, today=today
+        campaign.expected,
+        campaign.attempts[:1],
+        quarantine,
+        expected_count=campaign.expected_count,
+        today=today,
+        release_check=checked,
     )
     return GateReport(
         verdict=verdict.verdict,
@@ -201,6 +219,7 @@ def build_report(
         notes=tuple(cut(note, NOTE_LENGTH) for note in notes),
         causes_unknown=campaign.causes_unknown,
         quarantine_unmatched=unmatched,
+        release_check=release_check,
     )
 
 
@@ -211,7 +230,7 @@ def _report_attempt(number: int, campaign: Campaign) -> ReportedAttempt:
         kind=observed.kind,
         filter=observed.filter,
         run_short_id=observed.run.run_short_id,
-        run_url=_whole(observed.run_url),
+        run_url=whole_url(observed.run_url),
         rerun_of=observed.rerun_of,
         status=cut(observed.run.status, NAME_LENGTH),
         result=_cut(observed.run.result, NAME_LENGTH),
@@ -252,13 +271,13 @@ def _report_test(
         expected=0 in test.executions,
         identity_is_weak=test.identity_is_weak,
         quarantined=entry is not None and today <= entry.expires,
-        reason=_cut_to_bytes(title, TITLE_LENGTH, text_bytes),
-        explanation=_cut_to_bytes(thought, EXPLANATION_LENGTH, text_bytes),
+        reason=cut_to_bytes(title, TITLE_LENGTH, text_bytes),
+        explanation=cut_to_bytes(thought, EXPLANATION_LENGTH, text_bytes),
         error_code=_cut(details.error_code, NAME_LENGTH),
         duration_seconds=None if details.duration_ms is None else details.duration_ms / 1000,
-        url=_whole(details.url),
-        screenshot_url=_whole(details.screenshot_url),
-        recording_url=_whole(details.recording_url),
+        url=whole_url(details.url),
+        screenshot_url=whole_url(details.screenshot_url),
+        recording_url=whole_url(details.recording_url),
     )
 
 
@@ -281,18 +300,6 @@ def _shown(test: CampaignTest) -> tuple[Execution, bool]:
     """Return the last execution that was not a pass, else the last one; and whether there was one that was not."""
     not_passed = [number for number in test.executions if test.executions[number].outcome is not Outcome.PASSED]
     return test.executions[max(not_passed or test.executions)], bool(not_passed)
-
-
-def _cut_to_bytes(text: str | None, length: int, size: int) -> str | None:
-    kept = _cut(text, length)
-    while kept and kept != "…" and len(json.dumps(kept, ensure_ascii=False).encode()) > size:
-        kept = cut(kept, max(1, len(kept) * 2 // 3))
-    return kept
-
-
-def _whole(url: str | None) -> str | None:
-    # Half an address leads elsewhere.
-    return url if url is not None and len(url) <= URL_LENGTH else None
 
 
 def _cut(text: str | None, length: int) -> str | None:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from prefect_qatech.report.escape import plain_text, xml_text
-from prefect_qatech.report.model import GateReport, ReportedTest
+from prefect_qatech.report.model import GateReport, ReportedReleaseCheck, ReportedTest
 from prefect_qatech.report.wording import (
     GATE_TEST,
     campaign_id,
@@ -86,12 +86,25 @@ def render_ctrf(report: GateReport) -> str:
                 "executions": total.executions,
                 "reruns": total.reruns,
                 "runs": [{"id": plain_text(a.run_short_id, _NAME), "url": a.run_url} for a in report.attempts],
+                "releaseCheck": _release_check(report.release_check),
             },
         },
     }
     if report.ended_at:
         document["timestamp"] = in_utc(report.ended_at).isoformat()
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+
+def _release_check(check: ReportedReleaseCheck | None) -> dict[str, Any] | None:
+    if check is None:
+        return None
+    return {
+        "id": plain_text(check.short_id or "", _NAME) or None,
+        "url": check.url,
+        "status": plain_text(check.status, _NAME) or None,
+        "score": check.score,
+        "blockers": check.blocker_count if check.is_complete else None,
+    }
 
 
 def _environment(report: GateReport, suite: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from prefect_qatech.api.catalogue import FINAL_CHECK_STATUSES
 from prefect_qatech.api.responses import FINAL_STATUSES
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.report.wording import HEADLINES, SYMBOLS, time_text
@@ -91,13 +92,20 @@ def retry_can_help(report: GateReport) -> bool:
     if report.decision is not None or any(attempt.status not in FINAL_STATUSES for attempt in report.attempts):
         return True
     # What could not be found out is asked for again, and what was refused may be accepted.
-    if report.causes_unknown or not _LASTING.issuperset(report.incidents):
+    if report.causes_unknown or not _lasting(report).issuperset(report.incidents):
         return True
     return isinstance(_rerun(report), Rerun)
 
 
 def _rerun(report: GateReport) -> Rerun | NoRerun:
-    return report.next_rerun(incidents=[incident for incident in report.incidents if incident in _LASTING])
+    return report.next_rerun(incidents=[incident for incident in report.incidents if incident in _lasting(report)])
+
+
+def _lasting(report: GateReport) -> frozenset[Incident]:
+    # A release check that has ended is found again, and says the same.
+    check = report.release_check
+    has_ended = check is not None and check.status in FINAL_CHECK_STATUSES
+    return _LASTING | {Incident.RELEASE_CHECK_INCOMPLETE} if has_ended else _LASTING
 
 
 def _pass_headline(report: GateReport) -> str:

@@ -107,6 +107,11 @@ def _properties(report: GateReport) -> list[tuple[str, str]]:
         ("prefect.flow_run_id", report.flow_run_id or ""),
         *((f"qatech.tests.{verdict}", str(report.counts.get(verdict, 0))) for verdict in TestVerdict),
     ]
+    if (check := report.release_check) is not None:
+        score = "" if check.score is None else f"{check.score:g}"
+        facts = {"id": check.short_id, "url": check.url, "status": check.status, "score": score}
+        properties += [(f"qatech.release_check.{name}", value or "") for name, value in facts.items()]
+        properties.append(("qatech.release_check.blockers", str(check.blocker_count) if check.is_complete else ""))
     for attempt in report.attempts:
         properties.append((f"qatech.run.{attempt.number + 1}.id", attempt.run_short_id))
         properties.append((f"qatech.run.{attempt.number + 1}.url", attempt.run_url or ""))

@@ -13,6 +13,7 @@ from prefect_qatech.report.chart import HistoryEntry, history_chart, history_lin
 from prefect_qatech.report.escape import line_link, line_text, markdown_text
 from prefect_qatech.report.headline import advice, headline, retry_text, symbol
 from prefect_qatech.report.model import GateReport, ReportedAttempt, ReportedReason, ReportedTest
+from prefect_qatech.report.release_check import sections
 from prefect_qatech.report.wording import (
     SYMBOLS,
     Group,
@@ -163,6 +164,9 @@ def _lists(report: GateReport) -> Iterable[tuple[str, list[str]]]:
         if tests:
             items = [_test(test, report, quarantine, test.test_id in unknown) for test in tests]
             yield f"### {title} ({len(tests)})\n", items
+    if report.release_check is not None:
+        for title, lines in sections(report.release_check, level=3):
+            yield f"{title}\n", list(lines)
 
 
 def _reason(reason: ReportedReason, tests: Mapping[str, ReportedTest]) -> str:

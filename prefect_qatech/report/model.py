@@ -12,6 +12,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import date, datetime
 from typing import Annotated
 
@@ -27,6 +28,7 @@ from prefect_qatech.verdict import (
     NoRerun,
     Outcome,
     QuarantineEntry,
+    ReleaseCheckEvidence,
     Rerun,
     TestVerdict,
     Verdict,
@@ -38,12 +40,12 @@ from prefect_qatech.verdict.judge import judge_named
 SCHEMA_VERSION = 1
 
 
-def _finite(seconds: float | None) -> float | None:
+def _finite(number: float | None) -> float | None:
     # JSON has neither NaN nor Infinity.
-    return seconds if seconds is not None and math.isfinite(seconds) else None
+    return number if number is not None and math.isfinite(number) else None
 
 
-_Seconds = Annotated[float | None, AfterValidator(_finite)]
+_Number = Annotated[float | None, AfterValidator(_finite)]
 _Url = Annotated[str | None, AfterValidator(safe_url)]
 
 
@@ -136,10 +138,79 @@ class ReportedTest(_Fact):
     reason: str | None = None
     explanation: str | None = None
     error_code: str | None = None
-    duration_seconds: _Seconds = None
+    duration_seconds: _Number = None
     url: _Url = None
     screenshot_url: _Url = None
     recording_url: _Url = None
+
+
+class ReportedScore(_Fact):
+    """What a release check says of one category.
+
+    Attributes:
+        category: The category.
+        score: Its score.
+        summary: Why.
+    """
+
+    category: str
+    score: _Number = None
+    summary: str | None = None
+
+
+class ReportedFinding(_Fact):
+    """One finding of a release check.
+
+    Attributes:
+        title: What it is.
+        category: Its category.
+        severity: How bad it is, in the service's word.
+        is_blocker: Whether it stands in the way of the release; None where the service does not tell.
+        description: More of it.
+        recommendation: What could be done.
+    """
+
+    title: str
+    category: str | None = None
+    severity: str | None = None
+    is_blocker: bool | None = None
+    description: str | None = None
+    recommendation: str | None = None
+
+
+class ReportedReleaseCheck(_Fact):
+    """A release check. Texts come from the service, are cut, and are not escaped.
+
+    Attributes:
+        short_id: Its short id; None where it was not started, or nobody knows.
+        url: Its address on QA.tech.
+        status: Its last status; empty where it was never seen.
+        is_complete: Whether it completed, and its findings could be read.
+        score: Its overall score.
+        summary: Its result in words.
+        scores: Its score in each category.
+        findings: What it found, blockers first.
+        finding_count: How many findings it has; the report holds the first of them.
+        blocker_count: How many of them stand in the way of the release, or are not told not to.
+        manual_follow_ups: What people should look at.
+    """
+
+    short_id: str | None = None
+    url: _Url = None
+    status: str = ""
+    is_complete: bool = False
+    score: _Number = None
+    summary: str | None = None
+    scores: tuple[ReportedScore, ...] = ()
+    findings: tuple[ReportedFinding, ...] = ()
+    finding_count: int = 0
+    blocker_count: int = 0
+    manual_follow_ups: tuple[str, ...] = ()
+
+    @property
+    def evidence(self) -> ReleaseCheckEvidence:
+        """What the verdict goes by."""
+        return ReleaseCheckEvidence(self.is_complete, self.blocker_count, self.score)
 
 
 class GateDecision(_Fact):
@@ -187,6 +258,7 @@ class GateReport(_Fact):
         notes: What the incidents were about, a sentence each, with the run's id and link.
         causes_unknown: Ids of the tests whose details could not be had, so that their cause is not known.
         quarantine_unmatched: Quarantine keys that match no test, or more than one.
+        release_check: The release check, where one belonged to the gate.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -212,6 +284,7 @@ class GateReport(_Fact):
     notes: tuple[CleanText, ...] = ()
     causes_unknown: tuple[str, ...] = ()
     quarantine_unmatched: tuple[str, ...] = ()
+    release_check: ReportedReleaseCheck | None = None
 
     @property
     def passed(self) -> bool:
@@ -235,6 +308,7 @@ class GateReport(_Fact):
             "incidents": sorted(self.incidents),
             "expected_count": self.expected_count,
             "policy": self.policy.model_dump(mode="json"),
+            "release_check": asdict(self.release_check.evidence) if self.release_check else None,
         }
         return hashlib.sha256(json.dumps(evidence, sort_keys=True).encode()).hexdigest()
 
@@ -278,6 +352,7 @@ class GateReport(_Fact):
             expected_count=self.expected_count,
             incidents=self.incidents,
             today=today,
+            release_check=self.release_check.evidence if self.release_check else None,
         )
 
     def next_rerun(self, *, incidents: Iterable[Incident] = ()) -> Rerun | NoRerun:

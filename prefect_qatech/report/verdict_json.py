@@ -27,6 +27,8 @@ RULES = (
     "mass_failure",
     "run_not_completed",
     "contradiction",
+    "release_check_blockers",
+    "release_check_score",
     *(incident.value for incident in Incident),
 )
 """Names of the rules that can keep a gate from passing; the other reasons are remarks."""

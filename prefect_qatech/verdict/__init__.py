@@ -4,9 +4,9 @@
 whether the release may go out, `rerun` what to ask for again.
 """
 
-from prefect_qatech.verdict.judge import GateVerdict, Incident, Reason, judge
+from prefect_qatech.verdict.judge import GateVerdict, Incident, Reason, ReleaseCheckEvidence, judge
 from prefect_qatech.verdict.outcomes import Attempt, Outcome, TestVerdict, Verdict, classify, merge
-from prefect_qatech.verdict.policy import GatePolicy, QuarantineEntry
+from prefect_qatech.verdict.policy import GatePolicy, QuarantineEntry, ReleaseCheckPolicy
 from prefect_qatech.verdict.rerun import NoRerun, Rerun, plan_rerun, rerun_base
 
 __all__ = [
@@ -18,6 +18,8 @@ __all__ = [
     "Outcome",
     "QuarantineEntry",
     "Reason",
+    "ReleaseCheckEvidence",
+    "ReleaseCheckPolicy",
     "Rerun",
     "TestVerdict",
     "Verdict",

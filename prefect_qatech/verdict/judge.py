@@ -24,7 +24,7 @@ from prefect_qatech.verdict.outcomes import (
     Word,
     merge,
 )
-from prefect_qatech.verdict.policy import DEFAULT_POLICY, GatePolicy
+from prefect_qatech.verdict.policy import DEFAULT_POLICY, GatePolicy, ReleaseCheckPolicy
 
 UNMATCHED = "quarantine_unmatched"
 """The rule whose reason names keys of the quarantine instead of tests."""
@@ -42,6 +42,7 @@ class Incident(Word):
     COUNT_UNREADABLE = "count_unreadable"
     STALE_PASS = "stale_pass"  # noqa: S105 - a verdict, not a password
     PASS_NOT_RECORDED = "pass_not_recorded"  # noqa: S105
+    RELEASE_CHECK_INCOMPLETE = "release_check_incomplete"
 
 
 _INCIDENT_SENTENCES = {
@@ -56,7 +57,23 @@ _INCIDENT_SENTENCES = {
     Incident.STALE_PASS: "This run passed before, for another target or in an earlier attempt of the flow run: "
     "it says nothing of what was deployed since.",
     Incident.PASS_NOT_RECORDED: "The pass could not be recorded: a retry would take it for one of what runs then.",
+    Incident.RELEASE_CHECK_INCOMPLETE: "The release check did not complete, so what it would have found is not known.",
 }
+
+
+@dataclass(frozen=True)
+class ReleaseCheckEvidence:
+    """What is known of a release check that belongs to a gate.
+
+    Attributes:
+        is_complete: Whether it completed, and its findings could be read.
+        blockers: How many of its findings stand in the way of the release, or may.
+        score: Its overall score, where it has one.
+    """
+
+    is_complete: bool
+    blockers: int = 0
+    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -64,9 +81,9 @@ class Reason:
     """What one rule says on its own, in a sentence, and the tests that it is about.
 
     The rules: `passed`, `max_failed`, `max_flaky`, `flaky_reported`, `max_undecided`, `min_decided`,
-    `only_quarantined`, `mass_failure`, `no_attempt`, `run_not_completed`, `contradiction`, the words of `Incident`, and
-    `vanished`, `appeared`, `quarantine`, `quarantine_expired`, `quarantine_unmatched`, which only report. A limit that
-    holds is a pass.
+    `only_quarantined`, `mass_failure`, `no_attempt`, `run_not_completed`, `contradiction`, `release_check_blockers`,
+    `release_check_score`, the words of `Incident`, and `vanished`, `appeared`, `quarantine`, `quarantine_expired`,
+    `quarantine_unmatched`, which only report. A limit that holds is a pass.
     """
 
     rule: str
@@ -212,6 +229,7 @@ def judge(
     expected_count: int | None = None,
     incidents: Iterable[Incident] = (),
     today: date | None = None,
+    release_check: ReleaseCheckEvidence | None = None,
 ) -> GateVerdict:
     """Decide whether the release may go out.
 
@@ -222,6 +240,7 @@ def judge(
         expected_count: How many tests the start's answer announced; those that were never listed count as missing.
         incidents: What happened outside of the tests.
         today: The date on which quarantine entries are looked at; an entry holds through its last day.
+        release_check: What is known of the release check, where one belongs to the gate.
 
     Returns:
         The verdict, with that of each test (those that appeared later included) and all reasons.
@@ -236,9 +255,12 @@ def judge(
     """
     survey = Survey(expected, attempts, policy, expected_count, today)
     happened = {Incident(incident) for incident in incidents}
+    if release_check is not None and not release_check.is_complete:
+        happened.add(Incident.RELEASE_CHECK_INCOMPLETE)
     reasons = [
         *_test_reasons(survey),
         *_run_reasons(survey),
+        *(_check_reasons(release_check, policy.release_check) if release_check is not None else ()),
         *(Reason(i.value, Verdict.INCONCLUSIVE, _INCIDENT_SENTENCES[i]) for i in Incident if i in happened),
         *_notes(survey),
     ]
@@ -338,6 +360,19 @@ def _run_reasons(survey: Survey) -> Iterable[Reason]:
             )
 
 
+def _check_reasons(check: ReleaseCheckEvidence, policy: ReleaseCheckPolicy) -> Iterable[Reason]:
+    if not check.is_complete:
+        return
+    if check.blockers:
+        verdict = {"fail": Verdict.FAIL, "report": Verdict.PASS}.get(policy.on_blocker, Verdict.INCONCLUSIVE)
+        found = "1 blocker" if check.blockers == 1 else f"{check.blockers} blockers"
+        yield Reason("release_check_blockers", verdict, f"The release check found {found}.")
+    if policy.min_score is not None and (check.score is None or check.score < policy.min_score):
+        score = "has no score" if check.score is None else f"has the score {check.score:g}"
+        sentence = f"The release check {score}; at least {policy.min_score:g} is needed."
+        yield Reason("release_check_score", Verdict.INCONCLUSIVE, sentence)
+
+
 def _notes(survey: Survey) -> Iterable[Reason]:
     for rule, tests, what in (
         ("vanished", survey.vanished(), "still open but not in the list of a rerun: the earlier verdict stands."),
@@ -358,18 +393,27 @@ def judge_named(
     expected_count: int | None,
     incidents: Iterable[Incident] = (),
     today: date | None,
+    release_check: ReleaseCheckEvidence | None = None,
 ) -> GateVerdict:
     """Judge by a policy as people write it, and say which of its quarantine entries are not applied.
 
     Args:
         names: Test id to name, of all tests of the campaign.
-        expected, attempts, policy, expected_count, incidents, today: As for `judge`.
+        expected, attempts, policy, expected_count, incidents, today, release_check: As for `judge`.
 
     Returns:
         The verdict; a reason of the rule `quarantine_unmatched` names keys of the quarantine instead of tests.
     """
     resolved, unmatched = resolve_quarantine(policy, names)
-    gate = judge(expected, attempts, resolved, expected_count=expected_count, incidents=incidents, today=today)
+    gate = judge(
+        expected,
+        attempts,
+        resolved,
+        expected_count=expected_count,
+        incidents=incidents,
+        today=today,
+        release_check=release_check,
+    )
     if not unmatched:
         return gate
     what = "1 quarantine entry matches" if len(unmatched) == 1 else f"{len(unmatched)} quarantine entries match"

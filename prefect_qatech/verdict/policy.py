@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime, timezone, tzinfo
-from typing import Annotated
+from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -38,6 +38,23 @@ class QuarantineEntry(Checked):
     reason: CleanText = Field(min_length=1, title="Reason", description="Why the test may not block the gate.")
     owner: CleanText = Field(min_length=1, title="Owner", description="Who repairs the test, or the product.")
     expires: date = Field(title="Expires", description="Last day on which the test does not block.")
+
+
+class ReleaseCheckPolicy(Checked):
+    """What a gate makes of a release check. One that was not completed never passes, whatever stands here."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    on_blocker: Literal["inconclusive", "fail", "report"] = Field(
+        default="inconclusive",
+        title="On a blocker",
+        description="What a finding that stands in the way of the release makes of the gate. report: it is only told.",
+    )
+    min_score: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] | None = Field(
+        default=None,
+        title="Score needed",
+        description="A lower overall score, or none, makes the gate inconclusive. Empty: any score will do.",
+    )
 
 
 class GatePolicy(Checked):
@@ -85,6 +102,11 @@ class GatePolicy(Checked):
         default="UTC",
         title="Time zone of the quarantine",
         description="The days of the quarantine end by the clocks of this time zone, such as Europe/Stockholm.",
+    )
+    release_check: ReleaseCheckPolicy = Field(
+        default=ReleaseCheckPolicy(),
+        title="Release check",
+        description="What a release check that belongs to the gate means for it.",
     )
     deadline_seconds: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] = Field(
         default=3600,

@@ -7,9 +7,11 @@ from datetime import date, datetime, timedelta, timezone
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
+from prefect_qatech.api.catalogue import QATechFinding, QATechReleaseCheck, QATechScore
 from prefect_qatech.api.responses import QATechRun, QATechRunTestCaseDetails
 from prefect_qatech.report.build import build_report
-from prefect_qatech.report.model import GateReport
+from prefect_qatech.report.model import GateReport, ReportedFinding, ReportedReleaseCheck, ReportedScore
+from prefect_qatech.report.release_check import report_release_check
 from prefect_qatech.verdict import GatePolicy, Incident, QuarantineEntry
 from prefect_qatech.verdict.identity import ObservedAttempt, recognise
 
@@ -152,6 +154,29 @@ def everything() -> GateReport:
         target="v4.2.0-rc1",
         notes=["The rerun of run run3 (https://app.qa.tech/results/run3) was refused: 403 <Forbidden>."],
         evidence_is_older=True,
+        release_check=ReportedReleaseCheck(
+            short_id="chk1",
+            url="https://app.qa.tech/p/shop/release-checks/chk1",
+            status="COMPLETED",
+            is_complete=True,
+            score=41.5,
+            summary="Paying is broken.",
+            scores=(ReportedScore(category="payment", score=5, summary="Nobody can pay."),),
+            findings=(
+                ReportedFinding(
+                    title="The button does nothing",
+                    category="payment",
+                    severity="critical",
+                    is_blocker=True,
+                    description="It has no <form>.",
+                    recommendation="Give it one.",
+                ),
+                ReportedFinding(title="A typo", severity="low", is_blocker=False),
+            ),
+            finding_count=2,
+            blocker_count=1,
+            manual_follow_ups=("Pay once by hand.",),
+        ),
     )
 
 
@@ -191,4 +216,15 @@ def hostile(text: str, url: str = "javascript:alert(1)") -> GateReport:
         plan_name=text,
         plan_short_id=text,
         label=text + " label",
+        release_check=report_release_check(
+            QATechReleaseCheck(
+                short_id=text,
+                url=url,
+                status="COMPLETED",
+                summary=text,
+                categories=[QATechScore(name=text, score=1, summary=text)],
+                findings=[QATechFinding(**dict.fromkeys(("title", "category", "severity", "recommendation"), text))],
+                manual_follow_ups=[text],
+            )
+        ),
     )

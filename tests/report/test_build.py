@@ -13,8 +13,9 @@ import pytest
 
 from prefect_qatech.api.responses import QATechRun, QATechRunTestCaseDetails
 from prefect_qatech.report import render_verdict_json
-from prefect_qatech.report.build import EXPLANATION_LENGTH, TITLE_LENGTH, URL_LENGTH, build_report
+from prefect_qatech.report.build import EXPLANATION_LENGTH, TITLE_LENGTH, build_report
 from prefect_qatech.report.model import SCHEMA_VERSION, GateReport
+from prefect_qatech.report.sizes import URL_LENGTH
 from prefect_qatech.verdict import (
     GatePolicy,
     Incident,

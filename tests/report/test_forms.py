@@ -91,6 +91,7 @@ def test_the_golden_campaign_has_everything() -> None:
     assert any(test.identity_is_weak for test in report.tests)
     assert any(not test.expected for test in report.tests)
     assert all([report.target, report.notes, report.causes_unknown, report.quarantine_unmatched])
+    assert report.release_check is not None
 
 
 def with_a_missing_test() -> GateReport:

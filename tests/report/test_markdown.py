@@ -28,7 +28,7 @@ from tests.report.campaigns import attempt, everything, hostile, project_id, rep
 from tests.report.reading import HOSTILE, Page, invisible, render, svg, words
 
 OUR_TAGS = {
-    *("h2", "h3", "p", "ul", "li", "strong", "em", "details", "summary", "wbr", "a", "img"),
+    *("h2", "h3", "h4", "p", "ul", "li", "strong", "em", "details", "summary", "wbr", "a", "img"),
     *("table", "thead", "tbody", "tr", "th", "td"),
 }
 # The characters whose breaks `render` counts stand in our own sentences as well, so that these are asked for by words.

@@ -13,6 +13,8 @@ from prefect_qatech.verdict import (
     GatePolicy,
     GateVerdict,
     Incident,
+    ReleaseCheckEvidence,
+    ReleaseCheckPolicy,
     TestVerdict,
     Verdict,
     judge,
@@ -344,3 +346,36 @@ def test_sentences(gate: GateVerdict, sentences: list[str]) -> None:
 def test_the_gravest_reason_comes_first() -> None:
     gate = judge("abc", [run("a:p b:f c:m")])
     assert [reason.verdict for reason in gate.reasons] == [FAIL, INCONCLUSIVE]
+
+
+@pytest.mark.parametrize(
+    ("check", "policy", "said"),
+    [
+        (ReleaseCheckEvidence(True), {}, {}),
+        (ReleaseCheckEvidence(True, blockers=2), {}, {"release_check_blockers": INCONCLUSIVE}),
+        (ReleaseCheckEvidence(True, blockers=2), {"on_blocker": "fail"}, {"release_check_blockers": FAIL}),
+        (ReleaseCheckEvidence(True, blockers=2), {"on_blocker": "report"}, {"release_check_blockers": PASS}),
+        (ReleaseCheckEvidence(True, score=0), {}, {}),
+        (ReleaseCheckEvidence(True, score=60), {"min_score": 60.0}, {}),
+        (ReleaseCheckEvidence(True, score=59.9), {"min_score": 60.0}, {"release_check_score": INCONCLUSIVE}),
+        (ReleaseCheckEvidence(True), {"min_score": 60.0}, {"release_check_score": INCONCLUSIVE}),
+        (ReleaseCheckEvidence(False), {}, {"release_check_incomplete": INCONCLUSIVE}),
+        (ReleaseCheckEvidence(False), {"on_blocker": "report"}, {"release_check_incomplete": INCONCLUSIVE}),
+        (
+            ReleaseCheckEvidence(False, blockers=1, score=99),
+            {"on_blocker": "fail", "min_score": 1.0},
+            {"release_check_incomplete": INCONCLUSIVE},
+        ),
+    ],
+)
+@pytest.mark.parametrize("tests", ["a:p", "a:f", "a:s"])
+def test_a_release_check_says_its_part_and_changes_nothing_else(
+    check: ReleaseCheckEvidence, policy: dict[str, Any], said: dict[str, Verdict], tests: str
+) -> None:
+    rule = GatePolicy(release_check=ReleaseCheckPolicy(**policy))
+    without = judge(["a"], [run(tests)], rule)
+    gate = judge(["a"], [run(tests)], rule, release_check=check)
+    of_the_check = {reason.rule: reason.verdict for reason in gate.reasons if reason.rule.startswith("release_check")}
+    assert of_the_check == said
+    assert gate.verdict is Verdict.worst([without.verdict, *said.values()])
+    assert gate.tests == without.tests

@@ -38,7 +38,7 @@ from tests.verdict.runs import (
         (
             Incident,
             "deadline_passed usage_limit outcome_unknown nothing_to_rerun rerun_refused wait_gave_up count_unreadable "
-            "stale_pass pass_not_recorded",
+            "stale_pass pass_not_recorded release_check_incomplete",
         ),
     ],
 )

@@ -29,6 +29,7 @@ def test_defaults_of_the_policy() -> None:
         "fuse_failures": None,
         "quarantine": {},
         "quarantine_time_zone": "UTC",
+        "release_check": {"on_blocker": "inconclusive", "min_score": None},
         "deadline_seconds": 3600,
     }
 

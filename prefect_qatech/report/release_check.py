@@ -1,0 +1,164 @@
+"""Pure: a release check as a part of a gate's report, and as Markdown for the Prefect UI."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from prefect_qatech.api.catalogue import QATechFinding, QATechReleaseCheck
+from prefect_qatech.report.escape import line_link, line_text
+from prefect_qatech.report.model import ReportedFinding, ReportedReleaseCheck, ReportedScore
+from prefect_qatech.report.sizes import cut_to_bytes, whole_url
+
+MAX_ITEMS = 50
+"""So many findings, categories and follow-ups of a check are in a report, each."""
+MAX_BYTES = 100_000
+_NAME, _TEXT = 300, 1_000
+_TEXTS_BYTES = 96 * 1024
+_WORST_FIRST = ("blocker", "critical", "high", "major", "medium", "moderate", "minor", "low", "info")
+
+Section = tuple[str, Sequence[str]]
+
+
+def report_release_check(check: QATechReleaseCheck, url: str | None = None) -> ReportedReleaseCheck:
+    """Return what a report holds of a release check.
+
+    Args:
+        check: The check, as it was last seen.
+        url: Its address, where it does not tell it itself.
+
+    Returns:
+        The same, cut; the findings with the blockers first.
+    """
+    findings = sorted(check.findings, key=_rank)
+    texts = 3 * min(MAX_ITEMS, len(findings)) + 2 * min(MAX_ITEMS, len(check.categories)) + len(check.manual_follow_ups)
+    size = _TEXTS_BYTES // (texts + 1)
+
+    def short(text: str | None, length: int = _TEXT) -> str | None:
+        return cut_to_bytes(text, length, size)
+
+    return ReportedReleaseCheck(
+        short_id=check.short_id or None,
+        url=whole_url(check.url or url),
+        status=short(check.status, _NAME) or "",
+        is_complete=check.status == "COMPLETED" and not check.findings_are_unreadable,
+        score=check.overall_score,
+        summary=short(check.summary),
+        scores=tuple(
+            ReportedScore(category=short(score.name, _NAME) or "", score=score.score, summary=short(score.summary))
+            for score in check.categories[:MAX_ITEMS]
+        ),
+        findings=tuple(
+            ReportedFinding(
+                title=short(finding.title, _NAME) or "",
+                category=short(finding.category, _NAME),
+                severity=short(finding.severity, _NAME),
+                is_blocker=finding.is_blocker,
+                description=short(finding.description),
+                recommendation=short(finding.recommendation),
+            )
+            for finding in findings[:MAX_ITEMS]
+        ),
+        finding_count=len(findings),
+        # Fail closed: what is not told to be no blocker may be one.
+        blocker_count=sum(finding.is_blocker is not False for finding in findings),
+        manual_follow_ups=tuple(short(text) or "" for text in check.manual_follow_ups[:MAX_ITEMS]),
+    )
+
+
+def severity_rank(severity: str | None) -> int:
+    """Return a number by which what is worse comes first; a word that is not known stands in the middle."""
+    word = (severity or "").lower()
+    return _WORST_FIRST.index(word) if word in _WORST_FIRST else _WORST_FIRST.index("medium")
+
+
+def _rank(finding: QATechFinding) -> tuple[int, int]:
+    return {True: 0, None: 1, False: 2}[finding.is_blocker], severity_rank(finding.severity)
+
+
+def render_release_check(check: ReportedReleaseCheck, *, max_bytes: int = MAX_BYTES) -> str:
+    """Return a release check as the Markdown of a Prefect artifact: blockers first, then scores and follow-ups.
+
+    Args:
+        check: What `report_release_check` returned.
+        max_bytes: The Markdown's largest size in UTF-8.
+
+    Returns:
+        Markdown.
+    """
+    return within(max_bytes, sections(check, level=2))
+
+
+def within(max_bytes: int, parts: Iterable[Section]) -> str:
+    """Return Markdown of limited size; what does not fit is counted.
+
+    Args:
+        max_bytes: Its largest size in UTF-8.
+        parts: Titles with their items, the most important first.
+    """
+    lines: list[str] = []
+    left = max_bytes - 200
+    for title, items in parts:
+        lines += [title, ""] if title else []
+        left -= len(title.encode()) + 2
+        for number, item in enumerate(items):
+            left -= len(item.encode()) + 1
+            if left < 0:
+                return "\n".join([*lines, f"- … and {len(items) - number} more here; QA.tech has them all.", ""])
+            lines.append(item)
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def sections(check: ReportedReleaseCheck, *, level: int) -> list[Section]:
+    """Return a release check as titles with the lines below them.
+
+    Args:
+        check: The check.
+        level: Of the first title.
+    """
+    about = [line_text(check.summary or "", _TEXT) or "No summary."]
+    if check.url:
+        about.append(line_link(f"open release check {check.short_id or ''}", check.url))
+    parts: list[Section] = [(f"{'#' * level} {_headline(check)}", [f"- {' · '.join(about)}"])]
+    mark = "#" * (level + 1)
+    if check.findings:
+        items = [_finding(finding) for finding in check.findings]
+        parts.append((f"{mark} Findings, blockers first ({check.finding_count})", _more(items, check.finding_count)))
+    if check.scores:
+        parts.append((f"{mark} Score per category", [_score(score) for score in check.scores]))
+    if check.manual_follow_ups:
+        items = [f"- {line_text(text, _TEXT) or '(no text)'}" for text in check.manual_follow_ups]
+        parts.append((f"{mark} For people to look at ({len(items)})", items))
+    return parts
+
+
+def _headline(check: ReportedReleaseCheck) -> str:
+    if not check.is_complete:
+        return f"❔ Release check: {line_text(check.status, 40) or 'nobody knows what became of it'}"
+    score = "no score" if check.score is None else f"score {check.score:g}"
+    findings = f"{check.finding_count} finding{'' if check.finding_count == 1 else 's'}"
+    blockers = f"{check.blocker_count} blocker{'' if check.blocker_count == 1 else 's'} among {findings}"
+    symbol = "⛔" if check.blocker_count else "✅"
+    return f"{symbol} Release check: {score}, {blockers if check.finding_count else 'no findings'}"
+
+
+def _more(items: list[str], count: int) -> list[str]:
+    return items if len(items) >= count else [*items, f"- … and {count - len(items)} more at QA.tech."]
+
+
+def _finding(finding: ReportedFinding) -> str:
+    marks = {True: "⛔ **blocker** ", None: "⛔ **perhaps a blocker: QA.tech does not say** ", False: ""}
+    about = ", ".join(line_text(word, 40) for word in (finding.severity, finding.category) if word)
+    parts = [
+        f"- {marks[finding.is_blocker]}**{line_text(finding.title, _NAME) or '(no title)'}**"
+        + (f" ({about})" if about else ""),
+        line_text(finding.description or "", _TEXT),
+        f"Recommendation: {line_text(finding.recommendation, _TEXT)}" if finding.recommendation else "",
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def _score(score: ReportedScore) -> str:
+    number = "no score" if score.score is None else f"{score.score:g}"
+    why = line_text(score.summary or "", _TEXT)
+    return f"- {line_text(score.category, _NAME) or '(no name)'}: **{number}**" + (f" · {why}" if why else "")
