@@ -11,11 +11,12 @@ from uuid import UUID
 import jsonschema
 import pytest
 from fastapi.encoders import jsonable_encoder
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from prefect_qatech import InvalidInputError
+from prefect_qatech.api.answers import NotJSONError, message_of, read_json
 from prefect_qatech.api.requests import (
     QATechApplication,
     QATechEnvironment,
@@ -532,3 +533,16 @@ def test_an_answer_whose_run_has_no_proper_id_is_none(model: Any, short_id: Any)
 def test_test_cases_that_make_no_sense_are_not_read_as_none(cases: Any) -> None:
     with pytest.raises(ValidationError):
         QATechRun.model_validate({"shortId": "abc123", "runTestCases": cases})
+
+
+@given(st.one_of(st.binary(), st.text().map(str.encode), JSON.map(lambda value: json.dumps({"it": value}).encode())))
+@example(b'{"it": [NaN, -Infinity, 1e999, "a\\u0000b", "\\ud800"]}')
+@example(b"[" * 100_000)
+def test_a_body_is_json_of_texts_that_can_be_stored_or_is_refused(content: bytes) -> None:
+    assert isinstance(message_of(content), str)
+    try:
+        read = read_json(content)
+    except NotJSONError:
+        return
+    stored = json.dumps(read, allow_nan=False, ensure_ascii=False).encode("utf-8")
+    assert rb"\u0000" not in stored

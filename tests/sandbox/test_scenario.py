@@ -5,6 +5,9 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from prefect_qatech.sandbox import SandboxScenario, ScenarioError, load_scenario
 from prefect_qatech.sandbox.scenario import with_dependencies
@@ -143,3 +146,40 @@ def test_dependencies_come_first() -> None:
     scenario = load_scenario({"test_cases": cases, "plans": [{"short_id": "pln_a", "name": "A", "test_cases": ["c"]}]})
     assert isinstance(scenario, SandboxScenario)
     assert [case.name for case in with_dependencies(scenario.cases, ["c"])] == ["a", "b", "c"]
+
+
+YAML = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def refusal_of(source: Path | dict[str, Any]) -> str:
+    """Why it is no scenario; empty where it is one."""
+    try:
+        load_scenario(source)
+    except ScenarioError as error:
+        return str(error)
+    return ""
+
+
+@given(st.one_of(st.binary(), st.text().map(str.encode), YAML.map(lambda data: yaml.safe_dump(data).encode())))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_file_is_a_scenario_or_says_in_one_line_why_it_is_none(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "scenario.yaml"
+    path.write_bytes(content)
+    assert len(refusal_of(path).splitlines()) <= 1
+
+
+@given(st.data())
+def test_a_field_that_is_something_else_is_named_in_one_line(data: st.DataObject) -> None:
+    scenario = load_scenario().model_dump(mode="json", exclude_defaults=True)
+    place: Any = scenario
+    while isinstance(place, (dict, list)) and place:
+        key = data.draw(st.sampled_from(list(place) if isinstance(place, dict) else range(len(place))))
+        if not isinstance(place[key], (dict, list)) or data.draw(st.booleans()):
+            place[key] = data.draw(YAML)
+            break
+        place = place[key]
+    assert len(refusal_of(scenario).splitlines()) <= 1
