@@ -18,6 +18,7 @@ from uuid import UUID
 import pytest
 import yaml
 from prefect import Flow
+from pydantic import BaseModel
 
 import prefect_qatech
 from prefect_qatech import (
@@ -269,8 +270,11 @@ def test_every_environment_variable_is_told() -> None:
 def test_the_policy_table_is_the_policy() -> None:
     found = rows(PAGES["reference/policy.md"])
     assert [row[0].strip("`") for row in found] == list(GatePolicy.model_fields)
-    defaults = GatePolicy()
-    assert [row[1] for row in found] == [f"{getattr(defaults, row[0].strip('`'))}" for row in found]
+    defaults = [getattr(GatePolicy(), row[0].strip("`")) for row in found]
+    assert [row[1] for row in found] == [
+        f"{type(value).__name__}()" if isinstance(value, BaseModel) and value == type(value)() else f"{value}"
+        for value in defaults
+    ]
 
 
 def test_every_verdict_is_explained() -> None:
