@@ -2,8 +2,8 @@
 
     python -m flows.check
 
-serves it from this machine; `prefect.yaml` deploys it for a work pool. In Prefect's UI its parameters are a
-form: the credentials are picked from the saved blocks.
+serves it from this machine, as `check-release/local`; `prefect.yaml` deploys it for a work pool. In Prefect's UI its
+parameters are a form: the credentials are picked from the saved blocks.
 """
 
 from typing import Literal
@@ -63,9 +63,9 @@ def check_release(
         environment = QATechEnvironment(url=environment_url)
         application = QATechApplication(application_short_id=application_short_id, environment=environment)
         request = QATechRunRequest(test_plan_short_id=test_plan_short_id, applications=[application])
-    # Prefect suspends no sub-flow run, so that gate is this flow run itself.
-    gate = release_gate.fn if waiting == "suspend" else release_gate
-    return gate(
+    # The gate is this flow run, and no sub-flow run of it: its report, its question and "Retry" are on the page that
+    # people open, and Prefect can suspend it.
+    return release_gate.fn(
         credentials,
         request,
         target=target,
@@ -77,4 +77,4 @@ def check_release(
 
 
 if __name__ == "__main__":
-    check_release.serve(name="release-gate")
+    check_release.serve(name="local")

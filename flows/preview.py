@@ -2,8 +2,8 @@
 
     python -m flows.preview
 
-serves it from this machine; `prefect.yaml` deploys it for a work pool. A pipeline starts it by an API call
-with the parameters below, or by an event `preview.deployed` with a payload of the same names.
+serves it from this machine, as `preview-check/local`; `prefect.yaml` deploys it for a work pool. A pipeline starts it by
+an API call with the parameters below, or by an event `preview.deployed` with a payload of the same names.
 """
 
 from prefect import flow
@@ -63,7 +63,8 @@ def preview_check(
     github = QATechGitHubTrigger(
         actor=actor, branch=branch, commit_hash=commit_hash, commit_message=commit_message, repository=repository
     )
-    return release_gate(
+    # The gate is this flow run, and no sub-flow run of it.
+    return release_gate.fn(
         credentials,
         QATechRunRequest(
             test_plan_short_id=test_plan_short_id,
@@ -78,4 +79,4 @@ def preview_check(
 
 
 if __name__ == "__main__":
-    preview_check.serve(name="preview-check")
+    preview_check.serve(name="local")

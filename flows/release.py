@@ -2,9 +2,9 @@
 
     python -m flows.release
 
-serves it from this machine; in a clone of the repository `python -m flows.storefront` runs it for a sample shop. Copy
-this file and give it commands of your own. What it keeps to, on a retry as well (the steps that are done are on record
-on the Prefect server, as inputs of the flow run):
+serves it from this machine, as `release/local`; in a clone of the repository `python -m flows.storefront` runs it for a
+sample shop. Copy this file and give it commands of your own. What it keeps to, on a retry as well (the steps that are
+done are on record on the Prefect server, as inputs of the flow run):
 
 - One flow run is one deployment with one gate. A retry does not deploy again: it takes the gate up where it was, reruns
   only what the policy still allows, and goes on from there. A promotion that failed is retried this way.
@@ -140,7 +140,8 @@ def release(
         run_command("deploy", deploy_command, command_timeout_seconds)
         notes.write("deployed")
     try:
-        report = release_gate(
+        # In this flow run, and no sub-flow run of it: the report is on the page that people open.
+        report = release_gate.fn(
             credentials,
             QATechRunRequest(test_plan_short_id=test_plan_short_id, applications=[application]),
             policy=policy,
@@ -320,4 +321,4 @@ if __name__ == "__main__":
             f"{sys.argv[1]}: this serves the flow, and each run of it is told what to deploy; in a clone of the "
             "repository, python -m flows.storefront releases v1-good, v2-stumbles or v3-broken of a sample shop."
         )
-    release.serve(name="release")
+    release.serve(name="local")

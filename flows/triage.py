@@ -2,8 +2,8 @@
 
     python -m flows.triage
 
-serves it from this machine; `prefect.yaml` deploys it for a work pool, where the event `qatech.gate.failed`
-starts it with the gate's ids.
+serves it from this machine, as `triage/local`; `prefect.yaml` deploys it for a work pool, where the event
+`qatech.gate.failed` starts it with the gate's ids.
 """
 
 import asyncio
@@ -102,4 +102,4 @@ async def section(client: QATechClient, case: QATechRunTestCase, limit: asyncio.
 
 
 if __name__ == "__main__":
-    triage.serve(name="triage")
+    triage.serve(name="local")

@@ -2,8 +2,8 @@
 
     python -m flows.watcher
 
-serves it from this machine, every minute, with the credentials block `qatech`; `prefect.yaml` deploys it
-for a work pool. One is enough for all gates at one address whose runs the credentials can see.
+serves it from this machine, as `watch-suspended-gates/local`, every minute, with the credentials block `qatech`;
+`prefect.yaml` deploys it for a work pool. One is enough for all gates at one address whose runs the credentials can see.
 """
 
 from prefect import flow
@@ -29,4 +29,4 @@ async def watch(credentials: QATechCredentials) -> int:
 
 if __name__ == "__main__":
     block = {"$ref": {"block_document_slug": "qatech-credentials/qatech"}}
-    watch.serve(name="watcher", interval=60, parameters={"credentials": block}, global_limit=1)
+    watch.serve(name="local", interval=60, parameters={"credentials": block}, global_limit=1)

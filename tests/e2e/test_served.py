@@ -22,7 +22,7 @@ PREVIEW = {"preview_url": "http://127.0.0.1:8410", "application_short_id": "app_
 RELEASE = {"deploy_command": "true", "environment_url": "http://127.0.0.1:8410", "application_short_id": "app_shop"}
 # Deployment: what is run, and how many runs that starts.
 CALLS: dict[str, tuple[dict[str, Any], int]] = {
-    "check-release/release-gate": ({"test_plan_short_id": "pln_green", "polling": POLLING}, 1),
+    "check-release/local": ({"test_plan_short_id": "pln_green", "polling": POLLING}, 1),
     "nightly-regression/served": (
         {"test_plan_short_ids": ["pln_green", "pln_flaky"], "polling": POLLING},
         2,

@@ -6,12 +6,17 @@ import os
 import subprocess
 import sys
 from typing import Any
+from uuid import UUID
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+from prefect.client.schemas.objects import FlowRun
 
 from flows.check import check_release
 from flows.nightly import nightly
 from flows.preview import preview_check
+from flows.release import release
 from flows.triage import triage
 from prefect_qatech import GatesNotPassed, QATechCredentials, QATechPolling
 from prefect_qatech.sandbox import Sandbox
@@ -20,6 +25,12 @@ from tests.support import artifacts_of, credentials_for, one_plan, posts
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 POLLING = QATechPolling(first_seconds=0.05, max_seconds=0.2)
+
+
+async def sub_flow_runs_of(flow_run_id: UUID) -> list[FlowRun]:
+    async with get_client() as client:
+        below = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[flow_run_id]))
+        return await client.read_flow_runs(flow_run_filter=below)
 
 
 async def published(state: Any) -> str:
@@ -61,6 +72,38 @@ def test_an_address_needs_its_application(sandbox: Sandbox, credentials: QATechC
     with pytest.raises(ValueError, match="Give both"):
         check_release(credentials, "pln_green", environment_url="http://127.0.0.1:8410", polling=POLLING)
     assert posts(sandbox) == []
+
+
+async def test_the_flow_run_that_people_open_is_the_gate(credentials: QATechCredentials) -> None:
+    where = {"preview_url": "http://127.0.0.1:8410", "application_short_id": "app_shop", "polling": POLLING}
+    command = [sys.executable, "-c", ""]
+    runs = {
+        "check": check_release(credentials, "pln_flaky", polling=POLLING, return_state=True),
+        "preview": preview_check(credentials, test_plan_short_id="pln_flaky", return_state=True, **where),
+        "release": release(
+            command,
+            "http://127.0.0.1:8410",
+            "app_shop",
+            "pln_flaky",
+            credentials=credentials,
+            polling=POLLING,
+            return_state=True,
+        ),
+    }
+    for name, state in runs.items():
+        flow_run_id = state.state_details.flow_run_id
+        keys = {found.key for found in await artifacts_of([flow_run_id])}
+        assert {f"qatech-{kind}-pln-flaky" for kind in ("report", "run", "tests")} <= keys, name
+        assert await sub_flow_runs_of(flow_run_id) == [], name
+
+
+async def test_a_night_is_one_level_deep(credentials: QATechCredentials) -> None:
+    state = await nightly(credentials, ["pln_green", "pln_flaky"], polling=POLLING, return_state=True)
+    night = state.state_details.flow_run_id
+    gates = await sub_flow_runs_of(night)
+    assert sorted(gate.name for gate in gates) == ["pln_flaky", "pln_green"]
+    assert [found.key for found in await artifacts_of([night])] == ["qatech-gates"]
+    assert [await sub_flow_runs_of(gate.id) for gate in gates] == [[], []]
 
 
 async def test_a_triage_shows_texts_of_the_service_as_text() -> None:
