@@ -2,8 +2,8 @@
 
     python -m flows.nightly
 
-serves it from this machine, as `nightly-regression/local`, and starts no night by itself; `prefect.yaml` deploys it for a
-work pool, with a schedule.
+serves it from this machine, as `nightly-regression/local`, and starts no night by itself; `prefect.yaml` deploys it for
+a work pool, with a schedule.
 """
 
 from prefect import flow

@@ -2,8 +2,8 @@
 
     python -m flows.preview
 
-serves it from this machine, as `preview-check/local`; `prefect.yaml` deploys it for a work pool. A pipeline starts it by
-an API call with the parameters below, or by an event `preview.deployed` with a payload of the same names.
+serves it from this machine, as `preview-check/local`; `prefect.yaml` deploys it for a work pool. A pipeline starts it
+by an API call with the parameters below, or by an event `preview.deployed` with a payload of the same names.
 """
 
 from prefect import flow

@@ -7,10 +7,15 @@ serves it from this machine, as `triage/local`; `prefect.yaml` deploys it for a 
 """
 
 import asyncio
+from uuid import UUID
 
 from prefect import flow
 from prefect.artifacts import acreate_markdown_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.sorting import ArtifactSort
 from prefect.logging import get_run_logger
+from prefect.utilities.urls import url_for
 
 from prefect_qatech import QATechAPIError, QATechClient, QATechCredentials, QATechRunTestCase, QATechRunTestCaseDetails
 from prefect_qatech.report.artifacts import artifact_key
@@ -26,14 +31,18 @@ async def triage(
     run_short_ids: list[str],
     plan_short_id: str | None = None,
     gate_flow_run_id: str | None = None,
+    label: str | None = None,
+    credentials_block: str | None = None,
 ) -> int:
     """Fetch the details of each test that has not passed in a gate's last word on it, and write them down.
 
     Args:
-        credentials: How to reach QA.tech.
+        credentials: How to reach QA.tech, where no block is named.
         run_short_ids: The gate's runs, the first one first.
         plan_short_id: The gate's plan.
         gate_flow_run_id: The gate's flow run.
+        label: The gate's label.
+        credentials_block: Name of the block with which the gate reached QA.tech: its runs are seen with no other.
 
     Returns:
         How many tests have not passed.
@@ -44,11 +53,14 @@ async def triage(
     """
     if not run_short_ids:
         raise ValueError("run_short_ids must name the gate's runs: there is nothing to look into.")
+    if credentials_block is not None:
+        credentials = await QATechCredentials.aload(credentials_block)
     limit = asyncio.Semaphore(AT_ONCE)
     async with credentials.get_client() as client:
         last_word: dict[str, QATechRunTestCase] = {}
-        for run_short_id in run_short_ids:
-            for case in (await client.get_run(run_short_id, test_cases="all")).test_cases:
+        runs = [await client.get_run(run_short_id, test_cases="all") for run_short_id in run_short_ids]
+        for run in runs:
+            for case in run.test_cases:
                 last_word[case.project_test_case_id or case.id or case.name] = case
         open_cases = [case for case in last_word.values() if (case.status, case.result) != ("COMPLETED", "PASSED")]
         # Failures first: what was skipped was mostly skipped because of them.
@@ -56,8 +68,9 @@ async def triage(
         sections = await asyncio.gather(*(section(client, case, limit) for case in open_cases[:MOST_TESTS]))
     head = [
         f"## {len(open_cases)} of {len(last_word)} tests have not passed",
-        f"Plan {markdown_text(plan_short_id or 'unknown', 100)}, runs {markdown_text(', '.join(run_short_ids), 500)}, "
-        f"the gate's flow run {markdown_text(gate_flow_run_id or 'unknown', 100)}.",
+        f"Plan {markdown_text(plan_short_id or 'unknown', 100)}. "
+        f"Runs: {', '.join(link(run.run_short_id, run.url) for run in runs)}. "
+        f"{await the_gate(gate_flow_run_id, artifact_key('report', label or plan_short_id))}",
     ]
     left = [f"{len(open_cases) - MOST_TESTS} more are not shown."] if len(open_cases) > MOST_TESTS else []
     await acreate_markdown_artifact(
@@ -66,6 +79,34 @@ async def triage(
         description="QA.tech: why the gate failed, test by test",
     )
     return len(open_cases)
+
+
+async def the_gate(flow_run_id: str | None, report_key: str) -> str:
+    """Give links to the gate's flow run and its report in Prefect's UI; its bare id where nobody knows the UI."""
+    if flow_run_id is None:
+        return "The gate's flow run is unknown."
+    page = url_for("flow-run", obj_id=flow_run_id)
+    if page is None or not is_uuid(flow_run_id):
+        return f"The gate's flow run: {markdown_text(flow_run_id, 100)}."
+    links = [f"[The gate's flow run]({page})"]
+    async with get_client() as client:
+        found = await client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[report_key])),
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[UUID(flow_run_id)])),
+            sort=ArtifactSort.CREATED_DESC,
+            limit=1,
+        )
+    # Prefect's own function knows no address of an artifact.
+    links += [f"[its report]({page.partition('/runs/')[0]}/artifacts/artifact/{report.id})" for report in found]
+    return f"{', '.join(links)}."
+
+
+def is_uuid(text: str) -> bool:
+    """Whether a text is an id of Prefect's."""
+    try:
+        return str(UUID(text)) == text.lower()
+    except ValueError:
+        return False
 
 
 async def section(client: QATechClient, case: QATechRunTestCase, limit: asyncio.Semaphore) -> str:

@@ -3,7 +3,8 @@
     python -m flows.watcher
 
 serves it from this machine, as `watch-suspended-gates/local`, every minute, with the credentials block `qatech`;
-`prefect.yaml` deploys it for a work pool. One is enough for all gates at one address whose runs the credentials can see.
+`prefect.yaml` deploys it for a work pool. One is enough for all gates at one address whose runs the credentials can
+see.
 """
 
 from prefect import flow

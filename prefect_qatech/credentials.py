@@ -205,6 +205,12 @@ class QATechCredentials(Checked, CredentialsBlock):
         optional = {"api_url": env.get("QATECH_API_URL"), "project_short_id": env.get("QATECH_PROJECT_SHORT_ID")}
         return cls(api_token=SecretStr(token), **{name: value for name, value in optional.items() if value})
 
+    @property
+    def saved_name(self) -> str | None:
+        """The name under which the block is saved."""
+        name = self.model_dump().get("_block_document_name")
+        return name if isinstance(name, str) else None
+
     def get_client(self) -> QATechClient:
         """Give a client of the API; use it as an async context manager.
 

@@ -5,13 +5,14 @@ What a campaign does is here; where it does it (a Prefect flow run, a terminal) 
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
 from prefect_qatech.addresses import safe_url
 from prefect_qatech.api.catalogue import QATechReleaseCheck, QATechReleaseCheckRequest, QATechStartedReleaseCheck
+from prefect_qatech.api.requests import QATechApplication
 from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.exceptions import NothingToRerunError, QATechError, StartOutcomeUnknown, UsageLimitError
 from prefect_qatech.gate.details import Details
@@ -138,6 +139,8 @@ class GateCampaign:
     plan_short_id: str | None = None
     label: str | None = None
     target: str | None = None
+    applications: Sequence[QATechApplication] = ()
+    credentials_block: str | None = None
     asks_on: frozenset[Verdict] = frozenset()
     first_poll_seconds: float = 0.0
     check: ReleaseCheck | None = None
@@ -343,6 +346,8 @@ class GateCampaign:
             is_one_run_only=beginning.is_one_run_only,
             notes=self.notes,
             release_check=self.check_report,
+            applications=self.applications,
+            credentials_block=self.credentials_block,
         )
 
 

@@ -32,7 +32,7 @@ from prefect_qatech.gate.settings import GateSettings, HowToWait, OnNoPass
 from prefect_qatech.gate.steps import FlowRunSteps
 from prefect_qatech.ledger import QATechRunRecord, check_that_no_context_was_lost
 from prefect_qatech.polling.schedule import QATechPolling
-from prefect_qatech.report import clear_report_files
+from prefect_qatech.report import clear_report_files, events
 from prefect_qatech.report.escape import cell_text, plain_text
 from prefect_qatech.report.exceptions import GateFailed, GateInconclusive, GateNotPassed
 from prefect_qatech.report.headline import advice, retry_text
@@ -87,6 +87,23 @@ async def run_gate(
     Returns:
         The report.
     """
+    try:
+        return await _run_gate(credentials, request, run, settings)
+    except GateNotPassed:
+        raise
+    except Exception as error:
+        # Of a gate without a verdict nobody would hear.
+        plan = request.test_plan_short_id if isinstance(request, QATechRunRequest) else request
+        await events.emit_gate_errored(error, plan_short_id=plan, label=settings.label, target=settings.target)
+        raise
+
+
+async def _run_gate(
+    credentials: QATechCredentials,
+    request: QATechRunRequest | str | None,
+    run: QATechRunRecord | str | None,
+    settings: GateSettings,
+) -> GateReport:
     if settings.report_directory is not None:
         # However this gate ends, also before anything is sent, its directory must not tell of an earlier one.
         clear_report_files(settings.report_directory)
@@ -105,6 +122,8 @@ async def run_gate(
         plan_short_id=wanted.test_plan_short_id,
         label=settings.label,
         target=settings.target,
+        applications=wanted.applications or (),
+        credentials_block=credentials.saved_name,
         asks_on=settings.asks_on,
         first_poll_seconds=settings.polling.first_seconds,
         check=ReleaseCheck(settings.release_check, steps) if settings.release_check is not None else None,

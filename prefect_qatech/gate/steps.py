@@ -194,11 +194,11 @@ class FlowRunSteps:
         key = f"qatech-{evidence[:16]}-{run_count}"
         is_suspending = self.settings.waiting == "suspend"
         note = await suspend.read_note(key) if is_suspending else None
+        seconds = self.settings.decision_timeout_seconds
         if note is None:
             # Who decides must see what on.
             await artifacts.publish_report(report)
-            await events.emit_gate_asked(report)
-        seconds = self.settings.decision_timeout_seconds
+            await events.emit_gate_asked(report, seconds=seconds)
         if is_suspending:
             note = note or await suspend.write_note(key, "decision", seconds, self.credentials, first)
             decision = await ask_suspended(report, until=note.until, key=key)

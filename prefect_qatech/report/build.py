@@ -5,17 +5,20 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime, timezone
 
 from prefect_qatech.api.catalogue import QATechReleaseCheck
+from prefect_qatech.api.requests import QATechApplication
 from prefect_qatech.api.responses import QATechRun, QATechRunTestCaseDetails
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.inputs import cut
 from prefect_qatech.report.model import (
     GateReport,
+    ReportedApplication,
     ReportedAttempt,
     ReportedReason,
     ReportedReleaseCheck,
@@ -152,6 +155,8 @@ def build_report(
     is_one_run_only: bool = False,
     notes: Iterable[str] = (),
     release_check: ReportedReleaseCheck | None = None,
+    applications: Iterable[QATechApplication] = (),
+    credentials_block: str | None = None,
 ) -> GateReport:
     """Judge a campaign and put everything that readers need into one report.
 
@@ -169,6 +174,8 @@ def build_report(
         is_one_run_only: Whether the gate took up a run that somebody else started.
         notes: What the incidents were about.
         release_check: The release check, where one belongs to the gate.
+        applications: What was tested where.
+        credentials_block: Name of the saved credentials block by which it was tested.
 
     Returns:
         The report.
@@ -220,7 +227,26 @@ def build_report(
         causes_unknown=campaign.causes_unknown,
         quarantine_unmatched=unmatched,
         release_check=release_check,
+        applications=tuple(_report_application(application) for application in applications),
+        credentials_block=credentials_block,
     )
+
+
+def _report_application(application: QATechApplication) -> ReportedApplication:
+    environment = application.environment
+    return ReportedApplication(
+        application_short_id=application.application_short_id,
+        environment_url=_without_password(environment.url) if environment and environment.url else None,
+        environment_name=_cut(environment.name, NAME_LENGTH) if environment else None,
+        environment_short_id=environment.short_id if environment else None,
+        application_build_short_id=environment.application_build_short_id if environment else None,
+        device_preset_short_id=application.device_preset_short_id,
+    )
+
+
+def _without_password(url: str) -> str:
+    # Reports and events are read by more people than may sign in there.
+    return re.sub(r"^([a-z][a-z0-9+.-]*://)[^/?#]*@", r"\1", url, flags=re.IGNORECASE)
 
 
 def _report_attempt(number: int, campaign: Campaign) -> ReportedAttempt:

@@ -6,14 +6,16 @@
 | `qatech.rerun.started` | `qatech.run.<short id>` | a rerun was accepted |
 | `qatech.run.finished` | `qatech.run.<short id>` | a wait saw the run's end |
 | `qatech.run.unattended` | `qatech.run.<short id>` | a wait was cancelled or timed out; the run goes on |
-| `qatech.gate.asked` | `qatech.gate.<flow run id>` | a gate that did not pass asks a person |
-| `qatech.gate.approved`, `.rejected` | `qatech.gate.<flow run id>` | that person decided, or did not answer in time |
 | `qatech.gate.passed`, `.failed`, `.inconclusive` | `qatech.gate.<flow run id>` | a gate gave its verdict |
+| `qatech.gate.asked` | `qatech.gate.<flow run id>` | a gate that did not pass asks a person |
+| `qatech.gate.approved` | `qatech.gate.<flow run id>` | that person approved; in place of the verdict |
+| `qatech.gate.rejected` | `qatech.gate.<flow run id>` | that person did not, or gave no answer; after the verdict |
+| `qatech.gate.errored` | `qatech.gate.<flow run id>` | a gate ended by an error, without a verdict |
 | `qatech.gates.passed`, `.failed`, `.inconclusive` | `qatech.gates.<flow run id>` | so did several together |
 
-Prefect adds the flow run, its deployment and so on as related resources by itself. Where a gate is a sub-flow run, its
-events name the root flow run and the deployment of that as well. An event is sent and forgotten: it never changes what
-happens to the flow run.
+A gate's events are related to its flow run and, where that is a sub-flow run, to the one that somebody started, and to
+the deployments of both, which have the label `qatech.own-parameters` (see `report/deployed.py`). Prefect adds the flow,
+tags and so on by itself. An event is sent and forgotten: it never changes what happens to the flow run.
 
 One verdict is one event: its id follows from the event's name, the gate and the evidence, so that Prefect stores it
 once, however often a flow run is retried or a report is published. Texts are cleaned of control characters: PostgreSQL
@@ -24,20 +26,19 @@ from __future__ import annotations
 
 import inspect
 import json
+from datetime import datetime, timedelta, timezone
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
-import anyio
-from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
 from prefect.logging import get_logger
 from prefect.logging.handlers import APILogHandler
 
-from prefect_qatech._prefect import PATIENCE_SECONDS
 from prefect_qatech.api.responses import QATechRun
-from prefect_qatech.ledger import QATechRunRecord, root_flow_run
+from prefect_qatech.ledger import QATechRunRecord
+from prefect_qatech.report.deployed import where_it_runs
 from prefect_qatech.report.escape import plain_text
 from prefect_qatech.report.model import GateReport, GatesReport
 from prefect_qatech.verdict import TestVerdict, Verdict
@@ -56,6 +57,7 @@ GATES_EVENTS = {verdict: event.replace(".gate.", ".gates.") for verdict, event i
 GATE_ASKED = "qatech.gate.asked"
 GATE_APPROVED = "qatech.gate.approved"
 GATE_REJECTED = "qatech.gate.rejected"
+GATE_ERRORED = "qatech.gate.errored"
 
 _MAX_TESTS = 100
 _MAX_TEXT = 10_000
@@ -110,9 +112,13 @@ async def emit_gate_verdict(report: GateReport) -> None:
     Args:
         report: The gate's report.
     """
+    if report.approved:
+        # Not beside the verdict: nobody is to be called for what a person has settled.
+        await _emit_gate(GATE_APPROVED, report)
+        return
     await _emit_gate(GATE_EVENTS[report.verdict], report)
     if report.decision is not None:
-        await _emit_gate(GATE_APPROVED if report.approved else GATE_REJECTED, report)
+        await _emit_gate(GATE_REJECTED, report)
 
 
 async def emit_gates_verdict(report: GatesReport) -> None:
@@ -137,20 +143,57 @@ async def emit_gates_verdict(report: GatesReport) -> None:
     event = GATES_EVENTS[report.verdict]
     evidence = {name: gate.evidence_sha256 for name, gate in report.reports.items()}
     id = _id_of(event, resource, evidence, sorted(report.errors))
-    _safely(event, resource, payload, await _related_above(), id)
+    related, _ = await where_it_runs()
+    _safely(event, resource, payload, related, id)
 
 
-async def emit_gate_asked(report: GateReport) -> None:
+async def emit_gate_asked(report: GateReport, *, seconds: float) -> None:
     """Tell that a gate asks a person, so that an automation can tell that person.
 
     Args:
         report: What there is to decide on.
+        seconds: How much time there is for an answer.
     """
-    await _emit_gate(GATE_ASKED, report)
+    until = datetime.now(timezone.utc) + timedelta(seconds=seconds)
+    await _emit_gate(GATE_ASKED, report, decide_seconds=seconds, decide_until=until.isoformat(timespec="seconds"))
 
 
-async def _emit_gate(event: str, report: GateReport) -> None:
+async def emit_gate_errored(
+    error: Exception, *, plan_short_id: str | None, label: str | None = None, target: str | None = None
+) -> None:
+    """Tell that a gate ended without a verdict.
+
+    Args:
+        error: Why.
+        plan_short_id: The plan that was to run.
+        label: The gate's label.
+        target: What was to be tested.
+    """
+    context = FlowRunContext.get()
+    flow_run_id = str(context.flow_run.id) if context is not None and context.flow_run is not None else None
+    # Our own errors about a run name it.
+    run_short_id, run_url = getattr(error, "run_short_id", None), getattr(error, "run_url", None)
+    resource = {
+        "prefect.resource.id": f"qatech.gate.{flow_run_id or run_short_id or 'none'}",
+        "prefect.resource.name": f"QA.tech gate {label or plan_short_id or flow_run_id or ''}".rstrip(),
+    }
+    related, _ = await where_it_runs()
+    payload = {
+        "verdict": None,
+        "error": f"{type(error).__name__}: {error}",
+        "plan_short_id": plan_short_id,
+        "label": label,
+        "target": target,
+        "run_short_id": run_short_id if isinstance(run_short_id, str) else None,
+        "run_url": run_url if isinstance(run_url, str) else None,
+        "flow_run_id": flow_run_id,
+    }
+    _safely(GATE_ERRORED, resource, payload, related)
+
+
+async def _emit_gate(event: str, report: GateReport, **more: Any) -> None:
     failed = report.tests_with(TestVerdict.FAILED)
+    related, changed = await where_it_runs()
     resource = {
         "prefect.resource.id": f"qatech.gate.{report.flow_run_id or report.run_short_id}",
         "prefect.resource.name": f"QA.tech gate {report.label or report.plan_short_id or report.run_short_id}",
@@ -165,6 +208,10 @@ async def _emit_gate(event: str, report: GateReport) -> None:
             "plan_short_id": report.plan_short_id,
             "label": report.label,
             "target": report.target,
+            "applications": [application.model_dump(mode="json") for application in report.applications],
+            "policy": report.policy.model_dump(mode="json"),
+            "changed_parameters": changed,
+            "credentials_block": report.credentials_block,
             "run_short_id": report.run_short_id,
             "run_short_ids": [attempt.run_short_id for attempt in report.attempts],
             "run_url": report.run_url,
@@ -174,8 +221,9 @@ async def _emit_gate(event: str, report: GateReport) -> None:
             "flow_run_id": report.flow_run_id,
             "evidence_sha256": report.evidence_sha256,
             "decision": report.decision.model_dump(mode="json") if report.decision else None,
+            **more,
         },
-        await _related_above(),
+        related,
         # Whoever asks again, after a "no", asks anew.
         None if event == GATE_ASKED else _id_of(event, resource, report.evidence_sha256, answered_at),
     )
@@ -184,26 +232,6 @@ async def _emit_gate(event: str, report: GateReport) -> None:
 def _id_of(event: str, resource: dict[str, str], *evidence: Any) -> UUID:
     """Return the id of an event that is told once about this evidence."""
     return uuid5(NAMESPACE_URL, json.dumps([event, resource["prefect.resource.id"], *evidence], sort_keys=True))
-
-
-async def _related_above() -> list[dict[str, str]]:
-    """Name the flow run that somebody started and its deployment, where the gate is a sub-flow run of it."""
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None or context.flow_run.parent_task_run_id is None:
-        return []
-    try:
-        with anyio.fail_after(PATIENCE_SECONDS):
-            async with get_client() as client:
-                root = await root_flow_run(client, context.flow_run.id)
-    except Exception:  # the event counts, not its surroundings
-        get_logger("qatech").warning("The root flow run could not be looked up for an event", exc_info=True)
-        return []
-    found = {"flow-run": root.id, "deployment": root.deployment_id}
-    return [
-        {"prefect.resource.id": f"prefect.{role}.{id}", "prefect.resource.role": role}
-        for role, id in found.items()
-        if id
-    ]
 
 
 async def deliver() -> None:

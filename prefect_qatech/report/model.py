@@ -213,6 +213,26 @@ class ReportedReleaseCheck(_Fact):
         return ReleaseCheckEvidence(self.is_complete, self.blocker_count, self.score)
 
 
+class ReportedApplication(_Fact):
+    """An application that was tested somewhere else than its plan says, and where.
+
+    Attributes:
+        application_short_id: Its short id.
+        environment_url: The address of its environment, without a password.
+        environment_name: A name for that address.
+        environment_short_id: Short id of a saved environment.
+        application_build_short_id: Short id of a mobile build.
+        device_preset_short_id: Short id of a device preset.
+    """
+
+    application_short_id: CleanText
+    environment_url: CleanText | None = None
+    environment_name: CleanText | None = None
+    environment_short_id: CleanText | None = None
+    application_build_short_id: CleanText | None = None
+    device_preset_short_id: CleanText | None = None
+
+
 class GateDecision(_Fact):
     """What a person decided about a gate that did not pass.
 
@@ -259,6 +279,8 @@ class GateReport(_Fact):
         causes_unknown: Ids of the tests whose details could not be had, so that their cause is not known.
         quarantine_unmatched: Quarantine keys that match no test, or more than one.
         release_check: The release check, where one belonged to the gate.
+        applications: What was tested where, as the request had it; none where that was up to the plan.
+        credentials_block: Name of the saved credentials block by which it was tested.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -285,6 +307,8 @@ class GateReport(_Fact):
     causes_unknown: tuple[str, ...] = ()
     quarantine_unmatched: tuple[str, ...] = ()
     release_check: ReportedReleaseCheck | None = None
+    applications: tuple[ReportedApplication, ...] = ()
+    credentials_block: CleanText | None = None
 
     @property
     def passed(self) -> bool:

@@ -70,7 +70,16 @@ async def two_equal_gates(plan: str) -> list[str | None]:
 
 
 @flow
-def promote(run_short_id: str, plan_short_id: str | None, gate_flow_run_id: str) -> None:
+def promote(
+    target: str | None,
+    run_short_id: str,
+    plan_short_id: str | None,
+    applications: list[dict[str, Any]],
+    policy: dict[str, Any],
+    verdict: str,
+    changed_parameters: list[str] | None,
+    gate_flow_run_id: str,
+) -> None:
     """What an automation runs when a gate has passed."""
 
 

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 
 from prefect_qatech.sandbox import Sandbox
 from tests.documents import PAGES, blocks
+from tests.e2e.flows import promote
 from tests.e2e.world import World, eventually
 from tests.support import posts, unpacked_wheel
 
@@ -217,39 +219,148 @@ def test_the_event_of_the_guide_starts_a_check_of_the_preview(scene: Scene) -> N
     assert application["environment"] == {"url": "https://pr-42.example.com", "name": "Pull request 42"}
 
 
-def test_automations_are_made_once_and_act(scene: Scene, webhook: tuple[str, list[dict[str, Any]]]) -> None:
-    block, arrived = webhook
-    promote = scene.world.deploy("tests/e2e/flows.py:promote", {"PYTHONPATH": scene.world.environment()["PYTHONPATH"]})
+class Acting:
+    """The automations of deployments/automations.py at work, and what they did."""
+
+    def __init__(self, scene: Scene, people: tuple[str, list[dict[str, Any]]]) -> None:
+        self.scene = scene
+        self.block, self.told = people
+        self.promote = scene.world.deploy(
+            "tests/e2e/flows.py:promote", {"PYTHONPATH": scene.world.environment()["PYTHONPATH"]}
+        )
+        # Prefect tells the action's parameters from the schema of the flow, as `prefect deploy` does.
+        schema = promote.parameters.model_dump_for_openapi()
+        answer = scene.world.http.patch(f"/deployments/{self.promote}", json={"parameter_openapi_schema": schema})
+        assert answer.is_success, answer.text
+
+    def make(self, *more: str) -> None:
+        given = f"--notify {self.block} --promote promote/e2e --crashed-after 540 {' '.join(more)}"
+        self.scene.command(f"python deployments/automations.py {given}")
+
+    def promotions(self) -> list[dict[str, Any]]:
+        body = {"deployments": {"id": {"any_": [str(self.promote)]}}, "sort": "EXPECTED_START_TIME_ASC"}
+        return list(self.scene.world.post("/flow_runs/filter", body))
+
+    def told_of(self, flow_run_id: UUID) -> list[str]:
+        return [one["subject"] for one in self.told if str(flow_run_id) in one["body"]]
+
+
+@pytest.fixture
+def acting(scene: Scene, webhook: tuple[str, list[dict[str, Any]]]) -> Acting:
+    return Acting(scene, webhook)
+
+
+@contextmanager
+def deployed_with(scene: Scene, **parameters: Any) -> Iterator[None]:
+    """The release gate, deployed with other parameters."""
+    deployment = scene.deployment(GATE)
+
+    def deploy(parameters: dict[str, Any]) -> None:
+        answer = scene.world.http.patch(f"/deployments/{deployment['id']}", json={"parameters": parameters})
+        assert answer.is_success, answer.text
+
+    deploy({**deployment["parameters"], **parameters})
+    yield
+    deploy(deployment["parameters"])
+
+
+def test_only_the_gate_as_it_was_deployed_promotes(scene: Scene, acting: Acting) -> None:
     for _ in range(2):
-        scene.command(f"python deployments/automations.py --notify {block} --promote promote/e2e --crashed-after 540")
+        acting.make()
     assert scene.automations() == [
+        "qatech: flow run crashed -> notify",
         "qatech: gate failed -> triage",
-        "qatech: gate inconclusive -> notify",
+        "qatech: gate needs people -> notify",
         "qatech: gate passed -> promote",
         "qatech: gate without heartbeat -> crashed",
         "qatech: preview deployed -> preview-check",
     ]
-    # A night that has passed promotes nothing, a gate does.
+    # A night that has passed promotes nothing, nor does a gate that was run by hand with another plan and policy.
     night = scene.run(NIGHT, polling=POLLING, test_plan_short_ids=["pln_flaky"])
-    passed = scene.run(GATE, polling=POLLING)
-    undecided = scene.run(
-        PREVIEW,
-        polling=POLLING,
-        preview_url="http://127.0.0.1:8410",
-        test_plan_short_id="pln_never",
-        policy={"deadline_seconds": 1},
-    )
+    custom = scene.run(GATE, polling=POLLING, test_plan_short_id="pln_broken", policy={"max_failed": 99})
     scene.world.wait_for_state(night, "COMPLETED")
+    scene.world.wait_for_state(custom, "COMPLETED")
+    passed = scene.run(GATE, polling=POLLING, target="v1.4.2")
     scene.world.wait_for_state(passed, "COMPLETED")
-    scene.world.wait_for_state(undecided, "FAILED")
-    [told] = eventually(lambda: arrived, "the notification")
-    assert "inconclusive" in told["subject"]
-    assert "deadline" in told["body"]
-    body = {"deployments": {"id": {"any_": [str(promote)]}}}
-    [promotion] = eventually(lambda: scene.world.post("/flow_runs/filter", body), "the promotion")
+    [promotion] = eventually(acting.promotions, "the promotion")
+    parameters = promotion["parameters"]
+    assert parameters["gate_flow_run_id"] == str(passed)
+    assert parameters["target"] == "v1.4.2"
+    assert parameters["plan_short_id"] == "pln_green"
+    assert parameters["verdict"] == "pass"
+    assert parameters["policy"]["max_failed"] == 0
+    assert parameters["changed_parameters"] == []
+    [application] = parameters["applications"]
+    assert application["environment_url"] == "http://127.0.0.1:8410"
     [start] = [post for post in posts(scene.sandbox) if post["body"].get("testPlanShortId") == "pln_green"]
-    assert promotion["parameters"]["run_short_id"] == start["run_short_id"]
-    assert promotion["parameters"]["plan_short_id"] == "pln_green"
+    assert parameters["run_short_id"] == start["run_short_id"]
+    scene.world.wait_for_state(UUID(promotion["id"]), "COMPLETED")
+    assert acting.told == [], "nobody is called for what has passed"
+
+
+def test_a_question_is_told_and_an_approval_promotes_where_that_is_wanted(scene: Scene, acting: Acting) -> None:
+    before = len(acting.promotions())
+    policy = {"max_reruns": 0}
+    with deployed_with(scene, test_plan_short_id="pln_broken", policy=policy):
+        for wanted in ([], ["--promote-approved"]):
+            acting.make(*wanted)
+            gate = scene.run(GATE, polling=POLLING, target="v2", on_failed="ask")
+            # The flow run that people open is the one that asks.
+            scene.world.wait_for_state(gate, "PAUSED")
+            eventually(lambda gate=gate: acting.told_of(gate), "the notification of the question")
+            [asked] = [one for one in acting.told if str(gate) in one["body"]]
+            assert asked["subject"] == "QA.tech gate pln_broken: a person has to decide"
+            assert "1 test failed" in asked["body"]
+            assert "within 60 min" in asked["body"]
+            assert "Target: v2\n" in asked["body"]
+            assert f"/runs/flow-run/{gate}" in asked["body"]
+            answer = {"decision": "approve", "reason": "Known.", "decided_by": "Ada"}
+            scene.world.post(f"/flow_runs/{gate}/resume", {"run_input": answer})
+            scene.world.wait_for_state(gate, "COMPLETED")
+        [promotion] = eventually(lambda: acting.promotions()[before:], "the promotion")
+    assert promotion["parameters"]["gate_flow_run_id"] == str(gate), "the first approval promoted nothing"
+    assert promotion["parameters"]["verdict"] == "fail"
+    assert promotion["parameters"]["decision"]["decided_by"] == "Ada"
+    assert len(acting.told) == 2, "and nobody was told of a failure that a person had settled"
+
+
+def test_people_are_told_of_a_gate_that_did_not_pass_or_has_no_verdict(scene: Scene, acting: Acting) -> None:
+    acting.make()
+    never = {"test_plan_short_id": "pln_never", "policy": {"deadline_seconds": 1}}
+    runs = {
+        "QA.tech gate pln_never: inconclusive": scene.run(GATE, polling=POLLING, **never),
+        "QA.tech gate pln_broken: failed": scene.run(GATE, polling=POLLING, test_plan_short_id="pln_broken"),
+        "QA.tech gate pln_nowhere: ended without a verdict": scene.run(
+            GATE, polling=POLLING, test_plan_short_id="pln_nowhere"
+        ),
+    }
+    for subject, run in runs.items():
+        scene.world.wait_for_state(run, "FAILED")
+        eventually(lambda run=run: acting.told_of(run), subject)
+        assert acting.told_of(run) == [subject]
+    told = {one["subject"]: one["body"] for one in acting.told}
+    assert "deadline" in told["QA.tech gate pln_never: inconclusive"]
+    assert "Failed: Pay with a credit card\n" in told["QA.tech gate pln_broken: failed"]
+    assert "NotFoundError" in told["QA.tech gate pln_nowhere: ended without a verdict"]
+
+
+def test_the_triage_looks_with_the_credentials_of_the_gate(scene: Scene) -> None:
+    before = {run["id"] for run in scene.runs_of(TRIAGE)}
+    with Sandbox(speed=60) as elsewhere:
+        save = f"C(api_token='{elsewhere.token}', api_url='{elsewhere.url}').save('elsewhere', overwrite=True)"
+        scene.command(f'python -c "from prefect_qatech import QATechCredentials as C; {save}"')
+        block = {"$ref": {"block_document_slug": "qatech-credentials/elsewhere"}}
+        gate = scene.run(GATE, credentials=block, test_plan_short_id="pln_broken", polling=POLLING)
+        scene.world.wait_for_state(gate, "FAILED")
+        [triage] = eventually(
+            lambda: [run for run in scene.runs_of(TRIAGE) if run["id"] not in before], "the triage of the gate"
+        )
+        assert triage["parameters"]["credentials_block"] == "elsewhere"
+        scene.world.wait_for_state(UUID(triage["id"]), "COMPLETED")
+        text = scene.artifact(UUID(triage["id"]), "qatech-triage-pln-broken")
+    assert "## 2 of 3 tests have not passed" in text
+    assert f"/runs/flow-run/{gate})" in text
+    assert "/artifacts/artifact/" in text
 
 
 def test_what_is_missing_is_said_before_anything_is_sent(scene: Scene) -> None:

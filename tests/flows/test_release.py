@@ -33,6 +33,7 @@ from tests.support import Failing, StepFailed, counted, fault, posts
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 ROOT = Path(__file__).parents[2]
+judge = release_gate.fn
 FAILING = [sys.executable, "-c", "print('the disk is full'); raise SystemExit(7)"]
 
 
@@ -232,7 +233,7 @@ def test_without_prefects_api_the_roll_back_comes_first(
 
     def gate(*args: Any, **options: Any) -> Any:
         try:
-            return release_gate(*args, **options)
+            return judge(*args, **options)
         finally:
             monkeypatch.setattr("flows.release.get_client", no_api)
 
@@ -240,7 +241,7 @@ def test_without_prefects_api_the_roll_back_comes_first(
         asked.append(served(shop))
         raise httpx.ConnectError("All connection attempts failed")
 
-    monkeypatch.setattr("flows.release.release_gate", gate)
+    monkeypatch.setattr(release_gate, "fn", gate)
     with pytest.raises(
         ReleaseRolledBack, match=r"took no note of that .*: do not retry this flow run, release anew"
     ) as told:
@@ -264,9 +265,9 @@ def test_a_note_is_written_once_the_api_answers_again(
 
     def gate(*args: Any, **options: Any) -> Any:
         monkeypatch.setattr("flows.release.get_client", away_at_first)
-        return release_gate(*args, **options)
+        return judge(*args, **options)
 
-    monkeypatch.setattr("flows.release.release_gate", gate)
+    monkeypatch.setattr(release_gate, "fn", gate)
     state = release(**arguments("v3-broken"), return_state=True)
     assert isinstance(state.result(raise_on_failure=False), GateFailed)
     assert state.state_details.flow_run_id is not None

@@ -26,6 +26,7 @@ from prefect_qatech import (
     InvalidInputError,
     LedgerConflict,
     LedgerUnavailable,
+    NotFoundError,
     QATechCredentials,
     QATechPolling,
     QATechRunRecord,
@@ -327,6 +328,12 @@ async def test_tests_that_were_promised_and_not_listed_are_no_pass_outside_a_flo
             await run.afetch_result()
     assert "qatech.gate.passed" not in emitted
     assert "qatech.gate.inconclusive" in emitted
+
+
+async def test_a_gate_that_ends_without_a_verdict_says_so(sandbox: Sandbox, emitted: list[str]) -> None:
+    with pytest.raises(NotFoundError):
+        await judge(sandbox, "pln_nowhere")
+    assert [name for name in emitted if ".gate." in name] == ["qatech.gate.errored"]
 
 
 async def test_a_run_and_a_request_together_make_no_sense(sandbox: Sandbox) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -14,7 +14,8 @@ from prefect.client.orchestration import get_client
 
 from prefect_qatech import GateReport, GatesReport, QATechRun, QATechRunRecord, apublish_gate_report
 from prefect_qatech.report import events
-from prefect_qatech.report.model import GateDecision
+from prefect_qatech.report.model import GateDecision, ReportedApplication
+from prefect_qatech.verdict import Verdict
 from tests.support import a_report
 
 HOSTILE = "Pay\x00 by\x1b[2J \ud800card\u202e\r\nnow"
@@ -46,7 +47,8 @@ async def emit_everything(report: GateReport) -> None:
     events.emit_run_started(record, rerun_of="abc122")
     events.emit_run_finished(QATechRun(run_short_id="abc123", status=HOSTILE, result=HOSTILE), None)
     events.emit_run_unattended("abc123", HOSTILE, "cancelled")
-    await events.emit_gate_asked(report)
+    await events.emit_gate_asked(report, seconds=60)
+    await events.emit_gate_errored(RuntimeError(HOSTILE), plan_short_id=HOSTILE, label=HOSTILE, target=HOSTILE)
     await events.emit_gate_verdict(decided(report, True, HOSTILE))
     await events.emit_gates_verdict(
         GatesReport(names=(HOSTILE, "gone"), reports={HOSTILE: report}, errors={"gone": HOSTILE})
@@ -78,14 +80,43 @@ async def test_an_event_names_the_target(emitted: list[dict[str, Any]]) -> None:
     assert [event["payload"]["target"] for event in emitted] == ["v2"]
 
 
+async def test_an_event_says_what_was_tested_where_and_by_which_rules(emitted: list[dict[str, Any]]) -> None:
+    where = ReportedApplication(application_short_id="app_shop", environment_url="https://pr-42.example.com")
+    report = a_report().model_copy(update={"applications": (where,), "credentials_block": "prod"})
+    await events.emit_gate_verdict(report)
+    [payload] = [event["payload"] for event in emitted]
+    [application] = payload["applications"]
+    assert application["application_short_id"] == "app_shop"
+    assert application["environment_url"] == "https://pr-42.example.com"
+    assert payload["policy"]["max_failed"] == 0
+    assert payload["credentials_block"] == "prod"
+
+
+async def test_an_approval_stands_in_the_place_of_the_verdict(emitted: list[dict[str, Any]]) -> None:
+    report = a_report().model_copy(update={"verdict": Verdict.INCONCLUSIVE})
+    await events.emit_gate_verdict(decided(report, True))
+    await events.emit_gate_verdict(decided(report, False))
+    names = [event["event"] for event in emitted]
+    assert names == ["qatech.gate.approved", "qatech.gate.inconclusive", "qatech.gate.rejected"]
+    assert emitted[0]["payload"]["verdict"] == "inconclusive"
+
+
+async def test_a_question_says_how_much_time_there_is(emitted: list[dict[str, Any]]) -> None:
+    before = datetime.now(timezone.utc).replace(microsecond=0)
+    await events.emit_gate_asked(a_report(), seconds=600)
+    [payload] = [event["payload"] for event in emitted]
+    assert payload["decide_seconds"] == 600
+    assert datetime.fromisoformat(payload["decide_until"]) >= before + timedelta(seconds=600)
+
+
 async def test_one_verdict_is_one_event_however_often_it_is_told(emitted: list[dict[str, Any]]) -> None:
     report = a_report()
     for again in (report, report.model_copy(update={"ended_at": datetime.now(timezone.utc)})):
         await events.emit_gate_verdict(decided(again, True))
         await events.emit_gates_verdict(GatesReport(names=("one",), reports={"one": again}))
     ids = [event["id"] for event in emitted]
-    assert ids[:3] == ids[3:]
-    assert len(set(ids)) == 3
+    assert ids[:2] == ids[2:]
+    assert len(set(ids)) == 2
 
 
 async def test_another_verdict_is_another_event(emitted: list[dict[str, Any]]) -> None:
@@ -101,8 +132,8 @@ async def test_another_verdict_is_another_event(emitted: list[dict[str, Any]]) -
 
 
 async def test_a_question_is_asked_as_often_as_it_is_asked(emitted: list[dict[str, Any]]) -> None:
-    await events.emit_gate_asked(a_report())
-    await events.emit_gate_asked(a_report())
+    await events.emit_gate_asked(a_report(), seconds=60)
+    await events.emit_gate_asked(a_report(), seconds=60)
     assert [event["id"] for event in emitted] == [None, None]
 
 

@@ -1,0 +1,123 @@
+"""Where a gate runs: its flow run, the one that somebody started, their deployments, and whether those run as deployed.
+
+A deployment stands for one plan, application, address and policy. A run of it with others is a gate like any other, and
+says nothing of what the deployment stands for; so the deployment, as a related resource of the gate's events, has a
+label that automations match.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.context import FlowRunContext
+from prefect.logging import get_logger
+
+from prefect_qatech._prefect import PATIENCE_SECONDS
+from prefect_qatech.ledger import root_flow_run
+
+OWN_PARAMETERS = "qatech.own-parameters"
+"""Label of a deployment in a gate's events: "true" where its flow run has the parameters of the deployment."""
+
+MAY_DIFFER = frozenset(
+    {
+        "target",
+        "label",
+        "polling",
+        "waiting",
+        "on_inconclusive",
+        "on_failed",
+        "decision_timeout_seconds",
+        "report_directory",
+    }
+)
+"""Parameters of `release_gate` that change neither what is tested nor the rules; in flows of your own, too."""
+
+
+def changed_parameters(
+    run: Mapping[str, Any], deployed: Mapping[str, Any], schema: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Return the parameters of a flow run that are not those of its deployment.
+
+    Args:
+        run: The flow run's parameters, as JSON; references to blocks by their ids.
+        deployed: Those of its deployment.
+        schema: The deployment's schema of parameters, for what one of them leaves to a default.
+
+    Returns:
+        Their names, without those that may differ.
+    """
+    properties = (schema or {}).get("properties") or {}
+    defaults = {name: field.get("default") for name, field in properties.items() if isinstance(field, Mapping)}
+    run, deployed = {**defaults, **run}, {**defaults, **deployed}
+    names = (run.keys() | deployed.keys()) - MAY_DIFFER
+    return sorted(name for name in names if run.get(name) != deployed.get(name))
+
+
+async def where_it_runs() -> tuple[list[dict[str, str]], list[str] | None]:
+    """Return what a gate's event is related to, and which parameters differ from those that were deployed.
+
+    Returns:
+        The gate's flow run, then the one that somebody started where the gate is a sub-flow run of it, each with its
+        deployment; and the names of parameters that differ, None where there is no deployment, or nobody could ask.
+    """
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return [], None
+    try:
+        with anyio.fail_after(PATIENCE_SECONDS):
+            async with get_client() as client:
+                own = context.flow_run
+                root = await root_flow_run(client, own.id) if own.parent_task_run_id is not None else own
+                return await _related(client, [own] if root.id == own.id else [own, root])
+    except Exception:  # the event counts, not its surroundings
+        get_logger("qatech").warning("The flow run's deployment could not be looked up for an event", exc_info=True)
+        return [], None
+
+
+async def _related(client: PrefectClient, flow_runs: list[FlowRun]) -> tuple[list[dict[str, str]], list[str] | None]:
+    related: list[dict[str, str]] = []
+    differing: set[str] = set()
+    is_deployed = False
+    for flow_run in flow_runs:
+        related.append(_resource("flow-run", str(flow_run.id), flow_run.name))
+        if flow_run.deployment_id is None:
+            continue
+        is_deployed = True
+        deployment = await client.read_deployment(flow_run.deployment_id)
+        # As they are stored: the context holds what the flow has made of them.
+        run = await _by_id(client, (await client.read_flow_run(flow_run.id)).parameters)
+        deployed = await _by_id(client, deployment.parameters)
+        changed = changed_parameters(run, deployed, deployment.parameter_openapi_schema)
+        differing.update(changed)
+        resource = _resource("deployment", str(deployment.id), deployment.name)
+        related.append({**resource, OWN_PARAMETERS: "false" if changed else "true"})
+    return related, sorted(differing) if is_deployed else None
+
+
+def _resource(role: str, id: str, name: str) -> dict[str, str]:
+    return {
+        "prefect.resource.id": f"prefect.{role}.{id}",
+        "prefect.resource.role": role,
+        "prefect.resource.name": name,
+    }
+
+
+async def _by_id(client: PrefectClient, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters in which a block is named by its id alone: a form gives that, a `prefect.yaml` its slug."""
+    return {name: await _block_by_id(client, value) for name, value in parameters.items()}
+
+
+async def _block_by_id(client: PrefectClient, value: Any) -> Any:
+    reference = value.get("$ref") if isinstance(value, Mapping) else None
+    if isinstance(reference, str):
+        return {"$ref": {"block_document_id": reference}}
+    slug = reference.get("block_document_slug") if isinstance(reference, Mapping) else None
+    if not isinstance(slug, str):
+        return value
+    block_type, _, name = slug.partition("/")
+    block = await client.read_block_document_by_name(name=name, block_type_slug=block_type, include_secrets=False)
+    return {"$ref": {"block_document_id": str(block.id)}}
