@@ -67,7 +67,7 @@ def from_event(*names: str) -> dict[str, Any]:
 
 
 GATE_FLOW_RUN = {"gate_flow_run_id": typed("event.payload.get('flow_run_id')")}
-FOR_TRIAGE = {**from_event("run_short_ids", "plan_short_id", "credentials_block", "label"), **GATE_FLOW_RUN}
+FOR_TRIAGE = {**from_event("run_short_ids", "plan_short_id", "run_url", "credentials_block", "label"), **GATE_FLOW_RUN}
 FOR_PROMOTION = {
     **from_event("target", "run_short_id", "run_url", "plan_short_id", "applications", "policy", "verdict", "decision"),
     **from_event("changed_parameters"),

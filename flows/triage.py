@@ -19,7 +19,7 @@ from prefect.utilities.urls import url_for
 
 from prefect_qatech import QATechAPIError, QATechClient, QATechCredentials, QATechRunTestCase, QATechRunTestCaseDetails
 from prefect_qatech.report.artifacts import artifact_key
-from prefect_qatech.report.escape import link, markdown_text
+from prefect_qatech.report.escape import line_link, line_text
 
 AT_ONCE = 8
 MOST_TESTS = 50
@@ -32,6 +32,7 @@ async def triage(
     plan_short_id: str | None = None,
     gate_flow_run_id: str | None = None,
     label: str | None = None,
+    run_url: str | None = None,
     credentials_block: str | None = None,
 ) -> int:
     """Fetch the details of each test that has not passed in a gate's last word on it, and write them down.
@@ -42,6 +43,7 @@ async def triage(
         plan_short_id: The gate's plan.
         gate_flow_run_id: The gate's flow run.
         label: The gate's label.
+        run_url: Address of the gate's latest run.
         credentials_block: Name of the block with which the gate reached QA.tech: its runs are seen with no other.
 
     Returns:
@@ -68,8 +70,8 @@ async def triage(
         sections = await asyncio.gather(*(section(client, case, limit) for case in open_cases[:MOST_TESTS]))
     head = [
         f"## {len(open_cases)} of {len(last_word)} tests have not passed",
-        f"Plan {markdown_text(plan_short_id or 'unknown', 100)}. "
-        f"Runs: {', '.join(link(run.run_short_id, run.url) for run in runs)}. "
+        f"Plan {line_text(plan_short_id or 'unknown', 100)}. "
+        f"Runs: {', '.join(line_link(run.run_short_id, run_url if run is runs[-1] else None) for run in runs)}. "
         f"{await the_gate(gate_flow_run_id, artifact_key('report', label or plan_short_id))}",
     ]
     left = [f"{len(open_cases) - MOST_TESTS} more are not shown."] if len(open_cases) > MOST_TESTS else []
@@ -87,7 +89,7 @@ async def the_gate(flow_run_id: str | None, report_key: str) -> str:
         return "The gate's flow run is unknown."
     page = url_for("flow-run", obj_id=flow_run_id)
     if page is None or not is_uuid(flow_run_id):
-        return f"The gate's flow run: {markdown_text(flow_run_id, 100)}."
+        return f"The gate's flow run: {line_text(flow_run_id, 100)}."
     links = [f"[The gate's flow run]({page})"]
     async with get_client() as client:
         found = await client.read_artifacts(
@@ -121,16 +123,16 @@ async def section(client: QATechClient, case: QATechRunTestCase, limit: asyncio.
         get_run_logger().warning("The details of test case %s could not be had: %s", case.short_id, error)
         note = "Its details could not be had."
     lines = [
-        f"### {markdown_text(case.name, 200)}",
-        f"**{markdown_text(found.result or found.status, 50)}**",
-        markdown_text(found.result_title or "no reason given", 300),
-        markdown_text(found.evaluation_thought or "", 2_000),
+        f"### {line_text(case.name, 200)}",
+        f"**{line_text(found.result or found.status, 50)}**",
+        line_text(found.result_title or "no reason given", 300),
+        line_text(found.evaluation_thought or "", 2_000),
         note,
     ]
     if isinstance(found, QATechRunTestCaseDetails):
         minutes = f"{found.duration_ms / 60_000:.1f} minutes" if found.duration_ms is not None else ""
         links = [
-            link(text, url)
+            line_link(text, url)
             for text, url in (
                 ("test", found.url),
                 ("screenshot", found.screenshot_url),
@@ -138,7 +140,7 @@ async def section(client: QATechClient, case: QATechRunTestCase, limit: asyncio.
             )
             if url
         ]
-        lines.append(", ".join(part for part in (markdown_text(found.error_code or "", 100), minutes, *links) if part))
+        lines.append(", ".join(part for part in (line_text(found.error_code or "", 100), minutes, *links) if part))
     return "\n\n".join(line for line in lines if line)
 
 

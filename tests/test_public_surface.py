@@ -37,7 +37,7 @@ ROOMS = [
 LOW = {"exceptions", "addresses", "inputs", "_prefect", "api"}
 HEIGHT = {name: height for height, room in enumerate(ROOMS) for name in room}
 APART = {"sandbox"}
-WITH_PREFECT = {"report": {"artifacts", "events", "history"}, "polling": {"throttle", "task_run"}}
+WITH_PREFECT = {"report": {"artifacts", "deployed", "events", "history"}, "polling": {"throttle", "task_run"}}
 WITHOUT_PREFECT = ["exceptions", "addresses", "inputs", "api", "verdict", "polling"]
 IN_BOTH_VERSIONS = [
     "get_test_run",

@@ -18,7 +18,7 @@ from prefect.flow_runs import apause_flow_run, asuspend_flow_run
 from prefect.input import RunInput
 from pydantic import ConfigDict, Field
 
-from prefect_qatech.report.escape import link, markdown_text
+from prefect_qatech.report.escape import line_link, line_text
 from prefect_qatech.report.model import GateDecision, GateReport
 
 LOOK_SECONDS = 5
@@ -133,10 +133,10 @@ def _decision(report: GateReport, answer: Any, why: str) -> GateDecision:
 
 
 def _question(report: GateReport) -> str:
-    reasons = [f"- {markdown_text(reason.sentence, 500)}" for reason in report.reasons[:_MAX_REASONS]]
+    reasons = [f"- {line_text(reason.sentence, 500)}" for reason in report.reasons[:_MAX_REASONS]]
     return "\n".join(
         [
-            f"**The gate's verdict is {report.verdict.value}.** {link('Open the run', report.run_url)}",
+            f"**The gate's verdict is {report.verdict.value}.** {line_link('Open the run', report.run_url)}",
             "",
             *reasons,
             "",

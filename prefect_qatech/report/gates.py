@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefect_qatech.report.escape import cell_text, link, markdown_text, plain_text
+from prefect_qatech.report.escape import cell_text, line_link, line_text, plain_text
 from prefect_qatech.report.model import GateReport, GatesReport
 from prefect_qatech.report.wording import HEADLINES, SYMBOLS, counts_text
 from prefect_qatech.verdict import Verdict
@@ -30,7 +30,7 @@ def render_gates(report: GatesReport) -> str:
     targets = sorted({gate.target for gate in report.reports.values() if gate.target})
     ordered = sorted(report.names, key=lambda name: [*Verdict].index(report.verdict_of(name)), reverse=True)
     reasons = [
-        f"- **{markdown_text(name, _NAME_LENGTH)}**: {markdown_text(reason, _REASON_LENGTH)}"
+        f"- **{line_text(name, _NAME_LENGTH)}**: {line_text(reason, _REASON_LENGTH)}"
         for name in ordered
         for reason in _reasons(report, name)
     ]
@@ -39,7 +39,7 @@ def render_gates(report: GatesReport) -> str:
         [
             f"## {SYMBOLS[report.verdict]} {HEADLINES[report.verdict]}",
             "",
-            _sum(report) + (f" Target: {markdown_text(', '.join(targets), _REASON_LENGTH)}." if targets else ""),
+            _sum(report) + (f" Target: {line_text(', '.join(targets), _REASON_LENGTH)}." if targets else ""),
             "",
             "| Gate | Verdict | Plan | Tests | Attempts | Run |",
             "| --- | --- | --- | --- | --- | --- |",
@@ -66,12 +66,12 @@ def _sum(report: GatesReport) -> str:
 
 def _row(report: GatesReport, name: str) -> str:
     gate = report.reports.get(name)
-    shown = markdown_text(name, _NAME_LENGTH)
+    shown = line_text(name, _NAME_LENGTH)
     if gate is None:
         return f"| {shown} | {SYMBOLS[Verdict.INCONCLUSIVE]} could not be evaluated | | | | |"
-    run = link(gate.run_short_id or "", gate.run_url)
+    run = line_link(gate.run_short_id or "", gate.run_url)
     verdict = f"{SYMBOLS[gate.verdict]} {gate.verdict}"
-    plan = markdown_text(gate.plan_name or gate.plan_short_id or "", _NAME_LENGTH)
+    plan = line_text(gate.plan_name or gate.plan_short_id or "", _NAME_LENGTH)
     return f"| {shown} | {verdict} | {plan} | {counts_text(gate)} | {len(gate.attempts)} | {run} |"
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import pytest
@@ -20,6 +21,7 @@ from flows.release import release
 from flows.triage import triage
 from prefect_qatech import GatesNotPassed, QATechCredentials, QATechPolling
 from prefect_qatech.sandbox import Sandbox
+from tests.report.reading import raw_references, render
 from tests.support import artifacts_of, credentials_for, one_plan, posts
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -113,13 +115,18 @@ async def test_a_triage_shows_texts_of_the_service_as_text() -> None:
         reach = credentials_for(sandbox)
         check_release(reach, "pln_one", polling=POLLING, return_state=True)
         runs = [run["short_id"] for run in sandbox.runs()]
-        state = await triage(reach, runs, plan_short_id=evil, gate_flow_run_id=evil, return_state=True)
+        qatech = sandbox.url
+        ids = {"plan_short_id": evil, "gate_flow_run_id": evil, "run_url": f"{qatech}/latest"}
+        state = await triage(reach, runs, return_state=True, **ids)
     assert await state.aresult() == 1
     text = await published(state)
     assert "## 1 of 2 tests have not passed" in text
-    assert "TEST&#95;FAILED" in text
-    assert "<img" not in text
-    assert "](javascript" not in text
+    assert "TEST\\_FAILED" in text
+    assert raw_references(text) == []
+    page = render(text)
+    assert page.images == []
+    assert {urlsplit(link).netloc for link in page.links} == {urlsplit(qatech).netloc}
+    assert f"{qatech}/latest" in page.links
 
 
 async def test_a_triage_without_runs_says_so(credentials: QATechCredentials) -> None:

@@ -54,6 +54,13 @@ def render(markdown: str, *, bare_domains: bool = True) -> Page:
     return page
 
 
+def raw_references(markdown: str) -> list[str]:
+    """Give the character references that one of Prefect's UIs shows as they are written: outside of HTML, most."""
+    known = {"&amp;", "&lt;", "&gt;", "&quot;", "&#39;"}
+    outside = re.sub(r"<details>.*?</details>", "", markdown, flags=re.DOTALL)
+    return [found for found in re.findall(r"&#?\w+;", outside) if found not in known]
+
+
 def words(text: str) -> str:
     return " ".join(text.split())
 

@@ -11,7 +11,7 @@ from prefect_qatech.report.escape import plain_text
 from prefect_qatech.report.model import GateReport, GatesReport
 from prefect_qatech.verdict import Verdict
 from tests.report.campaigns import attempt, report_of
-from tests.report.reading import HOSTILE, render, words
+from tests.report.reading import HOSTILE, raw_references, render, words
 
 
 def gates(*targets: str | None) -> GatesReport:
@@ -73,6 +73,7 @@ def test_hostile_text_stays_text(kind: str) -> None:
     target = evil.encode(errors="replace").decode() or "x"
     gate = gate.model_copy(update={"plan_name": evil, "target": target})
     report = GatesReport(names=(evil, "b"), reports={evil: gate}, errors={"b": evil})
+    assert raw_references(render_gates(report)) == []
     shown = render(render_gates(report))
     assert shown.links == []
     assert shown.images == []

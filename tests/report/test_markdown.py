@@ -25,7 +25,7 @@ from prefect_qatech.report.model import GateReport
 from prefect_qatech.verdict import GatePolicy, Outcome, QuarantineEntry, TestVerdict, Verdict
 from tests.report import campaigns
 from tests.report.campaigns import attempt, everything, hostile, project_id, report_of
-from tests.report.reading import HOSTILE, Page, invisible, render, svg, words
+from tests.report.reading import HOSTILE, Page, invisible, raw_references, render, svg, words
 
 OUR_TAGS = {
     *("h2", "h3", "h4", "p", "ul", "li", "strong", "em", "details", "summary", "wbr", "a", "img"),
@@ -49,6 +49,7 @@ def test_nothing_of_the_service_becomes_markup(kind: str) -> None:
     text = HOSTILE[kind]
     for form, url in product(FORMS, URLS):
         markdown = FORMS[form](hostile(text, url))
+        assert raw_references(markdown) == []
         shown, harmless = render(markdown), harmless_page(form, url)
         assert shown.tags <= OUR_TAGS
         assert shown.images == harmless.images == []
