@@ -75,6 +75,22 @@ def wait_for_test_run(
     return run_sync(lambda: wait_for_one(credentials, run, timeout_seconds, polling=polling, artifact_key=artifact_key))
 
 
+@task(name="wait_for_test_run", description="Wait until a QA.tech run has ended.", retries=0, **NOT_CACHED)
+async def await_in_a_gate(
+    credentials: QATechCredentials,
+    run: QATechRunRecord,
+    timeout_seconds: float,
+    *,
+    polling: QATechPolling,
+    artifact_key: str,
+) -> QATechRun | WaitTimedOut:
+    """Wait as `await_for_test_run` does, and return what it raises at the deadline: to a gate that is no error."""
+    try:
+        return await _wait(credentials, run, timeout_seconds, polling, artifact_key)
+    except WaitTimedOut as error:
+        return error
+
+
 @task(name="wait_for_test_runs", description="Wait until QA.tech runs have ended.", retries=0, **NOT_CACHED)
 async def await_for_test_runs(
     credentials: QATechCredentials,

@@ -25,7 +25,7 @@ EXAMPLES = {
     "prefect.yaml",
     "test_flows.py",
     *(f"flows/{name}.py" for name in ("__init__", "check", "nightly", "preview", "release", "triage", "watcher")),
-    *(f"deployments/{name}" for name in ("automations.py", "compose.yaml", "proxy.conf")),
+    *(f"deployments/{name}" for name in ("automations.py", "compose.yaml", "proxy.conf", "suspended.yaml")),
     "deployments/kubernetes-worker-values.yaml",
 }
 
@@ -136,6 +136,10 @@ def test_init_writes_over_nothing(written: Path, installed: Path) -> None:
         assert "flows/check.py" in done.stderr
     finally:
         mine.write_text(before)
+
+
+def test_init_may_be_called_again(written: Path, installed: Path) -> None:
+    assert init(written, installed).returncode == 0
 
 
 def test_in_a_clone_init_says_that_all_is_there(tmp_path: Path) -> None:

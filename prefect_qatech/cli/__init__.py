@@ -74,7 +74,7 @@ def sandbox(*, port: int = 8400, scenario: Path | None = None, speed: float = 60
 
 @app.command
 def init(directory: Path) -> None:
-    """Write flows, prefect.yaml, deployments and a test to begin with; nothing that is there is written over.
+    """Write flows, prefect.yaml, deployments and a test to begin with; nothing that you have changed is written over.
 
     Args:
         directory: Where to; made where it is missing.
@@ -85,7 +85,8 @@ def init(directory: Path) -> None:
     files = sorted(
         path.relative_to(examples) for path in examples.rglob("*") if path.is_file() and path.suffix != ".pyc"
     )
-    if there := [str(file) for file in files if (directory / file).exists()]:
+    is_other = {file: _is_other(directory / file, (examples / file).read_bytes()) for file in files}
+    if there := [str(file) for file in files if is_other[file]]:
         end(f"Nothing was written: {', '.join(there)} would be written over in {directory.resolve()}")
     try:
         for file in files:
@@ -100,6 +101,11 @@ def init(directory: Path) -> None:
     print("block, the application, its address and the test plans. Then save the block, make a work pool, deploy, and")
     print(f"start a worker: {_GUIDE} has the commands.")
     print("The test needs pytest and the extra sandbox.")
+
+
+def _is_other(path: Path, content: bytes) -> bool:
+    """Whether something else than this content is at a path."""
+    return path.exists() and not (path.is_file() and path.read_bytes() == content)
 
 
 _ledger = App(

@@ -281,7 +281,9 @@ class GateCampaign:
         return report
 
     def _note(self, incident: Incident, sentence: str) -> None:
-        self.logger.error("%s", sentence)
+        # That a run takes longer than its gate is nobody's fault, and the report has it.
+        log = self.logger.warning if incident is Incident.DEADLINE_PASSED else self.logger.error
+        log("%s", sentence)
         if incident not in self.incidents:
             self.incidents.append(incident)
         self.notes.append(plain_text(sentence, MAX_SENTENCE))

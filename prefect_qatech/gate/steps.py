@@ -22,6 +22,7 @@ from prefect_qatech.gate.campaign import Beginning, NextRun
 from prefect_qatech.gate.details import Details, details_of
 from prefect_qatech.gate.settings import GateSettings
 from prefect_qatech.ledger import QATechRunRecord
+from prefect_qatech.polling.exceptions import WaitTimedOut
 from prefect_qatech.polling.throttle import Throttle
 from prefect_qatech.release_checks import MAKES_CHECK, astart_release_check, await_for_release_check
 from prefect_qatech.report import artifacts, events
@@ -36,7 +37,7 @@ from prefect_qatech.tasks import (
     astart_test_run,
     no_retry_after,
 )
-from prefect_qatech.waits import await_for_test_run
+from prefect_qatech.waits import await_in_a_gate
 
 _RECORD_SECONDS = 10.0
 _PASS_SECONDS = 60.0
@@ -149,13 +150,16 @@ class FlowRunSteps:
             await suspend.suspend_until_ended(self.credentials, record, seconds_left, self.settings.polling)
             seconds_left = max(0.0, seconds_left - (time.monotonic() - began))
         subject = self.settings.label or record.plan_short_id or self.request.test_plan_short_id or record.run_short_id
-        return await await_for_test_run(
+        seen = await await_in_a_gate(
             self.credentials,
             record,
             seconds_left,
             polling=self.settings.polling,
             artifact_key=artifact_key("progress", subject),
         )
+        if isinstance(seen, WaitTimedOut):
+            raise seen
+        return seen
 
     async def has_started_check(self, first: QATechRunRecord) -> bool:
         return await ledger.through_outages(

@@ -217,7 +217,7 @@ async def test_a_result_that_comes_late_is_waited_for() -> None:
 
 
 async def test_a_run_that_never_ends_is_inconclusive_at_the_deadline(
-    sandbox: Sandbox, credentials: QATechCredentials
+    sandbox: Sandbox, credentials: QATechCredentials, caplog: pytest.LogCaptureFixture
 ) -> None:
     policy, rare = GatePolicy(deadline_seconds=3), QATechPolling(first_seconds=600, max_seconds=3600)
     with pytest.raises(GateInconclusive, match=r"goes on at QA\.tech") as caught:
@@ -233,6 +233,8 @@ async def test_a_run_that_never_ends_is_inconclusive_at_the_deadline(
     assert report.attempts[0].finished_at is None
     assert "deadline" in caught.value.message
     assert counted(sandbox) == (1, 0)
+    red = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert [message for message in red if "GateInconclusive" not in message] == [], "a deadline is no error of a task"
 
 
 async def aged(flow_run: UUID, hours: float) -> None:
