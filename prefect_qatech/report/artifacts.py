@@ -20,6 +20,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
 from prefect.logging import get_logger
+from prefect.utilities.urls import url_for
 
 from prefect_qatech._prefect import PATIENCE_SECONDS
 from prefect_qatech.addresses import safe_url
@@ -139,8 +140,15 @@ async def publish_gates(report: GatesReport) -> None:
     """
 
     async def summary() -> None:
-        description = f"QA.tech gates: {report.verdict.value}"
-        await acreate_markdown_artifact(markdown=render_gates(report), key="qatech-gates", description=description)
+        passed = sum(gate.passed for gate in report.reports.values())
+        description = f"QA.tech gates: {report.verdict.value}, {passed} of {len(report.names)} passed"
+        pages = {
+            name: page
+            for name, gate in report.reports.items()
+            if gate.flow_run_id and (page := url_for("flow-run", obj_id=gate.flow_run_id))
+        }
+        markdown = render_gates(report, pages=pages)
+        await acreate_markdown_artifact(markdown=markdown, key="qatech-gates", description=description)
 
     await _safely(summary(), REPORT_SECONDS)
 

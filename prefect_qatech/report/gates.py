@@ -1,26 +1,29 @@
-"""Several gates at once: a row for each, the reasons of those that did not pass, and the same in one line."""
+"""Several gates at once: what became of each, why where it did not pass, and the same in one line."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from prefect_qatech.report.escape import cell_text, line_link, line_text, plain_text
 from prefect_qatech.report.model import GateReport, GatesReport
-from prefect_qatech.report.wording import HEADLINES, SYMBOLS, counts_text
-from prefect_qatech.verdict import Verdict
+from prefect_qatech.report.wording import HEADLINES, SYMBOLS, counts_text, duration_text, spent
+from prefect_qatech.verdict import TestVerdict, Verdict
 
-_MAX_REASONS = 100
+_MAX_TOLD = 100
 _MAX_NAMED = 10
 _NAME_LENGTH = 120
 _REASON_LENGTH = 300
 
 
-def render_gates(report: GatesReport) -> str:
+def render_gates(report: GatesReport, *, pages: Mapping[str, str] | None = None) -> str:
     """Return the summary of several gates as the Markdown artifact of the Prefect UI.
 
     Args:
         report: What became of them.
+        pages: A gate's name to the address of its flow run's page, as Prefect gives it.
 
     Returns:
-        Markdown: a table with a row for each gate, those that did not pass first.
+        Markdown: an item for each gate, those that did not pass first.
 
     Example:
         ```python
@@ -29,26 +32,46 @@ def render_gates(report: GatesReport) -> str:
     """
     targets = sorted({gate.target for gate in report.reports.values() if gate.target})
     ordered = sorted(report.names, key=lambda name: [*Verdict].index(report.verdict_of(name)), reverse=True)
-    reasons = [
-        f"- **{line_text(name, _NAME_LENGTH)}**: {line_text(reason, _REASON_LENGTH)}"
-        for name in ordered
-        for reason in _reasons(report, name)
-    ]
-    more = f"- and {len(reasons) - _MAX_REASONS} more" if len(reasons) > _MAX_REASONS else ""
+    seconds = sum(spent(gate).seconds for gate in report.reports.values())
+    took = f" {duration_text(seconds)} of runs." if seconds else ""
     return "\n".join(
         [
             f"## {SYMBOLS[report.verdict]} {HEADLINES[report.verdict]}",
             "",
-            _sum(report) + (f" Target: {line_text(', '.join(targets), _REASON_LENGTH)}." if targets else ""),
+            f"{_sum(report)}{took}" + (f" Target: {line_text(', '.join(targets), _REASON_LENGTH)}." if targets else ""),
             "",
-            "| Gate | Verdict | Plan | Tests | Attempts | Run |",
-            "| --- | --- | --- | --- | --- | --- |",
-            *(_row(report, name) for name in ordered),
-            "",
-            *reasons[:_MAX_REASONS],
-            more,
+            # No table: neither UI breaks a line in one, and what is too far to the right is not seen.
+            *(line for name in ordered[:_MAX_TOLD] for line in _item(report, name, (pages or {}).get(name))),
+            *(next(_item(report, name, (pages or {}).get(name))) for name in ordered[_MAX_TOLD:]),
         ]
     ).rstrip()
+
+
+def _item(report: GatesReport, name: str, page: str | None) -> Iterator[str]:
+    gate = report.reports.get(name)
+    shown = f"**{line_text(name, _NAME_LENGTH)}**"
+    head = f"- {SYMBOLS[report.verdict_of(name)]} {f'[{shown}]({page})' if page else shown}"
+    if gate is None:
+        yield f"{head}: could not be evaluated"
+    else:
+        plan = gate.plan_name or gate.plan_short_id or ""
+        seconds = spent(gate).seconds
+        parts = [
+            f"{head}: {gate.verdict}",
+            line_text(plan, _NAME_LENGTH) if plan != name else "",
+            counts_text(gate),
+            f"{len(gate.attempts)} attempt{'' if len(gate.attempts) == 1 else 's'}",
+            duration_text(seconds) if seconds else "",
+            line_link(f"run {gate.run_short_id}", gate.run_url) if gate.run_short_id else "",
+        ]
+        yield " · ".join(part for part in parts if part)
+        for word, verdict in (("Failed", TestVerdict.FAILED), ("Flaky", TestVerdict.FLAKY)):
+            if names := [test.name for test in gate.tests_with(verdict)]:
+                told = ", ".join(line_text(test, _NAME_LENGTH) or "(no name)" for test in names[:_MAX_NAMED])
+                more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+                yield f"  - {word}: {told}{more}"
+    for reason in _reasons(report, name):
+        yield f"  - {line_text(reason, _REASON_LENGTH)}"
 
 
 def gates_message(report: GatesReport) -> str:
@@ -62,17 +85,6 @@ def gates_message(report: GatesReport) -> str:
 def _sum(report: GatesReport) -> str:
     passed = sum(report.verdict_of(name) is Verdict.PASS for name in report.names)
     return f"{passed} of {len(report.names)} gates passed."
-
-
-def _row(report: GatesReport, name: str) -> str:
-    gate = report.reports.get(name)
-    shown = line_text(name, _NAME_LENGTH)
-    if gate is None:
-        return f"| {shown} | {SYMBOLS[Verdict.INCONCLUSIVE]} could not be evaluated | | | | |"
-    run = line_link(gate.run_short_id or "", gate.run_url)
-    verdict = f"{SYMBOLS[gate.verdict]} {gate.verdict}"
-    plan = line_text(gate.plan_name or gate.plan_short_id or "", _NAME_LENGTH)
-    return f"| {shown} | {verdict} | {plan} | {counts_text(gate)} | {len(gate.attempts)} | {run} |"
 
 
 def _reasons(report: GatesReport, name: str) -> list[str]:

@@ -59,6 +59,10 @@ class Scene:
         found: dict[str, Any] = self.world.get(f"/deployments/name/{name}")
         return found
 
+    def change(self, deployment_id: UUID | str, **fields: Any) -> None:
+        """Change a deployment, as often as a locked SQLite asks for."""
+        eventually(lambda: self.world.http.patch(f"/deployments/{deployment_id}", json=fields).is_success, "the change")
+
     def run(self, name: str, **parameters: Any) -> UUID:
         return self.world.run(UUID(self.deployment(name)["id"]), **parameters)
 
@@ -88,6 +92,7 @@ def scene(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sc
                 world.spawn("qatech-worker", *command, env=scene.env, cwd=scene.directory)
             else:
                 scene.said[line] = scene.command(line)
+        scene.command("prefect --no-prompt deploy --all --prefect-file deployments/suspended.yaml")
         try:
             yield scene
         finally:
@@ -230,8 +235,7 @@ class Acting:
         )
         # Prefect tells the action's parameters from the schema of the flow, as `prefect deploy` does.
         schema = promote.parameters.model_dump_for_openapi()
-        answer = scene.world.http.patch(f"/deployments/{self.promote}", json={"parameter_openapi_schema": schema})
-        assert answer.is_success, answer.text
+        scene.change(self.promote, parameter_openapi_schema=schema)
 
     def make(self, *more: str) -> None:
         given = f"--notify {self.block} --promote promote/e2e --crashed-after 540 {' '.join(more)}"
@@ -254,14 +258,9 @@ def acting(scene: Scene, webhook: tuple[str, list[dict[str, Any]]]) -> Acting:
 def deployed_with(scene: Scene, **parameters: Any) -> Iterator[None]:
     """The release gate, deployed with other parameters."""
     deployment = scene.deployment(GATE)
-
-    def deploy(parameters: dict[str, Any]) -> None:
-        answer = scene.world.http.patch(f"/deployments/{deployment['id']}", json={"parameters": parameters})
-        assert answer.is_success, answer.text
-
-    deploy({**deployment["parameters"], **parameters})
+    scene.change(deployment["id"], parameters={**deployment["parameters"], **parameters})
     yield
-    deploy(deployment["parameters"])
+    scene.change(deployment["id"], parameters=deployment["parameters"])
 
 
 def test_only_the_gate_as_it_was_deployed_promotes(scene: Scene, acting: Acting) -> None:
@@ -277,7 +276,8 @@ def test_only_the_gate_as_it_was_deployed_promotes(scene: Scene, acting: Acting)
     ]
     # A night that has passed promotes nothing, nor does a gate that was run by hand with another plan and policy.
     night = scene.run(NIGHT, polling=POLLING, test_plan_short_ids=["pln_flaky"])
-    custom = scene.run(GATE, polling=POLLING, test_plan_short_id="pln_broken", policy={"max_failed": 99})
+    relaxed = {"max_failed": 99, "max_undecided": 99}
+    custom = scene.run(GATE, polling=POLLING, test_plan_short_id="pln_broken", policy=relaxed)
     scene.world.wait_for_state(night, "COMPLETED")
     scene.world.wait_for_state(custom, "COMPLETED")
     passed = scene.run(GATE, polling=POLLING, target="v1.4.2")
