@@ -6,9 +6,11 @@ serves it from this machine, as `check-release/local`; `prefect.yaml` deploys it
 parameters are a form: the credentials are picked from the saved blocks.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from prefect import flow
+from prefect.runtime import flow_run
+from pydantic import Field
 
 from prefect_qatech import (
     GatePolicy,
@@ -20,18 +22,31 @@ from prefect_qatech import (
     QATechRunRequest,
     release_gate,
 )
+from prefect_qatech.gate.names import run_name
+
+# What the form and the API refuse before there is a flow run.
+Id = Annotated[str, Field(pattern=r"^[^\s/?#%]+$")]
+Address = Annotated[str, Field(pattern=r"^https?://[^\s/]+\S*$")]
 
 
-@flow(name="check-release", retries=0)
+def name_of_run() -> str:
+    """Name the flow run by what it tests, where, and which version of it."""
+    given = flow_run.parameters
+    return run_name(given["test_plan_short_id"], given["environment_url"], given["target"])
+
+
+@flow(name="check-release", flow_run_name=name_of_run, retries=0)
 def check_release(
     credentials: QATechCredentials,
-    test_plan_short_id: str,
-    application_short_id: str | None = None,
-    environment_url: str | None = None,
+    test_plan_short_id: Id,
+    application_short_id: Id | None = None,
+    environment_url: Address | None = None,
     target: str | None = None,
     policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen, and the UI's form shows it
     polling: QATechPolling | None = None,
     on_inconclusive: Literal["stop", "ask"] = "stop",
+    on_failed: Literal["stop", "ask"] = "stop",
+    decision_timeout_seconds: float = 3600.0,
     waiting: Literal["poll", "suspend"] = "poll",
 ) -> GateReport:
     """Test what runs at an address, and fail unless it may go out.
@@ -45,6 +60,8 @@ def check_release(
         policy: What is tolerated, how often is rerun, how long is waited.
         polling: How often to look at a run.
         on_inconclusive: `stop`, or `ask` a person, by a form in the Prefect UI.
+        on_failed: The same for a gate that failed.
+        decision_timeout_seconds: How long that person has; no answer in time is a no.
         waiting: `poll`, or `suspend`, which frees the worker while QA.tech works; needs `flows/watcher.py`.
 
     Returns:
@@ -72,6 +89,8 @@ def check_release(
         policy=policy,
         polling=polling,
         on_inconclusive=on_inconclusive,
+        on_failed=on_failed,
+        decision_timeout_seconds=decision_timeout_seconds,
         waiting=waiting,
     )
 

@@ -12,7 +12,12 @@ from prefect.runtime import flow_run
 from prefect_qatech import GatePolicy, QATechCredentials, QATechPolling, agather_gates
 
 
-@flow(name="nightly-regression", retries=0)
+def night() -> str:
+    """Name the night: the same on each retry."""
+    return f"night of {flow_run.scheduled_start_time:%Y-%m-%d %H:%M} UTC"
+
+
+@flow(name="nightly-regression", flow_run_name=night, retries=0)
 async def nightly(
     credentials: QATechCredentials,
     test_plan_short_ids: list[str],
@@ -43,7 +48,7 @@ async def nightly(
         credentials,
         {plan: plan for plan in test_plan_short_ids},
         # A retry in the same night tests what has passed no second time.
-        target=f"night of {flow_run.scheduled_start_time:%Y-%m-%d %H:%M} UTC",
+        target=night(),
         policy=policy,
         gates_at_once=gates_at_once,
         polling=polling,

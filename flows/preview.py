@@ -7,6 +7,7 @@ by an API call with the parameters below, or by an event `preview.deployed` with
 """
 
 from prefect import flow
+from prefect.runtime import flow_run
 
 from prefect_qatech import (
     GatePolicy,
@@ -19,9 +20,18 @@ from prefect_qatech import (
     QATechRunRequest,
     release_gate,
 )
+from prefect_qatech.gate.names import run_name
 
 
-@flow(name="preview-check", retries=0)
+def name_of_run() -> str:
+    """Name the flow run by the pull request, where it runs, and its commit."""
+    given = flow_run.parameters
+    number = given["pull_request"]
+    what = given["test_plan_short_id"] if number is None else f"Pull request {number}"
+    return run_name(what, given["preview_url"], given["commit_hash"])
+
+
+@flow(name="preview-check", flow_run_name=name_of_run, retries=0)
 def preview_check(
     credentials: QATechCredentials,
     preview_url: str,

@@ -55,6 +55,7 @@ from prefect_qatech import (
     QATechRunRequest,
     release_gate,
 )
+from prefect_qatech.gate.names import run_name
 
 NOTE_SECONDS = 600.0
 GRACE_SECONDS = 5.0
@@ -82,8 +83,14 @@ Command = Annotated[str | list[str], AfterValidator(words_of)]
 """A program and its arguments. No shell reads it: for pipes and variables write `["sh", "-c", "..."]`."""
 
 
+def name_of_run() -> str:
+    """Name the flow run by what is released, where it is tested, and its version."""
+    given = flow_run.parameters
+    return run_name(given["application_short_id"], given["environment_url"], given["target"])
+
+
 # Stated on purpose: no default of the Prefect installation decides that a release is repeated.
-@flow(name="release", retries=0)
+@flow(name="release", flow_run_name=name_of_run, retries=0)
 def release(
     deploy_command: Command,
     environment_url: str,

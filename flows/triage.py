@@ -25,7 +25,7 @@ AT_ONCE = 8
 MOST_TESTS = 50
 
 
-@flow(name="triage", retries=0)
+@flow(name="triage", flow_run_name="triage of {plan_short_id}", retries=0)
 async def triage(
     credentials: QATechCredentials,
     run_short_ids: list[str],

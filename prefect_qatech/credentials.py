@@ -84,7 +84,6 @@ class QATechCredentials(Checked, CredentialsBlock):
 
     _block_type_name = "QA.tech Credentials"
     _block_type_slug = "qatech-credentials"
-    _logo_url = "https://qa.tech/favicon.ico"  # type: ignore[assignment]
     _documentation_url = "https://docs.qa.tech"  # type: ignore[assignment]
     _description = "API token and address of the service that runs end-to-end tests"
 

@@ -158,7 +158,6 @@ class QATechTestPlan(Checked, _JobBlock):
 
     _block_type_name = "QA.tech Test Plan"
     _block_type_slug = "qatech-test-plan"
-    _logo_url = "https://qa.tech/favicon.ico"  # type: ignore[assignment]
     _documentation_url = "https://docs.qa.tech"  # type: ignore[assignment]
     _description = "Run a test plan, rerun what failed, and decide whether a release may go out"
 

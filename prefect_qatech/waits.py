@@ -20,7 +20,21 @@ from prefect_qatech.polling.task_run import wait_for_many, wait_for_one
 from prefect_qatech.tasks import NOT_CACHED
 
 
-@task(name="wait_for_test_run", description="Wait until a QA.tech run has ended.", retries=0, **NOT_CACHED)
+def _name_of_wait(parameters: dict[str, Any]) -> str:
+    run = parameters.get("run")
+    return f"wait for {run.run_short_id if isinstance(run, QATechRunRecord) else shown(run)}"
+
+
+_ONE: dict[str, Any] = {
+    "name": "wait_for_test_run",
+    "description": "Wait until a QA.tech run has ended.",
+    "task_run_name": _name_of_wait,
+    "retries": 0,
+    **NOT_CACHED,
+}
+
+
+@task(**_ONE)
 async def await_for_test_run(
     credentials: QATechCredentials,
     run: QATechRunRecord | str,
@@ -33,7 +47,7 @@ async def await_for_test_run(
     return await wait_for_one(credentials, run, timeout_seconds, polling=polling, artifact_key=artifact_key)
 
 
-@task(name="wait_for_test_run", description="Wait until a QA.tech run has ended.", retries=0, **NOT_CACHED)
+@task(**_ONE)
 def wait_for_test_run(
     credentials: QATechCredentials,
     run: QATechRunRecord | str,
@@ -75,7 +89,7 @@ def wait_for_test_run(
     return run_sync(lambda: wait_for_one(credentials, run, timeout_seconds, polling=polling, artifact_key=artifact_key))
 
 
-@task(name="wait_for_test_run", description="Wait until a QA.tech run has ended.", retries=0, **NOT_CACHED)
+@task(**_ONE)
 async def await_in_a_gate(
     credentials: QATechCredentials,
     run: QATechRunRecord,

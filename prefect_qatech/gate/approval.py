@@ -20,6 +20,8 @@ from pydantic import ConfigDict, Field
 
 from prefect_qatech.report.escape import line_link, line_text
 from prefect_qatech.report.model import GateDecision, GateReport
+from prefect_qatech.report.wording import campaign_name, time_text
+from prefect_qatech.verdict import TestVerdict
 
 LOOK_SECONDS = 5
 """How often Prefect is asked whether there is an answer."""
@@ -27,11 +29,11 @@ LOOK_SECONDS = 5
 SERVER_GRACE_SECONDS = 24 * 3600
 """How much later than the gate Prefect itself gives up on a suspended flow run: with no verdict, and no report."""
 
-NO_ANSWER = {"decision": "reject", "reason": "Nobody answered in time."}
+NO_ANSWER = {"decision": "reject", "reason": "Nobody answered in time.", "decided_by": "nobody"}
 """What the form of a suspended flow run is filled in with when its time is over."""
 
 _SERVER_GRACE_SECONDS = 600
-_MAX_REASONS = 20
+_MAX_REASONS, _MAX_NAMES, _NAME_LENGTH = 20, 10, 120
 
 
 class QATechReleaseDecision(RunInput):
@@ -41,8 +43,7 @@ class QATechReleaseDecision(RunInput):
 
     decision: Literal["reject", "approve"] = Field(title="May the release go out?")
     reason: str = Field(title="Why?", min_length=1, max_length=2_000)
-    # Text and not perhaps nothing: of the latter Prefect's UI makes a choice between two types.
-    decided_by: str = Field(default="", title="Who decides?", max_length=200, description="Goes into the report.")
+    decided_by: str = Field(title="Who decides?", min_length=1, max_length=200, description="Goes into the report.")
 
 
 async def ask(report: GateReport, *, timeout_seconds: float, key: str) -> GateDecision:
@@ -58,11 +59,12 @@ async def ask(report: GateReport, *, timeout_seconds: float, key: str) -> GateDe
     """
     answer: Any = None
     why = "Nobody answered in time."
+    until = datetime.now(timezone.utc) + timedelta(seconds=timeout_seconds)
     try:
         # Prefect's own time-out would put a state of its own in the place of the gate's message.
         with anyio.move_on_after(timeout_seconds + LOOK_SECONDS):
             answer = await apause_flow_run(
-                wait_for_input=_form(report),
+                wait_for_input=_form(report, until),
                 timeout=math.ceil(timeout_seconds) + _SERVER_GRACE_SECONDS,
                 poll_interval=LOOK_SECONDS,
                 key=key,
@@ -96,7 +98,7 @@ async def ask_suspended(report: GateReport, *, until: datetime, key: str) -> Gat
     why = "The flow run was resumed without an answer."
     try:
         answer = await asuspend_flow_run(
-            wait_for_input=_form(report), timeout=math.ceil(seconds) + SERVER_GRACE_SECONDS, key=key
+            wait_for_input=_form(report, until), timeout=math.ceil(seconds) + SERVER_GRACE_SECONDS, key=key
         )
     except (ValueError, KeyError, TypeError):
         why = "There is no answer that could be read."
@@ -117,8 +119,8 @@ async def _is_late(answer: QATechReleaseDecision, until: datetime) -> bool:
     return answered_at is None or answered_at > until + timedelta(seconds=LOOK_SECONDS)
 
 
-def _form(report: GateReport) -> type[QATechReleaseDecision]:
-    return QATechReleaseDecision.with_initial_data(description=_question(report))
+def _form(report: GateReport, until: datetime) -> type[QATechReleaseDecision]:
+    return QATechReleaseDecision.with_initial_data(description=question(report, until))
 
 
 def _decision(report: GateReport, answer: Any, why: str) -> GateDecision:
@@ -126,19 +128,43 @@ def _decision(report: GateReport, answer: Any, why: str) -> GateDecision:
     return GateDecision(
         approved=is_answer and answer.decision == "approve",
         reason=answer.reason if is_answer else why,
-        decided_by=(answer.decided_by or None) if is_answer else None,
+        decided_by=answer.decided_by if is_answer and answer.decided_by != NO_ANSWER["decided_by"] else None,
         decided_at=datetime.now(timezone.utc),
         evidence_sha256=report.evidence_sha256,
     )
 
 
-def _question(report: GateReport) -> str:
-    reasons = [f"- {line_text(reason.sentence, 500)}" for reason in report.reasons[:_MAX_REASONS]]
+def question(report: GateReport, until: datetime) -> str:
+    """Pure: return what the form says above its fields.
+
+    Args:
+        report: What there is to decide on.
+        until: How long there is time for an answer.
+
+    Returns:
+        Markdown.
+    """
+    names = [test.name for test in report.tests_with(TestVerdict.FAILED)]
+    told = ", ".join(line_text(name, _NAME_LENGTH) or "(no name)" for name in names[:_MAX_NAMES])
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    where = ", ".join(line_text(app.environment_url, 300) for app in report.applications if app.environment_url)
+    about = [
+        f"**{line_text(campaign_name(report), _NAME_LENGTH)}**",
+        f"on {where}" if where else "",
+        f"target {line_text(report.target, _NAME_LENGTH)}" if report.target else "",
+        line_link("Open the run", report.run_url),
+    ]
     return "\n".join(
         [
-            f"**The gate's verdict is {report.verdict.value}.** {line_link('Open the run', report.run_url)}",
+            f"**The gate's verdict is {report.verdict.value}.** {' · '.join(part for part in about if part)}",
             "",
-            *reasons,
+            *(f"- {line_text(reason.sentence, 500)}" for reason in report.reasons[:_MAX_REASONS]),
+            *([f"- Failed: {told}{more}"] if names else []),
+            "",
+            f"There is time until **{time_text(until)}**; no answer is a no.",
+            "",
+            "**Approve**: this flow run completes, and what follows the gate goes on; the verdict stays what it is, "
+            "and the report names you beside it. **Reject**: the flow run fails.",
             "",
             "The whole report is among the artifacts of this flow run. "
             f"Evidence: `{report.evidence_sha256[:16]}`. An approval counts for this evidence alone.",

@@ -28,6 +28,7 @@ from prefect_qatech.api.requests import QATechRunRequest, as_request
 from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.gate.campaign import MAX_SENTENCE, GateCampaign, ReleaseCheck
+from prefect_qatech.gate.names import name_of_this_gate
 from prefect_qatech.gate.settings import GateSettings, HowToWait, OnNoPass
 from prefect_qatech.gate.steps import FlowRunSteps
 from prefect_qatech.ledger import QATechRunRecord, check_that_no_context_was_lost
@@ -145,7 +146,7 @@ async def _run_gate(
     return report
 
 
-@flow(name="release-gate", retries=0)
+@flow(name="release-gate", flow_run_name=name_of_this_gate, retries=0)
 async def arelease_gate(
     credentials: QATechCredentials,
     request: QATechRunRequest | str | None = None,
@@ -181,7 +182,7 @@ async def arelease_gate(
     return await run_gate(credentials, request, run, settings)
 
 
-@flow(name="release-gate", retries=0)
+@flow(name="release-gate", flow_run_name=name_of_this_gate, retries=0)
 def release_gate(
     credentials: QATechCredentials,
     request: QATechRunRequest | str | None = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime, timezone
 from typing import Any
 from uuid import UUID
 
@@ -28,8 +29,12 @@ from prefect_qatech import (
     arelease_gate,
 )
 from prefect_qatech.gate import approval
+from prefect_qatech.gate.approval import question
 from prefect_qatech.report import events, render_markdown
+from prefect_qatech.report.model import ReportedApplication
 from prefect_qatech.sandbox import Sandbox
+from tests.report.campaigns import attempt, report_of
+from tests.report.reading import raw_references, render, words
 from tests.support import Failing, artifacts_of, cases, counted, credentials_for, flow_run_id, one_plan
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -127,6 +132,24 @@ async def _has_form(client: PrefectClient, paused: FlowRun) -> bool:
     return True
 
 
+def test_the_form_says_what_is_decided_where_and_until_when() -> None:
+    where = ReportedApplication(application_short_id="app_shop", environment_url="https://staging.example.com")
+    about = {"plan_name": "Checkout *all*", "target": "v2", "applications": (where,)}
+    report = report_of(attempt(0, {"Login": "P", "Pay_by_card": "F"})).model_copy(update=about)
+    asked = question(report, datetime(2026, 9, 1, 14, 5, tzinfo=timezone.utc))
+    assert raw_references(asked) == []
+    text = words(render(asked).text)
+    for told in (
+        "The gate's verdict is fail.",
+        "Checkout *all* · on https://staging.example.com · target v2",
+        "Failed: Pay_by_card",
+        "until 2026-09-01 14:05 UTC; no answer is a no",
+        "Approve: this flow run completes",
+        "Reject: the flow run fails",
+    ):
+        assert told in text
+
+
 @pytest.mark.parametrize(("scenario", "verdict"), [(FAILS, Verdict.FAIL), (SKIPS, Verdict.INCONCLUSIVE)])
 async def test_an_approval_lets_the_release_out_and_is_no_pass(
     scenario: dict[str, Any], verdict: Verdict, emitted: list[tuple[str, Mapping[str, Any]]]
@@ -152,7 +175,9 @@ async def test_an_approval_lets_the_release_out_and_is_no_pass(
 
 async def test_a_rejection_stops_it(emitted: list[tuple[str, Mapping[str, Any]]]) -> None:
     with Sandbox(FAILS, speed=2000) as sandbox:
-        error, _ = await ended(sandbox, resume({"decision": "reject", "reason": "Not on a Friday."}))
+        error, _ = await ended(
+            sandbox, resume({"decision": "reject", "reason": "Not on a Friday.", "decided_by": "Ada"})
+        )
     assert isinstance(error, GateFailed)
     assert re.search(r"The release was not approved, .*: Not on a Friday\.", str(error))
     assert not error.report.approved
@@ -180,15 +205,17 @@ async def test_a_flow_run_that_is_resumed_without_an_answer_is_a_no() -> None:
     "answer",
     [
         {"decision": "approve"},
-        {"decision": "approve", "reason": ""},
-        {"decision": "yes", "reason": "x"},
-        {"reason": "x"},
+        {"decision": "approve", "reason": "", "decided_by": "Ada"},
+        {"decision": "approve", "reason": "x"},
+        {"decision": "approve", "reason": "x", "decided_by": ""},
+        {"decision": "yes", "reason": "x", "decided_by": "Ada"},
+        {"reason": "x", "decided_by": "Ada"},
     ],
 )
 async def test_prefect_takes_no_half_answer(answer: dict[str, Any]) -> None:
     async def try_it(client: PrefectClient, paused: FlowRun) -> None:
         assert (await client.resume_flow_run(paused.id, run_input=answer)).status.value == "REJECT"
-        await client.resume_flow_run(paused.id, run_input={"decision": "reject", "reason": "no"})
+        await client.resume_flow_run(paused.id, run_input={"decision": "reject", "reason": "no", "decided_by": "Ada"})
 
     with Sandbox(FAILS, speed=2000) as sandbox:
         error, _ = await ended(sandbox, try_it)
@@ -204,7 +231,7 @@ async def test_an_approval_stands_for_the_same_evidence_on_a_retry() -> None:
 
 async def test_a_no_is_asked_again_on_a_retry() -> None:
     with Sandbox(FAILS, speed=2000) as sandbox:
-        no = resume({"decision": "reject", "reason": "Later."})
+        no = resume({"decision": "reject", "reason": "Later.", "decided_by": "Ada"})
         report, run_id = await ended(sandbox, no, resume(APPROVE), retries=1, raise_unless_passed=False)
         assert report.approved
         assert len(await aread_ledger(run_id)) == 1

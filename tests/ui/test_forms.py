@@ -19,7 +19,6 @@ from tests.e2e.world import ROOT, World, eventually
 from tests.ui import scenario
 from tests.ui.conftest import UI
 
-LOGO = "https://qa.tech/favicon.ico"
 TOKEN = "typed-by-a-person-0123456789"
 DEPLOY_GATE = """
 import os
@@ -60,7 +59,6 @@ def answers(ui: UI) -> Callable[[], str]:
     """Note what the server tells the page; each call gives what is new."""
     heard: list[Response] = []
     ui.page.on("response", lambda response: heard.append(response))
-    ui.may_ask.append(LOGO)
 
     def told() -> str:
         ui.page.wait_for_load_state("networkidle")
@@ -180,7 +178,6 @@ def gate(world: World, deployment: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_whole_request_is_typed_into_the_form(ui: UI, world: World, gate: dict[str, Any]) -> None:
     page = ui.open(f"/deployments/deployment/{gate['id']}/run")
-    ui.may_ask.append(LOGO)
     page.wait_for_load_state("networkidle")
 
     def after(label: str, what: str) -> Locator:
