@@ -33,12 +33,13 @@ def render_gates(report: GatesReport, *, pages: Mapping[str, str] | None = None)
     targets = sorted({gate.target for gate in report.reports.values() if gate.target})
     ordered = sorted(report.names, key=lambda name: [*Verdict].index(report.verdict_of(name)), reverse=True)
     seconds = sum(spent(gate).seconds for gate in report.reports.values())
+    target = f" Target: {line_text(', '.join(targets), _REASON_LENGTH)}." if targets else ""
     took = f" {duration_text(seconds)} of runs." if seconds else ""
     return "\n".join(
         [
             f"## {SYMBOLS[report.verdict]} {HEADLINES[report.verdict]}",
             "",
-            f"{_sum(report)}{took}" + (f" Target: {line_text(', '.join(targets), _REASON_LENGTH)}." if targets else ""),
+            f"{_sum(report)}{target}{took}",
             "",
             # No table: neither UI breaks a line in one, and what is too far to the right is not seen.
             *(line for name in ordered[:_MAX_TOLD] for line in _item(report, name, (pages or {}).get(name))),

@@ -25,7 +25,7 @@ def gates(*targets: str | None) -> GatesReport:
         (("v1", "v1"), "2 of 2 gates passed. Target: v1."),
         (("v2", "v1"), "2 of 2 gates passed. Target: v1, v2."),
         (("v1", None), "2 of 2 gates passed. Target: v1."),
-        ((None, None), "2 of 2 gates passed. ✅"),
+        ((None, None), "2 of 2 gates passed. 17 min of runs."),
     ],
 )
 def test_the_summary_names_what_was_tested(targets: tuple[str | None, ...], told: str) -> None:
