@@ -207,18 +207,21 @@ def gates(world: World, beacon: Beacon) -> Iterator[dict[str, Gate]]:
 
         shop, hostile = sandbox(scenario.shop(), 1), sandbox(scenario.hostile(beacon.url), 2)
         nights = [sandbox(scenario.shop(nightly), 3 + n) for n, nightly in enumerate(("good", "flaky", "broken"))]
-        where: dict[str, tuple[Sandbox, str, dict[str, Any]]] = {
+        where: dict[str, tuple[Sandbox, str | list[str], dict[str, Any]]] = {
             "pass": (shop, "pln_smoke", {}),
             "fail": (shop, "pln_release", {}),
             "inconclusive": (shop, "pln_orders", {}),
             "hostile": (hostile, "pln_hostile", {"fuse_failures": 100}),
             "words": (hostile, "pln_words", {"deadline_seconds": 1.0}),
             **{f"night-{number}": (night, "pln_nightly", {}) for number, night in enumerate(nights)},
+            "regression": (shop, ["pln_smoke", "pln_release", "pln_nowhere"], {}),
+            "triage": (hostile, "pln_hostile", {}),
         }
-        jobs = [
+        jobs: list[dict[str, Any]] = [
             {"name": name, "api_url": box.url, "token": box.token, "plan": plan, "policy": policy}
             for name, (box, plan, policy) in where.items()
         ]
+        jobs[-1]["triage"] = "hostile"
         command = [sys.executable, "-m", "tests.ui.gates", json.dumps(jobs)]
         done = subprocess.run(
             command, env=world.environment(), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False

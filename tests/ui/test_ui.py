@@ -165,6 +165,42 @@ def test_the_history_of_a_plan_is_drawn_from_its_earlier_reports(ui: UI, gates: 
         expect(page.get_by_text(night).first).to_be_visible()
 
 
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_summary_of_a_night_is_whole_on_any_screen(ui: UI, gates: Gates, width: int) -> None:
+    height = ui.page.viewport_size["height"] if ui.page.viewport_size else 1000
+    ui.page.set_viewport_size({"width": width, "height": height})
+    summary = ui.report(gates["regression"], "qatech-gates")
+    expect(summary.locator("h2")).to_have_text(HEADLINES["fail"])
+    text = shown_in(summary)
+    assert "&#" not in text
+    assert "1 of 3 gates passed." in text
+    assert "❌ pln_release: fail · Release tests of the shop · 8 tests: 5 passed, 1 flaky, 1 failed, 1 skipped" in text
+    assert "Failed: Pay with a credit card" in text
+    assert "Flaky: Apply a voucher" in text
+    assert "⚠️ pln_nowhere: could not be evaluated" in text
+    for name in ("pln_smoke", "pln_release"):
+        link = summary.get_by_role("link", name=name, exact=True)
+        assert "/runs/flow-run/" in str(link.get_attribute("href"))
+    box = summary.bounding_box()
+    assert box is not None
+    for item in summary.locator("li").all():
+        seen = item.bounding_box()
+        assert seen is not None
+        assert seen["x"] + seen["width"] <= width, "nothing is too far to the right to be seen"
+    if width == 1280:
+        ui.picture("night", summary)
+
+
+def test_a_hostile_service_in_the_triage(ui: UI, gates: Gates, beacon: Beacon) -> None:
+    page = ui.report(gates["triage"], "qatech-triage-pln-hostile")
+    text = shown_in(page)
+    for kind in ("script", "markdown", "entities", "backticks"):
+        assert words(plain_text(hostile_texts(beacon.url)[kind], 200)) in text, kind
+    tags, _ = model_of(page)
+    assert tags <= {"h2", "h3", "p", "strong", "a", "wbr", "div", "span", "svg", "path"}
+    assert page.get_by_role("link", name="The gate's flow run").count() == 1
+
+
 def state_message(ui: UI, gate: Gate) -> str:
     page = ui.flow_run(gate, "Details")
     expect(page.get_by_text("State Message")).to_be_visible()
