@@ -312,7 +312,7 @@ def test_a_question_is_told_and_an_approval_promotes_where_that_is_wanted(scene:
             acting.make(*wanted)
             gate = scene.run(GATE, polling=POLLING, target="v2", on_failed="ask")
             # The flow run that people open is the one that asks.
-            scene.world.wait_for_state(gate, "PAUSED")
+            scene.world.wait_for_state(gate, "PAUSED", seconds=300)
             eventually(lambda gate=gate: acting.told_of(gate), "the notification of the question")
             [asked] = [one for one in acting.told if str(gate) in one["body"]]
             assert asked["subject"] == "QA.tech gate pln_broken: a person has to decide"
