@@ -154,8 +154,7 @@ async def emit_gate_asked(report: GateReport, *, seconds: float) -> None:
         report: What there is to decide on.
         seconds: How much time there is for an answer.
     """
-    until = datetime.now(timezone.utc) + timedelta(seconds=seconds)
-    await _emit_gate(GATE_ASKED, report, decide_seconds=seconds, decide_until=until.isoformat(timespec="seconds"))
+    await _emit_gate(GATE_ASKED, report, decide_seconds=seconds)
 
 
 async def emit_gate_errored(
@@ -191,7 +190,8 @@ async def emit_gate_errored(
     _safely(GATE_ERRORED, resource, payload, related)
 
 
-async def _emit_gate(event: str, report: GateReport, **more: Any) -> None:
+async def _emit_gate(event: str, report: GateReport, decide_seconds: float | None = None) -> None:
+    until = None if decide_seconds is None else datetime.now(timezone.utc) + timedelta(seconds=decide_seconds)
     failed = report.tests_with(TestVerdict.FAILED)
     related, changed = await where_it_runs()
     resource = {
@@ -221,7 +221,8 @@ async def _emit_gate(event: str, report: GateReport, **more: Any) -> None:
             "flow_run_id": report.flow_run_id,
             "evidence_sha256": report.evidence_sha256,
             "decision": report.decision.model_dump(mode="json") if report.decision else None,
-            **more,
+            "decide_seconds": decide_seconds,
+            "decide_until": until.isoformat(timespec="seconds") if until else None,
         },
         related,
         # Whoever asks again, after a "no", asks anew.
