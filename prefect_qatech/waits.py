@@ -8,13 +8,16 @@ What they keep to, in any combination of sync and async flows, called, `.submit`
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from prefect import task
 
 from prefect_qatech._sync import run_sync
 from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.credentials import QATechCredentials
+from prefect_qatech.inputs import shown
 from prefect_qatech.ledger import QATechRunRecord
+from prefect_qatech.polling.exceptions import WaitTimedOut
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.polling.task_run import wait_for_many, wait_for_one
 from prefect_qatech.tasks import NOT_CACHED
@@ -100,7 +103,7 @@ async def await_in_a_gate(
 ) -> QATechRun | WaitTimedOut:
     """Wait as `await_for_test_run` does, and return what it raises at the deadline: to a gate that is no error."""
     try:
-        return await _wait(credentials, run, timeout_seconds, polling, artifact_key)
+        return await wait_for_one(credentials, run, timeout_seconds, polling=polling, artifact_key=artifact_key)
     except WaitTimedOut as error:
         return error
 
