@@ -29,7 +29,7 @@ from prefect_qatech import (
     gather_gates,
 )
 from prefect_qatech.gate import many
-from prefect_qatech.report import events, render_gates
+from prefect_qatech.report import events
 from prefect_qatech.sandbox import Sandbox
 from tests.report.campaigns import attempt, report_of
 from tests.support import Failing, artifacts_of, counted, posts
