@@ -89,6 +89,7 @@ def test_the_three_versions(home: Path) -> None:
     assert ["v3-broken", "fail", "3", "1 + 2", failed, "rolled back to v2-stumbles"] in rows
     assert "The gate failed: the release may not go out." in running.output
     assert f"PREFECT_HOME={home.resolve()}" in running.output
+    assert "addresses of runs and of the shop are dead" in running.output
     assert "Staging serves v3-broken (before: v2-stumbles)" in running.output
     assert "Traceback" not in running.output
     assert running.processes() == []
