@@ -50,8 +50,8 @@ def render_gates(report: GatesReport, *, pages: Mapping[str, str] | None = None)
 
 def _item(report: GatesReport, name: str, page: str | None) -> Iterator[str]:
     gate = report.reports.get(name)
-    shown = f"**{line_text(name, _NAME_LENGTH)}**"
-    head = f"- {SYMBOLS[report.verdict_of(name)]} {f'[{shown}]({page})' if page else shown}"
+    # The one UI of Prefect shows the text of a link as it is written: no name is in one.
+    head = f"- {SYMBOLS[report.verdict_of(name)]} **{line_text(name, _NAME_LENGTH)}**"
     if gate is None:
         yield f"{head}: could not be evaluated"
     else:
@@ -63,6 +63,7 @@ def _item(report: GatesReport, name: str, page: str | None) -> Iterator[str]:
             counts_text(gate),
             f"{len(gate.attempts)} attempt{'' if len(gate.attempts) == 1 else 's'}",
             duration_text(seconds) if seconds else "",
+            f"[flow run]({page})" if page else "",
             line_link(f"run {gate.run_short_id}", gate.run_url) if gate.run_short_id else "",
         ]
         yield " · ".join(part for part in parts if part)

@@ -108,7 +108,8 @@ async def test_a_gate_that_fails_or_cannot_be_evaluated_hides_no_other(
     assert f"({report.reports['broken'].run_url})" in str(error)
     [summary] = await artifacts_of([state.state_details.flow_run_id])
     page = url_for("flow-run", obj_id=report.reports["broken"].flow_run_id)
-    assert f"❌ [**broken**]({page}): fail · One always fails · 3 tests: 1 passed, 1 failed, 1 skipped" in summary.data
+    assert "❌ **broken**: fail · One always fails · 3 tests: 1 passed, 1 failed, 1 skipped" in summary.data
+    assert f" · [flow run]({page}) · " in summary.data
     assert "  - Failed: Pay with a credit card\n" in summary.data
     assert [event["event"] for event in emitted] == ["qatech.gates.failed"]
 
