@@ -26,7 +26,7 @@ from prefect_qatech.api.catalogue import (
     QATechTestCase,
 )
 from prefect_qatech.api.client import QATechClient
-from prefect_qatech.api.lookup import find_out, remembered_in
+from prefect_qatech.api.lookup import Wanted, find_out, remembered_in
 from prefect_qatech.api.names import application_id
 from prefect_qatech.api.uploads import BuildFile, UploadedFile, sha256_of
 from prefect_qatech.credentials import QATechCredentials, check_credentials
@@ -34,7 +34,7 @@ from prefect_qatech.exceptions import InvalidInputError, QATechError
 from prefect_qatech.inputs import check_name, shown
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.report import artifacts
-from prefect_qatech.tasks import RETRIED, Wanted, address_of
+from prefect_qatech.tasks import RETRIED, address_of
 
 T = TypeVar("T")
 

@@ -12,8 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Generic, Literal, TypedDict, TypeVar
-from uuid import UUID
+from typing import Any, Literal, TypedDict
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE, CachePolicy
@@ -23,12 +22,9 @@ from prefect.tasks import Task
 from prefect_qatech import ledger
 from prefect_qatech._prefect import check_that_prefect_returns_results, run_logger
 from prefect_qatech._sync import run_sync, sleep_unless_stopped
-from prefect_qatech.api.client import QATechClient
-from prefect_qatech.api.lookup import remembered_in, resolve
-from prefect_qatech.api.names import needs_answers
+from prefect_qatech.api.lookup import Wanted
 from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest, as_request
 from prefect_qatech.api.responses import QATechRun, QATechStartedRun
-from prefect_qatech.api.wire import Request
 from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import QATechError
 from prefect_qatech.inputs import check_name, check_target
@@ -38,9 +34,6 @@ from prefect_qatech.report.model import GateReport
 
 RETRY_DELAY_SECONDS = [2.0, 10.0, 30.0]
 MAX_RETRY_AFTER_SECONDS = 120.0
-
-RequestT = TypeVar("RequestT", bound=Request)
-
 
 _deadline: ContextVar[float] = ContextVar("qatech_deadline", default=float("inf"))
 
@@ -181,29 +174,6 @@ async def _rerun(
         record = await ledger.once(call, send, post_seconds=credentials.timeout_seconds, prepare=wanted.prepare)
     await _announce(record, artifact_key or artifacts.artifact_key("rerun", run_short_id))
     return record
-
-
-class Wanted(Generic[RequestT]):
-    """A request on its way to its POST: before the intent, and only where nothing is on record, names become ids.
-
-    Attributes:
-        request: The request, as far as it is resolved.
-    """
-
-    def __init__(self, client: QATechClient, request: RequestT, *, has_names: bool = True) -> None:
-        self.request = request
-        self._client = client
-        self._has_names = has_names and needs_answers(request)
-
-    @property
-    def prepare(self) -> ledger.Prepare | None:
-        """What comes before the intent; None where nothing has to be asked for."""
-        return self._resolve if self._has_names or self._client.has_project_name else None
-
-    async def _resolve(self, flow_run_id: UUID | None) -> None:
-        await self._client.know_project()
-        if self._has_names:
-            self.request = await resolve(self._client, self.request, remembered_in(flow_run_id, self._client))
 
 
 def address_of(credentials: QATechCredentials, project_short_id: str | None = None) -> str:

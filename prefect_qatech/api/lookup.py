@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
+from uuid import UUID
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -129,3 +130,26 @@ async def _ask(client: QATechClient, question: Question) -> Sequence[Any]:
     if question.kind == "environment":
         return await client.list_environments(question.application or "")
     return await client.list_test_cases(application_short_id=question.application)
+
+
+class Wanted(Generic[RequestT]):
+    """A request on its way to its POST: before the intent, and only where nothing is on record, names become ids.
+
+    Attributes:
+        request: The request, as far as it is resolved.
+    """
+
+    def __init__(self, client: QATechClient, request: RequestT, *, has_names: bool = True) -> None:
+        self.request = request
+        self._client = client
+        self._has_names = has_names and needs_answers(request)
+
+    @property
+    def prepare(self) -> Callable[[UUID | None], Awaitable[None]] | None:
+        """What comes before the intent; None where nothing has to be asked for."""
+        return self._resolve if self._has_names or self._client.has_project_name else None
+
+    async def _resolve(self, flow_run_id: UUID | None) -> None:
+        await self._client.know_project()
+        if self._has_names:
+            self.request = await resolve(self._client, self.request, remembered_in(flow_run_id, self._client))
