@@ -101,7 +101,7 @@ BODY = (
 
 def on_gate(*what: str, as_deployed: DeploymentResponse | None = None) -> EventTrigger:
     """Give a trigger for what a gate tells; of one deployment, where one is given, and run as it was deployed."""
-    related = {}
+    related: dict[str, str | list[str]] = {}
     if as_deployed is not None:
         related = {"prefect.resource.id": f"prefect.deployment.{as_deployed.id}", OWN_PARAMETERS: "true"}
     return EventTrigger(

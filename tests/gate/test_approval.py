@@ -179,7 +179,7 @@ async def test_a_rejection_stops_it(emitted: list[tuple[str, Mapping[str, Any]]]
             sandbox, resume({"decision": "reject", "reason": "Not on a Friday.", "decided_by": "Ada"})
         )
     assert isinstance(error, GateFailed)
-    assert re.search(r"The release was not approved, .*: Not on a Friday\.", str(error))
+    assert re.search(r"Ada rejected the release, .*: Not on a Friday\.", str(error))
     assert not error.report.approved
     assert emitted[-1][0] == "qatech.gate.rejected"
 
