@@ -29,8 +29,8 @@ from tests.e2e.world import POOL, World, eventually, free_port
 from tests.soak.books import Books, Gate, Told, gate_of, reckon
 from tests.soak.scenario import KINDS, REQUEST_SECONDS, SPEED, faults, scenario
 
-GATES_PER_FLOW_RUN = 10
-FLOW_RUNS_AT_ONCE = 9
+GATES_PER_FLOW_RUN = 15
+FLOW_RUNS_AT_ONCE = 5
 TICK_SECONDS = 0.2
 LOOK_SECONDS = 2.0
 # The runner and the worker each report a crash, up to 1.5 s apart, and the second would overwrite a retry; more here,
