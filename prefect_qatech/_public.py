@@ -41,6 +41,7 @@ from prefect_qatech.api.responses import (
 )
 from prefect_qatech.catalogue import (
     acreate_test_case as acreate_test_case,
+    aget_test_case_trace as aget_test_case_trace,
     alist_applications as alist_applications,
     alist_builds as alist_builds,
     alist_environments as alist_environments,
@@ -49,6 +50,7 @@ from prefect_qatech.catalogue import (
     alist_test_cases as alist_test_cases,
     aupload_build as aupload_build,
     create_test_case as create_test_case,
+    get_test_case_trace as get_test_case_trace,
     list_applications as list_applications,
     list_builds as list_builds,
     list_environments as list_environments,

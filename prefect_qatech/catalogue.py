@@ -24,8 +24,9 @@ from prefect_qatech.api.catalogue import (
     QATechNewTestCase,
     QATechProject,
     QATechTestCase,
+    QATechTraceStep,
 )
-from prefect_qatech.api.client import QATechClient
+from prefect_qatech.api.client import MAX_TRACE_STEPS, QATechClient
 from prefect_qatech.api.lookup import Wanted, find_out, remembered_in
 from prefect_qatech.api.names import application_id
 from prefect_qatech.api.uploads import BuildFile, UploadedFile, sha256_of
@@ -243,6 +244,43 @@ def list_outbound_ips(credentials: QATechCredentials) -> list[str]:
         ```
     """
     return run_sync(lambda: _ask(credentials, lambda client: client.list_outbound_ips()))
+
+
+@task(name="get_test_case_trace", description="Read what the agent did in a QA.tech test.", **RETRIED)
+async def aget_test_case_trace(
+    credentials: QATechCredentials, run_test_case_short_id: str, *, max_steps: int = MAX_TRACE_STEPS
+) -> list[QATechTraceStep]:
+    """Async version of `get_test_case_trace`: the same arguments, result and errors."""
+    return await _ask(
+        credentials, lambda client: client.get_test_case_trace(run_test_case_short_id, max_steps=max_steps)
+    )
+
+
+@task(name="get_test_case_trace", description="Read what the agent did in a QA.tech test.", **RETRIED)
+def get_test_case_trace(
+    credentials: QATechCredentials, run_test_case_short_id: str, *, max_steps: int = MAX_TRACE_STEPS
+) -> list[QATechTraceStep]:
+    """Return what the agent did in one execution (`GET /run-test-case/{shortId}/trace`), all pages of it.
+
+    Args:
+        credentials: How to reach QA.tech.
+        run_test_case_short_id: The `short_id` of a `QATechRunTestCase`.
+        max_steps: More than these are an error: the last ones tell why a test failed.
+
+    Raises:
+        InvalidInputError: That is no short id; nothing was sent.
+        QATechAPIError: It could not be had.
+
+    Example:
+        ```python
+        *_, last = get_test_case_trace(credentials, test.short_id)
+        ```
+    """
+    return run_sync(
+        lambda: _ask(
+            credentials, lambda client: client.get_test_case_trace(run_test_case_short_id, max_steps=max_steps)
+        )
+    )
 
 
 async def _create(

@@ -13,6 +13,7 @@ from prefect import flow, task
 
 from prefect_qatech import (
     InvalidInputError,
+    InvalidResponseError,
     NotFoundError,
     QATechApplication,
     QATechBuild,
@@ -26,6 +27,7 @@ from prefect_qatech import (
     aattach_run,
     aclear_intent,
     acreate_test_case,
+    aget_test_case_trace,
     alist_applications,
     alist_builds,
     alist_environments,
@@ -36,6 +38,7 @@ from prefect_qatech import (
     astart_test_run,
     aupload_build,
     create_test_case,
+    get_test_case_trace,
     list_applications,
     list_builds,
     list_environments,
@@ -45,7 +48,7 @@ from prefect_qatech import (
     tasks,
     upload_build,
 )
-from prefect_qatech.api import uploads
+from prefect_qatech.api import lists, uploads
 from prefect_qatech.sandbox import Sandbox
 from tests.api.test_catalogue import SCENARIO
 from tests.support import (
@@ -178,6 +181,56 @@ async def test_one_label_is_no_list_of_letters(labels: Any, sandbox: Sandbox, cr
     with pytest.raises(InvalidInputError, match="labels must be a list"):
         await alist_test_cases(credentials, labels=labels)
     assert sandbox.requests() == []
+
+
+# --- traces
+
+
+@pytest.fixture
+def stopped() -> Iterator[Sandbox]:
+    """A sandbox with a clock of its own."""
+    with Sandbox(SCENARIO, speed=0) as sandbox:
+        yield sandbox
+
+
+async def _a_failed_test(sandbox: Sandbox) -> str:
+    async with credentials_for(sandbox).get_client() as client:
+        started = await client.start_run(QATechRunRequest(test_plan_short_id="pln_one"))
+        sandbox.advance(3600)
+        [failed] = (await client.get_run(started.run_short_id, test_cases="failed")).test_cases
+    return failed.short_id or ""
+
+
+@versions
+async def test_a_trace_is_read_to_its_end_also_where_a_page_of_it_failed(
+    version: str, stopped: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = await _a_failed_test(stopped)
+    monkeypatch.setattr(lists, "PAGE_SIZE", 2)
+    stopped.set_faults([{"on": {"method": "GET", "path": "trace"}, "kind": "status", "status": 502, "times": 2}])
+    before = len(stopped.requests())
+    steps = await _either(version, get_test_case_trace, aget_test_case_trace, credentials_for(stopped), test)
+    assert [step.index for step in steps] == [0, 1, 2]
+    assert [call.name for step in steps for call in step.tool_calls] == ["navigate", "act", "finish"]
+    assert all(step.reasoning and step.screenshot_url for step in steps)
+    assert [request["status"] for request in stopped.requests()[before:]] == [502, 502, 200, 200]
+
+
+@versions
+async def test_a_trace_that_is_too_long_or_not_there_is_an_error(version: str, stopped: Sandbox) -> None:
+    test = await _a_failed_test(stopped)
+
+    async def read(short_id: str, **limit: int) -> None:
+        await _either(version, get_test_case_trace, aget_test_case_trace, credentials_for(stopped), short_id, **limit)
+
+    with pytest.raises(InvalidResponseError, match="more than 2"):
+        await read(test, max_steps=2)
+    with pytest.raises(NotFoundError):
+        await read("nowhere")
+    before = len(stopped.requests())
+    with pytest.raises(InvalidInputError):
+        await read("a/b")
+    assert len(stopped.requests()) == before
 
 
 # --- test cases

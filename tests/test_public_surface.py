@@ -54,6 +54,7 @@ IN_BOTH_VERSIONS = [
     "list_test_cases",
     "list_builds",
     "list_outbound_ips",
+    "get_test_case_trace",
     "create_test_case",
     "upload_build",
     "release_gate",

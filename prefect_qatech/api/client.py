@@ -297,7 +297,8 @@ class QATechClient(Lists):
             f"run-test-case/{check_id(run_test_case_short_id)}/trace",
             "steps",
             {},
-            key=lambda step: str(step.index),
+            # Without a number only what it tells makes a step this one.
+            key=lambda step: step.model_dump_json() if step.index is None else str(step.index),
             max_items=max_steps,
         )
 

@@ -121,6 +121,13 @@ async def test_a_trace_tells_what_the_agent_did(sandbox: Sandbox) -> None:
     assert [step.index for step in steps] == sorted(step.index for step in steps if step.index is not None)
 
 
+async def test_steps_without_a_number_are_all_there() -> None:
+    steps = [{"reasoning": "I look."}, {"reasoning": "I click."}, {"index": "first", "reasoning": "I give up."}]
+    async with Service({"steps": steps, "total": 3}).client() as client:
+        found = await client.get_test_case_trace("rtc_1")
+    assert [step.reasoning for step in found] == ["I look.", "I click.", "I give up."]
+
+
 @pytest.mark.parametrize("suffix", [".apk", ".aab"])
 async def test_a_build_is_uploaded_and_registered(suffix: str, sandbox: Sandbox, tmp_path: Path) -> None:
     file = tmp_path / f"shop{suffix}"
