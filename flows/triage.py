@@ -17,12 +17,21 @@ from prefect.client.schemas.sorting import ArtifactSort
 from prefect.logging import get_run_logger
 from prefect.utilities.urls import url_for
 
-from prefect_qatech import QATechAPIError, QATechClient, QATechCredentials, QATechRunTestCase, QATechRunTestCaseDetails
+from prefect_qatech import (
+    QATechAPIError,
+    QATechClient,
+    QATechCredentials,
+    QATechDetectedIssue,
+    QATechRunTestCase,
+    QATechTraceStep,
+    describe_failure,
+)
 from prefect_qatech.report.artifacts import artifact_key
 from prefect_qatech.report.escape import line_link, line_text
 
 AT_ONCE = 8
-MOST_TESTS = 50
+MOST_TESTS = 25
+MOST_NAMES = 200
 
 
 @flow(name="triage", flow_run_name="triage of {plan_short_id}", retries=0)
@@ -60,23 +69,25 @@ async def triage(
     limit = asyncio.Semaphore(AT_ONCE)
     async with credentials.get_client() as client:
         last_word: dict[str, QATechRunTestCase] = {}
-        runs = [await client.get_run(run_short_id, test_cases="all") for run_short_id in run_short_ids]
+        runs = [
+            await client.get_run(run_short_id, test_cases="all", with_issues=True) for run_short_id in run_short_ids
+        ]
         for run in runs:
             for case in run.test_cases:
                 last_word[case.project_test_case_id or case.id or case.name] = case
         open_cases = [case for case in last_word.values() if (case.status, case.result) != ("COMPLETED", "PASSED")]
         # Failures first: what was skipped was mostly skipped because of them.
         open_cases.sort(key=lambda case: case.result != "FAILED")
-        sections = await asyncio.gather(*(section(client, case, limit) for case in open_cases[:MOST_TESTS]))
+        issues = [issue for run in runs for issue in run.issues]
+        sections = await asyncio.gather(*(section(client, case, issues, limit) for case in open_cases[:MOST_TESTS]))
     head = [
         f"## {len(open_cases)} of {len(last_word)} tests have not passed",
         f"Plan {line_text(plan_short_id or 'unknown', 100)}. "
         f"Runs: {', '.join(line_link(run.run_short_id, run_url if run is runs[-1] else None) for run in runs)}. "
         f"{await the_gate(gate_flow_run_id, artifact_key('report', label or plan_short_id))}",
     ]
-    left = [f"{len(open_cases) - MOST_TESTS} more are not shown."] if len(open_cases) > MOST_TESTS else []
     await acreate_markdown_artifact(
-        markdown="\n\n".join([*head, *sections, *left]),
+        markdown="\n\n".join([*head, *sections, *named(open_cases[MOST_TESTS:])]),
         key=artifact_key("triage", plan_short_id),
         description="QA.tech: why the gate failed, test by test",
     )
@@ -111,37 +122,31 @@ def is_uuid(text: str) -> bool:
         return False
 
 
-async def section(client: QATechClient, case: QATechRunTestCase, limit: asyncio.Semaphore) -> str:
-    """Render a test with its details; where they cannot be had, with what the run says of it."""
+def named(cases: list[QATechRunTestCase]) -> list[str]:
+    """Name the tests that are not looked into, as far as there is room."""
+    if not cases:
+        return []
+    names = [line_text(case.name, 200) for case in cases[:MOST_NAMES]]
+    more = [f"{len(cases) - MOST_NAMES} more"] if len(cases) > MOST_NAMES else []
+    return [f"### {len(cases)} more are not looked into", ", ".join([*names, *more])]
+
+
+async def section(
+    client: QATechClient, case: QATechRunTestCase, issues: list[QATechDetectedIssue], limit: asyncio.Semaphore
+) -> str:
+    """Render a test with its details and trace; where they cannot be had, with what the run says of it."""
     found: QATechRunTestCase = case
+    steps: list[QATechTraceStep] = []
     note = ""
     try:
         if case.short_id:
             async with limit:
                 found = await client.get_run_test_case(case.short_id)
+                steps = await client.get_test_case_trace(case.short_id)
     except QATechAPIError as error:
-        get_run_logger().warning("The details of test case %s could not be had: %s", case.short_id, error)
-        note = "Its details could not be had."
-    lines = [
-        f"### {line_text(case.name, 200)}",
-        f"**{line_text(found.result or found.status, 50)}**",
-        line_text(found.result_title or "no reason given", 300),
-        line_text(found.evaluation_thought or "", 2_000),
-        note,
-    ]
-    if isinstance(found, QATechRunTestCaseDetails):
-        minutes = f"{found.duration_ms / 60_000:.1f} minutes" if found.duration_ms is not None else ""
-        links = [
-            line_link(text, url)
-            for text, url in (
-                ("test", found.url),
-                ("screenshot", found.screenshot_url),
-                ("recording", found.recording_url),
-            )
-            if url
-        ]
-        lines.append(", ".join(part for part in (line_text(found.error_code or "", 100), minutes, *links) if part))
-    return "\n\n".join(line for line in lines if line)
+        get_run_logger().warning("Test case %s could not be looked into: %s", case.short_id, error)
+        note = "\n\nIts details or its trace could not be had."
+    return describe_failure(found, steps, issues) + note
 
 
 if __name__ == "__main__":

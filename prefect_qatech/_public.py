@@ -34,6 +34,7 @@ from prefect_qatech.api.requests import (
     QATechRunRequest as QATechRunRequest,
 )
 from prefect_qatech.api.responses import (
+    QATechDetectedIssue as QATechDetectedIssue,
     QATechRun as QATechRun,
     QATechRunTestCase as QATechRunTestCase,
     QATechRunTestCaseDetails as QATechRunTestCaseDetails,
@@ -136,6 +137,9 @@ from prefect_qatech.report.model import (
     ReportedReleaseCheck as ReportedReleaseCheck,
     ReportedScore as ReportedScore,
     ReportedTest as ReportedTest,
+)
+from prefect_qatech.report.triage import (
+    describe_failure as describe_failure,
 )
 from prefect_qatech.tasks import (
     aget_test_run as aget_test_run,

@@ -20,7 +20,16 @@ from prefect_qatech.api.ids import (
 )
 from prefect_qatech.api.requests import QATechApplication, QATechEnvironment
 from prefect_qatech.api.responses import FINAL_STATUSES
-from prefect_qatech.api.wire import FilledText, OptionalNumber, OptionalText, Request, Response, Text, object_or_none
+from prefect_qatech.api.wire import (
+    FilledText,
+    OptionalNumber,
+    OptionalText,
+    Request,
+    Response,
+    Text,
+    object_or_none,
+    objects_only,
+)
 from prefect_qatech.inputs import CleanText, clean_text
 
 __all__ = [
@@ -50,10 +59,6 @@ def _flag_or_none(value: object) -> object:
 
 def _list_or_empty(value: object) -> object:
     return value if isinstance(value, (list, tuple)) else []
-
-
-def _objects_only(value: object) -> object:
-    return [item for item in value if isinstance(item, (dict, Response))] if isinstance(value, (list, tuple)) else []
 
 
 Flag = Annotated[bool | None, BeforeValidator(_flag_or_none)]
@@ -245,7 +250,7 @@ class QATechTraceStep(Response):
     ended_at: OptionalText = None
     duration_ms: OptionalNumber = None
     reasoning: OptionalText = None
-    tool_calls: Annotated[list[QATechToolCall], BeforeValidator(_objects_only)] = Field(default_factory=list)
+    tool_calls: Annotated[list[QATechToolCall], BeforeValidator(objects_only)] = Field(default_factory=list)
     tool_result: OptionalText = None
     screenshot_url: OptionalText = None
 
@@ -388,8 +393,8 @@ class QATechReleaseCheck(Response):
     release_name: OptionalText = None
     summary: OptionalText = None
     overall_score: OptionalNumber = None
-    categories: Annotated[list[QATechScore], BeforeValidator(_objects_only)] = Field(default_factory=list)
-    findings: Annotated[list[QATechFinding], BeforeValidator(_objects_only)] = Field(default_factory=list)
+    categories: Annotated[list[QATechScore], BeforeValidator(objects_only)] = Field(default_factory=list)
+    findings: Annotated[list[QATechFinding], BeforeValidator(objects_only)] = Field(default_factory=list)
     findings_are_unreadable: bool = False
     manual_follow_ups: Texts = Field(default_factory=list)
     markdown: OptionalText = None
@@ -402,7 +407,7 @@ class QATechReleaseCheck(Response):
         told = answer.get("findings")
         return {
             **answer,
-            "findings_are_unreadable": not isinstance(told, (list, tuple)) or _objects_only(told) != [*told],
+            "findings_are_unreadable": not isinstance(told, (list, tuple)) or objects_only(told) != [*told],
         }
 
     @property

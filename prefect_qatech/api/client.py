@@ -147,12 +147,15 @@ class QATechClient(Lists):
             return False
         raise exchange.outcome_unknown("QA.tech accepted what its documents say that it refuses")
 
-    async def get_run(self, run_short_id: str, *, test_cases: Literal["failed", "all"] | None = None) -> QATechRun:
+    async def get_run(
+        self, run_short_id: str, *, test_cases: Literal["failed", "all"] | None = None, with_issues: bool = False
+    ) -> QATechRun:
         """Look at a run (`GET /run/{shortId}`).
 
         Args:
             run_short_id: The run.
             test_cases: Which of its test cases to list; none when absent.
+            with_issues: Whether to list what QA.tech noticed in it.
 
         Returns:
             Its status and results.
@@ -162,7 +165,7 @@ class QATechClient(Lists):
         """
         path = f"run/{check_run_short_id(run_short_id)}"
         exchange = self._exchange("GET", path, run_short_id=run_short_id, ids={"run": run_short_id})
-        query = {"testCases": test_cases} if test_cases else {}
+        query = {**({"testCases": test_cases} if test_cases else {}), **({"issues": "all"} if with_issues else {})}
         run = self._parse(QATechRun, await self._send(exchange, query=query), exchange)
         if run.run_short_id != run_short_id:
             raise exchange.undocumented(f"QA.tech answered about another run than {run_short_id}, which was asked for.")

@@ -18,10 +18,11 @@ from pydantic import (
 from prefect_qatech.api.ids import (
     RunShortId,
 )
-from prefect_qatech.api.wire import OptionalNumber, OptionalText, Response, Text, count_of, object_or_none
+from prefect_qatech.api.wire import OptionalNumber, OptionalText, Response, Text, count_of, object_or_none, objects_only
 
 __all__ = [
     "FINAL_STATUSES",
+    "QATechDetectedIssue",
     "QATechRun",
     "QATechRunTestCase",
     "QATechRunTestCaseDetails",
@@ -125,6 +126,24 @@ class QATechRunTestCaseDetails(QATechRunTestCase):
     recording_url: OptionalText = None
 
 
+class QATechDetectedIssue(Response):
+    """Something that QA.tech noticed in a run beside its results; it decides nothing here.
+
+    Attributes:
+        title: What it is.
+        category: Its category.
+        severity: How bad it is.
+        description: More of it.
+        run_test_case_short_id: The execution in which it was noticed.
+    """
+
+    title: Text = ""
+    category: OptionalText = None
+    severity: OptionalText = None
+    description: OptionalText = None
+    run_test_case_short_id: OptionalText = None
+
+
 class QATechRun(Response):
     """A run's status and results (`GET /run/{shortId}`).
 
@@ -135,6 +154,7 @@ class QATechRun(Response):
         result: PASSED, FAILED, SKIPPED, None, or a word that is not documented; meaningful when COMPLETED.
         test_cases: The test cases that were asked for (`runTestCases` of the API); empty when none were.
         url: Its address, where the service or the start's answer gave it.
+        issues: What QA.tech noticed in it; empty when that was not asked for.
     """
 
     run_short_id: RunShortId = Field(alias="shortId")
@@ -143,6 +163,8 @@ class QATechRun(Response):
     result: OptionalText = None
     test_cases: list[QATechRunTestCase] = Field(default_factory=list, alias="runTestCases")
     url: OptionalText = None
+    # No document says what they look like: what cannot be read is left out.
+    issues: Annotated[list[QATechDetectedIssue], BeforeValidator(objects_only)] = Field(default_factory=list)
 
     @field_validator("test_cases", mode="before")
     @classmethod

@@ -86,6 +86,10 @@ def object_or_none(value: object) -> object:
     return value if isinstance(value, (Mapping, BaseModel)) else None
 
 
+def objects_only(value: object) -> object:
+    return [item for item in value if isinstance(item, (dict, BaseModel))] if isinstance(value, (list, tuple)) else []
+
+
 def _number_or_none(value: object) -> object:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _MAX_NUMBER
     return value if is_number else None  # what JSON cannot carry is no number either

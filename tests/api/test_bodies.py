@@ -406,10 +406,16 @@ def test_every_documented_field_of_an_execution() -> None:
 
 def test_what_is_not_documented_is_kept_aside() -> None:
     run = QATechRun.model_validate(
-        {"shortId": "abc123", "issues": [1], "runTestCases": [{"name": "Pay", "labels": ["a"]}]}
+        {"shortId": "abc123", "weather": [1], "runTestCases": [{"name": "Pay", "labels": ["a"]}]}
     )
-    assert run.model_extra == {"issues": [1]}
+    assert run.model_extra == {"weather": [1]}
     assert run.test_cases[0].model_extra == {"labels": ["a"]}
+
+
+@pytest.mark.parametrize("issues", [None, "many", {"title": "x"}, [1, None, "x"]])
+def test_issues_that_cannot_be_read_are_none_and_harm_nothing(issues: object) -> None:
+    run = QATechRun.model_validate({"shortId": "abc123", "status": "COMPLETED", "issues": issues})
+    assert (run.status, run.issues) == ("COMPLETED", [])
 
 
 def test_what_is_not_documented_takes_no_name_that_is_ours() -> None:

@@ -200,18 +200,27 @@ async def test_an_id_that_the_service_has_given_leads_back_to_it(short_id: str) 
 
 async def test_a_look() -> None:
     case = {"id": CASE, "shortId": "tc1", "name": "Pay", "status": "COMPLETED", "result": "FAILED", "new": 1}
-    service = Service(seen(status="COMPLETED", result="FAILED", runTestCases=[case], issues=[]))
+    service = Service(seen(status="COMPLETED", result="FAILED", runTestCases=[case], weather=[]))
     async with service.client() as client:
         run = await client.get_run("abc123", test_cases="all")
     assert (run.run_short_id, run.status, run.result, run.model_extra) == (
         "abc123",
         "COMPLETED",
         "FAILED",
-        {"issues": []},
+        {"weather": []},
     )
     assert [(item.id, item.short_id, item.name, item.model_extra) for item in run.test_cases] == [
         (CASE, "tc1", "Pay", {"new": 1})
     ]
+
+
+@pytest.mark.parametrize("with_issues", [True, False])
+async def test_issues_are_listed_where_they_are_asked_for(with_issues: bool) -> None:
+    service = Service(seen(issues=[{"title": "Slow", "severity": 3, "runTestCaseShortId": "tc1"}]))
+    async with service.client() as client:
+        [issue] = (await client.get_run("abc123", with_issues=with_issues)).issues
+    assert (issue.title, issue.run_test_case_short_id) == ("Slow", "tc1")
+    assert dict(service.only.url.params) == ({"issues": "all"} if with_issues else {})
 
 
 @pytest.mark.parametrize("call", POSTS)

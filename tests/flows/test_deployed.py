@@ -129,6 +129,53 @@ async def test_a_triage_shows_texts_of_the_service_as_text() -> None:
     assert f"{qatech}/latest" in page.links
 
 
+async def test_a_triage_shows_what_the_agent_did_and_what_was_noticed() -> None:
+    outcome = {
+        "outcome": "failed",
+        "steps": [{"reasoning": "I pay.", "tool_calls": [{"name": "click"}], "tool_result": "There is no button."}],
+        "issues": [{"title": "The cart is empty", "severity": "high"}],
+    }
+    plan = one_plan([{"name": "Pay", "outcomes": outcome}, {"name": "Ship", "outcomes": "failed"}])
+    with Sandbox(plan, speed=2000) as sandbox:
+        reach = credentials_for(sandbox)
+        check_release(reach, "pln_one", polling=POLLING, return_state=True)
+        runs = [run["short_id"] for run in sandbox.runs()]
+        state = await triage(reach, runs, return_state=True)
+        assert await state.aresult() == 2
+        sandbox.set_faults([{"on": {"method": "GET", "path": "trace"}, "kind": "status", "status": 403, "times": -1}])
+        without = await triage(reach, runs, return_state=True)
+        assert await without.aresult() == 2
+        pictures = sandbox.url
+    page = render(await published(state))
+    assert "Step 1: I pay. Did: click() Result: There is no button. picture" in page.text
+    assert page.text.count("The cart is empty") == 1
+    assert "The cart is empty (high, functional)" in page.text
+    assert any(link.startswith(pictures) and "step=1" in link for link in page.links)
+    text = await published(without)
+    assert text.count("could not be had") == 2
+    assert "The cart is empty" in text
+    assert "I pay." not in text
+
+
+async def test_a_triage_asks_for_some_tests_and_names_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.triage.MOST_TESTS", 2)
+    monkeypatch.setattr("flows.triage.MOST_NAMES", 2)
+    cases = [{"name": f"*Test* {n}", "outcomes": "failed"} for n in range(5)]
+    with Sandbox(one_plan(cases), speed=2000) as sandbox:
+        reach = credentials_for(sandbox)
+        check_release(reach, "pln_one", polling=POLLING, return_state=True)
+        runs = [run["short_id"] for run in sandbox.runs()]
+        before = len(sandbox.requests())
+        state = await triage(reach, runs, return_state=True)
+        asked = [request["path"] for request in sandbox.requests()[before:]]
+    assert await state.aresult() == 5
+    assert len([path for path in asked if "/run-test-case/" in path]) == 4
+    page = render(await published(state))
+    assert "3 more are not looked into" in page.text
+    assert all(f"*Test* {n}" in page.text for n in range(4))
+    assert page.text.rstrip().endswith("*Test* 2, *Test* 3, 1 more")
+
+
 async def test_a_triage_without_runs_says_so(credentials: QATechCredentials) -> None:
     with pytest.raises(ValueError, match="nothing to look into"):
         await triage(credentials, [])
