@@ -77,6 +77,7 @@ def promote(
     applications: list[dict[str, Any]],
     policy: dict[str, Any],
     verdict: str,
+    decision: dict[str, Any] | None,
     changed_parameters: list[str] | None,
     gate_flow_run_id: str,
 ) -> None:

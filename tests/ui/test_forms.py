@@ -101,7 +101,7 @@ def test_a_block_of_credentials_is_made_in_the_ui_and_its_token_is_not_shown_aga
     for text in (
         "API address (Optional)",
         "QA.tech: Settings -> Integrations -> API.",
-        "Looks per second",
+        "Polls per second",
         "Rate limit",
     ):
         expect(page.get_by_text(text).first).to_be_visible()
