@@ -24,7 +24,7 @@ MAX_REFUSALS = 2
 """So many polls of a run that is known to exist may answer 401 or 403; one may be a slip of a gateway."""
 
 NOT_FOUND_GRACE_SECONDS = 60.0
-"""A run that was just started exists, but may not be known everywhere yet."""
+"""For so long the first polls of a run on record may say that it is not there: a POST that was accepted has made it."""
 
 SETTLE_SECONDS = 60.0
 """A run can be COMPLETED before its result is written; so long the result is waited for."""
@@ -129,8 +129,9 @@ class Watch:
         """Return whether no further poll makes sense."""
         if self.error is None:
             return False
-        is_young = self.age_seconds is not None and now - self.started < NOT_FOUND_GRACE_SECONDS
-        exists = self.run is not None or is_young
+        # By the wait and not by the run: a wait that is resumed begins with a first poll as well.
+        was_started = self.age_seconds is not None and now - self.began < NOT_FOUND_GRACE_SECONDS
+        exists = self.run is not None or was_started
         exhausted = self.failures > MAX_CONSECUTIVE_ERRORS and now - self.failing_since > MAX_ERROR_SECONDS
         return exhausted or self.refusals >= MAX_REFUSALS or not (self.error.retryable or exists)
 

@@ -8,13 +8,12 @@ from prefect_qatech.api.catalogue import FINAL_CHECK_STATUSES
 from prefect_qatech.api.responses import FINAL_STATUSES
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.report.wording import HEADLINES, SYMBOLS, time_text
-from prefect_qatech.verdict import GatePolicy, Incident, NoRerun, Rerun, TestVerdict, Verdict
+from prefect_qatech.verdict import Incident, NoRerun, Rerun, TestVerdict, Verdict
 from prefect_qatech.verdict.judge import UNMATCHED, tests_of
 from prefect_qatech.verdict.outcomes import UNDECIDED
 
 Escape = Callable[[str], str]
 
-_DEFAULT_POLICY = GatePolicy()
 # A retry meets them again; any other incident may not happen a second time.
 _LASTING = frozenset({Incident.COUNT_UNREADABLE, Incident.STALE_PASS})
 

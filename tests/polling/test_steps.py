@@ -163,10 +163,13 @@ def test_a_failing_service_is_given_up_when_both_budgets_are_spent(times: int, s
     assert isinstance(after((100, RUNNING), *one_good), Pause)
 
 
-def test_a_run_that_nobody_has_seen_is_given_up_at_once_but_for_the_first_minute() -> None:
-    assert given_up(after((NOT_FOUND_GRACE_SECONDS, MISSING))).status == 404
-    assert isinstance(after((NOT_FOUND_GRACE_SECONDS - 1, MISSING)), Pause)
-    assert isinstance(after((0, MISSING), watch=replace(WATCH, age_seconds=NOT_FOUND_GRACE_SECONDS)), GiveUp)
+@pytest.mark.parametrize("age_seconds", [0.0, 3600.0])
+def test_a_run_that_nobody_has_seen_is_given_up_at_once_but_for_the_first_minute_of_a_wait(age_seconds: float) -> None:
+    watch = replace(WATCH, age_seconds=age_seconds)
+    assert given_up(after((NOT_FOUND_GRACE_SECONDS, MISSING), watch=watch)).status == 404
+    assert isinstance(after((NOT_FOUND_GRACE_SECONDS - 1, MISSING), watch=watch), Pause)
+    assert isinstance(after((0, REFUSED), watch=watch), Pause)
+    assert isinstance(after((0, REFUSED), (1, REFUSED), watch=watch), GiveUp)
     assert isinstance(after((0, MISSING), watch=replace(WATCH, age_seconds=None)), GiveUp)
     assert isinstance(after((0, RUNNING), (100, MISSING)), Pause)
 
