@@ -18,10 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prefect_qatech.api.ids import RunShortId
 from prefect_qatech.report.model import GateReport
+from prefect_qatech.report.quarantine import marks_of_passed
 from prefect_qatech.report.wording import attempt_name, campaign_id, duration_text, finite, group_counts, in_utc, spent
 from prefect_qatech.verdict import Outcome, Verdict
 
 MAX_BARS = 20
+MAX_MARKS = 40
 _WIDTH, _LEFT, _BAR, _ROW, _TOP = 600, 144, 444, 42, 38
 # Okabe and Ito's colours, which people with any kind of colour blindness can tell apart; dark text reads on each.
 _COLOURS = {
@@ -35,6 +37,7 @@ _COLOURS = {
     "skipped": "#d9d9d9",
 }
 _Count = Annotated[int, Field(ge=0, le=1_000_000)]
+_Mark = Annotated[str, Field(pattern="^[0-9a-f]{8}$")]
 _HISTORY = re.compile(r"^\[//\]: # \(qatech-history (\{[^()\n]{1,1000}\})\)$", re.MULTILINE)
 
 
@@ -51,6 +54,7 @@ class HistoryEntry(BaseModel):
         flaky: Tests that failed and passed later.
         failed: Tests that failed.
         undecided: Tests that did neither.
+        quarantined_passed: Which tests in quarantine passed, the first `MAX_MARKS` of them, each by a hash of its id.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -64,6 +68,7 @@ class HistoryEntry(BaseModel):
     flaky: _Count = 0
     failed: _Count = 0
     undecided: _Count = 0
+    quarantined_passed: tuple[_Mark, ...] = ()
 
 
 def history_line(report: GateReport) -> str:
@@ -90,8 +95,9 @@ def history_line(report: GateReport) -> str:
         flaky=counts["flaky"],
         failed=counts["failed"],
         undecided=counts["undecided"],
+        quarantined_passed=marks_of_passed(report)[:MAX_MARKS],
     )
-    return f"[//]: # (qatech-history {entry.model_dump_json(exclude_none=True)})"
+    return f"[//]: # (qatech-history {entry.model_dump_json(exclude_defaults=True)})"
 
 
 def read_history(markdown: str) -> HistoryEntry | None:

@@ -15,6 +15,7 @@ from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.report.escape import plain_text
 from prefect_qatech.report.headline import headline
 from prefect_qatech.report.model import GateReport, ReportedReason
+from prefect_qatech.report.quarantine import remarks
 from prefect_qatech.report.verdict_json import RULES
 from prefect_qatech.report.wording import (
     HEADLINES,
@@ -114,6 +115,8 @@ def _caveats(report: GateReport) -> Iterable[str]:
         ]
     if lines:
         yield from ("", "About the evidence:", *(f"  {line}" for line in lines))
+    for sentence, named in remarks(report):
+        yield from ("", sentence, *(f"  - {plain_text(what, _NAME)} ({plain_text(key, _NAME)})" for what, key in named))
 
 
 def _compare(report: GateReport, policy: GatePolicy, before: GateVerdict, after: GateVerdict) -> Iterable[str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from prefect_qatech.api.catalogue import FINAL_CHECK_STATUSES
 from prefect_qatech.api.responses import FINAL_STATUSES
 from prefect_qatech.report.model import GateReport
+from prefect_qatech.report.quarantine import entries_that_end_soon
 from prefect_qatech.report.wording import HEADLINES, SYMBOLS, time_text
 from prefect_qatech.verdict import Incident, NoRerun, Rerun, TestVerdict, Verdict
 from prefect_qatech.verdict.judge import UNMATCHED, tests_of
@@ -64,6 +65,7 @@ def advice(report: GateReport, escape: Escape = str) -> str:
         f"This policy let {tests_of(tolerated)} pass that did not pass." if tolerated else "",
         "What is in quarantine fails without blocking: see who repairs it, and until when." if failing else "",
         "An entry of the quarantine has no effect: see below." if _has_idle_entry(report) else "",
+        "An entry of the quarantine ends soon: see below." if entries_that_end_soon(report) else "",
     ]
     return " ".join(filter(None, parts)) or "Nothing has to be done."
 

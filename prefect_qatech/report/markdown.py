@@ -6,18 +6,21 @@ everything else. All of the service's words are escaped; the whole stays below `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from textwrap import indent
 
 from prefect_qatech.report.chart import HistoryEntry, history_chart, history_line
 from prefect_qatech.report.escape import line_link, line_text, markdown_text
 from prefect_qatech.report.headline import advice, headline, retry_text, symbol
 from prefect_qatech.report.model import GateReport, ReportedAttempt, ReportedReason, ReportedTest
+from prefect_qatech.report.quarantine import entries_to_paste, remarks
 from prefect_qatech.report.release_check import sections
 from prefect_qatech.report.wording import (
     SYMBOLS,
     Group,
     attempt_name,
+    campaign_id,
     caveats,
     counts_text,
     duration_text,
@@ -47,6 +50,11 @@ _SECTIONS: tuple[tuple[Group, str], ...] = (
     ("recovered", "Recovered: not carried out at first, then passed"),
 )
 
+_TO_PASTE = """### To put a test into quarantine
+
+Copy its entry below `quarantine:` of the policy, and fill in why, and who repairs it.
+"""
+
 
 def render_markdown(
     report: GateReport, *, chart: str | None = None, history: Sequence[HistoryEntry] = (), max_bytes: int = MAX_BYTES
@@ -70,7 +78,8 @@ def render_markdown(
     attempts = _picture("Outcomes per attempt", chart or "")
     campaigns = _picture("The plan's last campaigns", history_chart(history) if history else "")
     proceed = "" if report.passed or report.approved else f"\n### How to proceed\n\n{retry_text(report)}\n"
-    return _render(report, max_bytes, attempts, campaigns, f"{proceed}\n{history_line(report)}\n")
+    earlier = [entry.quarantined_passed for entry in history if entry.run_short_id != campaign_id(report)]
+    return _render(report, max_bytes, attempts, campaigns, f"{proceed}\n{history_line(report)}\n", earlier)
 
 
 def render_job_summary(report: GateReport, *, max_bytes: int = MAX_BYTES) -> str:
@@ -90,13 +99,20 @@ def _picture(title: str, image: str) -> list[str]:
     return [f"![{title}]({image})\n"] if 0 < len(image) <= _MAX_CHART else []
 
 
-def _render(report: GateReport, max_bytes: int, attempts: Iterable[str], campaigns: Iterable[str], ending: str) -> str:
+def _render(
+    report: GateReport,
+    max_bytes: int,
+    attempts: Iterable[str],
+    campaigns: Iterable[str],
+    ending: str,
+    earlier: Sequence[Collection[str]] = (),
+) -> str:
     budget = max_bytes - len(ending.encode())
     head = _head(report)
     tail = ["### Attempts\n", *attempts, *_attempts_table(report), _sum(report), "", *campaigns, *_weak(report)]
     left = budget - len("\n".join([*head, *tail]).encode()) - 1_000  # the last for what the lists leave out
     lists: list[str] = []
-    for title, items in _lists(report):
+    for title, items in _lists(report, earlier):
         section: list[str] = [title] if title else []
         for number, item in enumerate(items):
             size = len(item.encode()) + 1
@@ -151,22 +167,26 @@ def _plan(report: GateReport) -> str:
     return f"{name} ({short_id})" if name and short_id else name or short_id or "Default test plan"
 
 
-def _lists(report: GateReport) -> Iterable[tuple[str, list[str]]]:
+def _lists(report: GateReport, earlier: Sequence[Collection[str]]) -> Iterable[tuple[str, list[str]]]:
     by_id, quarantine = {test.test_id: test for test in report.tests}, report.quarantine
     unknown = frozenset(report.causes_unknown)
-    remarks = [_reason(reason, by_id) for reason in report.reasons]
-    remarks += [f"- ℹ️ {line_text(note, _NOTE)}" for note in report.notes]
+    lines = [_reason(reason, by_id) for reason in report.reasons]
+    lines += [f"- ℹ️ {line_text(note, _NOTE)}" for note in report.notes]
     for sentence, ids in caveats(report):
-        remarks.append(_remark(sentence, [(by_id[key].name, key) for key in ids if key in by_id]))
-    yield "", remarks
+        lines.append(_remark(sentence, [(by_id[key].name, key) for key in ids if key in by_id]))
+    lines += [_remark(sentence, named) for sentence, named in remarks(report, earlier)]
+    yield "", lines
     for wanted, title in _SECTIONS:
         tests = [test for test in report.tests if group(test) == wanted]
         if tests:
             items = [_test(test, report, quarantine, test.test_id in unknown) for test in tests]
             yield f"### {title} ({len(tests)})\n", items
+    if entries := entries_to_paste(report):
+        # Indented code: no line of it needs another one to be what it is.
+        yield _TO_PASTE, [indent(entry, "    ") for entry in entries]
     if report.release_check is not None:
-        for title, lines in sections(report.release_check, level=3):
-            yield f"{title}\n", list(lines)
+        for title, findings in sections(report.release_check, level=3):
+            yield f"{title}\n", list(findings)
 
 
 def _reason(reason: ReportedReason, tests: Mapping[str, ReportedTest]) -> str:

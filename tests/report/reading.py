@@ -55,9 +55,12 @@ def render(markdown: str, *, bare_domains: bool = True) -> Page:
 
 
 def raw_references(markdown: str) -> list[str]:
-    """Give the character references that one of Prefect's UIs shows as they are written: outside of HTML, most."""
+    """Give the character references that one of Prefect's UIs shows as they are written: outside of HTML, most.
+
+    In code all UIs do, as they should.
+    """
     known = {"&amp;", "&lt;", "&gt;", "&quot;", "&#39;"}
-    outside = re.sub(r"<details>.*?</details>", "", markdown, flags=re.DOTALL)
+    outside = re.sub(r"<details>.*?</details>|^    .*?$", "", markdown, flags=re.DOTALL | re.MULTILINE)
     return [found for found in re.findall(r"&#?\w+;", outside) if found not in known]
 
 

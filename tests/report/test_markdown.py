@@ -29,7 +29,7 @@ from tests.report.reading import HOSTILE, Page, invisible, raw_references, rende
 
 OUR_TAGS = {
     *("h2", "h3", "h4", "p", "ul", "li", "strong", "em", "details", "summary", "wbr", "a", "img"),
-    *("table", "thead", "tbody", "tr", "th", "td"),
+    *("table", "thead", "tbody", "tr", "th", "td", "pre", "code"),
 }
 # The characters whose breaks `render` counts stand in our own sentences as well, so that these are asked for by words.
 FORMS = {"artifact": render_markdown, "job summary": render_job_summary}
