@@ -27,7 +27,7 @@ from prefect_qatech import (
     describe_failure,
 )
 from prefect_qatech.report.artifacts import artifact_key
-from prefect_qatech.report.escape import line_link, line_text
+from prefect_qatech.report.escape import link, markdown_text
 
 AT_ONCE = 8
 MOST_TESTS = 25
@@ -82,8 +82,8 @@ async def triage(
         sections = await asyncio.gather(*(section(client, case, issues, limit) for case in open_cases[:MOST_TESTS]))
     head = [
         f"## {len(open_cases)} of {len(last_word)} tests have not passed",
-        f"Plan {line_text(plan_short_id or 'unknown', 100)}. "
-        f"Runs: {', '.join(line_link(run.run_short_id, run_url if run is runs[-1] else None) for run in runs)}. "
+        f"Plan {markdown_text(plan_short_id or 'unknown', 100)}. "
+        f"Runs: {', '.join(link(run.run_short_id, run_url if run is runs[-1] else None) for run in runs)}. "
         f"{await the_gate(gate_flow_run_id, artifact_key('report', label or plan_short_id))}",
     ]
     await acreate_markdown_artifact(
@@ -100,7 +100,7 @@ async def the_gate(flow_run_id: str | None, report_key: str) -> str:
         return "The gate's flow run is unknown."
     page = url_for("flow-run", obj_id=flow_run_id)
     if page is None or not is_uuid(flow_run_id):
-        return f"The gate's flow run: {line_text(flow_run_id, 100)}."
+        return f"The gate's flow run: {markdown_text(flow_run_id, 100)}."
     links = [f"[The gate's flow run]({page})"]
     async with get_client() as client:
         found = await client.read_artifacts(
@@ -126,7 +126,7 @@ def named(cases: list[QATechRunTestCase]) -> list[str]:
     """Name the tests that are not looked into, as far as there is room."""
     if not cases:
         return []
-    names = [line_text(case.name, 200) for case in cases[:MOST_NAMES]]
+    names = [markdown_text(case.name, 200) for case in cases[:MOST_NAMES]]
     more = [f"{len(cases) - MOST_NAMES} more"] if len(cases) > MOST_NAMES else []
     return [f"### {len(cases)} more are not looked into", ", ".join([*names, *more])]
 

@@ -18,7 +18,7 @@ from prefect.flow_runs import apause_flow_run, asuspend_flow_run
 from prefect.input import RunInput
 from pydantic import ConfigDict, Field
 
-from prefect_qatech.report.escape import line_link, line_text
+from prefect_qatech.report.escape import link, markdown_text
 from prefect_qatech.report.model import GateDecision, GateReport
 from prefect_qatech.report.wording import campaign_name, time_text
 from prefect_qatech.verdict import TestVerdict
@@ -145,20 +145,20 @@ def question(report: GateReport, until: datetime) -> str:
         Markdown.
     """
     names = [test.name for test in report.tests_with(TestVerdict.FAILED)]
-    told = ", ".join(line_text(name, _NAME_LENGTH) or "(no name)" for name in names[:_MAX_NAMES])
+    told = ", ".join(markdown_text(name, _NAME_LENGTH) or "(no name)" for name in names[:_MAX_NAMES])
     more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    where = ", ".join(line_text(app.environment_url, 300) for app in report.applications if app.environment_url)
+    where = ", ".join(markdown_text(app.environment_url, 300) for app in report.applications if app.environment_url)
     about = [
-        f"**{line_text(campaign_name(report), _NAME_LENGTH)}**",
+        f"**{markdown_text(campaign_name(report), _NAME_LENGTH)}**",
         f"on {where}" if where else "",
-        f"target {line_text(report.target, _NAME_LENGTH)}" if report.target else "",
-        line_link("Open the run", report.run_url),
+        f"target {markdown_text(report.target, _NAME_LENGTH)}" if report.target else "",
+        link("Open the run", report.run_url),
     ]
     return "\n".join(
         [
             f"**The gate's verdict is {report.verdict.value}.** {' · '.join(part for part in about if part)}",
             "",
-            *(f"- {line_text(reason.sentence, 500)}" for reason in report.reasons[:_MAX_REASONS]),
+            *(f"- {markdown_text(reason.sentence, 500)}" for reason in report.reasons[:_MAX_REASONS]),
             *([f"- Failed: {told}{more}"] if names else []),
             "",
             f"There is time until **{time_text(until)}**; no answer is a no.",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections.abc import Callable
 from functools import lru_cache
 
 from prefect_qatech.addresses import safe_url
@@ -23,17 +24,14 @@ _BLANKS = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters by their catego
 
 # What could begin a list, a heading or a rule where a text begins a line.
 _START = re.compile(r"^[0-9]{0,9}[-+=.)#:]")
-# As numeric references these characters are text to every Markdown and HTML parser, in paragraphs, in table cells and
-# in HTML blocks alike; a backslash would show inside of the last.
 _MARKUP = frozenset("&<>\"'`*_[]{}|\\~#$!")
+# One UI of Prefect knows these references alone outside of HTML, and shows any other as it is written.
+_REFERENCES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"}
 # A renderer that looks for bare addresses, mentions and emoji names looks for them after references were resolved, so
 # that only a break between two pieces of text keeps it from finding one.
 _SPECIAL = re.compile(
     r"""(?P<breaks>[:.@#](?=[^\s.])|/(?=/)|(?<=ww)w(?=\.))|[&<>"'`*_\[\]{}|\\~#$!]|[-+=.):]""", re.IGNORECASE
 )
-# The one UI of Prefect knows these character references alone and shows any other as it is written.
-_KNOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"}
-_REFERENCE = re.compile(r"&#([0-9]+);")
 # In a table artifact a cell is Markdown and HTML to the one UI and plain text to the other. Only another character is
 # safe in both: the full-width form, which reads alike and means nothing.
 _CELL = re.compile(r"[&<>`*_\[\]|\\~@]|/(?=/)|(?<=www)\.", re.IGNORECASE)
@@ -89,7 +87,7 @@ def xml_text(text: str, max_length: int) -> str:
 
 
 def markdown_text(text: str, max_length: int) -> str:
-    """Return a text as Markdown that shows exactly this text, in a paragraph, a table cell or inside of HTML.
+    """Return a text as Markdown that shows exactly this text, in a paragraph, a list or a table cell.
 
     Args:
         text: A text from elsewhere.
@@ -100,15 +98,35 @@ def markdown_text(text: str, max_length: int) -> str:
 
     Example:
         >>> markdown_text("*Pay* <b>", 100)
+        '\\\\*Pay\\\\* &lt;b&gt;'
+    """
+    return _escaped(text, max_length, lambda character: _REFERENCES.get(character, f"\\{character}"))
+
+
+def html_text(text: str, max_length: int) -> str:
+    """Return a text that shows exactly this text inside of HTML in Markdown, where a backslash would show.
+
+    Args:
+        text: A text from elsewhere.
+        max_length: How many characters may show; the HTML is longer.
+
+    Returns:
+        HTML without tags but `<wbr>`, bare addresses or line breaks.
+
+    Example:
+        >>> html_text("*Pay* <b>", 100)
         '&#42;Pay&#42; &#60;b&#62;'
     """
+    return _escaped(text, max_length, lambda character: f"&#{ord(character)};")
 
+
+def _escaped(text: str, max_length: int, escape: Callable[[str], str]) -> str:
     line = plain_text(text, max_length)
     start = _START.match(line)
 
     def replace(match: re.Match[str]) -> str:
         is_markup = match[0] in _MARKUP or (start is not None and match.end() == start.end())
-        return (f"&#{ord(match[0])};" if is_markup else match[0]) + ("<wbr>" if match["breaks"] else "")
+        return (escape(match[0]) if is_markup else match[0]) + ("<wbr>" if match["breaks"] else "")
 
     return _SPECIAL.sub(replace, line)
 
@@ -193,39 +211,3 @@ def link(text: str, url: str | None, max_length: int = 200) -> str:
     label, address = markdown_text(text, max_length), safe_url(url)
     # "&copy=" in an address is a character reference to some parsers.
     return f"[{label}]({address.replace('&', '&amp;')})" if address and label else label
-
-
-def line_text(text: str, max_length: int) -> str:
-    """Return a text as Markdown for a paragraph, a list or a table of Prefect's UI; not for the inside of HTML.
-
-    Args:
-        text: A text from elsewhere.
-        max_length: How many characters may show.
-
-    Returns:
-        Markdown.
-
-    Example:
-        >>> line_text("*Pay* <b>", 100)
-        '\\\\*Pay\\\\* &lt;b&gt;'
-    """
-    return _outside_html(markdown_text(text, max_length))
-
-
-def line_link(text: str, url: str | None, max_length: int = 200) -> str:
-    """Return what `link` does, for the same places as `line_text`.
-
-    Args:
-        text: What is shown; escaped here.
-        url: An address from elsewhere.
-        max_length: How many characters of the text may show.
-
-    Returns:
-        Markdown.
-    """
-    return _outside_html(link(text, url, max_length))
-
-
-def _outside_html(markdown: str) -> str:
-    # Where it is not inside of HTML, a backslash says the same to all, and everything of ours is ASCII punctuation.
-    return _REFERENCE.sub(lambda match: _KNOWN.get(chr(int(match[1])), f"\\{chr(int(match[1]))}"), markdown)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from prefect_qatech.report.escape import cell_text, line_link, line_text, plain_text
+from prefect_qatech.report.escape import cell_text, link, markdown_text, plain_text
 from prefect_qatech.report.model import GateReport, GatesReport
 from prefect_qatech.report.wording import HEADLINES, SYMBOLS, counts_text, duration_text, spent
 from prefect_qatech.verdict import TestVerdict, Verdict
@@ -33,7 +33,7 @@ def render_gates(report: GatesReport, *, pages: Mapping[str, str] | None = None)
     targets = sorted({gate.target for gate in report.reports.values() if gate.target})
     ordered = sorted(report.names, key=lambda name: [*Verdict].index(report.verdict_of(name)), reverse=True)
     seconds = sum(spent(gate).seconds for gate in report.reports.values())
-    target = f" Target: {line_text(', '.join(targets), _REASON_LENGTH)}." if targets else ""
+    target = f" Target: {markdown_text(', '.join(targets), _REASON_LENGTH)}." if targets else ""
     took = f" {duration_text(seconds)} of runs." if seconds else ""
     return "\n".join(
         [
@@ -51,7 +51,7 @@ def render_gates(report: GatesReport, *, pages: Mapping[str, str] | None = None)
 def _item(report: GatesReport, name: str, page: str | None) -> Iterator[str]:
     gate = report.reports.get(name)
     # The one UI of Prefect shows the text of a link as it is written: no name is in one.
-    head = f"- {SYMBOLS[report.verdict_of(name)]} **{line_text(name, _NAME_LENGTH)}**"
+    head = f"- {SYMBOLS[report.verdict_of(name)]} **{markdown_text(name, _NAME_LENGTH)}**"
     if gate is None:
         yield f"{head}: could not be evaluated"
     else:
@@ -59,21 +59,21 @@ def _item(report: GatesReport, name: str, page: str | None) -> Iterator[str]:
         seconds = spent(gate).seconds
         parts = [
             f"{head}: {gate.verdict}",
-            line_text(plan, _NAME_LENGTH) if plan != name else "",
+            markdown_text(plan, _NAME_LENGTH) if plan != name else "",
             counts_text(gate),
             f"{len(gate.attempts)} attempt{'' if len(gate.attempts) == 1 else 's'}",
             duration_text(seconds) if seconds else "",
             f"[flow run]({page})" if page else "",
-            line_link(f"run {gate.run_short_id}", gate.run_url) if gate.run_short_id else "",
+            link(f"run {gate.run_short_id}", gate.run_url) if gate.run_short_id else "",
         ]
         yield " · ".join(part for part in parts if part)
         for word, verdict in (("Failed", TestVerdict.FAILED), ("Flaky", TestVerdict.FLAKY)):
             if names := [test.name for test in gate.tests_with(verdict)]:
-                told = ", ".join(line_text(test, _NAME_LENGTH) or "(no name)" for test in names[:_MAX_NAMED])
+                told = ", ".join(markdown_text(test, _NAME_LENGTH) or "(no name)" for test in names[:_MAX_NAMED])
                 more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
                 yield f"  - {word}: {told}{more}"
     for reason in _reasons(report, name):
-        yield f"  - {line_text(reason, _REASON_LENGTH)}"
+        yield f"  - {markdown_text(reason, _REASON_LENGTH)}"
 
 
 def gates_message(report: GatesReport) -> str:

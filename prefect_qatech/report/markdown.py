@@ -11,7 +11,7 @@ from datetime import datetime
 from textwrap import indent
 
 from prefect_qatech.report.chart import HistoryEntry, history_chart, history_line
-from prefect_qatech.report.escape import line_link, line_text, markdown_text
+from prefect_qatech.report.escape import html_text, link, markdown_text
 from prefect_qatech.report.headline import advice, headline, retry_text, symbol
 from prefect_qatech.report.model import GateReport, ReportedAttempt, ReportedReason, ReportedTest
 from prefect_qatech.report.quarantine import entries_to_paste, remarks
@@ -138,17 +138,17 @@ def _cut(markdown: str, max_bytes: int) -> str:
 def _head(report: GateReport) -> list[str]:
     about = [f"**{_plan(report)}**", counts_text(report)]
     if report.label and report.label != report.plan_name:
-        about.insert(1, line_text(report.label, _NAME))
+        about.insert(1, markdown_text(report.label, _NAME))
     if report.target:
-        about.append(f"target {line_text(report.target, _NAME)}")
+        about.append(f"target {markdown_text(report.target, _NAME)}")
     if report.ended_at:
         about.append(time_text(report.ended_at))
     if report.run_url:
-        about.append(line_link("open the latest run", report.run_url))
+        about.append(link("open the latest run", report.run_url))
     return [
-        f"## {symbol(report)} {headline(report, lambda words: line_text(words, _NAME))}",
+        f"## {symbol(report)} {headline(report, lambda words: markdown_text(words, _NAME))}",
         "",
-        advice(report, lambda words: line_text(words, _SENTENCE)),
+        advice(report, lambda words: markdown_text(words, _SENTENCE)),
         "",
         " · ".join(about),
         "",
@@ -162,8 +162,8 @@ def _sum(report: GateReport) -> str:
 
 
 def _plan(report: GateReport) -> str:
-    name = line_text(report.plan_name or "", _NAME)
-    short_id = line_text(report.plan_short_id or "", _NAME)
+    name = markdown_text(report.plan_name or "", _NAME)
+    short_id = markdown_text(report.plan_short_id or "", _NAME)
     return f"{name} ({short_id})" if name and short_id else name or short_id or "Default test plan"
 
 
@@ -171,7 +171,7 @@ def _lists(report: GateReport, earlier: Sequence[Collection[str]]) -> Iterable[t
     by_id, quarantine = {test.test_id: test for test in report.tests}, report.quarantine
     unknown = frozenset(report.causes_unknown)
     lines = [_reason(reason, by_id) for reason in report.reasons]
-    lines += [f"- ℹ️ {line_text(note, _NOTE)}" for note in report.notes]
+    lines += [f"- ℹ️ {markdown_text(note, _NOTE)}" for note in report.notes]
     for sentence, ids in caveats(report):
         lines.append(_remark(sentence, [(by_id[key].name, key) for key in ids if key in by_id]))
     lines += [_remark(sentence, named) for sentence, named in remarks(report, earlier)]
@@ -197,16 +197,16 @@ def _reason(reason: ReportedReason, tests: Mapping[str, ReportedTest]) -> str:
 
 
 def _remark(sentence: str, named: Sequence[tuple[str, str | None]], symbol: str = "ℹ️") -> str:
-    text = f"- {symbol} {line_text(sentence, _SENTENCE)}"
+    text = f"- {symbol} {markdown_text(sentence, _SENTENCE)}"
     if not named:
         return text
-    shown = [line_text(name or test_id or "", _WORD) or "(no name)" for name, test_id in named[:_NAMES_PER_REASON]]
+    shown = [markdown_text(name or test_id or "", _WORD) or "(no name)" for name, test_id in named[:_NAMES_PER_REASON]]
     more = len(named) - len(shown)
     return f"{text} *{', '.join(shown)}{f' and {more} more' if more else ''}*"
 
 
 def _name(test: ReportedTest) -> str:
-    return f"**{line_text(test.name, _NAME) or '(no name)'}**"
+    return f"**{markdown_text(test.name, _NAME) or '(no name)'}**"
 
 
 def _test(
@@ -217,20 +217,20 @@ def _test(
     links = {"test": test.url, "screenshot": test.screenshot_url, "recording": test.recording_url}
     if attempt is not None:
         links[f"run of attempt {attempt.number + 1}"] = attempt.run_url
-    parts = [f"- {_name(test)}: {story(test, lambda words: line_text(words, _REASON))}"]
-    parts += [line_link(text, url) for text, url in links.items() if url]
+    parts = [f"- {_name(test)}: {story(test, lambda words: markdown_text(words, _REASON))}"]
+    parts += [link(text, url) for text, url in links.items() if url]
     entry = quarantine.get(test.test_id)
     if test.quarantined and entry:
-        until = line_text(until_text(entry, report.policy), _NAME)
-        owner = line_text(entry.owner, _NAME)
-        parts.append(f"in quarantine {until}: {line_text(entry.reason, _REASON)} (owner: {owner})")
+        until = markdown_text(until_text(entry, report.policy), _NAME)
+        owner = markdown_text(entry.owner, _NAME)
+        parts.append(f"in quarantine {until}: {markdown_text(entry.reason, _REASON)} (owner: {owner})")
     if not test.expected:
         parts.append("appeared in a rerun only")
     if cause_is_unknown:
         parts.append("its cause could not be found out")
-    parts.append(f"id {line_text(test.test_id, _NAME)}")
+    parts.append(f"id {markdown_text(test.test_id, _NAME)}")
     text = " · ".join(parts)
-    explanation = markdown_text(test.explanation or "", _EXPLANATION)
+    explanation = html_text(test.explanation or "", _EXPLANATION)
     if not explanation:
         return text
     return f"{text}\n\n  <details><summary>The agent's explanation</summary>{explanation}</details>\n"
@@ -253,16 +253,16 @@ def _attempts_table(report: GateReport) -> list[str]:
 def _attempt(attempt: ReportedAttempt, ended_at: datetime | None) -> str:
     asked = {"start": "the plan", "attached": "started elsewhere"}.get(attempt.kind)
     if asked is None:
-        asked = _FILTERS.get(attempt.filter or "") or line_text(attempt.filter or "unknown", _WORD)
+        asked = _FILTERS.get(attempt.filter or "") or markdown_text(attempt.filter or "unknown", _WORD)
     counts = ", ".join(f"{attempt.counts[outcome]} {outcome}" for outcome in Outcome if attempt.counts.get(outcome))
     ended = attempt.status == "COMPLETED" and attempt.result
     words = (attempt.result,) if ended else (attempt.status, attempt.result)
     cells = (
         f"{attempt.number + 1} ({attempt_name(attempt.number)})",
-        line_link(attempt.run_short_id, attempt.run_url, _WORD),
+        link(attempt.run_short_id, attempt.run_url, _WORD),
         time_text(attempt.started_at, ended_at),
         duration_text(attempt.duration_seconds),
-        " ".join(line_text(word, _WORD) for word in words if word) or "unknown",
+        " ".join(markdown_text(word, _WORD) for word in words if word) or "unknown",
         asked,
         counts or "no tests",
     )
@@ -270,7 +270,7 @@ def _attempt(attempt: ReportedAttempt, ended_at: datetime | None) -> str:
 
 
 def _weak(report: GateReport) -> list[str]:
-    weak = [line_text(test.name, _WORD) for test in report.tests if test.identity_is_weak]
+    weak = [markdown_text(test.name, _WORD) for test in report.tests if test.identity_is_weak]
     if not weak:
         return []
     names = ", ".join(weak[:20]) + (f" and {len(weak) - 20} more" if len(weak) > 20 else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from prefect_qatech.api.catalogue import QATechFinding, QATechReleaseCheck
-from prefect_qatech.report.escape import line_link, line_text
+from prefect_qatech.report.escape import link, markdown_text
 from prefect_qatech.report.model import ReportedFinding, ReportedReleaseCheck, ReportedScore
 from prefect_qatech.report.sizes import cut_to_bytes, whole_url
 
@@ -116,9 +116,9 @@ def sections(check: ReportedReleaseCheck, *, level: int) -> list[Section]:
         check: The check.
         level: Of the first title.
     """
-    about = [line_text(check.summary or "", _TEXT) or "No summary."]
+    about = [markdown_text(check.summary or "", _TEXT) or "No summary."]
     if check.url:
-        about.append(line_link(f"open release check {check.short_id or ''}", check.url))
+        about.append(link(f"open release check {check.short_id or ''}", check.url))
     parts: list[Section] = [(f"{'#' * level} {_headline(check)}", [f"- {' · '.join(about)}"])]
     mark = "#" * (level + 1)
     if check.findings:
@@ -127,14 +127,14 @@ def sections(check: ReportedReleaseCheck, *, level: int) -> list[Section]:
     if check.scores:
         parts.append((f"{mark} Score per category", [_score(score) for score in check.scores]))
     if check.manual_follow_ups:
-        items = [f"- {line_text(text, _TEXT) or '(no text)'}" for text in check.manual_follow_ups]
+        items = [f"- {markdown_text(text, _TEXT) or '(no text)'}" for text in check.manual_follow_ups]
         parts.append((f"{mark} For people to look at ({len(items)})", items))
     return parts
 
 
 def _headline(check: ReportedReleaseCheck) -> str:
     if not check.is_complete:
-        return f"❔ Release check: {line_text(check.status, 40) or 'nobody knows what became of it'}"
+        return f"❔ Release check: {markdown_text(check.status, 40) or 'nobody knows what became of it'}"
     score = "no score" if check.score is None else f"score {check.score:g}"
     findings = f"{check.finding_count} finding{'' if check.finding_count == 1 else 's'}"
     blockers = f"{check.blocker_count} blocker{'' if check.blocker_count == 1 else 's'} among {findings}"
@@ -148,17 +148,17 @@ def _more(items: list[str], count: int) -> list[str]:
 
 def _finding(finding: ReportedFinding) -> str:
     marks = {True: "⛔ **blocker** ", None: "⛔ **perhaps a blocker: QA.tech does not say** ", False: ""}
-    about = ", ".join(line_text(word, 40) for word in (finding.severity, finding.category) if word)
+    about = ", ".join(markdown_text(word, 40) for word in (finding.severity, finding.category) if word)
     parts = [
-        f"- {marks[finding.is_blocker]}**{line_text(finding.title, _NAME) or '(no title)'}**"
+        f"- {marks[finding.is_blocker]}**{markdown_text(finding.title, _NAME) or '(no title)'}**"
         + (f" ({about})" if about else ""),
-        line_text(finding.description or "", _TEXT),
-        f"Recommendation: {line_text(finding.recommendation, _TEXT)}" if finding.recommendation else "",
+        markdown_text(finding.description or "", _TEXT),
+        f"Recommendation: {markdown_text(finding.recommendation, _TEXT)}" if finding.recommendation else "",
     ]
     return " · ".join(part for part in parts if part)
 
 
 def _score(score: ReportedScore) -> str:
     number = "no score" if score.score is None else f"{score.score:g}"
-    why = line_text(score.summary or "", _TEXT)
-    return f"- {line_text(score.category, _NAME) or '(no name)'}: **{number}**" + (f" · {why}" if why else "")
+    why = markdown_text(score.summary or "", _TEXT)
+    return f"- {markdown_text(score.category, _NAME) or '(no name)'}: **{number}**" + (f" · {why}" if why else "")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from prefect_qatech.api.catalogue import QATechToolCall, QATechTraceStep
 from prefect_qatech.api.responses import QATechDetectedIssue, QATechRunTestCase, QATechRunTestCaseDetails
-from prefect_qatech.report.escape import line_link, line_text
+from prefect_qatech.report.escape import link, markdown_text
 
 MAX_LENGTH = 8_000
 MAX_STEPS = 5
@@ -78,40 +78,40 @@ def _section(title: str, parts: Iterable[str], total: int, room: int) -> list[st
 
 def _head(test: QATechRunTestCase) -> list[str]:
     head = [
-        f"### {line_text(test.name, 200) or 'A test without a name'}",
-        f"**{line_text(test.result or test.status, 50) or 'no result'}**",
-        line_text(test.result_title or "", 300) or "no reason given",
+        f"### {markdown_text(test.name, 200) or 'A test without a name'}",
+        f"**{markdown_text(test.result or test.status, 50) or 'no result'}**",
+        markdown_text(test.result_title or "", 300) or "no reason given",
     ]
     if isinstance(test, QATechRunTestCaseDetails):
         minutes = f"{test.duration_ms / 60_000:.1f} minutes" if test.duration_ms is not None else ""
         urls = {"test": test.url, "screenshot": test.screenshot_url, "recording": test.recording_url}
-        links = [line_link(text, url) for text, url in urls.items() if url]
-        head.append(", ".join(filter(None, (line_text(test.error_code or "", 100), minutes, *links))))
-    return [*head, line_text(test.evaluation_thought or "", 2_000)]
+        links = [link(text, url) for text, url in urls.items() if url]
+        head.append(", ".join(filter(None, (markdown_text(test.error_code or "", 100), minutes, *links))))
+    return [*head, markdown_text(test.evaluation_thought or "", 2_000)]
 
 
 def _issue(issue: QATechDetectedIssue) -> str:
-    kind = ", ".join(filter(None, (line_text(issue.severity or "", 50), line_text(issue.category or "", 50))))
-    title = line_text(issue.title, 200) or "An issue without a title"
+    kind = ", ".join(filter(None, (markdown_text(issue.severity or "", 50), markdown_text(issue.category or "", 50))))
+    title = markdown_text(issue.title, 200) or "An issue without a title"
     return " ".join(
-        filter(None, (f"**{title}**", f"({kind})" if kind else "", line_text(issue.description or "", 500)))
+        filter(None, (f"**{title}**", f"({kind})" if kind else "", markdown_text(issue.description or "", 500)))
     )
 
 
 def _step(number: int, step: QATechTraceStep) -> str:
     calls = ", ".join(map(_call, step.tool_calls[:MAX_CALLS]))
     more = f" and {len(step.tool_calls) - MAX_CALLS} more" if len(step.tool_calls) > MAX_CALLS else ""
-    result = line_text(step.tool_result or "", 300)
+    result = markdown_text(step.tool_result or "", 300)
     parts = (
         f"**Step {number}:**",
-        line_text(step.reasoning or "", 500),
+        markdown_text(step.reasoning or "", 500),
         f"**Did:** {calls}{more}" if calls else "",
         f"**Result:** {result}" if result else "",
-        line_link("picture", step.screenshot_url) if step.screenshot_url else "",
+        link("picture", step.screenshot_url) if step.screenshot_url else "",
     )
     return " ".join(filter(None, parts))
 
 
 def _call(call: QATechToolCall) -> str:
     given = "" if call.arguments in (None, {}, []) else json.dumps(call.arguments, ensure_ascii=False, default=str)
-    return f"{line_text(call.name, 100) or 'a tool'}({line_text(given, 200)})"
+    return f"{markdown_text(call.name, 100) or 'a tool'}({markdown_text(given, 200)})"

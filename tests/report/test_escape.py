@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_qatech.addresses import safe_url
-from prefect_qatech.report.escape import cell_text, link, markdown_text, plain_text, xml_text
+from prefect_qatech.report.escape import cell_text, html_text, link, markdown_text, plain_text, xml_text
 from tests.report.reading import HOSTILE, invisible, render
 
 # Half of the characters mean something to Markdown or HTML, or hide something.
@@ -30,9 +30,10 @@ CONTEXTS = {
 
 def assert_shows(context: str, text: str) -> None:
     template, tags = CONTEXTS[context]
-    shown, expected = render(template.format(markdown_text(text, 80))), plain_text(text, 80)
+    escaped = html_text(text, 80) if context == "html" else markdown_text(text, 80)
+    shown, expected = render(template.format(escaped)), plain_text(text, 80)
     # One of Prefect's UIs makes a link of these alone, which the renderer here does not.
-    assert not re.search(r"www\.|://|\w@\w", markdown_text(text, 80), re.IGNORECASE)
+    assert not re.search(r"www\.|://|\w@\w", escaped, re.IGNORECASE)
     assert shown.tags <= tags, (shown.tags, text)
     assert shown.images == []
     assert shown.links == (["https://ours.example"] if context == "before a link" else [])
@@ -84,7 +85,7 @@ def test_hostile_text_in_a_table_artifact(kind: str) -> None:
     assert not re.search(r"[&<>`*_\[\]|\\~@]|://|www\.", cell)
 
 
-@pytest.mark.parametrize("escape", [plain_text, markdown_text, cell_text, xml_text])
+@pytest.mark.parametrize("escape", [plain_text, markdown_text, html_text, cell_text, xml_text])
 def test_nothing_invisible_remains(escape: Callable[[str, int], str]) -> None:
     assert {kind: invisible(escape(text, 200)) for kind, text in HOSTILE.items()} == {kind: [] for kind in HOSTILE}
 
@@ -105,11 +106,12 @@ def test_text_that_hides_what_follows_is_made_visible() -> None:
     assert plain_text("a\ufffeb\U0001ffffc\ufdd0", 20) == "a\ufffdb\ufffdc\ufffd"
 
 
+@pytest.mark.parametrize("escape", [markdown_text, html_text])
 @pytest.mark.parametrize("text", ["@admin", ":smile:", "a@evil.com", "https://evil.com", "www.evil.com", "evil.com"])
-def test_what_other_places_resolve_is_broken(text: str) -> None:
+def test_what_other_places_resolve_is_broken(escape: Callable[[str, int], str], text: str) -> None:
     """GitHub and GitLab look for these in the rendered text, which no renderer here shows."""
-    assert "<wbr>" in markdown_text(text, 50)
-    assert render(markdown_text(text, 50)).text.strip() == text
+    assert "<wbr>" in escape(text, 50)
+    assert render(escape(text, 50)).text.strip() == text
 
 
 def test_lines_are_kept_where_they_may_be() -> None:
