@@ -138,6 +138,10 @@ from prefect_qatech.report.model import (
     ReportedScore as ReportedScore,
     ReportedTest as ReportedTest,
 )
+from prefect_qatech.report.subject import (
+    GateSubject as GateSubject,
+    ReportedApplication as ReportedApplication,
+)
 from prefect_qatech.report.triage import (
     describe_failure as describe_failure,
 )

@@ -24,6 +24,7 @@ from prefect.context import FlowRunContext
 
 from prefect_qatech import GatePolicy, GateReport, QATechCredentials, QATechRun, QATechRunTestCase
 from prefect_qatech.report.build import build_report
+from prefect_qatech.report.subject import GateSubject
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.verdict.identity import ObservedAttempt, recognise
 
@@ -211,5 +212,5 @@ def a_report() -> GateReport:
     run = QATechRun(run_short_id="abc123", status="COMPLETED", result="PASSED", test_cases=[case])
     observed = ObservedAttempt(kind="start", run=run, test_count=1)
     return build_report(
-        recognise([observed]), GatePolicy(), ended_at=datetime.now(timezone.utc), plan_short_id="pln_smoke"
+        recognise([observed]), GatePolicy(), GateSubject(plan_short_id="pln_smoke"), ended_at=datetime.now(timezone.utc)
     )

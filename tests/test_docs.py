@@ -35,6 +35,7 @@ from prefect_qatech import (
 )
 from prefect_qatech.cli import app
 from prefect_qatech.report import events, load_policy
+from prefect_qatech.report.subject import GateSubject
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.sandbox.loading import load_scenario
 from tests.documents import DOCUMENTS, PAGES, ROOT, blocks, rows, section
@@ -232,7 +233,7 @@ async def test_every_event_has_the_payload_that_is_written(monkeypatch: pytest.M
     events.emit_run_finished(QATechRun(run_short_id="abc123", status="COMPLETED", result="PASSED"), None)
     events.emit_run_unattended("abc123", None, "cancelled")
     await events.emit_gate_asked(report, seconds=60)
-    await events.emit_gate_errored(RuntimeError("gone"), plan_short_id="pln_smoke")
+    await events.emit_gate_errored(RuntimeError("gone"), GateSubject(plan_short_id="pln_smoke"))
     await events.emit_gate_verdict(report)
     await events.emit_gates_verdict(GatesReport(names=("one",), reports={"one": report}))
 

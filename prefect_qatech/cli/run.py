@@ -36,6 +36,7 @@ from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.report import load_policy
 from prefect_qatech.report.model import GateReport
+from prefect_qatech.report.subject import GateSubject, subject_of
 from prefect_qatech.verdict import GatePolicy
 
 if sys.version_info >= (3, 11):
@@ -229,12 +230,11 @@ def run(
             policy.deadline_seconds,
             start=start,
             prepare=prepare,
-            plan_short_id=plan,
-            target=target,
+            subject=subject_of(request, target=target, project_short_id=credentials.project_short_id),
             mode=mode,
             polling=POLLING,
         )
-        return _campaign(steps, policy, plan, target).run()
+        return _campaign(steps, policy).run()
 
     _gate(work, output, resume=True)
 
@@ -286,11 +286,11 @@ def rerun(
             start=start,
             prepare=prepare,
             notes=(f"Only what was run again is judged here, which may be a part of the tests of run {base}.",),
-            target=target,
+            subject=GateSubject(target=target, project_short_id=credentials.project_short_id),
             mode=mode,
             polling=POLLING,
         )
-        return _campaign(steps, policy, None, target).run()
+        return _campaign(steps, policy).run()
 
     _gate(work, output, resume=True)
 
@@ -321,9 +321,15 @@ def wait(
         policy = rules.to_policy(reruns_unasked=False)
         journal = RunJournal(DEFAULT_JOURNAL, {"attached": attached.run_short_id})
         steps = TerminalSteps(
-            credentials, journal, display, policy.deadline_seconds, attached=attached, target=target, polling=POLLING
+            credentials,
+            journal,
+            display,
+            policy.deadline_seconds,
+            attached=attached,
+            subject=GateSubject(target=target, project_short_id=credentials.project_short_id),
+            polling=POLLING,
         )
-        return _campaign(steps, policy, None, target).run()
+        return _campaign(steps, policy).run()
 
     _gate(work, output, resume=False)
 
@@ -359,15 +365,8 @@ def _status_lines(run: QATechRun) -> Iterator[str]:
         yield f"  {one_line(case.result or case.status):<9} {one_line(case.name + why)}"
 
 
-def _campaign(steps: TerminalSteps, policy: GatePolicy, plan: str | None, target: str | None) -> GateCampaign:
-    return GateCampaign(
-        steps,
-        policy,
-        logger=steps.logger,
-        plan_short_id=plan,
-        target=target,
-        first_poll_seconds=steps.polling.first_seconds,
-    )
+def _campaign(steps: TerminalSteps, policy: GatePolicy) -> GateCampaign:
+    return GateCampaign(steps, policy, logger=steps.logger, first_poll_seconds=steps.polling.first_seconds)
 
 
 def _applications(

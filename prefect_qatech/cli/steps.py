@@ -30,6 +30,7 @@ from prefect_qatech.ledger import QATechRunRecord, record_of
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.polling.wait import Surroundings, wait_for_run
 from prefect_qatech.report.model import GateDecision, GateReport
+from prefect_qatech.report.subject import GateSubject
 
 T = TypeVar("T")
 
@@ -52,8 +53,7 @@ class TerminalSteps:
         start: Sends the POST of the first run; None where `attached` is judged.
         prepare: Comes before that POST and may fail, as it starts nothing: finds out what the names mean.
         attached: A run that was started elsewhere.
-        plan_short_id: The plan that is asked for.
-        target: What is tested, where it is named.
+        subject: What is tested.
         notes: What the report should say of the first run.
         mode: `new` refuses a campaign that is on record without a verdict, `resume` goes on with it, `anew` leaves it.
         polling: How often to poll a run.
@@ -67,16 +67,11 @@ class TerminalSteps:
     start: Start | None = None
     prepare: Prepare | None = None
     attached: QATechRunRecord | None = None
-    plan_short_id: str | None = None
-    target: str | None = None
+    subject: GateSubject = GateSubject()  # noqa: RUF009 - frozen
     notes: tuple[str, ...] = ()
     mode: Mode = "new"
     polling: QATechPolling = field(default_factory=QATechPolling)
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep
-
-    @property
-    def flow_run_id(self) -> str | None:
-        return None
 
     @property
     def logger(self) -> Any:
@@ -86,9 +81,9 @@ class TerminalSteps:
     async def begin(self) -> Beginning:
         if self.attached is not None:
             self.display.started(self.attached)
-            return Beginning(self.attached, self._until(0.0), is_one_run_only=True)
+            return Beginning(self.attached, self._until(0.0), self.subject, is_one_run_only=True)
         verdict = self.journal.verdict()
-        is_good = verdict is None or verdict.verdict != "pass" or self.target is not None
+        is_good = verdict is None or verdict.verdict != "pass" or self.subject.target is not None
         if self.journal.has_begun() and self.mode == "new" and verdict is None:
             raise self._on_record()
         if self.journal.has_begun() and not (self.mode == "resume" and is_good):
@@ -102,7 +97,7 @@ class TerminalSteps:
         self.display.started(first)
         # A crash gives no more time; who asks again after a verdict gives it anew.
         passed = 0.0 if verdict is not None else (datetime.now(timezone.utc) - first.started_at).total_seconds()
-        return Beginning(first, self._until(passed), evidence_is_older=first.found, notes=self.notes)
+        return Beginning(first, self._until(passed), self.subject, evidence_is_older=first.found, notes=self.notes)
 
     async def is_on_record(self, rerun: NextRun) -> bool:
         return self.journal.find(_slot(rerun)) is not None or self.journal.has_open_intent(_slot(rerun))
@@ -149,7 +144,7 @@ class TerminalSteps:
 
     async def record_pass(self, first: QATechRunRecord) -> bool:
         # With a target, or for a run that is judged wherever it came from, nothing has to be remembered.
-        return self.attached is not None or self._keep_verdict("pass") or self.target is not None
+        return self.attached is not None or self._keep_verdict("pass") or self.subject.target is not None
 
     async def end(self, first: QATechRunRecord, report: GateReport) -> None:
         if self.attached is None:
@@ -166,7 +161,7 @@ class TerminalSteps:
     async def _start(self, client: QATechClient) -> QATechRunRecord:
         if self.start is None:
             raise QATechError("There is nothing to start.")
-        return record_of("start", await self.start(client), self.plan_short_id)
+        return record_of("start", await self.start(client), self.subject.plan_short_id)
 
     async def _once(
         self,

@@ -5,14 +5,13 @@ What a campaign does is here; where it does it (a Prefect flow run, a terminal) 
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
 from prefect_qatech.addresses import safe_url
 from prefect_qatech.api.catalogue import QATechReleaseCheck, QATechReleaseCheckRequest, QATechStartedReleaseCheck
-from prefect_qatech.api.requests import QATechApplication
 from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.exceptions import NothingToRerunError, QATechError, StartOutcomeUnknown, UsageLimitError
 from prefect_qatech.gate.details import Details
@@ -22,6 +21,7 @@ from prefect_qatech.report.build import build_report
 from prefect_qatech.report.escape import plain_text
 from prefect_qatech.report.model import GateDecision, GateReport, ReportedReleaseCheck
 from prefect_qatech.report.release_check import report_release_check
+from prefect_qatech.report.subject import GateSubject
 from prefect_qatech.verdict import GatePolicy, Incident, Rerun, Verdict
 from prefect_qatech.verdict.identity import Campaign, ObservedAttempt, recognise
 from prefect_qatech.verdict.rerun import next_rerun
@@ -36,6 +36,7 @@ class Beginning:
     Attributes:
         first: The run.
         seconds_left: Returns the seconds until the deadline of the campaign, by a monotonic clock.
+        subject: What is tested.
         evidence_is_older: Whether it was started in an earlier attempt of the flow run.
         is_one_run_only: Whether it was started elsewhere, so that nothing is known of the runs before it.
         has_stale_pass: Whether it has passed for something else than what is asked about now.
@@ -44,6 +45,7 @@ class Beginning:
 
     first: QATechRunRecord
     seconds_left: Callable[[], float]
+    subject: GateSubject = GateSubject()  # noqa: RUF009 - frozen
     evidence_is_older: bool = False
     is_one_run_only: bool = False
     has_stale_pass: bool = False
@@ -71,10 +73,6 @@ class NextRun:
 
 class Steps(Protocol):
     """What a campaign asks of the place that it runs in. A step that is taken again finds what it found before."""
-
-    @property
-    def flow_run_id(self) -> str | None:
-        """The id of the flow run, where there is one."""
 
     async def begin(self) -> Beginning:
         """Start the first run, or find it."""
@@ -136,11 +134,6 @@ class GateCampaign:
     steps: Steps
     policy: GatePolicy
     logger: Any = field(default_factory=lambda: logging.getLogger(__name__))
-    plan_short_id: str | None = None
-    label: str | None = None
-    target: str | None = None
-    applications: Sequence[QATechApplication] = ()
-    credentials_block: str | None = None
     asks_on: frozenset[Verdict] = frozenset()
     first_poll_seconds: float = 0.0
     check: ReleaseCheck | None = None
@@ -337,20 +330,20 @@ class GateCampaign:
         return build_report(
             self.campaign,
             self.policy,
+            _with_the_plan_of(beginning.first, beginning.subject),
             ended_at=datetime.now(timezone.utc),
             incidents=self.incidents,
-            plan_short_id=beginning.first.plan_short_id or self.plan_short_id,
-            plan_name=beginning.first.plan_name,
-            label=self.label,
-            flow_run_id=self.steps.flow_run_id,
-            target=self.target,
+            notes=self.notes,
             evidence_is_older=beginning.evidence_is_older,
             is_one_run_only=beginning.is_one_run_only,
-            notes=self.notes,
             release_check=self.check_report,
-            applications=self.applications,
-            credentials_block=self.credentials_block,
         )
+
+
+def _with_the_plan_of(first: QATechRunRecord, subject: GateSubject) -> GateSubject:
+    # QA.tech's answer tells the plan where the request left it to the project.
+    known = {"plan_short_id": first.plan_short_id or subject.plan_short_id, "plan_name": first.plan_name}
+    return GateSubject(**{**dict(subject), **known})
 
 
 def _text_of(error: Exception) -> str:

@@ -30,7 +30,7 @@ from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.gate.campaign import MAX_SENTENCE, GateCampaign, ReleaseCheck
 from prefect_qatech.gate.names import name_of_this_gate
 from prefect_qatech.gate.settings import GateSettings, HowToWait, OnNoPass
-from prefect_qatech.gate.steps import FlowRunSteps
+from prefect_qatech.gate.steps import FlowRunSteps, this_subject
 from prefect_qatech.ledger import QATechRunRecord, check_that_no_context_was_lost
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.report import clear_report_files, events
@@ -94,8 +94,7 @@ async def run_gate(
         raise
     except Exception as error:
         # Of a gate without a verdict nobody would hear.
-        plan = request.test_plan_short_id if isinstance(request, QATechRunRequest) else request
-        await events.emit_gate_errored(error, plan_short_id=plan, label=settings.label, target=settings.target)
+        await events.emit_gate_errored(error, await this_subject(credentials, request, settings))
         raise
 
 
@@ -120,11 +119,6 @@ async def _run_gate(
         steps,
         settings.policy,
         logger=logger,
-        plan_short_id=wanted.test_plan_short_id,
-        label=settings.label,
-        target=settings.target,
-        applications=wanted.applications or (),
-        credentials_block=credentials.saved_name,
         asks_on=settings.asks_on,
         first_poll_seconds=settings.polling.first_seconds,
         check=ReleaseCheck(settings.release_check, steps) if settings.release_check is not None else None,

@@ -12,7 +12,7 @@ from prefect_qatech import ledger
 from prefect_qatech._prefect import run_logger
 from prefect_qatech._sync import sleep_unless_stopped
 from prefect_qatech.api.catalogue import QATechReleaseCheck, QATechReleaseCheckRequest, QATechStartedReleaseCheck
-from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest
+from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest, as_request
 from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import InvalidInputError
@@ -27,8 +27,10 @@ from prefect_qatech.polling.throttle import Throttle
 from prefect_qatech.release_checks import MAKES_CHECK, astart_release_check, await_for_release_check
 from prefect_qatech.report import artifacts, events
 from prefect_qatech.report.artifacts import artifact_key
+from prefect_qatech.report.deployed import run_by
 from prefect_qatech.report.history import PlanHistory
 from prefect_qatech.report.model import GateDecision, GateReport
+from prefect_qatech.report.subject import GateSubject, subject_of
 from prefect_qatech.tasks import (
     address_of,
     apublish_gate_report,
@@ -60,11 +62,6 @@ class FlowRunSteps:
     settings: GateSettings
     run: QATechRunRecord | str | None = None
 
-    @property
-    def flow_run_id(self) -> str | None:
-        context = FlowRunContext.get()
-        return str(context.flow_run.id) if context is not None and context.flow_run is not None else None
-
     async def begin(self) -> Beginning:
         seconds, run, target = self.settings.policy.deadline_seconds, self.run, self.settings.target
         has_stale_pass = False
@@ -80,6 +77,7 @@ class FlowRunSteps:
             # Fail closed: where the answer to the POST was lost, tests that were there the last time are missed now.
             first if usual is None else first.model_copy(update={"test_count": usual}),
             _seconds_left(began, seconds),
+            await this_subject(self.credentials, self.request, self.settings),
             evidence_is_older=await ledger.through_outages(lambda: journal.is_older(first), seconds, first),
             is_one_run_only=run is not None and first.kind == "attached",
             has_stale_pass=has_stale_pass,
@@ -232,6 +230,24 @@ class FlowRunSteps:
 
 def _label_of_check(first: QATechRunRecord) -> str:
     return f"release check of {first.slot}"
+
+
+async def this_subject(
+    credentials: QATechCredentials, request: QATechRunRequest | str | None, settings: GateSettings
+) -> GateSubject:
+    """Return what the gate of the current flow run tests; of input that makes no sense, nothing."""
+    try:
+        asked = subject_of(
+            as_request(request),
+            target=settings.target,
+            label=settings.label,
+            credentials_block=credentials.saved_name,
+            project_short_id=credentials.project_short_id,
+        )
+    except Exception:
+        asked = GateSubject()
+    known = {name: value for name, value in (await run_by()).items() if value is not None}
+    return GateSubject(**{**dict(asked), **known})
 
 
 async def astart_campaign(

@@ -5,20 +5,17 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime, timezone
 
 from prefect_qatech.api.catalogue import QATechReleaseCheck
-from prefect_qatech.api.requests import QATechApplication
 from prefect_qatech.api.responses import QATechRun, QATechRunTestCaseDetails
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.inputs import cut
 from prefect_qatech.report.model import (
     GateReport,
-    ReportedApplication,
     ReportedAttempt,
     ReportedReason,
     ReportedReleaseCheck,
@@ -26,6 +23,7 @@ from prefect_qatech.report.model import (
 )
 from prefect_qatech.report.release_check import report_release_check
 from prefect_qatech.report.sizes import cut_to_bytes, whole_url
+from prefect_qatech.report.subject import GateSubject
 from prefect_qatech.verdict import GatePolicy, GateVerdict, Incident, Outcome, TestVerdict, judge
 from prefect_qatech.verdict.identity import (
     NAME_LENGTH,
@@ -47,17 +45,15 @@ LINKS_BYTES = 96 * 1024
 """What the addresses of a report's tests may take together: signed ones are long."""
 _LINKS = ("url", "screenshot_url", "recording_url")
 _DEFAULT_POLICY = GatePolicy()
+_UNKNOWN = GateSubject()
 
 
 def evaluate(
     runs: Sequence[QATechRun],
     policy: GatePolicy = _DEFAULT_POLICY,
+    subject: GateSubject = _UNKNOWN,
     *,
     expected_count: int | None = None,
-    target: str | None = None,
-    label: str | None = None,
-    plan_short_id: str | None = None,
-    plan_name: str | None = None,
     details: Mapping[str, QATechRunTestCaseDetails] | None = None,
     incidents: Iterable[Incident] = (),
     notes: Iterable[str] = (),
@@ -72,12 +68,9 @@ def evaluate(
         runs: The first run, then its reruns in their order, each as `wait_for_test_run` returned it, with all of its
             test cases. A run that has not ended is no evidence.
         policy: What is tolerated. How often is rerun, and how long is waited, is up to you.
+        subject: What was tested. The report's artifacts are kept by its label, or by its plan.
         expected_count: How many test cases the first run was to have: `test_count` of what `start_test_run` returned.
             Without it the report says that nobody knows whether all are listed.
-        target: What was tested: a commit, an image digest, a version of the data.
-        label: A name for this gate. The report's artifacts are kept by it, or by the plan.
-        plan_short_id: The test plan.
-        plan_name: Its name.
         details: Run test case short id to its details, for the causes of failures, where you have asked for them.
         incidents: What happened outside of the tests; each makes the verdict inconclusive at best.
         notes: What the incidents were about, a sentence each.
@@ -100,7 +93,8 @@ def evaluate(
             if runs[0].result != "PASSED":
                 rerun = rerun_test_run(credentials, started, failed_only=True)
                 runs.append(wait_for_test_run(credentials, rerun))
-            report = evaluate(runs, GatePolicy(max_flaky=1), expected_count=started.test_count, target="v1.4.2")
+            subject = GateSubject(target="v1.4.2", plan_short_id="pln_smoke")
+            report = evaluate(runs, GatePolicy(max_flaky=1), subject, expected_count=started.test_count)
             publish_gate_report(report)
             return report.verdict
         ```
@@ -115,12 +109,9 @@ def evaluate(
     return build_report(
         recognise(observed),
         policy,
+        subject,
         ended_at=now or datetime.now(timezone.utc),
         incidents=incidents,
-        plan_short_id=plan_short_id,
-        plan_name=plan_name,
-        label=label,
-        target=target,
         notes=notes,
         release_check=report_release_check(release_check) if release_check is not None else None,
     )
@@ -143,39 +134,27 @@ def _checked(runs: Sequence[QATechRun]) -> list[QATechRun]:
 def build_report(
     campaign: Campaign,
     policy: GatePolicy,
+    subject: GateSubject = _UNKNOWN,
     *,
     ended_at: datetime,
     incidents: Iterable[Incident] = (),
-    plan_short_id: str | None = None,
-    plan_name: str | None = None,
-    label: str | None = None,
-    flow_run_id: str | None = None,
-    target: str | None = None,
+    notes: Iterable[str] = (),
     evidence_is_older: bool = False,
     is_one_run_only: bool = False,
-    notes: Iterable[str] = (),
     release_check: ReportedReleaseCheck | None = None,
-    applications: Iterable[QATechApplication] = (),
-    credentials_block: str | None = None,
 ) -> GateReport:
     """Judge a campaign and put everything that readers need into one report.
 
     Args:
         campaign: What was observed.
         policy: The policy that decides.
+        subject: What was tested.
         ended_at: When the verdict is given; its day decides on quarantine entries.
         incidents: What happened outside of the tests.
-        plan_short_id: The test plan.
-        plan_name: Its name.
-        label: The user's label of the gate.
-        flow_run_id: The flow run of the gate.
-        target: What was tested, as the caller named it.
+        notes: What the incidents were about.
         evidence_is_older: Whether the evidence was found in an earlier attempt of the flow run.
         is_one_run_only: Whether the gate took up a run that somebody else started.
-        notes: What the incidents were about.
         release_check: The release check, where one belongs to the gate.
-        applications: What was tested where.
-        credentials_block: Name of the saved credentials block by which it was tested.
 
     Returns:
         The report.
@@ -202,6 +181,7 @@ def build_report(
         release_check=checked,
     )
     return GateReport(
+        **dict(subject),
         verdict=verdict.verdict,
         verdict_without_reruns=without_reruns.verdict,
         reasons=tuple(
@@ -213,40 +193,16 @@ def build_report(
         expected_count=campaign.expected_count,
         incidents=incidents,
         policy=policy,
-        plan_short_id=plan_short_id,
-        plan_name=_cut(plan_name, NAME_LENGTH),
-        label=label,
         started_at=campaign.observed[0].started_at if campaign.observed else None,
         ended_at=ended_at,
         judged_on=today,
-        flow_run_id=flow_run_id,
-        target=target,
         evidence_is_older=evidence_is_older,
         is_one_run_only=is_one_run_only,
         notes=tuple(cut(note, NOTE_LENGTH) for note in notes),
         causes_unknown=campaign.causes_unknown,
         quarantine_unmatched=unmatched,
         release_check=release_check,
-        applications=tuple(_report_application(application) for application in applications),
-        credentials_block=credentials_block,
     )
-
-
-def _report_application(application: QATechApplication) -> ReportedApplication:
-    environment = application.environment
-    return ReportedApplication(
-        application_short_id=application.application_short_id,
-        environment_url=_without_password(environment.url) if environment and environment.url else None,
-        environment_name=_cut(environment.name, NAME_LENGTH) if environment else None,
-        environment_short_id=environment.short_id if environment else None,
-        application_build_short_id=environment.application_build_short_id if environment else None,
-        device_preset_short_id=application.device_preset_short_id,
-    )
-
-
-def _without_password(url: str) -> str:
-    # Reports and events are read by more people than may sign in there.
-    return re.sub(r"^([a-z][a-z0-9+.-]*://)[^/?#]*@", r"\1", url, flags=re.IGNORECASE)
 
 
 def _report_attempt(number: int, campaign: Campaign) -> ReportedAttempt:

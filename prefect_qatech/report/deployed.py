@@ -15,6 +15,7 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.logging import get_logger
+from prefect.utilities.urls import url_for
 
 from prefect_qatech._prefect import PATIENCE_SECONDS
 from prefect_qatech.ledger import root_flow_run
@@ -55,6 +56,41 @@ def changed_parameters(
     run, deployed = {**defaults, **run}, {**defaults, **deployed}
     names = (run.keys() | deployed.keys()) - MAY_DIFFER
     return sorted(name for name in names if run.get(name) != deployed.get(name))
+
+
+async def run_by() -> dict[str, str | None]:
+    """Return which flow run a gate is in, its page, its deployment, and who or what started it; absent what is unknown.
+
+    Returns:
+        Fields of a `GateSubject`. The deployment and the starter are those of the flow run that somebody started.
+    """
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return {}
+    own = context.flow_run
+    known: dict[str, str | None] = {"flow_run_id": str(own.id)}
+    try:
+        with anyio.fail_after(PATIENCE_SECONDS):
+            known["flow_run_url"] = url_for("flow-run", obj_id=own.id)
+            async with get_client() as client:
+                root = await root_flow_run(client, own.id) if own.parent_task_run_id is not None else own
+                known["started_by"] = starter_of(root)
+                if root.deployment_id is not None:
+                    deployment = await client.read_deployment(root.deployment_id)
+                    flow = await client.read_flow(root.flow_id)
+                    known["deployment"] = f"{flow.name}/{deployment.name}"
+    except Exception:  # the report counts, not its surroundings
+        get_logger("qatech").warning("The flow run's deployment could not be looked up for the report", exc_info=True)
+    return known
+
+
+def starter_of(flow_run: FlowRun) -> str | None:
+    """Pure: return who or what started a flow run: "automation Retest", "schedule nightly", "Ada"; None if unknown."""
+    creator = flow_run.created_by
+    if creator is None or not creator.display_value:
+        return None
+    kind = (creator.type or "").lower()
+    return f"{kind} {creator.display_value}" if kind in ("automation", "schedule") else creator.display_value
 
 
 async def where_it_runs() -> tuple[list[dict[str, str]], list[str] | None]:

@@ -41,6 +41,7 @@ from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.report.deployed import where_it_runs
 from prefect_qatech.report.escape import plain_text
 from prefect_qatech.report.model import GateReport, GatesReport
+from prefect_qatech.report.subject import GateSubject
 from prefect_qatech.verdict import TestVerdict, Verdict
 
 RUN_STARTED = "qatech.run.started"
@@ -157,35 +158,27 @@ async def emit_gate_asked(report: GateReport, *, seconds: float) -> None:
     await _emit_gate(GATE_ASKED, report, decide_seconds=seconds)
 
 
-async def emit_gate_errored(
-    error: Exception, *, plan_short_id: str | None, label: str | None = None, target: str | None = None
-) -> None:
+async def emit_gate_errored(error: Exception, subject: GateSubject) -> None:
     """Tell that a gate ended without a verdict.
 
     Args:
         error: Why.
-        plan_short_id: The plan that was to run.
-        label: The gate's label.
-        target: What was to be tested.
+        subject: What was to be tested.
     """
-    context = FlowRunContext.get()
-    flow_run_id = str(context.flow_run.id) if context is not None and context.flow_run is not None else None
+    flow_run_id = subject.flow_run_id
     # Our own errors about a run name it.
     run_short_id, run_url = getattr(error, "run_short_id", None), getattr(error, "run_url", None)
     resource = {
         "prefect.resource.id": f"qatech.gate.{flow_run_id or run_short_id or 'none'}",
-        "prefect.resource.name": f"QA.tech gate {label or plan_short_id or flow_run_id or ''}".rstrip(),
+        "prefect.resource.name": f"QA.tech gate {subject.label or subject.plan_short_id or flow_run_id or ''}".rstrip(),
     }
     related, _ = await where_it_runs()
     payload = {
         "verdict": None,
         "error": f"{type(error).__name__}: {error}",
-        "plan_short_id": plan_short_id,
-        "label": label,
-        "target": target,
+        **_told_of(subject),
         "run_short_id": run_short_id if isinstance(run_short_id, str) else None,
         "run_url": run_url if isinstance(run_url, str) else None,
-        "flow_run_id": flow_run_id,
     }
     _safely(GATE_ERRORED, resource, payload, related)
 
@@ -205,20 +198,15 @@ async def _emit_gate(event: str, report: GateReport, decide_seconds: float | Non
         resource,
         {
             "verdict": report.verdict.value,
-            "plan_short_id": report.plan_short_id,
-            "label": report.label,
-            "target": report.target,
-            "applications": [application.model_dump(mode="json") for application in report.applications],
+            **_told_of(report),
             "policy": report.policy.model_dump(mode="json"),
             "changed_parameters": changed,
-            "credentials_block": report.credentials_block,
             "run_short_id": report.run_short_id,
             "run_short_ids": [attempt.run_short_id for attempt in report.attempts],
             "run_url": report.run_url,
             "counts": {verdict.value: report.counts.get(verdict, 0) for verdict in TestVerdict},
             "reasons": [reason.sentence for reason in report.reasons],
             "failed_tests": [test.name for test in failed[:_MAX_TESTS]],
-            "flow_run_id": report.flow_run_id,
             "evidence_sha256": report.evidence_sha256,
             "decision": report.decision.model_dump(mode="json") if report.decision else None,
             "decide_seconds": decide_seconds,
@@ -228,6 +216,10 @@ async def _emit_gate(event: str, report: GateReport, decide_seconds: float | Non
         # Whoever asks again, after a "no", asks anew.
         None if event == GATE_ASKED else _id_of(event, resource, report.evidence_sha256, answered_at),
     )
+
+
+def _told_of(subject: GateSubject) -> dict[str, Any]:
+    return subject.model_dump(mode="json", include=set(GateSubject.model_fields))
 
 
 def _id_of(event: str, resource: dict[str, str], *evidence: Any) -> UUID:

@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from prefect_qatech.addresses import safe_url
 from prefect_qatech.inputs import CleanText
+from prefect_qatech.report.subject import GateSubject
 from prefect_qatech.verdict import (
     Attempt,
     GatePolicy,
@@ -213,26 +214,6 @@ class ReportedReleaseCheck(_Fact):
         return ReleaseCheckEvidence(self.is_complete, self.blocker_count, self.score)
 
 
-class ReportedApplication(_Fact):
-    """An application that was tested somewhere else than its plan says, and where.
-
-    Attributes:
-        application_short_id: Its short id.
-        environment_url: The address of its environment, without a password.
-        environment_name: A name for that address.
-        environment_short_id: Short id of a saved environment.
-        application_build_short_id: Short id of a mobile build.
-        device_preset_short_id: Short id of a device preset.
-    """
-
-    application_short_id: CleanText
-    environment_url: CleanText | None = None
-    environment_name: CleanText | None = None
-    environment_short_id: CleanText | None = None
-    application_build_short_id: CleanText | None = None
-    device_preset_short_id: CleanText | None = None
-
-
 class GateDecision(_Fact):
     """What a person decided about a gate that did not pass.
 
@@ -251,8 +232,10 @@ class GateDecision(_Fact):
     evidence_sha256: str
 
 
-class GateReport(_Fact):
-    """Everything that a gate found out: the result of `release_gate`.
+class GateReport(GateSubject):
+    """Everything that a gate found out about its subject: the result of `release_gate`.
+
+    The fields of `GateSubject` say what was tested, where, and who or what had it tested.
 
     Attributes:
         schema_version: Version of this shape.
@@ -264,24 +247,20 @@ class GateReport(_Fact):
         expected_count: How many tests attempt 0 was to have.
         incidents: What happened outside of the tests: the deadline, the usage limit, a POST of unknown outcome.
         policy: The policy that decided.
-        plan_short_id: The test plan.
-        plan_name: Its name.
-        label: The user's label of the gate.
         started_at: When the campaign began.
         ended_at: When the verdict was given.
         judged_on: The day for which quarantine entries were checked, by the policy's time zone.
-        flow_run_id: The flow run of the gate.
         decision: What a person decided, where one was asked.
-        target: What was tested, as the caller named it: a commit, an image digest, a version of the data.
         evidence_is_older: Whether the evidence was found in an earlier attempt of the flow run.
         is_one_run_only: Whether the gate took up a run that somebody else started, so that only this run was judged.
         notes: What the incidents were about, a sentence each, with the run's id and link.
         causes_unknown: Ids of the tests whose details could not be had, so that their cause is not known.
         quarantine_unmatched: Quarantine keys that match no test, or more than one.
         release_check: The release check, where one belonged to the gate.
-        applications: What was tested where, as the request had it; none where that was up to the plan.
-        credentials_block: Name of the saved credentials block by which it was tested.
     """
+
+    # A later version may know more.
+    model_config = ConfigDict(extra="ignore")
 
     schema_version: int = SCHEMA_VERSION
     verdict: Verdict
@@ -292,23 +271,16 @@ class GateReport(_Fact):
     expected_count: int | None = None
     incidents: tuple[Incident, ...] = ()
     policy: GatePolicy = GatePolicy()
-    plan_short_id: CleanText | None = None
-    plan_name: CleanText | None = None
-    label: CleanText | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
     judged_on: date | None = None
-    flow_run_id: str | None = None
     decision: GateDecision | None = None
-    target: CleanText | None = None
     evidence_is_older: bool = False
     is_one_run_only: bool = False
     notes: tuple[CleanText, ...] = ()
     causes_unknown: tuple[str, ...] = ()
     quarantine_unmatched: tuple[str, ...] = ()
     release_check: ReportedReleaseCheck | None = None
-    applications: tuple[ReportedApplication, ...] = ()
-    credentials_block: CleanText | None = None
 
     @property
     def passed(self) -> bool:

@@ -34,6 +34,9 @@ RULES = (
 """Names of the rules that can keep a gate from passing; the other reasons are remarks."""
 
 
+_FIRST: dict[str, Any] = dict.fromkeys(("schema_version", "verdict", "verdict_without_reruns"))
+
+
 def rule_outcomes(report: GateReport) -> dict[str, str]:
     """Return what each rule said.
 
@@ -61,7 +64,7 @@ def render_verdict_json(report: GateReport) -> str:
     """
     counts = {verdict.value: report.counts.get(verdict, 0) for verdict in TestVerdict}
     # json, not pydantic's own writer: that one refuses half of a surrogate pair, which JSON itself can say.
-    content = {**report.model_dump(mode="json"), "rules": rule_outcomes(report), "counts": counts}
+    content = {**_FIRST, **report.model_dump(mode="json"), "rules": rule_outcomes(report), "counts": counts}
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 

@@ -12,6 +12,7 @@ from prefect_qatech.api.responses import QATechRun, QATechRunTestCaseDetails
 from prefect_qatech.report.build import build_report
 from prefect_qatech.report.model import GateReport, ReportedFinding, ReportedReleaseCheck, ReportedScore
 from prefect_qatech.report.release_check import report_release_check
+from prefect_qatech.report.subject import GateSubject
 from prefect_qatech.verdict import GatePolicy, Incident, QuarantineEntry
 from prefect_qatech.verdict.identity import ObservedAttempt, recognise
 
@@ -96,12 +97,19 @@ def attempt(
 
 
 def report_of(*attempts: ObservedAttempt, policy: GatePolicy | None = None, **more: Any) -> GateReport:
-    settings: dict[str, Any] = {"plan_short_id": "pln_smoke", "plan_name": "Smoke tests", "flow_run_id": "flow-1"}
+    settings: dict[str, Any] = {
+        "plan_short_id": "pln_smoke",
+        "plan_name": "Smoke tests",
+        "flow_run_id": "flow-1",
+        **more,
+    }
+    about = {name: settings.pop(name) for name in GateSubject.model_fields if name in settings}
     return build_report(
         recognise(attempts),
         policy or GatePolicy(),
+        GateSubject(**about),
         ended_at=BEGAN + timedelta(minutes=31),
-        **{**settings, **more},
+        **settings,
     )
 
 

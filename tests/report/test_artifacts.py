@@ -32,6 +32,7 @@ from prefect_qatech.report.artifacts import (
 from prefect_qatech.report.build import build_report
 from prefect_qatech.report.history import variable_name
 from prefect_qatech.report.model import GateReport, GatesReport
+from prefect_qatech.report.subject import GateSubject
 from prefect_qatech.verdict import GatePolicy
 from prefect_qatech.verdict.identity import ObservedAttempt, recognise
 
@@ -152,7 +153,7 @@ def report() -> GateReport:
     details = QATechRunTestCaseDetails.model_validate({"screenshotUrl": "https://cdn.qa.tech/1.png"})
     attempt = ObservedAttempt("start", QATechRun.model_validate(body), details={"t1": details})
     now = datetime(2026, 9, 1, tzinfo=timezone.utc)
-    return build_report(recognise([attempt]), GatePolicy(), ended_at=now, plan_short_id="pln_smoke")
+    return build_report(recognise([attempt]), GatePolicy(), GateSubject(plan_short_id="pln_smoke"), ended_at=now)
 
 
 async def write_all() -> None:

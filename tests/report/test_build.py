@@ -16,6 +16,7 @@ from prefect_qatech.report import render_verdict_json
 from prefect_qatech.report.build import EXPLANATION_LENGTH, TITLE_LENGTH, build_report
 from prefect_qatech.report.model import SCHEMA_VERSION, GateReport
 from prefect_qatech.report.sizes import URL_LENGTH
+from prefect_qatech.report.subject import GateSubject
 from prefect_qatech.verdict import (
     GatePolicy,
     Incident,
@@ -148,7 +149,7 @@ def test_texts_are_cut() -> None:
     texts = {"resultTitle": long, "evaluationThought": long, "shortId": "t1"}
     details = {"errorCode": long, "url": long, "screenshotUrl": long, "recordingUrl": long}
     observed = attempt(case(long, **texts, **FAILED), status=long, result=long, details={"t1": details}, run_url=long)
-    report = build_report(recognise([observed]), GatePolicy(), ended_at=NOW, plan_name=long)
+    report = build_report(recognise([observed]), GatePolicy(), ended_at=NOW, subject=GateSubject(plan_name=long))
     test = report.tests[0]
     assert len(test.reason or "") == TITLE_LENGTH
     assert len(test.explanation or "") == EXPLANATION_LENGTH
@@ -237,12 +238,14 @@ def full_report() -> GateReport:
     return build_report(
         recognise(observed),
         policy,
+        GateSubject(
+            plan_short_id="pln_smoke",
+            plan_name="Smoke",
+            label="before the release",
+            flow_run_id="5e4d3c2b-0000-4000-8000-000000000001",
+        ),
         ended_at=NOW + timedelta(minutes=5),
         incidents=[Incident.USAGE_LIMIT],
-        plan_short_id="pln_smoke",
-        plan_name="Smoke",
-        label="before the release",
-        flow_run_id="5e4d3c2b-0000-4000-8000-000000000001",
     )
 
 
@@ -281,11 +284,12 @@ def test_a_newer_report_can_be_read() -> None:
 def test_evidence_is_about_its_target_and_of_no_words() -> None:
     observed = recognise(campaigns()["failed"])
 
-    def hash_of(**fields: Any) -> str:
-        return build_report(observed, GatePolicy(), ended_at=NOW, **fields).evidence_sha256
+    def hash_of(target: str | None = None, label: str | None = None, **fields: Any) -> str:
+        subject = GateSubject(target=target, label=label)
+        return build_report(observed, GatePolicy(), subject, ended_at=NOW, **fields).evidence_sha256
 
-    assert hash_of(target="v1") == hash_of(target="v1", notes=["x"], label="y", evidence_is_older=True)
-    assert len({hash_of(), hash_of(target="v1"), hash_of(target="v2")}) == 3
+    assert hash_of("v1") == hash_of("v1", "y", notes=["x"], evidence_is_older=True)
+    assert len({hash_of(), hash_of("v1"), hash_of("v2")}) == 3
 
 
 @pytest.mark.parametrize("number", [0, 1])

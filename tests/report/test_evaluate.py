@@ -14,6 +14,7 @@ from prefect import flow
 from prefect_qatech import (
     GatePolicy,
     GateReport,
+    GateSubject,
     Incident,
     InvalidInputError,
     Outcome,
@@ -49,10 +50,11 @@ def a_run(number: int, *cases: dict[str, Any], status: str = "COMPLETED") -> QAT
 
 FIRST = a_run(1, case("Login", id="1"), case("Pay", id="2", **FAILED))
 RERUN = a_run(2, case("Pay", id="2"))
+SUBJECT = GateSubject(target="v1", label="mine", plan_short_id="pln_x")
 
 
 def test_a_run_and_its_rerun_make_a_report() -> None:
-    report = evaluate([FIRST, RERUN], expected_count=2, target="v1", label="mine", plan_short_id="pln_x", now=NOW)
+    report = evaluate([FIRST, RERUN], subject=SUBJECT, expected_count=2, now=NOW)
     assert report.passed
     assert (report.verdict_without_reruns, report.expected_count) == (Verdict.FAIL, 2)
     assert (report.target, report.label, report.plan_short_id, report.ended_at) == ("v1", "mine", "pln_x", NOW)
@@ -168,7 +170,9 @@ def test_a_flow_of_ones_own(
         if runs[0].result != "PASSED":
             rerun = rerun_test_run(credentials, started, failed_only=True)
             runs.append(wait_for_test_run(credentials, rerun, polling=polling))
-        report = evaluate(runs, expected_count=started.test_count, target="v1", plan_short_id="pln_flaky")
+        report = evaluate(
+            runs, expected_count=started.test_count, subject=GateSubject(target="v1", plan_short_id="pln_flaky")
+        )
         publish_gate_report(report, directory=str(tmp_path))
         return report
 
@@ -180,6 +184,6 @@ def test_a_flow_of_ones_own(
 
 
 def test_what_cannot_be_stored_is_in_no_report() -> None:
-    report = evaluate([QATechRun(run_short_id="abc123")], GatePolicy(), label="a\0b", target="v\0")
+    report = evaluate([QATechRun(run_short_id="abc123")], GatePolicy(), GateSubject(label="a\0b", target="v\0"))
     assert "\0" not in report.model_dump_json()
     assert "\\u0000" not in report.model_dump_json()

@@ -14,7 +14,8 @@ from prefect.client.orchestration import get_client
 
 from prefect_qatech import GateReport, GatesReport, QATechRun, QATechRunRecord, apublish_gate_report
 from prefect_qatech.report import events
-from prefect_qatech.report.model import GateDecision, ReportedApplication
+from prefect_qatech.report.model import GateDecision
+from prefect_qatech.report.subject import GateSubject, ReportedApplication
 from prefect_qatech.verdict import Verdict
 from tests.support import a_report
 
@@ -48,7 +49,9 @@ async def emit_everything(report: GateReport) -> None:
     events.emit_run_finished(QATechRun(run_short_id="abc123", status=HOSTILE, result=HOSTILE), None)
     events.emit_run_unattended("abc123", HOSTILE, "cancelled")
     await events.emit_gate_asked(report, seconds=60)
-    await events.emit_gate_errored(RuntimeError(HOSTILE), plan_short_id=HOSTILE, label=HOSTILE, target=HOSTILE)
+    await events.emit_gate_errored(
+        RuntimeError(HOSTILE), GateSubject(plan_short_id=HOSTILE, label=HOSTILE, target=HOSTILE)
+    )
     await events.emit_gate_verdict(decided(report, True, HOSTILE))
     await events.emit_gates_verdict(
         GatesReport(names=(HOSTILE, "gone"), reports={HOSTILE: report}, errors={"gone": HOSTILE})
