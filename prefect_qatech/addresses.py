@@ -43,7 +43,7 @@ def safe_url(url: str | None) -> str | None:
         ('https://app.qa.tech/a%28b%29', None)
     """
     # What ends in "…" was cut by somebody, and leads nowhere.
-    if not url or len(url) > MAX_URL_LENGTH or url.endswith("…") or re.search(r"[\x00-\x20\x7f-\xa0]", url):
+    if not url or url.endswith("…") or re.search(r"[\x00-\x20\x7f-\xa0]", url):
         return None
     try:
         parts = urlsplit(url)
@@ -55,7 +55,7 @@ def safe_url(url: str | None) -> str | None:
     except (ValueError, UnicodeEncodeError):  # a host that is none, or half of a surrogate pair
         return None
     # No user name before the host, and no letters that look like others.
-    return encoded if _WEB_ADDRESS.fullmatch(encoded) else None
+    return encoded if len(encoded) <= MAX_URL_LENGTH and _WEB_ADDRESS.fullmatch(encoded) else None
 
 
 def _quoted(part: str) -> str:

@@ -32,7 +32,7 @@ from prefect_qatech.api.names import application_id
 from prefect_qatech.api.uploads import BuildFile, UploadedFile, sha256_of
 from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import InvalidInputError, QATechError
-from prefect_qatech.inputs import check_name, shown
+from prefect_qatech.inputs import check_name, short_repr
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.report import artifacts
 from prefect_qatech.tasks import RETRIED, address_of
@@ -288,7 +288,7 @@ async def _create(
 ) -> QATechCreatedTestCase:
     check_credentials(credentials)
     if not isinstance(request, QATechNewTestCase):
-        raise InvalidInputError(f"request: a QATechNewTestCase is needed, not {shown(request)}")
+        raise InvalidInputError(f"request: a QATechNewTestCase is needed, not {short_repr(request)}")
     if label is not None:
         check_name(label, "label")
     check_that_prefect_returns_results()

@@ -67,7 +67,7 @@ def is_made_in_code() -> bool:
     return _is_made_in_code.get() is True
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """Return a value as an error may show it.
 
     Args:
@@ -122,7 +122,7 @@ CleanText = Annotated[str, AfterValidator(clean_text)]
 def _no_single_item(value: object) -> object:
     # pydantic would take a model for the list of its fields.
     if isinstance(value, BaseModel):
-        raise ValueError(f"Input should be a valid list{_SINGLE_ITEM}, not {shown(value)}")
+        raise ValueError(f"Input should be a valid list{_SINGLE_ITEM}, not {short_repr(value)}")
     return value
 
 
@@ -146,9 +146,9 @@ def check_name(name: object, what: str) -> None:
         ```
     """
     if not isinstance(name, str) or not name.strip():
-        raise InvalidInputError(f"{what} must be a text that is not empty, not {shown(name)}")
+        raise InvalidInputError(f"{what} must be a text that is not empty, not {short_repr(name)}")
     if clean_text(name) != name:
-        raise InvalidInputError(f"{what} has characters that cannot be stored: {shown(name)}")
+        raise InvalidInputError(f"{what} has characters that cannot be stored: {short_repr(name)}")
 
 
 def check_target(target: str | None) -> None:
@@ -169,7 +169,7 @@ def check_target(target: str | None) -> None:
         return
     check_name(target, "target")
     if not target.isprintable():
-        raise InvalidInputError(f"target must be one line, such as a commit or a version, not {shown(target)}")
+        raise InvalidInputError(f"target must be one line, such as a commit or a version, not {short_repr(target)}")
 
 
 def describe_in_one_sentence(schema: dict[str, Any]) -> None:
@@ -212,7 +212,7 @@ def _in_one_line(model: type[BaseModel], error: ValidationError) -> InvalidInput
 
 def _part_of_place(part: int | str) -> str:
     text = str(part)
-    return text if text.isprintable() and len(text) <= _MAX_SHOWN else shown(part)
+    return text if text.isprintable() and len(text) <= _MAX_SHOWN else short_repr(part)
 
 
 def _model_at(model: type[BaseModel], place: tuple[int | str, ...]) -> type[BaseModel]:
@@ -258,4 +258,4 @@ def _sentence(model: type[BaseModel], fault: Any, cause: object) -> str:
     if cause is not None or fault["type"] == "missing" or model.model_config.get("hide_input_in_errors"):
         return str(cause or fault["msg"])
     hint = _SINGLE_ITEM if fault["type"] == "list_type" else ""
-    return f"{fault['msg']}{hint}, not {shown(fault['input'])}"
+    return f"{fault['msg']}{hint}, not {short_repr(fault['input'])}"

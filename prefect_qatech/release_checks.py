@@ -22,7 +22,7 @@ from prefect_qatech.api.ids import check_id
 from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import InvalidInputError, QATechAPIError
-from prefect_qatech.inputs import check_name, check_target, shown
+from prefect_qatech.inputs import check_name, check_target, short_repr
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.polling.exceptions import WaitTimedOut
 from prefect_qatech.polling.schedule import QATechPolling
@@ -43,7 +43,7 @@ async def _start(
 ) -> QATechStartedReleaseCheck:
     check_credentials(credentials)
     if not isinstance(request, QATechReleaseCheckRequest):
-        raise InvalidInputError(f"request must be a QATechReleaseCheckRequest, not {shown(request)}")
+        raise InvalidInputError(f"request must be a QATechReleaseCheckRequest, not {short_repr(request)}")
     check_target(target)
     if label is not None:
         check_name(label, "label")
@@ -64,7 +64,7 @@ async def _start(
             return _accepted(await client.start_release_check(request))
 
         record = await ledger.once(call, send, post_seconds=credentials.timeout_seconds)
-    if record.found:
+    if record.is_resumed:
         sentence = "Resuming QA.tech release check %s, which this flow run has on record: %s"
         run_logger().info(sentence, record.run_short_id, record.run_url or "no address given")
     else:

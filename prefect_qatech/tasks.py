@@ -215,7 +215,7 @@ def _accepted(
 
 
 async def _announce(record: QATechRunRecord, key: str) -> None:
-    if record.found:
+    if record.is_resumed:
         sentence = "Resuming QA.tech run %s, which this flow run has on record: %s"
         run_logger().info(sentence, record.run_short_id, record.run_url or "no address given")
         return

@@ -15,7 +15,7 @@ from prefect import task
 from prefect_qatech._sync import run_sync
 from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.credentials import QATechCredentials
-from prefect_qatech.inputs import shown
+from prefect_qatech.inputs import short_repr
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.polling.exceptions import WaitTimedOut
 from prefect_qatech.polling.schedule import QATechPolling
@@ -25,7 +25,7 @@ from prefect_qatech.tasks import NOT_CACHED
 
 def _name_of_wait(parameters: dict[str, Any]) -> str:
     run = parameters.get("run")
-    return f"wait for {run.run_short_id if isinstance(run, QATechRunRecord) else shown(run)}"
+    return f"wait for {run.run_short_id if isinstance(run, QATechRunRecord) else short_repr(run)}"
 
 
 _ONE: dict[str, Any] = {

@@ -51,6 +51,7 @@ from prefect_qatech.addresses import is_loopback, safe_url
         ("https://a.example(x)/", None),
         ("https://a.example/cut…", None),
         ("https://a.example/" + "x" * 3_000, None),
+        ("https://a.example/" + "é" * 1_000, None),  # which is too long in the form of a link
         ("JaVaScRiPt:alert%281%29", None),
         ("file:///etc/passwd", None),
         ("app.qa.tech", None),

@@ -271,7 +271,7 @@ async def test_equal_calls_in_one_flow_are_two_runs_and_on_a_retry_the_same_two(
     first, again = ([record.run_short_id for record in records] for records in seen)
     assert first == again
     assert len({*first}) == 2
-    assert [[record.found for record in records] for records in seen] == [[False, False], [True, True]]
+    assert [[record.is_resumed for record in records] for records in seen] == [[False, False], [True, True]]
     assert counted(sandbox) == (2, 0)
 
 
@@ -667,7 +667,7 @@ async def test_a_rerun_of_another_plan_is_on_record_and_no_retry_takes_it_or_sta
 def test_outside_a_flow_run_each_call_starts_a_run(sandbox: Sandbox, credentials: QATechCredentials) -> None:
     records = [start_test_run(credentials, "pln_green", label="smoke") for _ in range(2)]
     assert len({record.run_short_id for record in records}) == 2
-    assert [(record.slot, record.flow_run_id, record.found) for record in records] == [(None, None, False)] * 2
+    assert [(record.slot, record.flow_run_id, record.is_resumed) for record in records] == [(None, None, False)] * 2
     assert counted(sandbox) == (2, 0)
 
 
@@ -691,7 +691,7 @@ async def test_a_service_that_asks_to_come_back_gets_one_start(
         return await _impatient(astart_test_run)(credentials, "pln_green")
 
     record = await user()
-    assert not record.found
+    assert not record.is_resumed
     assert [request["status"] for request in posts(sandbox)] == [status, status, 200]
     assert counted(sandbox) == (1, 0)
     assert slept == [7, 7], "Retry-After is a floor"
@@ -836,7 +836,7 @@ async def test_a_run_that_was_found_and_attached_is_taken_up_by_the_retry(sandbo
         return await astart_test_run(credentials, "pln_green")
 
     record = await user()
-    assert (record.kind, record.found) == ("attached", True)
+    assert (record.kind, record.is_resumed) == ("attached", True)
     assert record.run_short_id == sandbox.runs()[0]["short_id"]
     assert len(posts(sandbox)) == 1
 

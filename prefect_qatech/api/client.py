@@ -42,7 +42,7 @@ from prefect_qatech.exceptions import (
     QATechConnectionError,
     StartOutcomeUnknown,
 )
-from prefect_qatech.inputs import shown
+from prefect_qatech.inputs import short_repr
 
 __all__ = ["MAX_RESPONSE_BYTES", "QATechClient"]
 
@@ -268,7 +268,7 @@ class QATechClient(Lists):
             QATechAPIError: They could not be had; `retryable` tells whether another try may succeed.
         """
         if isinstance(labels, str) or any("," in label for label in labels):
-            raise InvalidInputError(f"labels must be a list of labels without commas, not {shown(labels)}")
+            raise InvalidInputError(f"labels must be a list of labels without commas, not {short_repr(labels)}")
         query = {
             "applicationShortId": None if application_short_id is None else check_id(application_short_id),
             "labels": ",".join(labels) or None,

@@ -14,7 +14,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BeforeValidator
 
 from prefect_qatech.exceptions import InvalidInputError
-from prefect_qatech.inputs import shown
+from prefect_qatech.inputs import short_repr
 
 MAX_ID_LENGTH = 200
 
@@ -53,7 +53,7 @@ def check_id(value: str, what: str = "an id") -> str:
     """
     fault = _fault_of(value)
     if fault:
-        raise InvalidInputError(f"{shown(value)} {fault}: {what} is needed")
+        raise InvalidInputError(f"{short_repr(value)} {fault}: {what} is needed")
     return value
 
 
@@ -72,7 +72,7 @@ def check_name_or_id(value: str, what: str) -> str:
     """
     fault = _fault_of_name(value)
     if fault:
-        raise InvalidInputError(f"{shown(value)} {fault}: {what} is needed")
+        raise InvalidInputError(f"{short_repr(value)} {fault}: {what} is needed")
     return value
 
 
@@ -147,7 +147,7 @@ def described(field: str, short_id: str) -> str:
     """
     kind = _kind_of(short_id)
     is_else = kind is not None and kind.split()[-1].removesuffix("'s") not in field
-    return f"{field} {shown(short_id)}" + (f", which looks like {kind}" if is_else else "")
+    return f"{field} {short_repr(short_id)}" + (f", which looks like {kind}" if is_else else "")
 
 
 def _kind_of(short_id: str) -> str | None:

@@ -22,7 +22,7 @@ from prefect_qatech.api.ids import check_id, is_prefixed
 from prefect_qatech.api.requests import QATechRunRequest
 from prefect_qatech.api.wire import Request
 from prefect_qatech.exceptions import InvalidInputError
-from prefect_qatech.inputs import cut, shown
+from prefect_qatech.inputs import cut, short_repr
 
 RequestT = TypeVar("RequestT", bound=Request)
 Kind = Literal["project", "application", "environment", "test case"]
@@ -107,12 +107,13 @@ def choose(asked: str, things: Iterable[tuple[str, str]], kind: Kind, place: str
         return next(iter(found))
     if found:
         raise InvalidInputError(
-            f"{place}: {shown(asked)} is more than one {kind}: {_told(found.items())}. Nothing was sent; give its id."
+            f"{place}: {short_repr(asked)} is more than one {kind}: {_told(found.items())}. "
+            "Nothing was sent; give its id."
         )
     by_name = {name.casefold(): (short_id, name) for short_id, name in there}
     near = [by_name[name] for name in get_close_matches(asked.casefold(), by_name, n=_MAX_TOLD)]
     hint = f"did you mean {_told(near)}?" if near else f"there is {_told(there) or 'none'}."
-    raise InvalidInputError(f"{place}: there is no {kind} {shown(asked)}; {hint} Nothing was sent.")
+    raise InvalidInputError(f"{place}: there is no {kind} {short_repr(asked)}; {hint} Nothing was sent.")
 
 
 def resolved(request: RequestT, answers: Answers) -> RequestT:
@@ -212,14 +213,14 @@ def _selected(request: QATechRunRequest, answers: Answers) -> list[str]:
     chosen = [case for case in cases if labels <= set(case.labels)]
     enabled = [case for case in chosen if case.is_enabled is not False]
     what = " and ".join(
-        [*(["the labels " + ", ".join(map(shown, request.labels))] if request.labels else [])]
-        + ([f"the application {shown(request.application_short_id)}"] if request.application_short_id else [])
+        [*(["the labels " + ", ".join(map(short_repr, request.labels))] if request.labels else [])]
+        + ([f"the application {short_repr(request.application_short_id)}"] if request.application_short_id else [])
     )
     if not enabled:
         known = sorted({label for case in cases for label in case.labels})
         disabled = f", and {len(chosen)} that are disabled" if chosen else ""
         near = [text for label in sorted(labels - set(known)) for text in get_close_matches(label, known, n=_MAX_TOLD)]
-        told = ", ".join(shown(cut(label, _MAX_NAME)) for label in (near or known)[:_MAX_TOLD]) or "none"
+        told = ", ".join(short_repr(cut(label, _MAX_NAME)) for label in (near or known)[:_MAX_TOLD]) or "none"
         hint = f" The labels that {'are near' if near else 'there are'}: {told}." if labels else ""
         raise InvalidInputError(
             f"There is no enabled test case of {what}{disabled}. Nothing was sent: that is never a run of everything."
@@ -241,7 +242,7 @@ def _forms(short_id: str, prefix: str) -> set[str]:
 
 
 def _told(things: Iterable[tuple[str, str]]) -> str:
-    told = [f"{shown(cut(name, _MAX_NAME))} ({cut(short_id, _MAX_NAME)})" for short_id, name in things]
+    told = [f"{short_repr(cut(name, _MAX_NAME))} ({cut(short_id, _MAX_NAME)})" for short_id, name in things]
     more = f" and {len(told) - _MAX_TOLD} more" if len(told) > _MAX_TOLD else ""
     return ", ".join(told[:_MAX_TOLD]) + more
 

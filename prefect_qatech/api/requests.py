@@ -25,7 +25,7 @@ from prefect_qatech.api.ids import (
 )
 from prefect_qatech.api.wire import FilledText, Request
 from prefect_qatech.exceptions import InvalidInputError
-from prefect_qatech.inputs import CleanText, Several, shown
+from prefect_qatech.inputs import CleanText, Several, short_repr
 
 __all__ = [
     "QATechApplication",
@@ -226,7 +226,7 @@ def as_request(request: QATechRunRequest | str | None) -> QATechRunRequest:
     if request is None or isinstance(request, str):
         return QATechRunRequest(test_plan_short_id=request)
     raise InvalidInputError(
-        f"request: a QATechRunRequest, the id of a test plan ('pln_...') or None is needed, not {shown(request)}"
+        f"request: a QATechRunRequest, the id of a test plan ('pln_...') or None is needed, not {short_repr(request)}"
     )
 
 

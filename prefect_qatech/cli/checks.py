@@ -68,13 +68,13 @@ class Finding:
     Attributes:
         check: Its name.
         state: `ok`; `note`, which is worth knowing; `wrong`; `skipped`, because something before it is wrong.
-        found: What there is, in a sentence or two.
+        message: What there is, in a sentence or two.
         advice: What to do.
     """
 
     check: str
     state: State
-    found: str
+    message: str
     advice: str = ""
 
 

@@ -113,7 +113,7 @@ class RunJournal:
             return None
         except (OSError, ValidationError) as error:
             raise self._unreadable(self._run(slot).name, error) from error
-        return record.model_copy(update={"found": True})
+        return record.model_copy(update={"is_resumed": True})
 
     def has_open_intent(self, slot: str) -> bool:
         """Return whether a POST was about to be sent whose outcome is not on record."""

@@ -135,7 +135,7 @@ def one_line(text: str) -> str:
 
 
 def _started(record: QATechRunRecord) -> str:
-    how = "Resuming run" if record.found else "Rerun" if record.kind == "rerun" else "Run"
+    how = "Resuming run" if record.is_resumed else "Rerun" if record.kind == "rerun" else "Run"
     plural = "" if record.test_count == 1 else "s"
     count = "" if record.test_count is None else f", {record.test_count} test case{plural}"
     return f"{how} {record.run_short_id}: {record.run_url or 'no address given'}{count}"

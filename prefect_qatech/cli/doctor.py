@@ -52,5 +52,5 @@ async def _findings(where: Where, seconds: float, *, tell: bool) -> list[Finding
 
 
 def _lines(finding: Finding, width: int) -> list[str]:
-    lines = row([(finding.state, 7), (finding.check, 11)], finding.found, width)
+    lines = row([(finding.state, 7), (finding.check, 11)], finding.message, width)
     return lines + (row([("", 7), ("", 11)], f"-> {finding.advice}", width) if finding.advice else [])

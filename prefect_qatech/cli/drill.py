@@ -88,7 +88,9 @@ def _lines(played: Played, width: int) -> Iterator[str]:
     head = [("yes" if played.fails_closed else "no", 3), (played.case, 17)]
     yield from row(head, played.what, width)
     starts = "" if played.fails_closed else f" ({played.starts} starts)"
-    yield from row([("", 3), ("", 17)], f"-> {played.said}{starts}: {cut(one_line(played.reason), _MAX_REASON)}", width)
+    yield from row(
+        [("", 3), ("", 17)], f"-> {played.verdict}{starts}: {cut(one_line(played.reason), _MAX_REASON)}", width
+    )
 
 
 @contextmanager

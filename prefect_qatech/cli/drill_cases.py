@@ -221,7 +221,7 @@ class Played:
     Attributes:
         case: Its name.
         what: What happened.
-        said: What the gate said: pass, fail, inconclusive or error; `nothing` where it did not end.
+        verdict: The gate's verdict: pass, fail, inconclusive or error; `nothing` where it did not end.
         reason: Why, in the gate's words.
         starts: How many starts arrived at QA.tech.
         fails_closed: Whether that is what a gate that fails closed may say, and nothing was started twice.
@@ -229,7 +229,7 @@ class Played:
 
     case: str
     what: str
-    said: str
+    verdict: str
     reason: str
     starts: int
     fails_closed: bool
@@ -247,17 +247,17 @@ async def play(case: Case, directory: Path, seconds: float) -> Played:
         try:
             report = await asyncio.wait_for(case.play(Stage(sandbox, case.policy, directory)), seconds)
         except (TimeoutError, asyncio.TimeoutError):
-            said, reason = "nothing", f"The gate had not ended after {seconds:g} s."
+            verdict, reason = "nothing", f"The gate had not ended after {seconds:g} s."
         except GateNotPassed as error:
-            said, reason = error.report.verdict.value, error.report.reasons[0].sentence
+            verdict, reason = error.report.verdict.value, error.report.reasons[0].sentence
         except Exception as error:
-            said, reason = "error", f"{type(error).__name__}: {error}"
+            verdict, reason = "error", f"{type(error).__name__}: {error}"
         else:
             # The worst reason comes first.
-            said, reason = report.verdict.value, report.reasons[0].sentence if report.reasons else ""
+            verdict, reason = report.verdict.value, report.reasons[0].sentence if report.reasons else ""
         starts = sum((item["method"], item["path"]) == ("POST", "/v1/run") for item in sandbox.requests())
-    fails_closed = said in case.may_say and starts == case.starts
-    return Played(case.name, case.what, said, reason, starts, fails_closed)
+    fails_closed = verdict in case.may_say and starts == case.starts
+    return Played(case.name, case.what, verdict, reason, starts, fails_closed)
 
 
 def _on(path: str, kind: str, **more: Any) -> dict[str, Any]:

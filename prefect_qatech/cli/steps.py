@@ -97,7 +97,7 @@ class TerminalSteps:
         self.display.started(first)
         # A crash gives no more time; who asks again after a verdict gives it anew.
         passed = 0.0 if verdict is not None else (datetime.now(timezone.utc) - first.started_at).total_seconds()
-        return Beginning(first, self._until(passed), self.subject, evidence_is_older=first.found, notes=self.notes)
+        return Beginning(first, self._until(passed), self.subject, evidence_is_older=first.is_resumed, notes=self.notes)
 
     async def is_on_record(self, rerun: NextRun) -> bool:
         return self.journal.find(_slot(rerun)) is not None or self.journal.has_open_intent(_slot(rerun))

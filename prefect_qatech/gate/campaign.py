@@ -300,7 +300,7 @@ class GateCampaign:
             run = error.run or QATechRun(run_short_id=record.run_short_id)
         else:
             # A run that is resumed after its end ended nobody knows when.
-            if not record.found or time.monotonic() - watched_since > self.first_poll_seconds:
+            if not record.is_resumed or time.monotonic() - watched_since > self.first_poll_seconds:
                 finished_at = datetime.now(timezone.utc)
         left = timeout_seconds - (time.monotonic() - watched_since)
         self.attempts.append(self._attempt(record, run, rerun, finished_at, await self.steps.details_of(run, left)))

@@ -48,7 +48,7 @@ async def current_attempt() -> Chain:
 
 async def window_of(first: QATechRunRecord) -> datetime:
     """Return when the time that a gate has for its campaign began."""
-    if not first.found or first.slot is None:
+    if not first.is_resumed or first.slot is None:
         return first.started_at
     async with _rows_of(first) as ledger:
         rows = await ledger.read(first.slot)
@@ -106,7 +106,7 @@ def _is_good_for(row: str, attempt: Chain, target: str | None) -> bool:
 
 async def is_older(first: QATechRunRecord) -> bool:
     """Whether a run was started in an earlier attempt of the flow run than the one that the caller stands in."""
-    return first.found and not same_attempt(first.attempt, await current_attempt())
+    return first.is_resumed and not same_attempt(first.attempt, await current_attempt())
 
 
 async def approval_of(first: QATechRunRecord, evidence_sha256: str) -> GateDecision | None:

@@ -266,7 +266,7 @@ async def astart_campaign(
     """
     record = first = await astart_test_run(credentials, request, target=target, label=label)
     again = 0
-    while record.found and await journal.has_stale_pass(record, target):
+    while record.is_resumed and await journal.has_stale_pass(record, target):
         again += 1
         run_logger().warning(
             "Run %s passed in an earlier attempt of this flow run, and what runs now may be another version: it is "

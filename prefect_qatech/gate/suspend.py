@@ -142,7 +142,7 @@ async def suspend_until_ended(
     """
     began = time.monotonic()
     if not await _goes_on(
-        credentials, record, 0.0 if record.found else min(seconds, polling.last_early_poll_seconds), polling
+        credentials, record, 0.0 if record.is_resumed else min(seconds, polling.last_early_poll_seconds), polling
     ):
         return
     left = max(0.0, seconds - (time.monotonic() - began))

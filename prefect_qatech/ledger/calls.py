@@ -79,7 +79,7 @@ async def is_label_on_record(first: QATechRunRecord, label: str, makes: str) -> 
 
 
 async def _is_on_record(first: QATechRunRecord, call: Call) -> bool:
-    if not first.found or first.flow_run_id is None or first.slot is None:
+    if not first.is_resumed or first.flow_run_id is None or first.slot is None:
         return False
     async with get_client() as client:
         return bool(await Ledger(client, UUID(first.flow_run_id)).entries(call.family))

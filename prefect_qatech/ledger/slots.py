@@ -53,7 +53,7 @@ class QATechRunRecord(BaseModel):
         slot: The slot of the ledger that holds it; None outside a flow run.
         flow_run_id: The root flow run whose ledger that is.
         attempt: The attempt in which it was started: flow run ids with their run counts, the root first.
-        found: Whether it was found in the ledger instead of being started by this call.
+        is_resumed: Whether it was on record already, and not started by this call.
         not_as_asked: Why it is not the run that was asked for, where QA.tech has started another one; no call gets it.
         makes: What it is: `run`, or what another POST makes, such as `release check`.
         answer: What QA.tech answered to that other POST.
@@ -73,7 +73,7 @@ class QATechRunRecord(BaseModel):
     slot: str | None = None
     flow_run_id: str | None = None
     attempt: tuple[tuple[str, int], ...] = ()
-    found: bool = False
+    is_resumed: bool = False
     not_as_asked: str | None = None
     makes: str = "run"
     answer: dict[str, Any] | None = None

@@ -266,7 +266,7 @@ class Ledger(Rows):
             raise messages.outcome_unknown(settled, str(self.flow_run_id))
         if settled.run.not_as_asked is not None:
             raise messages.not_as_asked(settled, settled.run, str(self.flow_run_id))
-        return settled.run.model_copy(update=self._place(settled) | {"found": True})
+        return settled.run.model_copy(update=self._place(settled) | {"is_resumed": True})
 
     async def _outcome(self, entry: QATechLedgerEntry) -> QATechLedgerEntry | None:
         """Wait as long as the POST of an open intent can be somebody's at work; None where the intent has gone."""
@@ -304,7 +304,9 @@ class Ledger(Rows):
         for entry in await self.entries():
             run = entry.run
             if entry.kind != "attach" and run is not None and run.identity == record.identity:
-                return run.model_copy(update={name: getattr(record, name) for name in ("slot", "flow_run_id", "found")})
+                return run.model_copy(
+                    update={name: getattr(record, name) for name in ("slot", "flow_run_id", "is_resumed")}
+                )
         return record
 
 

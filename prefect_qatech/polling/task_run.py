@@ -23,7 +23,7 @@ from prefect_qatech.api.ids import check_run_short_id
 from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import InvalidInputError, QATechAPIError, QATechError
-from prefect_qatech.inputs import shown
+from prefect_qatech.inputs import short_repr
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.polling.exceptions import RunsNotEnded, WaitTimedOut
 from prefect_qatech.polling.schedule import QATechPolling
@@ -40,7 +40,9 @@ _A_YEAR = 365 * 24 * 3600.0
 def check_timeout(timeout_seconds: float) -> None:
     """Raise `InvalidInputError` where that is no time to wait for."""
     if not isinstance(timeout_seconds, (int, float)) or not 0 <= timeout_seconds < float("inf"):
-        raise InvalidInputError(f"timeout_seconds must be a number of seconds, 0 or more, not {shown(timeout_seconds)}")
+        raise InvalidInputError(
+            f"timeout_seconds must be a number of seconds, 0 or more, not {short_repr(timeout_seconds)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ async def wait_for_many(
 ) -> list[QATechRun]:
     """Wait for several runs; `wait_for_test_runs` describes it."""
     if isinstance(runs, (str, QATechRunRecord)) or not isinstance(runs, Sequence):
-        raise InvalidInputError(f"runs must be a list (put a single run into [...]), not {shown(runs)}")
+        raise InvalidInputError(f"runs must be a list (put a single run into [...]), not {short_repr(runs)}")
     if not runs:
         raise InvalidInputError("runs must name at least one run: where nothing was tested, nothing has passed.")
     targets = {target.run_short_id: target for target in map(_Target.of, runs)}

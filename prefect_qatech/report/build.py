@@ -22,7 +22,7 @@ from prefect_qatech.report.model import (
     ReportedTest,
 )
 from prefect_qatech.report.release_check import report_release_check
-from prefect_qatech.report.sizes import cut_to_bytes, whole_url
+from prefect_qatech.report.sizes import cut_to_bytes
 from prefect_qatech.report.subject import GateSubject
 from prefect_qatech.verdict import GatePolicy, GateVerdict, Incident, Outcome, TestVerdict, judge
 from prefect_qatech.verdict.identity import (
@@ -212,7 +212,7 @@ def _report_attempt(number: int, campaign: Campaign) -> ReportedAttempt:
         kind=observed.kind,
         filter=observed.filter,
         run_short_id=observed.run.run_short_id,
-        run_url=whole_url(observed.run_url),
+        run_url=observed.run_url,
         rerun_of=observed.rerun_of,
         status=cut(observed.run.status, NAME_LENGTH),
         result=_cut(observed.run.result, NAME_LENGTH),
@@ -257,9 +257,9 @@ def _report_test(
         explanation=cut_to_bytes(thought, EXPLANATION_LENGTH, text_bytes),
         error_code=_cut(details.error_code, NAME_LENGTH),
         duration_seconds=None if details.duration_ms is None else details.duration_ms / 1000,
-        url=whole_url(details.url),
-        screenshot_url=whole_url(details.screenshot_url),
-        recording_url=whole_url(details.recording_url),
+        url=details.url,
+        screenshot_url=details.screenshot_url,
+        recording_url=details.recording_url,
     )
 
 

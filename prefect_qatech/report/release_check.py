@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from prefect_qatech.api.catalogue import QATechFinding, QATechReleaseCheck
 from prefect_qatech.report.escape import link, markdown_text
 from prefect_qatech.report.model import ReportedFinding, ReportedReleaseCheck, ReportedScore
-from prefect_qatech.report.sizes import cut_to_bytes, whole_url
+from prefect_qatech.report.sizes import cut_to_bytes
 
 MAX_ITEMS = 50
 """So many findings, categories and follow-ups of a check are in a report, each."""
@@ -38,7 +38,7 @@ def report_release_check(check: QATechReleaseCheck, url: str | None = None) -> R
 
     return ReportedReleaseCheck(
         short_id=check.short_id or None,
-        url=whole_url(check.url or url),
+        url=check.url or url,
         status=short(check.status, _NAME) or "",
         is_complete=check.status == "COMPLETED" and not check.findings_are_unreadable,
         score=check.overall_score,

@@ -1,13 +1,10 @@
-"""Pure: how much of the service's texts and addresses a report takes; Prefect stores it as a result."""
+"""Pure: how much of the service's texts a report takes; Prefect stores it as a result."""
 
 from __future__ import annotations
 
 import json
 
 from prefect_qatech.inputs import cut
-
-URL_LENGTH = 1_000
-"""The longest address that a report takes; a longer one is left out."""
 
 
 def cut_to_bytes(text: str | None, length: int, size: int) -> str | None:
@@ -22,8 +19,3 @@ def cut_to_bytes(text: str | None, length: int, size: int) -> str | None:
     while kept and kept != "…" and len(json.dumps(kept, ensure_ascii=False).encode()) > size:
         kept = cut(kept, max(1, len(kept) * 2 // 3))
     return kept
-
-
-def whole_url(url: str | None) -> str | None:
-    """Return an address that is not too long; half of one would lead elsewhere."""
-    return url if url is not None and len(url) <= URL_LENGTH else None

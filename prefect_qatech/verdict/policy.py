@@ -15,7 +15,7 @@ from pydantic import (
     field_validator,
 )
 
-from prefect_qatech.inputs import Checked, CleanText, shown
+from prefect_qatech.inputs import Checked, CleanText, short_repr
 
 # Strict, because True is an int to Python and a form that sends a text has a fault.
 _Count = Annotated[int, Field(strict=True, ge=0)]
@@ -27,7 +27,7 @@ def _count_or_share(value: object, check: ValidatorFunctionWrapHandler) -> objec
     try:
         return check(value)
     except ValidationError:
-        raise ValueError(f"{shown(value)} is neither a number of tests nor a share of them, such as 0.3") from None
+        raise ValueError(f"{short_repr(value)} is neither a number of tests nor a share of them, such as 0.3") from None
 
 
 class QuarantineEntry(Checked):
@@ -143,7 +143,9 @@ def _time_zone(name: str) -> tzinfo:
     try:
         return ZoneInfo(name)
     except (OSError, ValueError, KeyError):  # of a folder, of a path, of a name that nobody knows
-        raise ValueError(f"{shown(name)} is not a time zone: an IANA name such as Europe/Stockholm is needed") from None
+        raise ValueError(
+            f"{short_repr(name)} is not a time zone: an IANA name such as Europe/Stockholm is needed"
+        ) from None
 
 
 DEFAULT_POLICY = GatePolicy()

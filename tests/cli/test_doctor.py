@@ -99,7 +99,7 @@ def test_nothing_is_wrong_where_nothing_is(
     code, found = doctor(prefect_url=PREFECT_API_URL.value())
     assert [item for item in found.values() if item["state"] != "ok"] == []
     assert code == 0
-    assert prefect.__version__ in found["Prefect"]["found"]
+    assert prefect.__version__ in found["Prefect"]["message"]
     assert counted(sandbox) == (0, 0)
 
 
@@ -138,7 +138,7 @@ def test_what_is_wrong_is_told_with_what_to_do(
     code, found = doctor(*arguments)
     assert code == 1
     assert [name for name, state in states(found).items() if state == "wrong"] == [check]
-    assert words in found[check]["found"] + found[check]["advice"]
+    assert words in found[check]["message"] + found[check]["advice"]
     assert found[check]["advice"]
     assert not [token for token in environ.values() if "0123456789" in token and token in json.dumps(found)]
 
@@ -166,7 +166,7 @@ def test_a_service_that_hangs_is_given_up(sandbox: Sandbox, doctor: Doctor) -> N
     sandbox.set_faults([{"on": {}, "kind": "latency", "seconds": 120}])
     code, found = doctor("--timeout-seconds", "0.5")
     assert (code, states(found)["QA.tech"]) == (1, "wrong")
-    assert "0.5 s" in found["QA.tech"]["found"]
+    assert "0.5 s" in found["QA.tech"]["message"]
 
 
 def test_a_terminal_gets_lines_that_fit_and_no_token(
@@ -287,7 +287,7 @@ async def test_a_gate_that_nobody_woke_is_seen(prefect_server: None) -> None:
         finally:
             await client.delete_flow_run(flow_run)
     assert found.state == "wrong"
-    assert "should have been woken" in found.found
+    assert "should have been woken" in found.message
 
 
 async def test_results_that_cannot_be_stored_are_told(prefect_server: None, tmp_path: Any) -> None:

@@ -23,7 +23,7 @@ SECONDS = 200.0
 @pytest.mark.parametrize("name", CASE)
 async def test_the_gate_does_what_it_must(name: str, prefect_server: None, tmp_path: Path) -> None:
     played = await play(CASE[name], tmp_path, SECONDS)
-    assert played.fails_closed, f"{played.said} after {played.starts} starts: {played.reason}"
+    assert played.fails_closed, f"{played.verdict} after {played.starts} starts: {played.reason}"
 
 
 def test_a_gate_that_only_says_no_is_no_gate() -> None:
@@ -41,7 +41,7 @@ async def test_a_judge_that_passes_what_was_cancelled_is_found_out(
 
     monkeypatch.setattr(sys.modules[judge.__module__], "_run_reasons", blind)
     played = await play(CASE["cancelled-run"], tmp_path, SECONDS)
-    assert (played.said, played.fails_closed) == ("pass", False)
+    assert (played.verdict, played.fails_closed) == ("pass", False)
 
 
 async def test_a_second_start_and_a_gate_that_hangs_are_found_out(prefect_server: None, tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ async def test_a_second_start_and_a_gate_that_hangs_are_found_out(prefect_server
         return await stage.gate()
 
     played = await play(replace(CASE["failed"], play=hang), tmp_path, 0.1)
-    assert (played.said, played.fails_closed) == ("nothing", False)
+    assert (played.verdict, played.fails_closed) == ("nothing", False)
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_a_gate_that_fails_open_ends_the_command_with_one(
     assert drill("--json", monkeypatch=monkeypatch) == module.EXIT_OPEN
     told = json.loads(capsys.readouterr().out)
     assert told["fails_closed"] is False
-    assert [(case["case"], case["said"]) for case in told["cases"]] == [("skipped", "pass")]
+    assert [(case["case"], case["verdict"]) for case in told["cases"]] == [("skipped", "pass")]
 
 
 def test_a_case_that_there_is_not_is_told_with_those_that_are(

@@ -108,7 +108,7 @@ async def test_a_post_that_can_be_under_way_is_neither_attached_nor_cleared(book
         await do()
     go_on.set()
     assert (await work).run_short_id == "run1"
-    assert (await book.once(call(chain=SECOND), send, busy_seconds=30)).found
+    assert (await book.once(call(chain=SECOND), send, busy_seconds=30)).is_resumed
     assert send.count == 1
 
 

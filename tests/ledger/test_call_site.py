@@ -63,7 +63,7 @@ async def test_an_attached_run_that_this_flow_run_has_started_keeps_what_its_sta
         ("start", 5, "pln_smoke"),
         ("attached", None, None),
     ] * 2
-    assert [record.found for record in seen] == [False, False, True, True]
+    assert [record.is_resumed for record in seen] == [False, False, True, True]
 
 
 async def test_outside_a_flow_run_there_is_no_ledger() -> None:

@@ -189,8 +189,8 @@ async def test_a_first_attempt_writes_without_reading_and_still_starts_once(labe
         )
 
     first = call(label=label)
-    assert not (await once(first)).found
+    assert not (await once(first)).is_resumed
     assert rows.reads == 0
-    assert (await once(first)).found, "a second executor of the same attempt"
-    assert (await once(call(label=label, chain=SECOND))).found
+    assert (await once(first)).is_resumed, "a second executor of the same attempt"
+    assert (await once(call(label=label, chain=SECOND))).is_resumed
     assert sent == 1

@@ -45,8 +45,8 @@ async def test_a_second_call_at_the_same_place_finds_the_run(book: Ledger) -> No
     send = Sends()
     first = await book.once(call(), send, busy_seconds=0)
     again = await book.once(call(chain=SECOND), send, busy_seconds=0)
-    assert (first.run_short_id, first.found) == ("run1", False)
-    assert again == first.model_copy(update={"found": True})
+    assert (first.run_short_id, first.is_resumed) == ("run1", False)
+    assert again == first.model_copy(update={"is_resumed": True})
     assert (again.slot, again.flow_run_id) == (call().slot, str(book.flow_run_id))
     assert send.count == 1
 
@@ -81,7 +81,7 @@ async def test_eight_calls_at_once_send_once_and_share_the_run(book: Ledger) -> 
     records = await asyncio.gather(*(book.once(call(), send, busy_seconds=30) for _ in range(8)))
     assert send.count == 1
     assert {record.run_short_id for record in records} == {"run1"}
-    assert sum(not record.found for record in records) == 1
+    assert sum(not record.is_resumed for record in records) == 1
 
 
 async def test_eight_calls_at_once_never_guess_when_nobody_may_be_busy(book: Ledger) -> None:
@@ -122,7 +122,7 @@ async def test_a_definite_refusal_leaves_no_trace(book: Ledger) -> None:
     with pytest.raises(NotFoundError):
         await book.once(call(), Sends(NotFoundError("no such plan", status=404)), busy_seconds=0)
     assert await rows_of(book.flow_run_id) == {}
-    assert (await book.once(call(), Sends(), busy_seconds=0)).found is False
+    assert (await book.once(call(), Sends(), busy_seconds=0)).is_resumed is False
 
 
 async def test_a_label_that_stands_for_another_request_sends_nothing(book: Ledger) -> None:
@@ -143,7 +143,7 @@ async def test_in_a_campaign_a_call_means_its_number_whatever_it_asks_for(book: 
         return await book.once(asked, send, busy_seconds=0)
 
     one = await rerun(1, "what failed", FIRST)
-    assert [(await rerun(1, "two tests", SECOND)).run_short_id, one.found] == [one.run_short_id, False]
+    assert [(await rerun(1, "two tests", SECOND)).run_short_id, one.is_resumed] == [one.run_short_id, False]
     two = await rerun(2, "two tests", SECOND)
     assert len({first.run_short_id, one.run_short_id, two.run_short_id}) == send.count == 3
     assert [entry.campaign for entry in await book.entries()] == [None, (first.slot, 1), (first.slot, 2)]
@@ -169,7 +169,7 @@ async def test_the_record_is_written_as_soon_as_the_server_takes_it(book: Ledger
 async def test_a_record_whose_answer_was_lost_counts(book: Ledger, trouble: Trouble) -> None:
     trouble.with_rows("-done", 1, httpx.ReadTimeout("lost"), written=True)
     assert (await book.once(call(), Sends(), busy_seconds=0)).run_short_id == "run1"
-    assert (await book.once(call(chain=SECOND), Sends(), busy_seconds=0)).found
+    assert (await book.once(call(chain=SECOND), Sends(), busy_seconds=0)).is_resumed
 
 
 async def test_a_record_that_cannot_be_written_is_told_with_the_run(book: Ledger, trouble: Trouble) -> None:
@@ -187,7 +187,7 @@ async def test_a_record_that_cannot_be_written_is_told_with_the_run(book: Ledger
     trouble.with_rows("", 0, Exception())
     await aattach_run(book.flow_run_id, call().slot, "run1")
     found = await book.once(call(chain=SECOND), send, busy_seconds=0)
-    assert (found.run_short_id, found.kind, found.found, send.count) == ("run1", "attached", True, 1)
+    assert (found.run_short_id, found.kind, found.is_resumed, send.count) == ("run1", "attached", True, 1)
 
 
 @pytest.mark.parametrize("how", ["task", "scope"])
@@ -452,7 +452,7 @@ async def test_an_attach_is_one_row_and_is_found_again(book: Ledger) -> None:
     first = await book.attach(attach, record)
     assert [key.rpartition("-")[2] for key in await rows_of(book.flow_run_id)] == ["done"]
     again = await book.attach(replace(attach, chain=SECOND), record)
-    assert (first.found, again.found, again.started_at) == (False, True, first.started_at)
+    assert (first.is_resumed, again.is_resumed, again.started_at) == (False, True, first.started_at)
 
 
 async def test_an_attach_that_dies_before_its_row_blocks_nothing(book: Ledger, trouble: Trouble) -> None:

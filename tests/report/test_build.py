@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from prefect_qatech.addresses import MAX_URL_LENGTH
 from prefect_qatech.api.responses import QATechRun, QATechRunTestCaseDetails
 from prefect_qatech.report import render_verdict_json
 from prefect_qatech.report.build import EXPLANATION_LENGTH, TITLE_LENGTH, build_report
 from prefect_qatech.report.model import SCHEMA_VERSION, GateReport
-from prefect_qatech.report.sizes import URL_LENGTH
 from prefect_qatech.report.subject import GateSubject
 from prefect_qatech.verdict import (
     GatePolicy,
@@ -158,13 +158,13 @@ def test_texts_are_cut() -> None:
     assert len(report.model_dump_json()) < 12_000
 
 
-@pytest.mark.parametrize("length", [URL_LENGTH, URL_LENGTH + 1])
+@pytest.mark.parametrize("length", [MAX_URL_LENGTH, MAX_URL_LENGTH + 1])
 def test_an_address_is_whole_or_left_out(length: int) -> None:
     url = "https://q/".ljust(length, "x")
     details = {"url": url, "screenshotUrl": url, "recordingUrl": url}
     observed = attempt(case("Pay", shortId="t1", **FAILED), details={"t1": details}, run_url=url)
     report = build_report(recognise([observed]), GatePolicy(), ended_at=NOW)
-    test, kept = report.tests[0], url if length == URL_LENGTH else None
+    test, kept = report.tests[0], url if length == MAX_URL_LENGTH else None
     assert [report.run_url, test.url, test.screenshot_url, test.recording_url] == [kept] * 4
 
 
