@@ -18,9 +18,10 @@ from prefect_qatech.report import (
     render_verdict_json,
     write_report_files,
 )
+from prefect_qatech.report.about import about_line
 from prefect_qatech.report.headline import headline
 from prefect_qatech.report.model import GateReport, ReportedTest
-from prefect_qatech.report.wording import caveats, counts_text
+from prefect_qatech.report.wording import caveats, counts_text, spent
 from prefect_qatech.verdict import TestVerdict, Verdict
 
 MAX_TESTS = 50
@@ -108,9 +109,10 @@ def lines_of(report: GateReport) -> Iterator[str]:
     """
     for attempt in report.attempts:
         yield one_line(f"Run {attempt.run_short_id}: {attempt.run_url or 'no address given'}")
-    about = f" for {report.target}" if report.target else ""
-    yield one_line(f"{headline(report)}{about}")
-    yield one_line(counts_text(report))
+    yield one_line(headline(report))
+    if tested := about_line(report):
+        yield one_line(tested)
+    yield one_line(f"{counts_text(report)}; {spent(report)}")
     for reason in report.reasons:
         if reason.verdict is not Verdict.PASS:
             yield f"  {one_line(reason.sentence)}"

@@ -33,12 +33,15 @@ from prefect_qatech.report import (
     render_markdown,
     render_table,
 )
+from prefect_qatech.report.about import about_line
 from prefect_qatech.report.escape import cell_text, cut_key, key_text
 from prefect_qatech.report.model import GateReport, GatesReport, ReportedReleaseCheck
 from prefect_qatech.report.release_check import render_release_check
+from prefect_qatech.report.wording import campaign_name, counts_text
 from prefect_qatech.verdict import TestVerdict
 
 MAX_PICTURES = 5
+MAX_DESCRIPTION = 500
 MAX_HISTORY_VERSIONS = 20
 MAX_UNATTENDED = 2_000
 MIN_PERCENT = 1.0
@@ -83,15 +86,18 @@ async def publish_report(report: GateReport, *, key: str | None = None) -> None:
     """
     subject = report.label or report.plan_short_id
     key = key or artifact_key("report", subject)
-    description = f"QA.tech gate: {report.verdict.value}"
+
+    def described(what: str) -> str:
+        return cell_text(" · ".join(filter(None, [what, campaign_name(report), about_line(report)])), MAX_DESCRIPTION)
 
     async def text() -> None:
         history = await _safely(_history(report, key)) or []
         markdown = render_markdown(report, chart=attempts_chart(report), history=history)
+        description = described(f"QA.tech gate: {report.verdict.value}, {counts_text(report)}")
         await acreate_markdown_artifact(markdown=markdown, key=key, description=description)
 
     async def table() -> None:
-        title = "QA.tech gate: each test's outcome by attempt"
+        title = described("QA.tech gate: each test's outcome by attempt")
         await acreate_table_artifact(table=render_table(report), key=artifact_key("tests", subject), description=title)
 
     async def pictures() -> None:

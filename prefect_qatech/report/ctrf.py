@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
+from prefect_qatech.report.about import facts, policy_text
 from prefect_qatech.report.escape import plain_text, xml_text
 from prefect_qatech.report.model import GateReport, ReportedReleaseCheck, ReportedTest
 from prefect_qatech.report.wording import (
@@ -108,13 +109,25 @@ def _release_check(check: ReportedReleaseCheck | None) -> dict[str, Any] | None:
 
 
 def _environment(report: GateReport, suite: str) -> dict[str, Any]:
-    target = plain_text(report.target, _MESSAGE) if report.target else None
+    told = facts(report)
+    applications = [fact.text for fact in told if fact.name == "application"]
+    known = {
+        "appName": ", ".join(applications),
+        "appVersion": report.target,
+        "buildUrl": report.flow_run_url,
+        "commit": report.commit,
+        "branchName": report.branch,
+        "testEnvironment": ", ".join(fact.text for fact in told if fact.name == "environment"),
+    }
     return {
         "reportName": suite,
-        **({"buildName": target} if target else {}),
+        **{name: plain_text(text, _MESSAGE) for name, text in known.items() if text},
         "healthy": report.passed,
         "extra": {
-            "target": target,
+            "target": plain_text(report.target, _MESSAGE) if report.target else None,
+            "deployment": plain_text(report.deployment, _NAME) if report.deployment else None,
+            "startedBy": plain_text(report.started_by, _NAME) if report.started_by else None,
+            "policy": plain_text(policy_text(report.policy), _TEXT) or None,
             "evidenceIsOlder": report.evidence_is_older,
             "isOneRunOnly": report.is_one_run_only,
             "expectedCount": report.expected_count,

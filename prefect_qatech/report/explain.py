@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from prefect_qatech.exceptions import InvalidInputError
+from prefect_qatech.report.about import about_line
 from prefect_qatech.report.escape import plain_text
 from prefect_qatech.report.headline import headline
 from prefect_qatech.report.model import GateReport, ReportedReason
@@ -59,8 +60,8 @@ def explain(
     """
     again = report.judge_again(report.policy)
     lines = [
-        f"{plain_text(campaign_name(report), _NAME)}, campaign {campaign_id(report) or 'without a run'}"
-        + (f", target {plain_text(report.target, _NAME)}" if report.target else ""),
+        f"{plain_text(campaign_name(report), _NAME)}, campaign {campaign_id(report) or 'without a run'}",
+        *([about] if (about := about_line(report, lambda text, _: plain_text(text, _NAME))) else []),
         headline(report, lambda words: plain_text(words, _NAME)),
         f"{counts_text(report)}. Spent: {spent(report)}.",
         f"Without reruns the verdict would have been {report.verdict_without_reruns}.",

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
 from prefect_qatech.exceptions import InvalidInputError
+from prefect_qatech.report.about import facts
 from prefect_qatech.report.escape import plain_text, xml_text
 from prefect_qatech.report.model import GateReport, ReportedTest
 from prefect_qatech.report.wording import (
@@ -99,12 +101,13 @@ def _properties(report: GateReport) -> list[tuple[str, str]]:
         ("qatech.campaign", campaign_id(report) or ""),
         ("qatech.plan", report.plan_short_id or ""),
         ("qatech.label", report.label or ""),
-        ("qatech.target", report.target or ""),
+        *_facts(report),
         ("qatech.caveats", " ".join(sentence for sentence, _ in caveats(report))),
         ("qatech.incidents", ", ".join(report.incidents)),
         *((f"qatech.note.{number}", note) for number, note in enumerate(report.notes, start=1)),
         ("qatech.quarantine_unmatched", ", ".join(report.quarantine_unmatched)),
         ("prefect.flow_run_id", report.flow_run_id or ""),
+        ("prefect.flow_run_url", report.flow_run_url or ""),
         *((f"qatech.tests.{verdict}", str(report.counts.get(verdict, 0))) for verdict in TestVerdict),
     ]
     if (check := report.release_check) is not None:
@@ -116,6 +119,14 @@ def _properties(report: GateReport) -> list[tuple[str, str]]:
         properties.append((f"qatech.run.{attempt.number + 1}.id", attempt.run_short_id))
         properties.append((f"qatech.run.{attempt.number + 1}.url", attempt.run_url or ""))
     return [(name, plain_text(value, 2_000)) for name, value in properties if value]
+
+
+def _facts(report: GateReport) -> Iterator[tuple[str, str]]:
+    numbers: Counter[str] = Counter()
+    for fact in facts(report):
+        numbers[fact.name] += 1
+        number = f".{numbers[fact.name]}" if numbers[fact.name] > 1 else ""
+        yield f"qatech.{fact.name}{number}", fact.text
 
 
 def _unique_names(tests: tuple[ReportedTest, ...]) -> dict[str, str]:

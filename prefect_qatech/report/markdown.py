@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from textwrap import indent
 
+from prefect_qatech.addresses import safe_url
+from prefect_qatech.report.about import about_line
 from prefect_qatech.report.chart import HistoryEntry, history_chart, history_line
 from prefect_qatech.report.escape import html_text, link, markdown_text
 from prefect_qatech.report.headline import advice, headline, retry_text, symbol
@@ -139,8 +141,7 @@ def _head(report: GateReport) -> list[str]:
     about = [f"**{_plan(report)}**", counts_text(report)]
     if report.label and report.label != report.plan_name:
         about.insert(1, markdown_text(report.label, _NAME))
-    if report.target:
-        about.append(f"target {markdown_text(report.target, _NAME)}")
+    about.append(str(spent(report)))
     if report.ended_at:
         about.append(time_text(report.ended_at))
     if report.run_url:
@@ -152,13 +153,20 @@ def _head(report: GateReport) -> list[str]:
         "",
         " · ".join(about),
         "",
+        *([f"Tested: {tested}", ""] if (tested := about_line(report, _fact)) else []),
     ]
+
+
+def _fact(text: str, url: str | None) -> str:
+    # The one UI of Prefect shows the text of a link as it is written: an address is in none.
+    opens = link("open", url) if safe_url(url) else ""
+    return markdown_text(text, _NAME) + (f" ({opens})" if opens else "")
 
 
 def _sum(report: GateReport) -> str:
     without = report.verdict_without_reruns
     same = "the same" if without is report.verdict else f"{SYMBOLS[without]} {without.value.upper()}"
-    return f"Spent: {spent(report)}. Without reruns the verdict would have been {same}."
+    return f"Without reruns the verdict would have been {same}."
 
 
 def _plan(report: GateReport) -> str:

@@ -12,7 +12,7 @@ from prefect_qatech.api.responses import QATechRun, QATechRunTestCaseDetails
 from prefect_qatech.report.build import build_report
 from prefect_qatech.report.model import GateReport, ReportedFinding, ReportedReleaseCheck, ReportedScore
 from prefect_qatech.report.release_check import report_release_check
-from prefect_qatech.report.subject import GateSubject
+from prefect_qatech.report.subject import GateSubject, ReportedApplication
 from prefect_qatech.verdict import GatePolicy, Incident, QuarantineEntry
 from prefect_qatech.verdict.identity import ObservedAttempt, recognise
 
@@ -113,6 +113,11 @@ def report_of(*attempts: ObservedAttempt, policy: GatePolicy | None = None, **mo
     )
 
 
+STAGING = ReportedApplication(
+    application_short_id="app_shop", environment_url="https://staging.example.com/shop", environment_name="Staging"
+)
+
+
 def everything() -> GateReport:
     """A gate that failed, with every outcome and every verdict of a test that `build_report` can give."""
     first = {
@@ -160,6 +165,12 @@ def everything() -> GateReport:
         label="release 4.2",
         incidents=[Incident.DEADLINE_PASSED, Incident.RERUN_REFUSED],
         target="v4.2.0-rc1",
+        applications=(STAGING,),
+        branch="release/4.2",
+        commit="4f2c9e1",
+        deployment="release/staging",
+        started_by="automation Release train",
+        flow_run_url="https://prefect.example.com/runs/flow-run/flow-1",
         notes=["The rerun of run run3 (https://app.qa.tech/results/run3) was refused: 403 <Forbidden>."],
         evidence_is_older=True,
         release_check=ReportedReleaseCheck(
@@ -220,6 +231,14 @@ def hostile(text: str, url: str = "javascript:alert(1)") -> GateReport:
         attempt(1, {"": "F", " flaky": "P", " missed": "M", " weak": "F"}, texts=texts, weak=(" weak",), status=text),
         policy=GatePolicy(quarantine={project_id(" quarantined"): entry, written + " key": entry}),
         target=written,
+        applications=(
+            ReportedApplication(application_short_id=written, environment_url=written, environment_name=written),
+        ),
+        branch=written,
+        commit=written,
+        deployment=written,
+        started_by=written,
+        flow_run_url=url,
         notes=[text],
         plan_name=text,
         plan_short_id=text,

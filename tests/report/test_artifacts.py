@@ -30,9 +30,10 @@ from prefect_qatech.report.artifacts import (
     publish_unattended,
 )
 from prefect_qatech.report.build import build_report
+from prefect_qatech.report.escape import cell_text
 from prefect_qatech.report.history import variable_name
 from prefect_qatech.report.model import GateReport, GatesReport
-from prefect_qatech.report.subject import GateSubject
+from prefect_qatech.report.subject import GateSubject, ReportedApplication
 from prefect_qatech.verdict import GatePolicy
 from prefect_qatech.verdict.identity import ObservedAttempt, recognise
 
@@ -194,6 +195,16 @@ async def test_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
         "qatech-failure-pln-smoke-1",
     ]
     assert written.calls[5][1] == {"artifact_id": ARTIFACT, "progress": 100}
+
+
+async def test_the_descriptions_say_what_was_tested_where_and_how_it_went(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = Written(monkeypatch)
+    where = ReportedApplication(application_short_id="app_shop", environment_url="https://staging.example.com")
+    await publish_report(report().model_copy(update={"target": "v2", "applications": (where,)}))
+    told = {call["key"]: call["description"] for _, call in written.calls}
+    tested = "pln_smoke · target v2 · app_shop on https://staging.example.com"
+    assert told["qatech-report-pln-smoke"] == cell_text(f"QA.tech gate: fail, 1 test: 1 failed · {tested}", 500)
+    assert told["qatech-tests-pln-smoke"] == cell_text(f"QA.tech gate: each test's outcome by attempt · {tested}", 500)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("server down"), ValueError("bad key"), TimeoutError()], ids=repr)

@@ -114,7 +114,7 @@ def test_what_the_report_tells() -> None:
         "in quarantine through 2026-12-01 (UTC): Redesign is under way (owner: web team)",
         "The agent's explanation",
         "On attempt 3 I looked for the button of Checkout.",
-        "Spent: 29 test executions, 2 reruns, 25 min 30 s of runs.",
+        "1 cancelled · 29 test executions, 2 reruns, 25 min 30 s of runs · 2026-11-23 22:01 UTC",
         "Without reruns the verdict would have been the same.",
         "Recognised by name alone, as QA.tech gave no id that lasts across runs: Unnamed case.",
         "Setup of checkout: failed on attempts 2 and 3",
