@@ -92,10 +92,15 @@ class UploadedFile:
 async def sha256_of(file: BuildFile) -> str:
     """Return the hash of a file's content."""
     hashed = hashlib.sha256()
+    async for chunk in _chunks(file):
+        hashed.update(chunk)
+    return hashed.hexdigest()
+
+
+async def _chunks(file: BuildFile) -> AsyncIterator[bytes]:
     async with await anyio.open_file(file.path, "rb") as content:
         while chunk := await content.read(CHUNK_BYTES):
-            hashed.update(chunk)
-    return hashed.hexdigest()
+            yield chunk
 
 
 async def put_file(
@@ -125,45 +130,36 @@ async def put_file(
     request = f"PUT {where.hostname}"
     hashed = hashlib.sha256()
 
-    async def chunks() -> AsyncIterator[bytes]:
+    async def content() -> AsyncIterator[bytes]:
         sent = 0
-        async with await anyio.open_file(file.path, "rb") as content:
-            while chunk := await content.read(CHUNK_BYTES):
-                hashed.update(chunk)
-                yield chunk
-                sent += len(chunk)
-                if on_progress is not None:
-                    await on_progress(sent, file.size)
+        async for chunk in _chunks(file):
+            hashed.update(chunk)
+            yield chunk
+            sent += len(chunk)
+            if on_progress is not None:
+                await on_progress(sent, file.size)
 
     try:
         with anyio.fail_after(timeout_seconds):
             async with httpx.AsyncClient(
                 timeout=_STALLED_SECONDS, follow_redirects=False, trust_env=not is_loopback(where.hostname)
             ) as http:
-                answer = await http.put(
-                    address,
-                    content=chunks(),
-                    headers={"Content-Length": str(file.size), "Content-Type": "application/octet-stream"},
-                )
-        failure = None if answer.is_success else _refused(request, answer.status_code)
+                headers = {"Content-Length": str(file.size), "Content-Type": "application/octet-stream"}
+                answer = await http.put(address, content=content(), headers=headers)
     except TimeoutError:
-        failure = QATechConnectionError(
-            f"{file.name} was not uploaded to {where.hostname} within {timeout_seconds:.0f} s. No build was made; "
-            "it can be tried again.",
-            request=request,
-            retryable=True,
-        )
+        fault = f"took longer than {timeout_seconds:g} s"
     except httpx.HTTPError as error:
         # httpx's own words can name the address, and with it the signature.
-        failure = QATechConnectionError(
-            f"The upload of {file.name} to {where.hostname} broke off ({type(error).__name__}). No build was made; "
-            "it can be tried again.",
-            request=request,
-            retryable=True,
-        )
-    if failure is not None:
-        raise failure
-    return hashed.hexdigest()
+        fault = f"broke off ({type(error).__name__})"
+    else:
+        if answer.is_success:
+            return hashed.hexdigest()
+        raise _refused(request, answer.status_code)
+    raise QATechConnectionError(
+        f"The upload of {file.name} to {where.hostname} {fault}. No build was made; it can be tried again.",
+        request=request,
+        retryable=True,
+    )
 
 
 def _refused(request: str, status: int) -> QATechAPIError:

@@ -58,6 +58,42 @@ _ONCE = Group("Never twice", sort_key=4)
 
 @Parameter(name="*")
 @dataclass(frozen=True)
+class What:
+    """What to test, and where.
+
+    Attributes:
+        plan: The test plan, pln_...; the project's default plan when absent.
+        test_case: UUID or name of a test case, instead of a plan; may be repeated.
+        label: Run the enabled test cases with this label, instead of a plan; with several, those that have all.
+        application: Run the enabled test cases of this application, instead of a plan.
+        url: APPLICATION=ADDRESS, where an application is tested; may be repeated. Applications and environments are
+            given by id or name.
+        environment: APPLICATION=ENVIRONMENT, a saved environment; may be repeated.
+        build: APPLICATION=BUILD, a mobile build; may be repeated.
+        target: What is tested: a commit, say. With --resume, evidence for the same target is kept.
+    """
+
+    plan: Annotated[str | None, Parameter(group=_WHAT)] = None
+    test_case: Annotated[list[str] | None, Parameter(group=_WHAT, negative="")] = None
+    label: Annotated[list[str] | None, Parameter(group=_WHAT, negative="")] = None
+    application: Annotated[str | None, Parameter(group=_WHAT)] = None
+    url: Annotated[list[str] | None, Parameter(group=_WHAT, negative="")] = None
+    environment: Annotated[list[str] | None, Parameter(group=_WHAT, negative="")] = None
+    build: Annotated[list[str] | None, Parameter(group=_WHAT, negative="")] = None
+    target: Annotated[str | None, Parameter(group=_WHAT)] = None
+
+    def to_request(self) -> QATechRunRequest:
+        return QATechRunRequest(
+            test_plan_short_id=self.plan,
+            test_case_ids=self.test_case,
+            labels=self.label,
+            application_short_id=self.application,
+            applications=_applications(self.url, self.environment, self.build),
+        )
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
 class Rules:
     """What is tolerated, and for how long is waited.
 
@@ -168,49 +204,19 @@ def _only(open_slots: Sequence[str]) -> str:
     return open_slots[0]
 
 
-def run(
-    *,
-    plan: Annotated[str | None, Parameter(group=_WHAT)] = None,
-    test_case: Annotated[list[str] | None, Parameter(group=_WHAT, negative="")] = None,
-    label: Annotated[list[str] | None, Parameter(group=_WHAT, negative="")] = None,
-    application: Annotated[str | None, Parameter(group=_WHAT)] = None,
-    url: Annotated[list[str] | None, Parameter(group=_WHAT, negative="")] = None,
-    environment: Annotated[list[str] | None, Parameter(group=_WHAT, negative="")] = None,
-    build: Annotated[list[str] | None, Parameter(group=_WHAT, negative="")] = None,
-    target: Annotated[str | None, Parameter(group=_WHAT)] = None,
-    rules: Rules = Rules(),
-    output: Output = Output(),
-    once: Once = Once(),
-) -> Never:
+def run(*, what: What = What(), rules: Rules = Rules(), output: Output = Output(), once: Once = Once()) -> Never:
     """Run tests, rerun what failed, and say whether the release may go out; no Prefect server is needed.
 
     The token is read from QATECH_API_TOKEN (or QATECH_API_KEY), its address and project from QATECH_API_URL and
     QATECH_PROJECT_SHORT_ID.
 
     Exit codes: 0 pass, 1 fail, 2 inconclusive, 3 error, 130 interrupted (the run goes on at QA.tech; --resume).
-
-    Args:
-        plan: The test plan, pln_...; the project's default plan when absent.
-        test_case: UUID or name of a test case, instead of a plan; may be repeated.
-        label: Run the enabled test cases with this label, instead of a plan; with several, those that have all.
-        application: Run the enabled test cases of this application, instead of a plan.
-        url: APPLICATION=ADDRESS, where an application is tested; may be repeated. Applications and environments are
-            given by id or name.
-        environment: APPLICATION=ENVIRONMENT, a saved environment; may be repeated.
-        build: APPLICATION=BUILD, a mobile build; may be repeated.
-        target: What is tested: a commit, say. With --resume, evidence for the same target is kept.
     """
 
     def work(display: Display) -> Coroutine[Any, Any, GateReport]:
-        check_target(target)
+        check_target(what.target)
         credentials = QATechCredentials.from_env()
-        request = QATechRunRequest(
-            test_plan_short_id=plan,
-            test_case_ids=test_case,
-            labels=label,
-            application_short_id=application,
-            applications=_applications(url, environment, build),
-        )
+        request = what.to_request()
         wanted = request
 
         async def prepare(client: QATechClient) -> None:
@@ -220,7 +226,7 @@ def run(
         async def start(client: QATechClient) -> QATechStartedRun:
             return await client.start_run(wanted)
 
-        asked = {"request": request.to_json(), "target": target}
+        asked = {"request": request.to_json(), "target": what.target}
         policy = rules.to_policy()
         mode = once.mode()
         steps = TerminalSteps(
@@ -230,7 +236,7 @@ def run(
             policy.deadline_seconds,
             start=start,
             prepare=prepare,
-            subject=subject_of(request, target=target, project_short_id=credentials.project_short_id),
+            subject=subject_of(request, target=what.target, project_short_id=credentials.project_short_id),
             mode=mode,
             polling=POLLING,
         )

@@ -2,6 +2,16 @@
 
 A wait is a `Watch`, everything that is known of the run. `Watch.after` takes the answer to a poll into account, and
 `next_step` decides what comes next: `Pause`, `Ended` or `GiveUp`.
+
+- A poll that fails in a way that another may not (no connection, 5xx, 429, broken answers) is repeated, until both
+  `MAX_CONSECUTIVE_ERRORS` and `MAX_ERROR_SECONDS` are exceeded.
+- A run that was polled with success exists; so does, for the first `NOT_FOUND_GRACE_SECONDS` of a wait, one whose start
+  is on record. Then every other failure is repeated as well: one odd answer (302, 404, 409) says nothing of the run.
+  Only 401 and 403 are final, when they are seen twice without a good poll between them.
+- Otherwise 4xx and redirects are final at once.
+- Where the run's age is known, past durations say when to poll while too few test cases have finished. They are read at
+  the second poll: a run that ends at once needs none.
+- The duration of a run whose end was seen is remembered, unless the run ended with the early polls.
 """
 
 from __future__ import annotations

@@ -68,16 +68,7 @@ async def wait_for_run(
 ) -> QATechRun:
     """Poll a run until it has ended.
 
-    - A poll that fails in a way that another may not (no connection, 5xx, 429, broken answers) is repeated, until both
-      `MAX_CONSECUTIVE_ERRORS` and `MAX_ERROR_SECONDS` are exceeded.
-    - A run that was polled with success exists; so does, for the first `NOT_FOUND_GRACE_SECONDS` of a wait, one whose
-      start is on record. Then every other failure is repeated as well: one odd answer (302, 404, 409) says nothing of
-      the run. Only 401 and 403 are final, when they are seen twice without a good poll between them.
-    - Otherwise 4xx and redirects are final at once.
-    - The last poll is at the deadline.
-    - Where the run's age is known, past durations say when to poll while too few test cases have finished, and the
-      duration of a run whose end was seen is remembered. They are read at the second poll, so a run that ends at once
-      needs none; one that ends with the early polls is not remembered.
+    The last poll is at the deadline. `prefect_qatech.polling.steps` says which failed polls are repeated.
 
     Args:
         client: The client.
