@@ -37,8 +37,6 @@ JSON, Prefect keeps the message alone: every error can be made of that, and then
 
 from __future__ import annotations
 
-from typing import Any
-
 
 class QATechError(Exception):
     """Base of all errors of this package.
@@ -61,17 +59,8 @@ class QATechError(Exception):
         self.run_short_id = run_short_id
         self.run_url = run_url
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_rebuild, (type(self), self.message), self.__dict__)
-
     def __str__(self) -> str:
         return self.message
-
-
-def _rebuild(cls: type[QATechError], message: str) -> QATechError:
-    error = cls.__new__(cls, message)
-    error.args = (message,)
-    return error
 
 
 class QATechAPIError(QATechError):
