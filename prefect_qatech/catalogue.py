@@ -335,7 +335,7 @@ def create_test_case(
 ) -> QATechCreatedTestCase:
     """Create a test case (`POST /test-cases`); QA.tech creates it disabled.
 
-    What `start_test_run` says of retries, equal calls and labels holds here as well: it is created once.
+    Retries, equal calls and labels work as in `start_test_run`: it is created once.
 
     Args:
         credentials: How to reach QA.tech.

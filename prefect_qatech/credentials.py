@@ -211,7 +211,7 @@ class QATechCredentials(Checked, CredentialsBlock):
         return name if isinstance(name, str) else None
 
     def get_client(self) -> QATechClient:
-        """Give a client of the API; use it as an async context manager.
+        """Return a client of the API; use it as an async context manager.
 
         Returns:
             A client that is not connected yet.
@@ -233,7 +233,7 @@ class QATechCredentials(Checked, CredentialsBlock):
         return {**state, "__dict__": {**state["__dict__"], "api_token": SecretStr(_MASK)}}
 
     def _reference(self) -> UUID | None:
-        """Give the id of the saved block whose token is not here."""
+        """Return the id of the saved block whose token is not here."""
         return self.model_dump().get("_block_document_id") if _is_mask(self.api_token) else None
 
     def _token_at_hand(self) -> SecretStr:

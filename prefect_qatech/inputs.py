@@ -225,7 +225,7 @@ def _model_at(model: type[BaseModel], place: tuple[int | str, ...]) -> type[Base
 
 
 def _where_it_is(name: str, model: type[BaseModel]) -> str:
-    """Say which field was probably meant: one of a like name, or one of that name further inside."""
+    """Return a hint at the field that was probably meant: one of a like name, or one of that name further inside."""
     fields = model.model_fields
     alike = get_close_matches(name, fields, n=1) or [field for field in fields if f"_{name}_" in f"_{field}_"]
     if len(alike) == 1:

@@ -176,7 +176,7 @@ def start_release_check(
 ) -> QATechStartedReleaseCheck:
     """Start a release check (`POST /release-checks`); on a retry of the flow run, find the one that was started before.
 
-    What `start_test_run` says of retries, equal calls and labels holds here as well.
+    Retries, equal calls and labels work as in `start_test_run`.
 
     Args:
         credentials: How to reach QA.tech.

@@ -71,7 +71,7 @@ def borrow(key: str, make: Callable[[], httpx.AsyncClient]) -> Connections:
 
 
 async def give_back(key: str) -> None:
-    """Give borrowed connections back; the last one closes them."""
+    """Return borrowed connections; the last borrower closes them."""
     shared = _clients[asyncio.get_running_loop()]
     shared[key]._borrowers -= 1
     if shared[key]._borrowers == 0:

@@ -22,7 +22,7 @@ _projects: dict[str, str] = {}
 
 
 class Lists(Transport):
-    """Reads lists; `QATechClient` tells of the arguments."""
+    """Reads lists; `QATechClient` documents the arguments."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

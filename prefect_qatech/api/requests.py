@@ -89,7 +89,7 @@ class QATechApplication(Request):
 
 
 class QATechNotification(Request):
-    """A Slack channel that QA.tech tells of the run.
+    """A Slack channel that QA.tech notifies of the run.
 
     Attributes:
         channel: Id of the channel, `C0478ABCDEF`.

@@ -50,7 +50,7 @@ class Assessment:
 
 
 def assess_status(method: str, status: int, retry_after: str | None = None, *, now: datetime) -> Assessment:
-    """Say what an answer other than a readable 2xx means for sending the request again.
+    """Decide whether a request may be sent again after an answer that is no readable 2xx.
 
     Args:
         method: `GET` or `POST`.
@@ -77,7 +77,7 @@ def assess_status(method: str, status: int, retry_after: str | None = None, *, n
 
 
 def assess_transport_error(method: str, error: Exception, *, nothing_was_sent: bool = False) -> Assessment:
-    """Say what a request without any answer means for sending it again.
+    """Decide whether a request without any answer may be sent again.
 
     Args:
         method: `GET` or `POST`.

@@ -46,7 +46,7 @@ def _tls() -> ssl.SSLContext:
 
 
 class Transport:
-    """Sends requests with one token to one address; `QATechClient` tells of the arguments.
+    """Sends requests with one token to one address; `QATechClient` documents the arguments.
 
     Attributes:
         api_url: Root of the service, without `/v1`.
@@ -265,7 +265,7 @@ class Transport:
 
 
 class _Trace:
-    """Sees, by what httpx tells of a request, whether it has got no further yet than to ask a proxy for passage."""
+    """Notices from httpx's trace whether a request has got no further yet than asking a proxy for passage."""
 
     def __init__(self) -> None:
         self.is_at_the_proxy = False

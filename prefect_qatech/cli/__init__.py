@@ -35,7 +35,7 @@ app.command("prefect_qatech.cli.list:list_", name="list", help="List what the pr
 app.command(
     "prefect_qatech.cli.explain:explain",
     name="explain",
-    help="Say rule by rule why a gate's verdict is what it is, and what another policy would have said; offline.\n\n"
+    help="Explain a verdict rule by rule, and what another policy would have decided; offline.\n\n"
     "Exit codes: 0 pass, 1 fail, 2 inconclusive, 3 a file that cannot be read.",
 )
 app.command(
@@ -133,7 +133,7 @@ _HINTS = {
 
 
 def _hint(error: CycloptsError) -> str | None:
-    """Say what a word probably means that a command has no place for."""
+    """Return a hint at what an unknown word of a command line probably means."""
     words = [*(error.unused_tokens or [])]
     if isinstance(error, CoercionError) and error.token is not None:
         words.append(error.token.value)

@@ -134,7 +134,7 @@ async def examine(where: Where, seconds: float) -> AsyncIterator[Finding]:
 
 
 async def check_versions(where: Where) -> Answer:
-    """Say which versions there are."""
+    """Report the versions in use."""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("prefect-qatech", "prefect", "httpx")]
     return "ok", f"{', '.join(versions)}, Python {platform.python_version()}", ""
 
@@ -159,7 +159,7 @@ async def check_token(where: Where) -> Answer:
 
 
 async def check_network(where: Where) -> Answer:
-    """Say through which proxy requests go, and by which certificates it is trusted."""
+    """Report the proxy that requests go through, and the certificates that are trusted."""
     if where.credentials is None:
         return _skipped("there are no credentials")
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):

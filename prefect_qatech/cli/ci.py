@@ -27,7 +27,7 @@ _NOT_PASSED = (TestVerdict.FAILED, TestVerdict.FLAKY)
 
 
 def tell_ci(report: GateReport, directory: Path, environ: Mapping[str, str]) -> list[str]:
-    """Tell the CI service that the command runs in, if any, of a report.
+    """Report a verdict to the CI service that the command runs in, if any.
 
     Args:
         report: The report.
@@ -59,7 +59,7 @@ def tell_ci(report: GateReport, directory: Path, environ: Mapping[str, str]) -> 
 
 
 def tell_ci_of_an_error(error: Exception, environ: Mapping[str, str]) -> list[str]:
-    """Tell the CI service that there is no verdict, and why: a later step may act on the outputs.
+    """Report to the CI service that there is no verdict, and why: a later step may act on the outputs.
 
     Args:
         error: Why.

@@ -17,7 +17,7 @@ _MAX_ERROR = 1_000
 
 
 def explain(verdict_file: Path, *, policy: Path | None = None) -> NoReturn:
-    """Say rule by rule why a gate's verdict is what it is, and what another policy would have said; offline.
+    """Explain a verdict rule by rule, and what another policy would have decided; offline.
 
     Exit codes: 0 pass, 1 fail, 2 inconclusive, 3 a file that cannot be read. They are as the other policy judges, where
     there is one; else the worse of the recorded verdict and of what the runs give now.

@@ -28,7 +28,7 @@ MAX_TESTS = 50
 
 
 def forget_older(*, junit: Path | None, directory: Path | None) -> None:
-    """Remove what an earlier command has written: however this one ends, its files must not tell of another.
+    """Remove what an earlier command has written: however this one ends, its files must not show another result.
 
     Args:
         junit: The JUnit file.
@@ -68,7 +68,7 @@ def show(
         junit: Where to write JUnit XML.
         directory: Where to write all files of the report.
         as_json: Whether stdout gets JSON.
-        environ: The environment, which tells of the CI service.
+        environ: The environment, which names the CI service.
 
     Raises:
         OSError: Something could not be written; all the rest was by then.

@@ -77,7 +77,7 @@ async def run_gate(
     run: QATechRunRecord | str | None,
     settings: GateSettings,
 ) -> GateReport:
-    """Run one gate in the current flow run; `release_gate` tells of the arguments.
+    """Run one gate in the current flow run; `release_gate` documents the arguments.
 
     Args:
         credentials: How to reach QA.tech.
@@ -105,7 +105,7 @@ async def _run_gate(
     settings: GateSettings,
 ) -> GateReport:
     if settings.report_directory is not None:
-        # However this gate ends, also before anything is sent, its directory must not tell of an earlier one.
+        # However this gate ends, also before anything is sent, its directory must not show an earlier one.
         clear_report_files(settings.report_directory)
     check_credentials(credentials)
     settings.check()

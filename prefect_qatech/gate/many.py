@@ -56,7 +56,7 @@ async def _gather(
     raise_unless_passed: bool,
 ) -> GatesReport:
     if settings.report_directory is not None:
-        # However these gates end, also before anything is sent, their directories must not tell of earlier ones.
+        # However these gates end, also before anything is sent, their directories must not show earlier ones.
         for name in plans:
             clear_report_files(_directory_of(settings.report_directory, name))
     check_credentials(credentials)
@@ -184,7 +184,7 @@ def gather_gates(
         The reports.
 
     Raises:
-        GatesNotPassed: Not every gate has passed; `error.report` tells of each.
+        GatesNotPassed: Not every gate has passed; `error.report` has each.
         InvalidInputError: Something that was passed in makes no sense; nothing was sent.
 
     Example:

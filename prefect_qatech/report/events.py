@@ -66,7 +66,7 @@ _DELIVERY_SECONDS = 2.0
 
 
 def emit_run_started(record: QATechRunRecord, *, rerun_of: str | None = None) -> None:
-    """Tell that a run was accepted.
+    """Emit that a run was accepted.
 
     Args:
         record: The run.
@@ -86,7 +86,7 @@ def emit_run_started(record: QATechRunRecord, *, rerun_of: str | None = None) ->
 
 
 def emit_run_finished(run: QATechRun, run_url: str | None) -> None:
-    """Tell that a wait saw a run's end.
+    """Emit that a wait saw a run's end.
 
     Args:
         run: What it saw.
@@ -97,7 +97,7 @@ def emit_run_finished(run: QATechRun, run_url: str | None) -> None:
 
 
 def emit_run_unattended(run_short_id: str, run_url: str | None, why: str) -> None:
-    """Tell that nobody waits for a run any more, although it goes on.
+    """Emit that nobody waits for a run any more, although it goes on.
 
     Args:
         run_short_id: The run.
@@ -108,7 +108,7 @@ def emit_run_unattended(run_short_id: str, run_url: str | None, why: str) -> Non
 
 
 async def emit_gate_verdict(report: GateReport) -> None:
-    """Tell a gate's verdict, for automations to act on.
+    """Emit a gate's verdict, for automations to act on.
 
     Args:
         report: The gate's report.
@@ -123,7 +123,7 @@ async def emit_gate_verdict(report: GateReport) -> None:
 
 
 async def emit_gates_verdict(report: GatesReport) -> None:
-    """Tell the verdict over several gates; each of them tells its own.
+    """Emit the verdict over several gates; each of them emits its own.
 
     Args:
         report: What became of them.
@@ -149,7 +149,7 @@ async def emit_gates_verdict(report: GatesReport) -> None:
 
 
 async def emit_gate_asked(report: GateReport, *, seconds: float) -> None:
-    """Tell that a gate asks a person, so that an automation can tell that person.
+    """Emit that a gate asks a person, so that an automation can notify that person.
 
     Args:
         report: What there is to decide on.
@@ -159,7 +159,7 @@ async def emit_gate_asked(report: GateReport, *, seconds: float) -> None:
 
 
 async def emit_gate_errored(error: Exception, subject: GateSubject) -> None:
-    """Tell that a gate ended without a verdict.
+    """Emit that a gate ended without a verdict.
 
     Args:
         error: Why.
@@ -223,7 +223,7 @@ def _told_of(subject: GateSubject) -> dict[str, Any]:
 
 
 def _id_of(event: str, resource: dict[str, str], *evidence: Any) -> UUID:
-    """Return the id of an event that is told once about this evidence."""
+    """Return the id of an event that is emitted once for this evidence."""
     return uuid5(NAMESPACE_URL, json.dumps([event, resource["prefect.resource.id"], *evidence], sort_keys=True))
 
 

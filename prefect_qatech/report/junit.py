@@ -3,7 +3,7 @@
 - passed, recovered: a testcase. flaky: a testcase with a `flakyFailure` per failed attempt (`flakyError` per attempt in
   which it was not carried out), which Jenkins, GitLab and the GitHub reporters count as passed.
 - failed: `failure`, and a `rerunFailure` (`rerunError`) per further attempt. Also where the policy tolerates it: the
-  file tells of the tests, the exit code of the gate.
+  file reports the tests, the exit code the gate.
 - errored, cancelled, missing: `error`. skipped: `skipped`, which is what CI tools know. A test in quarantine that did
   not pass: `skipped`, because it does not block.
 - A gate that is not a pass never reads green: where no testcase says so, one of the name `release gate` does.

@@ -63,7 +63,7 @@ def _routes(routers: Sequence[APIRouter]) -> list[APIRoute]:
 
 
 def _sentence(errors: Sequence[Any]) -> str:
-    """Tell what is wrong by the names that the request has."""
+    """Report what is wrong by the names that the request has."""
     parts = []
     for error in errors[:_MAX_TOLD]:
         where, *place = [str(part) for part in error["loc"]]

@@ -44,7 +44,7 @@ class _Body(BaseModel):
 
 
 def unknown_fields(value: object, place: str = "") -> Iterator[str]:
-    """Give the names of all fields that were sent and are not known, `applications.colour` for example."""
+    """Return the names of all fields that were sent and are not known, `applications.colour` for example."""
     if isinstance(value, BaseModel):
         yield from (f"{place}{name}" for name in value.model_extra or {})
         for name, field in type(value).model_fields.items():

@@ -366,7 +366,7 @@ class SandboxScenario(_Strict):
         return next((token.token for token in self.tokens if token.access == "write"), self.tokens[0].token)
 
     def application(self, short_id: str) -> Application | None:
-        """Give an application."""
+        """Return an application."""
         return next((app for app in self.applications if app.short_id == short_id), None)
 
     @model_validator(mode="after")

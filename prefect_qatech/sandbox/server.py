@@ -131,15 +131,15 @@ class Sandbox:
         return self._thread is not None and self._thread.is_alive()
 
     def counts(self) -> SandboxCounts:
-        """Say what it was asked and what it accepted so far."""
+        """Return what it was asked and what it accepted so far."""
         return self._service.counts()
 
     def requests(self) -> list[dict[str, Any]]:
-        """Give the last 1000 requests: method, path, body, status, fault, run_short_id, virtual_seconds, at."""
+        """Return the last 1000 requests: method, path, body, status, fault, run_short_id, virtual_seconds, at."""
         return self._service.requests()
 
     def runs(self) -> list[dict[str, Any]]:
-        """Give all runs as they are now."""
+        """Return all runs as they are now."""
         return self._service.runs()
 
     def set_faults(self, faults: Sequence[Mapping[str, Any]]) -> None:

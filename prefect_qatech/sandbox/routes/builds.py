@@ -40,7 +40,7 @@ async def _per_page(
     dependencies=[Writing],
 )
 async def make_upload_url(request: Request, service: ServiceOf, short_id: ShortIdInPath, body: UploadBody) -> Response:
-    """Give an address to which the file is to be PUT."""
+    """Return an address to which the file can be PUT."""
     note(request, service, body)
     with service.lock:
         return answer_json(service.builds.upload_url(short_id, body))

@@ -109,7 +109,7 @@ def _done() -> Response:
 
 @router.get("/health", response_model=HealthAnswer)
 async def health(service: ServiceOf) -> Response:
-    """Say that the sandbox is there, and what time it is."""
+    """Return that the sandbox is there, and what time it is."""
     clock = service.engine.clock
     return answer_json({"ok": True, "virtual_seconds": clock.now(), "speed": clock.speed})
 
