@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import ssl
 from datetime import datetime, timezone
 from email.utils import format_datetime
 
@@ -16,6 +17,7 @@ from prefect_qatech.api.resend import (
     Assessment,
     assess_status,
     assess_transport_error,
+    is_unverified_certificate,
     parse_retry_after,
 )
 
@@ -45,6 +47,7 @@ STATUSES = [
     ("GET", 504, None, AGAIN),
     ("GET", 599, None, AGAIN),
     ("GET", 200, None, AGAIN),  # a body that cannot be read
+    ("GET", 300, None, NO),
     ("GET", 302, None, NO),
     ("GET", 307, None, NO),
     ("GET", 400, None, NO),
@@ -136,6 +139,35 @@ def test_a_post_that_may_have_been_sent_is_not(error: Exception) -> None:
 def test_an_address_of_no_known_kind_stays_one() -> None:
     assert assess_transport_error("GET", httpx.UnsupportedProtocol("ftp")) == NO
     assert assess_transport_error("POST", httpx.UnsupportedProtocol("ftp")) == NO
+
+
+def caused(error: BaseException, *causes: BaseException, by: str) -> BaseException:
+    """Hang errors on each other, as `raise ... from` or an `except` does."""
+    for cause in causes:
+        setattr(error, by, cause)
+        error = cause
+    return error
+
+
+@pytest.mark.parametrize("by", ["__cause__", "__context__"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_certificate_that_cannot_be_verified_is_not_tried_again(method: str, by: str) -> None:
+    error = httpx.ConnectError("no connection")
+    caused(error, OSError("httpcore's own"), ssl.SSLCertVerificationError("expired"), by=by)
+    assert is_unverified_certificate(error)
+    assert assess_transport_error(method, error, nothing_was_sent=True) == NO
+
+
+def test_another_trouble_of_the_connection_is_none_of_the_certificate() -> None:
+    error = httpx.ConnectError("no connection")
+    last = caused(error, OSError("refused"), ssl.SSLError("wrong version"), by="__context__")
+    assert not is_unverified_certificate(error)
+    last.__context__ = error  # a circle ends
+    assert assess_transport_error("POST", error) == AGAIN
+
+
+def test_a_post_of_which_no_byte_has_left_is_sent_again_whatever_the_error_is() -> None:
+    assert assess_transport_error("POST", httpx.ReadError("reset"), nothing_was_sent=True) == AGAIN
 
 
 @pytest.mark.parametrize(

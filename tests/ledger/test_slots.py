@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
-from typing import Any
+from dataclasses import replace
+from datetime import date, datetime, timedelta, timezone
+from typing import Any, Literal
 from uuid import uuid4
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prefect.client.schemas.objects import FlowRunInput
 
 from prefect_qatech import (
+    InvalidInputError,
     LedgerConflict,
     NotFoundError,
+    QATechLedgerEntry,
     QATechRunRecord,
     StartOutcomeUnknown,
     ledger,
 )
 from prefect_qatech._sync import run_sync
+from prefect_qatech.api.responses import QATechStartedRun
 from prefect_qatech.ledger import Call, Chain, Ledger, resolve
+from prefect_qatech.ledger.slots import (
+    conflict,
+    done_row,
+    entries_of,
+    record_of,
+    same_attempt,
+    short_id_of,
+    starts_not_repeated,
+)
 from tests.ledger.books import (
     FIRST,
     SECOND,
@@ -54,6 +70,25 @@ def test_a_label_finds_its_slot_at_any_place_and_conflicts_with_none() -> None:
     assert resolve(call(label="two", chain=SECOND), []) is None
 
 
+def test_a_slot_has_the_name_that_earlier_versions_gave_it() -> None:
+    """Else a retry after an upgrade would not find what is on record."""
+    known = ledger.fingerprint("start", {"plan": "pln_smoke", "on": date(2026, 9, 1)})
+    assert known == "8d0604bbbf5a397475c872bc6dc6144c"
+    asked = Call(kind="start", what="a start", fingerprint=known, place="gate-0/1")
+    slots = {
+        "request": asked,
+        "label": replace(asked, label="nightly"),
+        "campaign": replace(asked, kind="rerun", campaign=("a-b", 2)),
+        "check": replace(asked, makes="release check"),
+    }
+    assert {name: each.slot for name, each in slots.items()} == {
+        "request": "e4b298a1f5b58729-f1b677091e88454f",
+        "label": "5ef1e4ffd46986fa-label",
+        "campaign": "d2f0372ad7aabdf6-campaign",
+        "check": "58885a62b55d3de4-f1b677091e88454f",
+    }
+
+
 DEPLOYED = {"is_ordered_by_prefect": True}
 
 
@@ -64,6 +99,22 @@ def test_a_deployment_that_is_run_in_another_order_by_the_next_attempt_is_a_conf
         resolve(call("check-1/0", chain=SECOND, **DEPLOYED), [left])
     assert caught.value.slot == left.slot
     assert caught.value.run_short_id == (None if is_open else "abc123")
+    assert caught.value.run_url == (None if is_open else "https://app.qa.tech/abc123")
+    came_of_it = "outcome unknown" if is_open else "run abc123 (https://app.qa.tech/abc123)"
+    assert caught.value.message == (
+        f"An earlier attempt of this flow run has recorded POST /v1/run (A) ({came_of_it}) in another of the "
+        "deployments that it runs, so it cannot be told whether this call means that one. Nothing was sent. "
+        "Give each of the calls a label of its own, which settles it in any order."
+    )
+
+
+def test_only_the_deployments_around_a_call_tell_of_another_order() -> None:
+    left = entry(call("all/check-0/0", **DEPLOYED))
+    with pytest.raises(LedgerConflict):
+        resolve(call("all/check-1/0", chain=SECOND, **DEPLOYED), [left])
+    assert resolve(call("all/check-0/1", chain=SECOND, **DEPLOYED), [left]) is None
+    # Where the calls number themselves, a sub-flow that the first attempt did not reach is a new one.
+    assert resolve(call("all/check-1/0", chain=SECOND), [left]) is None
 
 
 def test_deployments_in_the_order_of_the_first_attempt_are_no_conflict() -> None:
@@ -95,6 +146,187 @@ def test_the_fingerprint_is_equal_for_equal_requests_and_tells_nothing() -> None
     assert one == ledger.fingerprint("https://api.qa.tech", {"a": "hunter2", "b": 1})
     assert one != ledger.fingerprint("https://api.qa.tech", {"a": "hunter3", "b": 1})
     assert "hunter2" not in one
+
+
+# --- what was started, and not asked for again
+
+
+EARLIER = entry(call(asks="B"))
+
+
+def not_repeated(asked: Call, *entries: QATechLedgerEntry, families: frozenset[str] = frozenset()) -> list[str]:
+    return [found.slot for found in starts_not_repeated(asked, entries or [EARLIER], families)]
+
+
+def test_a_start_at_the_place_of_another_one_of_an_earlier_attempt_is_noticed() -> None:
+    second = entry(call(asks="C"))
+    assert not_repeated(call(chain=SECOND), EARLIER, second) == [EARLIER.slot, second.slot]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        call("1", chain=SECOND),
+        call(chain=SECOND, label="one"),
+        call(chain=SECOND, campaign=("a", 1)),
+        call(chain=SECOND, makes="release check"),
+        call(chain=FIRST),
+        replace(call(chain=SECOND), kind="rerun"),
+    ],
+    ids=["another place", "a label", "a gate's", "another thing", "the same attempt", "a rerun"],
+)
+def test_what_can_be_told_apart_is_no_start_in_its_place(asked: Call) -> None:
+    assert not_repeated(asked) == []
+
+
+@pytest.mark.parametrize(
+    "recorded",
+    [
+        entry(call("1", asks="B")),
+        entry(call(asks="B", label="one")),
+        entry(call(asks="B", campaign=("a", 1))),
+        entry(call(asks="B", makes="release check")),
+        entry(call(asks="B", chain=SECOND)),
+        entry(replace(call(asks="B"), kind="rerun")),
+    ],
+    ids=["another place", "a label", "a gate's", "another thing", "the same attempt", "a rerun"],
+)
+def test_nor_does_it_stand_in_the_place_of_what_can_be_told_apart(recorded: QATechLedgerEntry) -> None:
+    assert not_repeated(call(chain=SECOND), recorded) == []
+
+
+def test_a_start_that_this_attempt_has_asked_for_is_repeated() -> None:
+    assert not_repeated(call(chain=SECOND), families=frozenset({EARLIER.family})) == []
+
+
+def test_attempts_are_the_same_where_they_share_all_that_both_stand_in() -> None:
+    assert same_attempt((("root", 1), ("one", 1)), (("root", 1), ("other", 2)))
+    assert not same_attempt((("root", 1), ("one", 1)), (("root", 1), ("one", 2)))
+    assert not same_attempt((("root", 2),), (("one", 1), ("root", 1)))
+
+
+# --- what is kept of a run
+
+
+def test_a_run_is_of_the_plan_that_the_answer_names() -> None:
+    answer = {"shortId": "abc123", "url": "https://app.qa.tech/abc123", "testCount": 3}
+    named = QATechStartedRun.model_validate({**answer, "testPlan": {"name": "Smoke", "shortId": "pln_smoke"}})
+    before = datetime.now(timezone.utc)
+    record = record_of("rerun", named, "pln_asked", rerun_of="abc122")
+    assert before <= record.started_at <= datetime.now(timezone.utc)
+    assert record.model_dump(exclude_defaults=True, exclude={"started_at"}) == {
+        "kind": "rerun",
+        "run_short_id": "abc123",
+        "run_url": "https://app.qa.tech/abc123",
+        "test_count": 3,
+        "plan_short_id": "pln_smoke",
+        "plan_name": "Smoke",
+        "rerun_of": "abc122",
+    }
+    unnamed = record_of("start", QATechStartedRun.model_validate({**answer, "testCount": "many"}), "pln_asked")
+    assert (unnamed.kind, unnamed.plan_short_id, unnamed.plan_name) == ("start", "pln_asked", None)
+    assert (unnamed.test_count, unnamed.test_count_is_unreadable, unnamed.rerun_of) == (None, True, None)
+
+
+def test_a_record_says_which_run_it_is() -> None:
+    assert str(a_run()) == "run abc123 (https://app.qa.tech/abc123)"
+    assert str(a_run().model_copy(update={"run_url": None})) == "run abc123 (address unknown)"
+    assert a_run(makes="release check").identity == "release check abc123"
+
+
+@pytest.mark.parametrize(("kind", "age"), [("start", 60.0), ("rerun", 60.0), ("attached", None)])
+def test_the_age_of_a_run(kind: Literal["start", "rerun", "attached"], age: float | None) -> None:
+    minute_ago = datetime.now(timezone.utc) - timedelta(minutes=1)
+    run = a_run().model_copy(update={"kind": kind, "started_at": minute_ago})
+    assert run.age_seconds == (age if age is None else pytest.approx(age, abs=30))
+    later = run.model_copy(update={"started_at": minute_ago + timedelta(hours=1)})
+    assert later.age_seconds == (None if kind == "attached" else 0), "by a clock that goes ahead"
+
+
+def test_the_id_of_a_run_is_taken_from_its_record_or_as_it_is() -> None:
+    assert short_id_of("abc123") == "abc123"
+    assert short_id_of(a_run("an id that looks odd")) == "an id that looks odd"
+    with pytest.raises(InvalidInputError):
+        short_id_of("an id that looks odd")
+
+
+def test_a_coroutine_in_the_place_of_a_run_is_named() -> None:
+    async def start() -> None: ...
+
+    started: Any = start()
+    with pytest.raises(InvalidInputError) as caught:
+        short_id_of(started)
+    assert str(caught.value) == "the run is a coroutine: `await` is missing before the call that returns it"
+
+
+# --- rows
+
+
+def rows(*of: tuple[str, str, datetime | None]) -> dict[str, FlowRunInput]:
+    return {key: FlowRunInput(flow_run_id=uuid4(), key=key, value=value, created=created) for key, value, created in of}
+
+
+def intent(of: QATechLedgerEntry, created: datetime | None = None) -> tuple[str, str, datetime | None]:
+    return f"{of.slot}-intent", json.dumps(of.row()), created
+
+
+def done(of: QATechLedgerEntry) -> tuple[str, str, datetime | None]:
+    assert of.run is not None
+    return f"{of.slot}-done", done_row(of, of.run), None
+
+
+def test_a_row_of_a_run_stands_for_its_slot_with_and_without_the_intent() -> None:
+    asked = call(asks="B", label="one")
+    kept = asked.entry(sent_at=datetime.now(timezone.utc), busy_seconds=7.5, nonce="mine")
+    kept.run = a_run()
+    [alone] = entries_of(rows(done(kept)))
+    assert alone == kept
+    now = datetime.now(timezone.utc)
+    [both] = entries_of(rows(intent(kept, now), done(kept)))
+    assert both == kept.model_copy(update={"created": now})
+    assert json.loads(done(kept)[1])["nonce"] == "mine", "by which its writer knows it"
+    [is_open] = entries_of(rows(intent(kept, now)))
+    assert is_open.is_open
+    assert not both.is_open
+
+
+def test_a_row_holds_what_was_asked_for_and_nothing_that_came_later() -> None:
+    kept = entry(call())
+    kept.created = datetime.now(timezone.utc)
+    assert set(kept.row()) == set(QATechLedgerEntry.model_fields) - {"run", "created"}
+    assert json.dumps(kept.row())
+
+
+def test_entries_are_in_the_order_in_which_they_were_written() -> None:
+    now = datetime.now(timezone.utc)
+    one, two, three = (
+        call(asks=asks).entry(sent_at=now + timedelta(seconds=seconds), busy_seconds=0, nonce="")
+        for asks, seconds in (("A", 2), ("B", 1), ("C", 3))
+    )
+    assert entries_of(rows(intent(one), intent(two), intent(three))) == [two, one, three]
+    assert entries_of(rows(("another-thing", "", None), intent(one))) == [one]
+
+
+@pytest.mark.parametrize("key", ["a-b-intent", "a-b-done"])
+def test_a_row_that_cannot_be_read_is_a_conflict_that_names_it(key: str) -> None:
+    with pytest.raises(LedgerConflict) as caught:
+        entries_of(rows((key, '{"slot": 1}', None)))
+    assert caught.value.message.startswith(f"The ledger's row {key} cannot be read (")
+    assert caught.value.message.endswith(
+        " errors); was it written by another version of prefect-qatech? Nothing was sent. Run the flow anew."
+    )
+
+
+def test_a_run_without_what_was_asked_for_cannot_be_read() -> None:
+    with pytest.raises(LedgerConflict, match="row a-b-done cannot be read"):
+        entries_of(rows(("a-b-done", a_run().model_dump_json(), None)))
+
+
+def test_a_conflict_says_of_what() -> None:
+    error = conflict(entry(call()), "no", "a-flow-run")
+    fields = (error.message, error.slot, error.flow_run_id, error.run_short_id, error.run_url)
+    assert fields == ("no", call().slot, "a-flow-run", "abc123", "https://app.qa.tech/abc123")
+    assert conflict(entry(call(), is_open=True), "no").run_short_id is None
 
 
 # --- any sequence of attempts, killed anywhere

@@ -33,6 +33,11 @@ def close_to(low: float, value: float, high: float) -> bool:
     return low * (1 - 1e-9) <= value <= high * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("elapsed", [0, -5, 0.0001])
+def test_a_wait_that_has_just_begun_polls_as_soon_as_it_may(elapsed: float) -> None:
+    assert QATechPolling(first_seconds=0.05, jitter=0).next_poll_seconds(elapsed, 60) == 0.05
+
+
 @given(pollings(), SECONDS, SECONDS, SHARES)
 def test_the_pause_is_within_its_bounds(
     polling: QATechPolling, elapsed: float, remaining: float, random: float
