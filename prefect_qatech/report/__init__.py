@@ -3,7 +3,15 @@
 Pure: a report in, text out. Only `files` and `load_policy` touch the disk.
 """
 
-from prefect_qatech.report.chart import HistoryEntry, attempts_chart, history_chart, history_line, read_history
+from prefect_qatech.report.chart import (
+    HistoryEntry,
+    attempts_chart,
+    history_chart,
+    history_line,
+    history_of,
+    in_order,
+    read_history,
+)
 from prefect_qatech.report.ctrf import render_ctrf
 from prefect_qatech.report.explain import explain, load_policy
 from prefect_qatech.report.files import (
@@ -28,6 +36,8 @@ __all__ = [
     "gates_message",
     "history_chart",
     "history_line",
+    "history_of",
+    "in_order",
     "load_policy",
     "load_verdict_json",
     "read_history",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from prefect_qatech.report.model import GateReport
-from prefect_qatech.report.subject import ReportedApplication
+from prefect_qatech.report.subject import GateSubject, ReportedApplication
 from prefect_qatech.verdict import GatePolicy
 
 MAX_APPLICATIONS = 10
@@ -84,6 +84,12 @@ def place_of(application: ReportedApplication) -> str | None:
         name = application.environment_name
         return f"{application.environment_url} ({name})" if name else application.environment_url
     return application.environment_short_id or application.application_build_short_id
+
+
+def environment_of(subject: GateSubject) -> str:
+    """Return what tells one place of testing from another; an address by its name, as those of previews change."""
+    named = ((app.application_short_id, app.environment_name or place_of(app)) for app in subject.applications)
+    return ", ".join(sorted(" ".join(filter(None, names)) for names in named))
 
 
 def policy_text(policy: GatePolicy) -> str:

@@ -28,12 +28,14 @@ from prefect_qatech.report import (
     HistoryEntry,
     attempts_chart,
     history_line,
+    history_of,
+    in_order,
     read_history,
     render_gates,
     render_markdown,
     render_table,
 )
-from prefect_qatech.report.about import about_line
+from prefect_qatech.report.about import about_line, environment_of
 from prefect_qatech.report.escape import cell_text, cut_key, key_text
 from prefect_qatech.report.model import GateReport, GatesReport, ReportedReleaseCheck
 from prefect_qatech.report.release_check import render_release_check
@@ -42,7 +44,7 @@ from prefect_qatech.verdict import TestVerdict
 
 MAX_PICTURES = 5
 MAX_DESCRIPTION = 500
-MAX_HISTORY_VERSIONS = 20
+MAX_HISTORY_VERSIONS = 40
 MAX_UNATTENDED = 2_000
 MIN_PERCENT = 1.0
 REPORT_SECONDS = 20.0
@@ -81,11 +83,12 @@ async def publish_report(report: GateReport, *, key: str | None = None) -> None:
 
     Args:
         report: The report.
-        key: Key of the Markdown artifact. By default it is stable per label or plan, so that its versions are the
-            plan's history; the history chart is drawn from them.
+        key: Key of the Markdown artifact. By default it is stable per label or plan, and the place that was tested, so
+            that its versions are the history; the chart is drawn from those of the same project and deployment.
     """
-    subject = report.label or report.plan_short_id
-    key = key or artifact_key("report", subject)
+    # The history of a plan in one place, and not of all places.
+    subject, place = report.label or report.plan_short_id, environment_of(report) or None
+    key = key or artifact_key("report", subject, place)
 
     def described(what: str) -> str:
         return cell_text(" · ".join(filter(None, [what, campaign_name(report), about_line(report)])), MAX_DESCRIPTION)
@@ -98,7 +101,9 @@ async def publish_report(report: GateReport, *, key: str | None = None) -> None:
 
     async def table() -> None:
         title = described("QA.tech gate: each test's outcome by attempt")
-        await acreate_table_artifact(table=render_table(report), key=artifact_key("tests", subject), description=title)
+        await acreate_table_artifact(
+            table=render_table(report), key=artifact_key("tests", subject, place), description=title
+        )
 
     async def pictures() -> None:
         pictured = [test for test in report.tests_with(TestVerdict.FAILED) if test.screenshot_url]
@@ -106,7 +111,7 @@ async def publish_report(report: GateReport, *, key: str | None = None) -> None:
             await _safely(
                 acreate_image_artifact(
                     image_url=test.screenshot_url or "",
-                    key=artifact_key("failure", subject, str(number)),
+                    key=artifact_key("failure", subject, place, str(number)),
                     description=f"Last picture of a failed test: {cell_text(test.name, 200)}",
                 )
             )
@@ -160,20 +165,17 @@ async def publish_gates(report: GatesReport) -> None:
 
 
 async def _history(report: GateReport, key: str) -> list[HistoryEntry]:
-    """Read the plan's last campaigns from the earlier versions of the report's artifact, and add this one."""
+    """Read the last campaigns of the same plan in the same place, from versions of the artifact, and add this one."""
     async with get_client() as client:
         versions = await client.read_artifacts(
             artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])),
             sort=ArtifactSort.CREATED_DESC,
             limit=MAX_HISTORY_VERSIONS,
         )
-    earlier = [read_history(version.data) for version in versions if isinstance(version.data, str)]
-    # A retry writes the same campaign again; the newest version of each counts, and this one is the newest of its own.
-    entries: dict[str | None, HistoryEntry] = {}
-    for entry in [read_history(history_line(report)), *earlier]:
-        if entry is not None:
-            entries.setdefault(entry.run_short_id, entry)
-    return list(reversed(entries.values())) if len(entries) > 1 else []
+    published = [read_history(version.data) for version in versions if isinstance(version.data, str)]
+    own, subject = read_history(history_line(report)), history_of(report)
+    entries = in_order(entry for entry in [own, *published] if entry is not None and entry.subject == subject)
+    return entries if len(entries) > 1 else []
 
 
 async def publish_unattended(runs: Mapping[str, str | None]) -> None:

@@ -8,22 +8,34 @@ column of an artifact's page, as what is shrunk cannot be read.
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timezone
+from hashlib import sha256
 from typing import Annotated, NamedTuple
 from xml.sax.saxutils import escape
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prefect_qatech.api.ids import RunShortId
+from prefect_qatech.report.about import environment_of
 from prefect_qatech.report.model import GateReport
-from prefect_qatech.report.quarantine import marks_of_passed
-from prefect_qatech.report.wording import attempt_name, campaign_id, duration_text, finite, group_counts, in_utc, spent
-from prefect_qatech.verdict import Outcome, Verdict
+from prefect_qatech.report.quarantine import mark_of, marks_of_passed
+from prefect_qatech.report.wording import (
+    attempt_name,
+    campaign_id,
+    campaign_seconds,
+    duration_text,
+    group_counts,
+    in_utc,
+    spent,
+)
+from prefect_qatech.verdict import Outcome, TestVerdict, Verdict
 
 MAX_BARS = 20
 MAX_MARKS = 40
+MAX_FAILED_MARKS = 150
 _WIDTH, _LEFT, _BAR, _ROW, _TOP = 600, 144, 444, 42, 38
 # Okabe and Ito's colours, which people with any kind of colour blindness can tell apart; dark text reads on each.
 _COLOURS = {
@@ -36,9 +48,10 @@ _COLOURS = {
     "cancelled": "#b0b0b0",
     "skipped": "#d9d9d9",
 }
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _Count = Annotated[int, Field(ge=0, le=1_000_000)]
 _Mark = Annotated[str, Field(pattern="^[0-9a-f]{8}$")]
-_HISTORY = re.compile(r"^\[//\]: # \(qatech-history (\{[^()\n]{1,1000}\})\)$", re.MULTILINE)
+_HISTORY = re.compile(r"^\[//\]: # \(qatech-history (\{[^()\n]{1,4000}\})\)$", re.MULTILINE)
 
 
 class HistoryEntry(BaseModel):
@@ -47,13 +60,18 @@ class HistoryEntry(BaseModel):
     Attributes:
         run_short_id: Its first run, as `campaign_id` writes it.
         verdict: Its verdict.
-        ended_at: When it was given.
-        duration_seconds: How long the campaign took.
+        subject: What it tested and where, as a hash: `history_of` of its report.
+        started_at: When it began.
+        ended_at: When the verdict was given.
+        duration_seconds: How long its runs took, from the start of the first to the end of the last; None if unknown.
         reruns: How many reruns it had.
         passed: Tests that passed, those included that were not carried out properly at first.
         flaky: Tests that failed and passed later.
         failed: Tests that failed.
         undecided: Tests that did neither.
+        failed_tests: Which tests failed, those in quarantine included, each by a hash of its id.
+        flaky_tests: Which tests were flaky, likewise.
+        is_cut: Whether these are only the first of them.
         quarantined_passed: Which tests in quarantine passed, the first `MAX_MARKS` of them, each by a hash of its id.
     """
 
@@ -61,13 +79,18 @@ class HistoryEntry(BaseModel):
 
     run_short_id: RunShortId | None = None
     verdict: Verdict
+    subject: _Mark | None = None
+    started_at: datetime | None = None
     ended_at: datetime | None = None
-    duration_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    duration_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     reruns: _Count = 0
     passed: _Count = 0
     flaky: _Count = 0
     failed: _Count = 0
     undecided: _Count = 0
+    failed_tests: tuple[_Mark, ...] = ()
+    flaky_tests: tuple[_Mark, ...] = ()
+    is_cut: bool = False
     quarantined_passed: tuple[_Mark, ...] = ()
 
 
@@ -84,20 +107,52 @@ def history_line(report: GateReport) -> str:
         One line.
     """
     counts = group_counts(report)
-    started, ended = report.started_at, report.ended_at
+    failed, flaky = (
+        tuple(mark_of(test) for test in report.tests_with(verdict))
+        for verdict in (TestVerdict.FAILED, TestVerdict.FLAKY)
+    )
     entry = HistoryEntry(
         run_short_id=campaign_id(report),
         verdict=report.verdict,
-        ended_at=in_utc(ended) if ended else None,
-        duration_seconds=finite((in_utc(ended) - in_utc(started)).total_seconds() if started and ended else None),
+        subject=history_of(report),
+        started_at=in_utc(report.started_at) if report.started_at else None,
+        ended_at=in_utc(report.ended_at) if report.ended_at else None,
+        duration_seconds=campaign_seconds(report),
         reruns=spent(report).reruns,
         passed=counts["passed"] + counts["recovered"],
         flaky=counts["flaky"],
         failed=counts["failed"],
         undecided=counts["undecided"],
+        failed_tests=failed[:MAX_FAILED_MARKS],
+        flaky_tests=flaky[:MAX_MARKS],
+        is_cut=len(failed) > MAX_FAILED_MARKS or len(flaky) > MAX_MARKS,
         quarantined_passed=marks_of_passed(report)[:MAX_MARKS],
     )
     return f"[//]: # (qatech-history {entry.model_dump_json(exclude_defaults=True)})"
+
+
+def history_of(report: GateReport) -> str:
+    """Return which history a campaign belongs to, as a hash: that of its plan, project, place and deployment."""
+    plan = [report.label, report.plan_short_id, report.project_short_id, report.credentials_block]
+    return sha256(json.dumps([plan, environment_of(report), report.deployment]).encode()).hexdigest()[:8]
+
+
+def in_order(entries: Iterable[HistoryEntry]) -> list[HistoryEntry]:
+    """Return each campaign once, in the order in which they began.
+
+    A retry publishes a campaign again: its latest words count, and they change no time that was on record, unless
+    there were more reruns since.
+
+    Args:
+        entries: What was published, the latest first.
+    """
+    campaigns: dict[str | None, HistoryEntry] = {}
+    for entry in entries:
+        latest = campaigns.setdefault(entry.run_short_id, entry)
+        if latest is not entry and latest.reruns == entry.reruns:
+            times = {"ended_at": entry.ended_at, "duration_seconds": entry.duration_seconds or latest.duration_seconds}
+            campaigns[entry.run_short_id] = latest.model_copy(update=times)
+    return sorted(campaigns.values(), key=lambda entry: in_utc(entry.started_at or entry.ended_at or _LONG_AGO))
 
 
 def read_history(markdown: str) -> HistoryEntry | None:
@@ -154,9 +209,12 @@ def history_chart(entries: Iterable[HistoryEntry]) -> str:
     """
     bars = [
         _Bar(
-            f"{in_utc(entry.ended_at):%Y-%m-%d %H:%M}" if entry.ended_at else "unknown time",
+            f"{in_utc(began):%Y-%m-%d %H:%M}" if (began := entry.started_at or entry.ended_at) else "unknown time",
             {name: count for name in ("passed", "flaky", "failed", "undecided") if (count := getattr(entry, name))},
-            f"{entry.verdict.value.upper()}, {duration_text(entry.duration_seconds)}",
+            ", ".join(
+                [entry.verdict.value.upper()]
+                + ([] if entry.duration_seconds is None else [duration_text(entry.duration_seconds)])
+            ),
         )
         for entry in list(entries)[-MAX_BARS:]
     ]

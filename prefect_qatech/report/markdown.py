@@ -6,7 +6,7 @@ everything else. All of the service's words are escaped; the whole stays below `
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from textwrap import indent
 
@@ -15,6 +15,7 @@ from prefect_qatech.report.about import about_line
 from prefect_qatech.report.chart import HistoryEntry, history_chart, history_line
 from prefect_qatech.report.escape import html_text, link, markdown_text
 from prefect_qatech.report.headline import advice, headline, retry_text, symbol
+from prefect_qatech.report.known import earlier_campaigns, new_and_known, standing
 from prefect_qatech.report.model import GateReport, ReportedAttempt, ReportedReason, ReportedTest
 from prefect_qatech.report.quarantine import entries_to_paste, remarks
 from prefect_qatech.report.release_check import sections
@@ -22,7 +23,6 @@ from prefect_qatech.report.wording import (
     SYMBOLS,
     Group,
     attempt_name,
-    campaign_id,
     caveats,
     counts_text,
     duration_text,
@@ -80,7 +80,7 @@ def render_markdown(
     attempts = _picture("Outcomes per attempt", chart or "")
     campaigns = _picture("The plan's last campaigns", history_chart(history) if history else "")
     proceed = "" if report.passed or report.approved else f"\n### How to proceed\n\n{retry_text(report)}\n"
-    earlier = [entry.quarantined_passed for entry in history if entry.run_short_id != campaign_id(report)]
+    earlier = earlier_campaigns(report, history)
     return _render(report, max_bytes, attempts, campaigns, f"{proceed}\n{history_line(report)}\n", earlier)
 
 
@@ -107,7 +107,7 @@ def _render(
     attempts: Iterable[str],
     campaigns: Iterable[str],
     ending: str,
-    earlier: Sequence[Collection[str]] = (),
+    earlier: Sequence[HistoryEntry] = (),
 ) -> str:
     budget = max_bytes - len(ending.encode())
     head = _head(report)
@@ -175,19 +175,24 @@ def _plan(report: GateReport) -> str:
     return f"{name} ({short_id})" if name and short_id else name or short_id or "Default test plan"
 
 
-def _lists(report: GateReport, earlier: Sequence[Collection[str]]) -> Iterable[tuple[str, list[str]]]:
+def _lists(report: GateReport, earlier: Sequence[HistoryEntry]) -> Iterable[tuple[str, list[str]]]:
     by_id, quarantine = {test.test_id: test for test in report.tests}, report.quarantine
     unknown = frozenset(report.causes_unknown)
     lines = [_reason(reason, by_id) for reason in report.reasons]
     lines += [f"- ℹ️ {markdown_text(note, _NOTE)}" for note in report.notes]
     for sentence, ids in caveats(report):
         lines.append(_remark(sentence, [(by_id[key].name, key) for key in ids if key in by_id]))
-    lines += [_remark(sentence, named) for sentence, named in remarks(report, earlier)]
+    passed = [entry.quarantined_passed for entry in earlier]
+    lines += [_remark(sentence, named) for sentence, named in remarks(report, passed)]
+    if told := new_and_known(report, earlier):
+        lines.append(_remark(told, []))
     yield "", lines
     for wanted, title in _SECTIONS:
         tests = [test for test in report.tests if group(test) == wanted]
         if tests:
-            items = [_test(test, report, quarantine, test.test_id in unknown) for test in tests]
+            items = [
+                _test(test, report, quarantine, test.test_id in unknown, standing(test, earlier)) for test in tests
+            ]
             yield f"### {title} ({len(tests)})\n", items
     if entries := entries_to_paste(report):
         # Indented code: no line of it needs another one to be what it is.
@@ -218,7 +223,11 @@ def _name(test: ReportedTest) -> str:
 
 
 def _test(
-    test: ReportedTest, report: GateReport, quarantine: Mapping[str, QuarantineEntry], cause_is_unknown: bool
+    test: ReportedTest,
+    report: GateReport,
+    quarantine: Mapping[str, QuarantineEntry],
+    cause_is_unknown: bool,
+    standing: str,
 ) -> str:
     index = shown_attempt(test)
     attempt = report.attempts[index] if index is not None and index < len(report.attempts) else None
@@ -226,6 +235,7 @@ def _test(
     if attempt is not None:
         links[f"run of attempt {attempt.number + 1}"] = attempt.run_url
     parts = [f"- {_name(test)}: {story(test, lambda words: markdown_text(words, _REASON))}"]
+    parts += [markdown_text(standing, _NAME)] if standing else []
     parts += [link(text, url) for text, url in links.items() if url]
     entry = quarantine.get(test.test_id)
     if test.quarantined and entry:

@@ -99,17 +99,18 @@ def tests_that_can_leave(report: GateReport, earlier: Sequence[Collection[str]])
     last = earlier[1 - CAMPAIGNS_TO_LEAVE :]
     if len(last) < CAMPAIGNS_TO_LEAVE - 1:
         return []
-    return [test for test in _passed(report) if all(_mark(test) in marks for marks in last)]
+    return [test for test in _passed(report) if all(mark_of(test) in marks for marks in last)]
 
 
 def marks_of_passed(report: GateReport) -> tuple[str, ...]:
     """Return what a history remembers of the tests in quarantine that passed."""
-    return tuple(map(_mark, _passed(report)))
+    return tuple(map(mark_of, _passed(report)))
 
 
 def _passed(report: GateReport) -> list[ReportedTest]:
     return [test for test in report.tests if test.quarantined and test.verdict in _PASSED]
 
 
-def _mark(test: ReportedTest) -> str:
+def mark_of(test: ReportedTest) -> str:
+    """Return by what a history knows a test: a short hash of its id."""
     return sha256(test.test_id.encode(errors="replace")).hexdigest()[:8]

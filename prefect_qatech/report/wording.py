@@ -129,6 +129,15 @@ def spent(report: GateReport) -> Spent:
     )
 
 
+def campaign_seconds(report: GateReport) -> float | None:
+    """Return how long the runs took, from the start of the first to the end of the last; None if unknown."""
+    ends = [attempt.finished_at for attempt in report.attempts]
+    if report.started_at is None or not ends or None in ends:
+        return None
+    last = max(in_utc(end) for end in ends if end is not None)
+    return max(0.0, (last - in_utc(report.started_at)).total_seconds())
+
+
 def counts_text(report: GateReport) -> str:
     """Count the tests by verdict: "8 tests: 6 passed, 1 flaky, 1 failed"."""
     counts = ", ".join(f"{report.counts[verdict]} {verdict}" for verdict in TestVerdict if report.counts.get(verdict))

@@ -203,8 +203,12 @@ async def test_the_descriptions_say_what_was_tested_where_and_how_it_went(monkey
     await publish_report(report().model_copy(update={"target": "v2", "applications": (where,)}))
     told = {call["key"]: call["description"] for _, call in written.calls}
     tested = "pln_smoke · target v2 · app_shop on https://staging.example.com"
-    assert told["qatech-report-pln-smoke"] == cell_text(f"QA.tech gate: fail, 1 test: 1 failed · {tested}", 500)
-    assert told["qatech-tests-pln-smoke"] == cell_text(f"QA.tech gate: each test's outcome by attempt · {tested}", 500)
+    assert told[artifact_key("report", "pln_smoke", "app_shop https://staging.example.com")] == cell_text(
+        f"QA.tech gate: fail, 1 test: 1 failed · {tested}", 500
+    )
+    assert told[artifact_key("tests", "pln_smoke", "app_shop https://staging.example.com")] == cell_text(
+        f"QA.tech gate: each test's outcome by attempt · {tested}", 500
+    )
 
 
 @pytest.mark.parametrize("error", [RuntimeError("server down"), ValueError("bad key"), TimeoutError()], ids=repr)

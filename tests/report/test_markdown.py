@@ -14,6 +14,7 @@ from prefect_qatech.report import (
     attempts_chart,
     history_chart,
     history_line,
+    history_of,
     read_history,
     render_job_summary,
     render_markdown,
@@ -22,6 +23,7 @@ from prefect_qatech.report import (
 from prefect_qatech.report.escape import plain_text
 from prefect_qatech.report.markdown import MAX_BYTES
 from prefect_qatech.report.model import GateReport
+from prefect_qatech.report.quarantine import mark_of
 from prefect_qatech.verdict import GatePolicy, Outcome, QuarantineEntry, TestVerdict, Verdict
 from tests.report import campaigns
 from tests.report.campaigns import attempt, everything, hostile, project_id, report_of
@@ -241,13 +243,17 @@ def test_what_is_remembered() -> None:
     assert read_history(render_markdown(everything())) == HistoryEntry(
         run_short_id="run1",
         verdict=Verdict.FAIL,
+        subject=history_of(everything()),
+        started_at=datetime(2026, 11, 23, 21, 30, tzinfo=timezone.utc),
         ended_at=datetime(2026, 11, 23, 22, 1, tzinfo=timezone.utc),
-        duration_seconds=1860,
+        duration_seconds=1710,
         reruns=2,
         passed=3,
         flaky=3,
         failed=4,
         undecided=4,
+        failed_tests=tuple(map(mark_of, everything().tests_with(TestVerdict.FAILED))),
+        flaky_tests=tuple(map(mark_of, everything().tests_with(TestVerdict.FLAKY))),
     )
 
 
@@ -265,7 +271,7 @@ def test_what_is_remembered() -> None:
         '[//]: # (qatech-history {"verdict":"pass","run_short_id":"../x"})',
         'x [//]: # (qatech-history {"verdict":"pass"})',
         '[//]: # (qatech-history {"verdict":"pass"}) x',
-        '[//]: # (qatech-history {"verdict":"pass","x":"' + "y" * 2_000 + '"})',
+        '[//]: # (qatech-history {"verdict":"pass","x":"' + "y" * 4_000 + '"})',
         '[//]: # (qatech-history {"verdict":"pass"})\n' + "x" * 10_000,
     ],
 )
@@ -310,7 +316,7 @@ def test_charts_say_in_words_what_they_show() -> None:
     drawn = svg(history_chart(entries))
     text = "".join(drawn.itertext())
     assert "2026-01-30 01:00" in text
-    assert "FAIL, 0 s: 30 failed" in text
+    assert "FAIL: 30 failed" in text
     assert "2026-01-10 01:00" not in text  # the last 20
 
 
