@@ -19,7 +19,6 @@ from pydantic import SecretStr
 
 import prefect_qatech
 from prefect_qatech.api import answers
-from prefect_qatech.api import client as module
 from prefect_qatech.api.client import QATechClient
 from prefect_qatech.api.requests import QATechApplication, QATechEnvironment, QATechRerunRequest, QATechRunRequest
 from prefect_qatech.api.responses import QATechRun
@@ -758,10 +757,6 @@ async def test_the_limit_is_exact(size: int, fits: bool) -> None:
         else:
             with pytest.raises(InvalidResponseError, match="1,000 bytes"):
                 await client.get_run("abc123")
-
-
-def test_the_limit_of_a_client_that_nobody_set() -> None:
-    assert module.MAX_RESPONSE_BYTES == 32 * 1024 * 1024
 
 
 async def test_a_compressed_answer_is_not_unpacked() -> None:

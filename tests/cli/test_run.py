@@ -37,16 +37,7 @@ def sandbox() -> Iterator[Sandbox]:
 @pytest.fixture
 def environment(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The environment of a command: the sandbox, an empty folder, no CI service."""
-    for name in (
-        "CI",
-        "GITHUB_ACTIONS",
-        "GITHUB_OUTPUT",
-        "GITHUB_STEP_SUMMARY",
-        "GITLAB_CI",
-        "TF_BUILD",
-        "NO_COLOR",
-        "FORCE_COLOR",
-    ):
+    for name in (*SERVICES, "NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("QATECH_API_URL", sandbox.url)
     monkeypatch.setenv("QATECH_API_TOKEN", sandbox.token)
