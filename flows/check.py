@@ -22,11 +22,12 @@ from prefect_qatech import (
     QATechRunRequest,
     release_gate,
 )
+from prefect_qatech.api.ids import ApplicationShortId, TestPlanShortId
 from prefect_qatech.gate.names import run_name
 
-# What the form and the API refuse before there is a flow run.
-Id = Annotated[str, Field(pattern=r"^[^\s/?#%]+$")]
+# What the form and the API refuse before there is a flow run; of ids they know it.
 Address = Annotated[str, Field(pattern=r"^https?://[^\s/]+\S*$")]
+Seconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600)]
 
 
 def name_of_run() -> str:
@@ -38,15 +39,15 @@ def name_of_run() -> str:
 @flow(name="check-release", flow_run_name=name_of_run, retries=0)
 def check_release(
     credentials: QATechCredentials,
-    test_plan_short_id: Id,
-    application_short_id: Id | None = None,
+    test_plan_short_id: TestPlanShortId,
+    application_short_id: ApplicationShortId | None = None,
     environment_url: Address | None = None,
     target: str | None = None,
     policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen, and the UI's form shows it
     polling: QATechPolling | None = None,
     on_inconclusive: Literal["stop", "ask"] = "stop",
     on_failed: Literal["stop", "ask"] = "stop",
-    decision_timeout_seconds: float = 3600.0,
+    decision_timeout_seconds: Seconds = 3600.0,
     waiting: Literal["poll", "suspend"] = "poll",
 ) -> GateReport:
     """Test what runs at an address, and fail unless it may go out.
@@ -54,7 +55,7 @@ def check_release(
     Args:
         credentials: How to reach QA.tech.
         test_plan_short_id: The plan to run, `pln_...`.
-        application_short_id: The application that runs at the address, `app_...`.
+        application_short_id: The application that runs at the address: `app_...`, or its name.
         environment_url: The address; the plan's own environment when absent.
         target: What runs there: a commit, say. On a retry its evidence is kept; without it a pass is tested again.
         policy: What is tolerated, how often is rerun, how long is waited.

@@ -6,10 +6,14 @@ serves it from this machine, as `nightly-regression/local`, and starts no night 
 a work pool, with a schedule.
 """
 
+from typing import Annotated
+
 from prefect import flow
 from prefect.runtime import flow_run
+from pydantic import Field
 
 from prefect_qatech import GatePolicy, QATechCredentials, QATechPolling, agather_gates
+from prefect_qatech.api.ids import TestPlanShortId
 
 
 def night() -> str:
@@ -20,8 +24,10 @@ def night() -> str:
 @flow(name="nightly-regression", flow_run_name=night, retries=0)
 async def nightly(
     credentials: QATechCredentials,
-    test_plan_short_ids: list[str],
-    gates_at_once: int = 4,
+    test_plan_short_ids: Annotated[
+        list[TestPlanShortId], Field(json_schema_extra={"minItems": 1, "uniqueItems": True})
+    ],
+    gates_at_once: Annotated[int, Field(ge=1)] = 4,
     policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen, and the UI's form shows it
     polling: QATechPolling | None = None,
 ) -> dict[str, str]:

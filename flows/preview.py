@@ -6,8 +6,11 @@ serves it from this machine, as `preview-check/local`; `prefect.yaml` deploys it
 by an API call with the parameters below, or by an event `preview.deployed` with a payload of the same names.
 """
 
+from typing import Annotated
+
 from prefect import flow
 from prefect.runtime import flow_run
+from pydantic import Field
 
 from prefect_qatech import (
     GatePolicy,
@@ -20,7 +23,11 @@ from prefect_qatech import (
     QATechRunRequest,
     release_gate,
 )
+from prefect_qatech.api.ids import ApplicationShortId, TestPlanShortId
 from prefect_qatech.gate.names import run_name
+
+# What the form and the API refuse before there is a flow run; of ids they know it.
+Address = Annotated[str, Field(pattern=r"^https?://[^\s/]+\S*$")]
 
 
 def name_of_run() -> str:
@@ -34,9 +41,9 @@ def name_of_run() -> str:
 @flow(name="preview-check", flow_run_name=name_of_run, retries=0)
 def preview_check(
     credentials: QATechCredentials,
-    preview_url: str,
-    application_short_id: str,
-    test_plan_short_id: str | None = None,
+    preview_url: Address,
+    application_short_id: ApplicationShortId,
+    test_plan_short_id: TestPlanShortId | None = None,
     pull_request: int | None = None,
     repository: str | None = None,
     branch: str | None = None,
@@ -51,7 +58,7 @@ def preview_check(
     Args:
         credentials: How to reach QA.tech.
         preview_url: Where the preview runs.
-        application_short_id: The application that runs there, `app_...`.
+        application_short_id: The application that runs there: `app_...`, or its name.
         test_plan_short_id: The plan to run, `pln_...`; the project's default plan when absent.
         pull_request: Number of the pull request; names the report, whose versions are its history.
         repository: `owner/repo`.

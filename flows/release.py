@@ -43,7 +43,7 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from prefect_qatech import (
     GatePolicy,
@@ -55,6 +55,7 @@ from prefect_qatech import (
     QATechRunRequest,
     release_gate,
 )
+from prefect_qatech.api.ids import ApplicationShortId, TestPlanShortId
 from prefect_qatech.gate.names import run_name
 
 NOTE_SECONDS = 600.0
@@ -82,6 +83,10 @@ def words_of(command: str | list[str]) -> list[str]:
 Command = Annotated[str | list[str], AfterValidator(words_of)]
 """A program and its arguments. No shell reads it: for pipes and variables write `["sh", "-c", "..."]`."""
 
+# What the form and the API refuse before there is a flow run; of ids they know it.
+Address = Annotated[str, Field(pattern=r"^https?://[^\s/]+\S*$")]
+Seconds = Annotated[float, Field(gt=0)]
+
 
 def name_of_run() -> str:
     """Name the flow run by what is released, where it is tested, and its version."""
@@ -93,9 +98,9 @@ def name_of_run() -> str:
 @flow(name="release", flow_run_name=name_of_run, retries=0)
 def release(
     deploy_command: Command,
-    environment_url: str,
-    application_short_id: str,
-    test_plan_short_id: str | None = None,
+    environment_url: Address,
+    application_short_id: ApplicationShortId,
+    test_plan_short_id: TestPlanShortId | None = None,
     *,
     target: str | None = None,
     credentials: QATechCredentials | None = None,
@@ -103,14 +108,14 @@ def release(
     rollback_command: Command | None = None,
     policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen, and the UI's form shows it
     polling: QATechPolling | None = None,
-    command_timeout_seconds: float = 1800.0,
+    command_timeout_seconds: Seconds = 1800.0,
 ) -> GateReport:
     """Deploy, test, then promote or roll back.
 
     Args:
         deploy_command: Puts the version where it can be tested.
         environment_url: The address where it can be tested then.
-        application_short_id: The application at QA.tech that is tested there, `app_...`.
+        application_short_id: The application at QA.tech that is tested there: `app_...`, or its name.
         test_plan_short_id: The plan to run, `pln_...`; the project's default plan when absent.
         target: What is deployed: its version or commit, for the report.
         credentials: How to reach QA.tech; from the environment (`QATECH_API_TOKEN`) when absent.

@@ -161,7 +161,8 @@ class QATechTestPlan(Checked, _JobBlock):
     _documentation_url = "https://docs.qa.tech"  # type: ignore[assignment]
     _description = "Run a test plan, rerun what failed, and decide whether a release may go out"
 
-    model_config = ConfigDict(hide_input_in_errors=True)
+    # A wrong policy is refused where it is set, and is never saved.
+    model_config = ConfigDict(hide_input_in_errors=True, validate_assignment=True)
 
     credentials: QATechCredentials = Field(title="Credentials", description="How to reach QA.tech.")
     test_plan_short_id: TestPlanShortId | None = Field(

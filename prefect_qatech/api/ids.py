@@ -11,7 +11,7 @@ import re
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.inputs import short_repr
@@ -189,13 +189,21 @@ def _name_or_id_of(what: str) -> AfterValidator:
     return AfterValidator(lambda value: check_name_or_id(value, what))
 
 
-TestPlanShortId = Annotated[str, _id_of("a test plan's short id, such as 'pln_abc123',")]
-ApplicationShortId = Annotated[str, _name_or_id_of("an application's short id, such as 'app_abc123', or its name")]
-EnvironmentShortId = Annotated[str, _name_or_id_of("an environment's short id, such as 'env_abc123', or its name")]
-DevicePresetShortId = Annotated[str, _id_of("a device preset's short id, such as 'preset_abc123',")]
-ProjectShortId = Annotated[str, _name_or_id_of("a project's short id, such as 'proj_abc123', or its name")]
-ScenarioShortId = Annotated[str, _id_of("a scenario's short id, such as 'scenario_abc123',")]
-BuildShortId = Annotated[str, _id_of("an application build's short id, such as 'bld_abc123',")]
+# What a form refuses before there is a flow run, and the API with it.
+_ID = WithJsonSchema({"type": "string", "pattern": r"^[^\s/?#%]+$", "maxLength": MAX_ID_LENGTH})
+_NAME_OR_ID = WithJsonSchema({"type": "string", "pattern": r"\S", "maxLength": MAX_ID_LENGTH})
+
+TestPlanShortId = Annotated[str, _id_of("a test plan's short id, such as 'pln_abc123',"), _ID]
+ApplicationShortId = Annotated[
+    str, _name_or_id_of("an application's short id, such as 'app_abc123', or its name"), _NAME_OR_ID
+]
+EnvironmentShortId = Annotated[
+    str, _name_or_id_of("an environment's short id, such as 'env_abc123', or its name"), _NAME_OR_ID
+]
+DevicePresetShortId = Annotated[str, _id_of("a device preset's short id, such as 'preset_abc123',"), _ID]
+ProjectShortId = Annotated[str, _name_or_id_of("a project's short id, such as 'proj_abc123', or its name"), _NAME_OR_ID]
+ScenarioShortId = Annotated[str, _id_of("a scenario's short id, such as 'scenario_abc123',"), _ID]
+BuildShortId = Annotated[str, _id_of("an application build's short id, such as 'bld_abc123',"), _ID]
 ConfigKey = Annotated[str, _id_of("a config's short id, such as 'cfg_abc123', or its slug")]
 RunShortId = Annotated[str, AfterValidator(check_run_short_id)]
 TestCaseId = Annotated[str, BeforeValidator(_text_of_uuid), _name_or_id_of("a test case's UUID or its name")]

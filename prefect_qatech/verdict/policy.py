@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime, timezone, tzinfo
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -28,6 +28,11 @@ def _count_or_share(value: object, check: ValidatorFunctionWrapHandler) -> objec
         return check(value)
     except ValidationError:
         raise ValueError(f"{short_repr(value)} is neither a number of tests nor a share of them, such as 0.3") from None
+
+
+def _entries_by_pattern(schema: dict[str, Any]) -> None:
+    # Of `additionalProperties` Prefect keeps nothing in the schema of a block, and its form would take any entry.
+    schema["patternProperties"] = {"": schema.pop("additionalProperties")}
 
 
 class QuarantineEntry(Checked):
@@ -96,7 +101,9 @@ class GatePolicy(Checked):
         default_factory=dict,
         title="Quarantine",
         description="By a test's id, or its exact and unique name: tests that run and are reported, but do not block "
-        "until their entry expires. An entry that matches no test, or more than one, is not applied, and is reported.",
+        "until their entry expires. An entry that matches no test, or more than one, is not applied, and is reported. "
+        'For example {"Pay by card": {"reason": "known bug", "owner": "web team", "expires": "2030-12-31"}}.',
+        json_schema_extra=_entries_by_pattern,
     )
     quarantine_time_zone: str = Field(
         default="UTC",

@@ -164,6 +164,45 @@ def test_a_run_of_the_gate_is_made_by_a_form_in_which_the_credentials_are_picked
     world.http.delete(f"/flow_runs/{run['id']}")
 
 
+def test_a_plan_that_is_none_is_refused_by_the_form(ui: UI, world: World, deployment: dict[str, Any]) -> None:
+    def runs() -> list[str]:
+        body = {"deployments": {"id": {"any_": [deployment["id"]]}}}
+        return [run["id"] for run in world.post("/flow_runs/filter", body)]
+
+    before = runs()
+    page = ui.open(f"/deployments/deployment/{deployment['id']}/run")
+    page.wait_for_load_state("networkidle")
+    page.locator("fieldset textarea").first.fill("https://app.qa.tech/plans/pln_smoke")
+    page.get_by_role("button", name="Submit").click()
+    expect(page.get_by_text(re.compile("pln_smoke' does not match")).first).to_be_visible()
+    page.wait_for_load_state("networkidle")
+    assert runs() == before
+
+
+def test_a_wrong_policy_is_not_saved_in_a_block(ui: UI, world: World, deployment: dict[str, Any]) -> None:
+    page = ui.open("/blocks/catalog/qatech-test-plan/create")
+    page.wait_for_load_state("networkidle")
+    name = f"wrong-in-{ui.version}"
+    page.locator("form input").first.fill(name)
+    opener = page.locator("form button").first if ui.version == "v1" else page.get_by_label("Select a block")
+    choose(ui, opener, "qatech")
+    expect(page.get_by_text('For example {"Pay by card": {"reason": "known bug"').first).to_be_visible()
+    reruns = page.locator("input[type=number]").first
+    save = page.get_by_role("button", name=re.compile("Create|Save")).last
+    for number, is_saved in (("99", False), ("1", True)):
+        reruns.fill(number)
+        save.click()
+        if is_saved:
+            page.wait_for_url("**/blocks/block/*")
+        else:
+            # What the browser shows beside the field.
+            assert "10" in reruns.evaluate("field => field.validationMessage")
+        page.wait_for_load_state("networkidle")
+        found = world.http.get(f"/block_types/slug/qatech-test-plan/block_documents/name/{name}")
+        assert found.is_success is is_saved
+    assert found.json()["data"]["policy"]["max_reruns"] == 1
+
+
 @pytest.fixture(scope="module")
 def gate(world: World, deployment: dict[str, Any]) -> dict[str, Any]:
     """The gate of the package itself, which takes a whole request."""
