@@ -18,10 +18,12 @@ from prefect.logging import get_run_logger
 from prefect.utilities.urls import url_for
 
 from prefect_qatech import (
+    BadRequestError,
     QATechAPIError,
     QATechClient,
     QATechCredentials,
     QATechDetectedIssue,
+    QATechRun,
     QATechRunTestCase,
     QATechTraceStep,
     describe_failure,
@@ -69,9 +71,7 @@ async def triage(
     limit = asyncio.Semaphore(AT_ONCE)
     async with credentials.get_client() as client:
         last_word: dict[str, QATechRunTestCase] = {}
-        runs = [
-            await client.get_run(run_short_id, test_cases="all", with_issues=True) for run_short_id in run_short_ids
-        ]
+        runs = [await look_at(client, run_short_id) for run_short_id in run_short_ids]
         for run in runs:
             for case in run.test_cases:
                 last_word[case.project_test_case_id or case.id or case.name] = case
@@ -92,6 +92,14 @@ async def triage(
         description="QA.tech: why the gate failed, test by test",
     )
     return len(open_cases)
+
+
+async def look_at(client: QATechClient, run_short_id: str) -> QATechRun:
+    """Read a run with what QA.tech noticed in it; without, where QA.tech does not know such a thing."""
+    try:
+        return await client.get_run(run_short_id, test_cases="all", with_issues=True)
+    except BadRequestError:
+        return await client.get_run(run_short_id, test_cases="all")
 
 
 async def the_gate(flow_run_id: str | None, report_key: str) -> str:

@@ -133,6 +133,7 @@ from prefect_qatech.report.model import (
     GatesReport as GatesReport,
     ReportedAttempt as ReportedAttempt,
     ReportedFinding as ReportedFinding,
+    ReportedIssue as ReportedIssue,
     ReportedReason as ReportedReason,
     ReportedReleaseCheck as ReportedReleaseCheck,
     ReportedScore as ReportedScore,

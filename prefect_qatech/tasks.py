@@ -228,11 +228,11 @@ async def _announce(record: QATechRunRecord, key: str) -> None:
 
 
 async def _get(
-    credentials: QATechCredentials, run_short_id: str, test_cases: Literal["failed", "all"] | None
+    credentials: QATechCredentials, run_short_id: str, test_cases: Literal["failed", "all"] | None, with_issues: bool
 ) -> QATechRun:
     _check(credentials)
     async with credentials.get_client() as client:
-        return await client.get_run(run_short_id, test_cases=test_cases)
+        return await client.get_run(run_short_id, test_cases=test_cases, with_issues=with_issues)
 
 
 @task(name="start_test_run", description="Start a QA.tech run, once per flow run.", **RETRIED)
@@ -403,15 +403,23 @@ async def arerun_in_campaign(
 
 @task(name="get_test_run", description="Get a QA.tech run as it is now.", **RETRIED)
 async def aget_test_run(
-    credentials: QATechCredentials, run: QATechRunRecord | str, test_cases: Literal["failed", "all"] | None = None
+    credentials: QATechCredentials,
+    run: QATechRunRecord | str,
+    test_cases: Literal["failed", "all"] | None = None,
+    *,
+    with_issues: bool = False,
 ) -> QATechRun:
     """Async version of `get_test_run`: the same arguments, result and errors."""
-    return await _get(credentials, short_id_of(run), test_cases)
+    return await _get(credentials, short_id_of(run), test_cases, with_issues)
 
 
 @task(name="get_test_run", description="Get a QA.tech run as it is now.", **RETRIED)
 def get_test_run(
-    credentials: QATechCredentials, run: QATechRunRecord | str, test_cases: Literal["failed", "all"] | None = None
+    credentials: QATechCredentials,
+    run: QATechRunRecord | str,
+    test_cases: Literal["failed", "all"] | None = None,
+    *,
+    with_issues: bool = False,
 ) -> QATechRun:
     """Get a run as it is now (`GET /run/{shortId}`); Prefect retries a request that failed and may not fail again.
 
@@ -419,6 +427,7 @@ def get_test_run(
         credentials: How to reach QA.tech.
         run: What its start or rerun returned, or its short id.
         test_cases: Which of its test cases to list: `failed` (failed, skipped and errored ones), `all`, or none.
+        with_issues: Whether to list what QA.tech noticed in it beside the results; `evaluate` shows it.
 
     Returns:
         Its status and results.
@@ -433,7 +442,7 @@ def get_test_run(
         ```
     """
     run_short_id = short_id_of(run)
-    return run_sync(lambda: _get(credentials, run_short_id, test_cases))
+    return run_sync(lambda: _get(credentials, run_short_id, test_cases, with_issues))
 
 
 async def _publish(report: GateReport, key: str | None, directory: str | None) -> None:

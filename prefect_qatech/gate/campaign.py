@@ -315,7 +315,7 @@ class GateCampaign:
     ) -> ObservedAttempt:
         return ObservedAttempt(
             kind=record.kind,
-            run=run,
+            run=run.model_copy(update={"issues": [*details.issues]}) if details.issues else run,
             run_url=record.run_url or safe_url(run.url),
             test_count=record.test_count,
             started_at=record.started_at,
@@ -324,6 +324,7 @@ class GateCampaign:
             rerun_of=self.attempts[rerun.base].run.run_short_id if rerun else None,
             filter=rerun.kind if rerun else None,
             details_lost=details.lost,
+            issues_lost=details.issues_lost,
         )
 
     def _report(self, beginning: Beginning) -> GateReport:

@@ -14,6 +14,7 @@ from prefect_qatech.api.catalogue import QATechReleaseCheck
 from prefect_qatech.api.responses import QATechRun, QATechRunTestCaseDetails
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.inputs import cut
+from prefect_qatech.report.issues import Noticed, noticed_in
 from prefect_qatech.report.model import (
     GateReport,
     ReportedAttempt,
@@ -66,7 +67,8 @@ def evaluate(
 
     Args:
         runs: The first run, then its reruns in their order, each as `wait_for_test_run` returned it, with all of its
-            test cases. A run that has not ended is no evidence.
+            test cases. A run that has not ended is no evidence. What QA.tech noticed in a run is shown where the run
+            holds it: as `get_test_run(credentials, run, "all", with_issues=True)` returns it.
         policy: What is tolerated. How often is rerun, and how long is waited, is up to you.
         subject: What was tested. The report's artifacts are kept by its label, or by its plan.
         expected_count: How many test cases the first run was to have: `test_count` of what `start_test_run` returned.
@@ -162,6 +164,7 @@ def build_report(
     incidents, today = tuple(incidents), policy.quarantine_day(ended_at)
     quarantine, unmatched = resolve_quarantine(policy, campaign.names)
     checked = release_check.evidence if release_check is not None else None
+    noticed = noticed_in(campaign, (shown.case.short_id for shown, bad in map(_shown, campaign.tests.values()) if bad))
     verdict = judge_named(
         campaign.names,
         campaign.expected,
@@ -189,7 +192,7 @@ def build_report(
             for r in verdict.reasons
         ),
         attempts=tuple(_report_attempt(number, campaign) for number in range(len(campaign.observed))),
-        tests=_report_tests(campaign, verdict, quarantine, today),
+        tests=_report_tests(campaign, verdict, quarantine, today, noticed),
         expected_count=campaign.expected_count,
         incidents=incidents,
         policy=policy,
@@ -202,6 +205,9 @@ def build_report(
         causes_unknown=campaign.causes_unknown,
         quarantine_unmatched=unmatched,
         release_check=release_check,
+        issues=noticed[None].issues,
+        issue_count=noticed[None].count,
+        issues_unknown=tuple(attempt.run.run_short_id for attempt in campaign.observed if attempt.issues_lost),
     )
 
 
@@ -224,18 +230,28 @@ def _report_attempt(number: int, campaign: Campaign) -> ReportedAttempt:
 
 
 def _report_tests(
-    campaign: Campaign, verdict: GateVerdict, quarantine: GatePolicy, today: date
+    campaign: Campaign,
+    verdict: GateVerdict,
+    quarantine: GatePolicy,
+    today: date,
+    noticed: Mapping[str | None, Noticed],
 ) -> tuple[ReportedTest, ...]:
     explained = sum(_shown(test)[1] for test in campaign.tests.values())
     text_bytes = TEXTS_BYTES // max(1, 2 * explained)
     return _with_fewer_links(
-        _report_test(test, verdict.tests[test_id], campaign, quarantine, today, text_bytes)
+        _report_test(test, verdict.tests[test_id], campaign, quarantine, today, text_bytes, noticed)
         for test_id, test in campaign.tests.items()
     )
 
 
 def _report_test(
-    test: CampaignTest, verdict: TestVerdict, campaign: Campaign, policy: GatePolicy, today: date, text_bytes: int
+    test: CampaignTest,
+    verdict: TestVerdict,
+    campaign: Campaign,
+    policy: GatePolicy,
+    today: date,
+    text_bytes: int,
+    noticed: Mapping[str | None, Noticed],
 ) -> ReportedTest:
     outcomes = tuple(
         test.executions[number].outcome if number in test.executions else Outcome.ABSENT
@@ -245,6 +261,7 @@ def _report_test(
     title, thought = (shown.case.result_title, shown.case.evaluation_thought) if not_passed else (None, None)
     details = shown.details or QATechRunTestCaseDetails()
     entry = policy.quarantine.get(test.test_id)
+    mine = noticed.get(shown.case.short_id or "", Noticed())
     return ReportedTest(
         test_id=test.test_id,
         name=test.name[:NAME_LENGTH],
@@ -260,6 +277,8 @@ def _report_test(
         url=details.url,
         screenshot_url=details.screenshot_url,
         recording_url=details.recording_url,
+        issues=mine.issues,
+        issue_count=mine.count,
     )
 
 

@@ -15,6 +15,7 @@ from prefect_qatech.report.about import about_line
 from prefect_qatech.report.chart import HistoryEntry, history_chart, history_line
 from prefect_qatech.report.escape import html_text, link, markdown_text
 from prefect_qatech.report.headline import advice, headline, retry_text, symbol
+from prefect_qatech.report.issues import issue_texts
 from prefect_qatech.report.known import earlier_campaigns, new_and_known, standing
 from prefect_qatech.report.model import GateReport, ReportedAttempt, ReportedReason, ReportedTest
 from prefect_qatech.report.quarantine import entries_to_paste, remarks
@@ -194,6 +195,9 @@ def _lists(report: GateReport, earlier: Sequence[HistoryEntry]) -> Iterable[tupl
                 _test(test, report, quarantine, test.test_id in unknown, standing(test, earlier)) for test in tests
             ]
             yield f"### {title} ({len(tests)})\n", items
+    if report.issue_count:
+        items = [f"- {text}" for text in issue_texts(report.issues, report.issue_count)]
+        yield f"### QA.tech noticed besides ({report.issue_count})\n", items
     if entries := entries_to_paste(report):
         # Indented code: no line of it needs another one to be what it is.
         yield _TO_PASTE, [indent(entry, "    ") for entry in entries]
@@ -247,7 +251,8 @@ def _test(
     if cause_is_unknown:
         parts.append("its cause could not be found out")
     parts.append(f"id {markdown_text(test.test_id, _NAME)}")
-    text = " · ".join(parts)
+    issues = issue_texts(test.issues, test.issue_count)
+    text = "\n  - QA.tech noticed: ".join([" · ".join(parts), *issues])
     explanation = html_text(test.explanation or "", _EXPLANATION)
     if not explanation:
         return text

@@ -109,6 +109,22 @@ class ReportedAttempt(_Fact):
         return max(0.0, (self.finished_at - self.started_at).total_seconds())
 
 
+class ReportedIssue(_Fact):
+    """Something that QA.tech noticed beside the results; it decides nothing.
+
+    Attributes:
+        title: What it is.
+        category: Its category.
+        severity: How bad it is, in the service's word.
+        description: More of it.
+    """
+
+    title: str
+    category: str | None = None
+    severity: str | None = None
+    description: str | None = None
+
+
 class ReportedTest(_Fact):
     """One test over all attempts. Texts come from the service, are cut, and are not escaped.
 
@@ -127,6 +143,8 @@ class ReportedTest(_Fact):
         url: Address of its last execution that was not a pass, else of the last one.
         screenshot_url: Picture of the same.
         recording_url: Recording of the same.
+        issues: What QA.tech noticed in its last execution that was not a pass.
+        issue_count: How much it noticed there; the report holds the first of it.
     """
 
     test_id: str
@@ -143,6 +161,8 @@ class ReportedTest(_Fact):
     url: _Url = None
     screenshot_url: _Url = None
     recording_url: _Url = None
+    issues: tuple[ReportedIssue, ...] = ()
+    issue_count: int = 0
 
 
 class ReportedScore(_Fact):
@@ -257,6 +277,9 @@ class GateReport(GateSubject):
         causes_unknown: Ids of the tests whose details could not be had, so that their cause is not known.
         quarantine_unmatched: Quarantine keys that match no test, or more than one.
         release_check: The release check, where one belonged to the gate.
+        issues: What QA.tech noticed in the runs without a word of which test it was.
+        issue_count: How much that was; the report holds the first of it.
+        issues_unknown: Short ids of the runs of which could not be had what QA.tech noticed.
     """
 
     # A later version may know more.
@@ -281,6 +304,9 @@ class GateReport(GateSubject):
     causes_unknown: tuple[str, ...] = ()
     quarantine_unmatched: tuple[str, ...] = ()
     release_check: ReportedReleaseCheck | None = None
+    issues: tuple[ReportedIssue, ...] = ()
+    issue_count: int = 0
+    issues_unknown: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:

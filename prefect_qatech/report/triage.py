@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from prefect_qatech.api.catalogue import QATechToolCall, QATechTraceStep
 from prefect_qatech.api.responses import QATechDetectedIssue, QATechRunTestCase, QATechRunTestCaseDetails
 from prefect_qatech.report.escape import link, markdown_text
+from prefect_qatech.report.issues import issue_text
 
 MAX_LENGTH = 8_000
 MAX_STEPS = 5
@@ -47,7 +48,7 @@ def describe_failure(
     """
     mine = [issue for issue in issues if issue.run_test_case_short_id == test.short_id is not None]
     shown = _fitting(_head(test), max_length)
-    found = _section("QA.tech noticed", map(_issue, mine[:MAX_ISSUES]), len(mine), _room(shown, max_length) // 2)
+    found = _section("QA.tech noticed", map(issue_text, mine[:MAX_ISSUES]), len(mine), _room(shown, max_length) // 2)
     shown += found
     # The last step first: it is the last one to be left out.
     last = (_step(number, trace[number - 1]) for number in range(len(trace), max(0, len(trace) - MAX_STEPS), -1))
@@ -88,14 +89,6 @@ def _head(test: QATechRunTestCase) -> list[str]:
         links = [link(text, url) for text, url in urls.items() if url]
         head.append(", ".join(filter(None, (markdown_text(test.error_code or "", 100), minutes, *links))))
     return [*head, markdown_text(test.evaluation_thought or "", 2_000)]
-
-
-def _issue(issue: QATechDetectedIssue) -> str:
-    kind = ", ".join(filter(None, (markdown_text(issue.severity or "", 50), markdown_text(issue.category or "", 50))))
-    title = markdown_text(issue.title, 200) or "An issue without a title"
-    return " ".join(
-        filter(None, (f"**{title}**", f"({kind})" if kind else "", markdown_text(issue.description or "", 500)))
-    )
 
 
 def _step(number: int, step: QATechTraceStep) -> str:

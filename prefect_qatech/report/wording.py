@@ -200,6 +200,8 @@ def caveats(report: GateReport) -> list[tuple[str, tuple[str, ...]]]:
     if unknown := report.causes_unknown:
         whose = "1 test" if len(unknown) == 1 else f"{len(unknown)} tests"
         sentences.append((f"The cause could not be found out for {whose}: QA.tech did not give the details.", unknown))
+    if runs := report.issues_unknown:
+        sentences.append((f"What QA.tech noticed beside the results could not be had of run {', '.join(runs)}.", ()))
     return sentences
 
 

@@ -10,7 +10,7 @@ import asyncio
 import random
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
@@ -28,7 +28,11 @@ _HTML = b"<!DOCTYPE html><html><head><title>Gateway</title></head><body><h1>Plea
 
 
 class FaultTarget(BaseModel):
-    """Which requests a fault is about; `path` is the id that an operation has in the sandbox's OpenAPI document."""
+    """Which requests a fault is about.
+
+    `path` is the id that an operation has in the sandbox's OpenAPI document; with `query`, only requests that name such
+    a parameter.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -53,6 +57,7 @@ class FaultTarget(BaseModel):
         "outbound_ips",
         "any",
     ] = "any"
+    query: str | None = None
 
 
 class Fault(BaseModel):
@@ -117,9 +122,11 @@ class _Rule:
     matched: int = 0
     used: int = 0
 
-    def fires(self, method: str, operation: str | None) -> bool:
+    def fires(self, method: str, operation: str | None, query: Collection[str]) -> bool:
         on = self.fault.on
         if on.method not in {None, method} or on.path not in {"any", operation}:
+            return False
+        if on.query is not None and on.query not in query:
             return False
         self.matched += 1
         if self.matched <= self.fault.after or self.used == self.fault.times:
@@ -141,9 +148,9 @@ class Faults:
         """Set these instead; all counting begins anew."""
         self._rules = [_Rule(fault, random.Random(fault.seed)) for fault in faults]
 
-    def pick(self, method: str, operation: str | None) -> Fault | None:
-        """Return the fault that happens to a request, if any."""
-        return next((rule.fault for rule in self._rules if rule.fires(method, operation)), None)
+    def pick(self, method: str, operation: str | None, query: Collection[str] = ()) -> Fault | None:
+        """Return the fault that happens to a request, if any; `query` are the names of its parameters."""
+        return next((rule.fault for rule in self._rules if rule.fires(method, operation, query)), None)
 
 
 @dataclass

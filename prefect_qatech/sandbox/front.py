@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -69,7 +69,8 @@ class Front:
         body = await _read(receive)
         route = self._route(self._api, scope["method"], path)
         with self.service.lock:
-            fault = self.service.faults.pick(scope["method"], route.operation_id if route else None)
+            query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+            fault = self.service.faults.pick(scope["method"], route.operation_id if route else None, query)
             shown, fault_of_body = _shown(body)
             entry = self._note(scope, route, shown)
             entry["fault"] = fault.kind if fault else None

@@ -37,6 +37,7 @@ class ObservedAttempt:
         rerun_of: Short id of the run that it repeats.
         filter: What a rerun was asked to repeat.
         details_lost: Short ids of the run test cases whose details could not be had.
+        issues_lost: Whether what QA.tech noticed in the run could not be had; where it could, it is in the run.
     """
 
     kind: AttemptKind
@@ -49,6 +50,7 @@ class ObservedAttempt:
     rerun_of: str | None = None
     filter: str | None = None
     details_lost: frozenset[str] = frozenset()
+    issues_lost: bool = False
 
 
 @dataclass(frozen=True)

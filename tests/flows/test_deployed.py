@@ -158,6 +158,19 @@ async def test_a_triage_shows_what_the_agent_did_and_what_was_noticed() -> None:
     assert "I pay." not in text
 
 
+async def test_a_triage_does_without_issues_where_the_service_does_not_know_them() -> None:
+    with Sandbox(one_plan([{"name": "Pay", "outcomes": "failed"}]), speed=2000) as sandbox:
+        reach = credentials_for(sandbox)
+        check_release(reach, "pln_one", polling=POLLING, return_state=True)
+        runs = [run["short_id"] for run in sandbox.runs()]
+        sandbox.set_faults(
+            [{"on": {"path": "status", "query": "issues"}, "kind": "status", "status": 400, "times": -1}]
+        )
+        state = await triage(reach, runs, return_state=True)
+        assert await state.aresult() == 1
+    assert "Pay" in await published(state)
+
+
 async def test_a_triage_asks_for_some_tests_and_names_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flows.triage.MOST_TESTS", 2)
     monkeypatch.setattr("flows.triage.MOST_NAMES", 2)

@@ -34,10 +34,12 @@ from prefect_qatech import (
     StartOutcomeUnknown,
     Verdict,
     agather_gates,
+    aget_test_run,
     arelease_gate,
     arerun_test_run,
     astart_test_run,
     await_for_test_run,
+    evaluate,
     gather_gates,
     ledger,
     release_gate,
@@ -47,6 +49,7 @@ from prefect_qatech.report import events, render_markdown
 from prefect_qatech.report.history import variable_name
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.verdict import Incident
+from tests.report.reading import render
 from tests.support import Failing, cases, counted, credentials_for, fault, flow_run_id, one_plan, posts
 from tests.wire import accepted
 
@@ -422,6 +425,86 @@ async def test_details_that_are_lost_are_named() -> None:
         report = await judge(sandbox, policy=GatePolicy(max_reruns=0))
     assert report.verdict is Verdict.FAIL
     assert report.causes_unknown == (report.tests[1].test_id,)
+
+
+# --- what QA.tech noticed beside the results
+
+NOTICED = {"outcome": "failed", "issues": [{"title": "The <cart> is empty", "severity": "high"}]}
+ISSUES = {"path": "status", "query": "issues"}
+
+
+@pytest.mark.parametrize("version", ["sync", "async"])
+async def test_a_report_shows_of_a_failed_test_what_qatech_noticed(version: str) -> None:
+    with Sandbox(one_plan(cases(NOTICED, "passed")), speed=2000) as sandbox:
+        options: dict[str, Any] = {"polling": POLLING, "raise_unless_passed": False, "policy": GatePolicy(max_reruns=1)}
+        credentials = credentials_for(sandbox)
+        if version == "sync":
+            report = release_gate(credentials, "pln_one", **options)
+        else:
+            report = await arelease_gate(credentials, "pln_one", **options)
+    pay, browse = report.tests
+    assert [(issue.title, issue.severity) for issue in pay.issues] == [("The <cart> is empty", "high")]
+    assert browse.issues == report.issues == report.issues_unknown == ()
+    page = render(render_markdown(report)).text
+    assert page.count("QA.tech noticed: The <cart> is empty (high, functional)") == 1
+
+
+async def test_runs_that_are_evaluated_show_what_they_hold() -> None:
+    with Sandbox(one_plan(cases(NOTICED)), speed=2000) as sandbox:
+        credentials = credentials_for(sandbox)
+        started = await astart_test_run(credentials, "pln_one")
+        await await_for_test_run(credentials, started, polling=POLLING)
+        run = await aget_test_run(credentials, started, "all", with_issues=True)
+    assert "QA.tech noticed: The <cart> is empty" in render(render_markdown(evaluate([run]))).text
+
+
+async def test_nothing_noticed_is_asked_of_a_run_that_passed(sandbox: Sandbox) -> None:
+    assert (await judge(sandbox, "pln_green")).passed
+    assert not [request for request in sandbox.requests() if "issues" in request["path"]]
+
+
+async def test_a_service_that_does_not_know_issues_is_asked_for_none() -> None:
+    with Sandbox(one_plan(cases(NOTICED)), speed=2000) as sandbox:
+        sandbox.set_faults([{"on": ISSUES, "kind": "status", "status": 400, "times": -1}])
+        report = await judge(sandbox, policy=GatePolicy(max_reruns=0))
+        assert len([request for request in sandbox.requests() if "issues" in request["path"]]) == 1
+    assert report.verdict is Verdict.FAIL
+    assert report.issues_unknown == report.tests[0].issues == ()
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        {"kind": "status", "status": 503},
+        {"kind": "status", "status": 403},
+        {"kind": "latency", "seconds": 60},
+        {"kind": "html"},
+        {"kind": "drop_after"},
+    ],
+    ids=["503", "403", "no answer", "html", "dropped"],
+)
+async def test_issues_that_are_lost_are_told_and_hold_nothing_up(
+    monkeypatch: pytest.MonkeyPatch, lost: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(details, "MAX_ISSUES_SECONDS", 0.5)
+    with Sandbox(one_plan(cases(NOTICED)), speed=2000) as sandbox:
+        sandbox.set_faults([{"on": ISSUES, **lost, "times": -1}])
+        report = await judge(sandbox, policy=GatePolicy(max_reruns=0, deadline_seconds=30))
+    assert report.verdict is Verdict.FAIL
+    assert report.incidents == ()
+    assert report.causes_unknown == ()
+    [run] = report.attempts
+    assert report.issues_unknown == (run.run_short_id,)
+    sentence = f"What QA.tech noticed beside the results could not be had of run {run.run_short_id}."
+    assert sentence in render(render_markdown(report)).text
+
+
+async def test_issues_are_asked_for_again() -> None:
+    with Sandbox(one_plan(cases(NOTICED)), speed=2000) as sandbox:
+        sandbox.set_faults([{"on": ISSUES, "kind": "status", "status": 503, "times": 2}])
+        report = await judge(sandbox, policy=GatePolicy(max_reruns=0))
+    assert report.issues_unknown == ()
+    assert [issue.title for issue in report.tests[0].issues] == ["The <cart> is empty"]
 
 
 # --- deadlines

@@ -41,8 +41,10 @@ def attempt(
     test_count: int | None = None,
     texts: dict[str, str] | None = None,
     lost: tuple[str, ...] = (),
+    issues: dict[str, str] | None = None,
+    issues_lost: bool = False,
 ) -> ObservedAttempt:
-    """One attempt: test name to one of P, F, M, S, C, U."""
+    """One attempt: test name to one of P, F, M, S, C, U; `issues` tells what was noticed in which test."""
     run = run or f"run{number + 1}"
     cases: list[dict[str, Any]] = []
     details: dict[str, QATechRunTestCaseDetails] = {}
@@ -83,6 +85,13 @@ def attempt(
                 "status": status,
                 "result": ("FAILED" if results else "PASSED") if status == "COMPLETED" else None,
                 "runTestCases": cases,
+                "issues": [
+                    {
+                        **dict.fromkeys(("title", "category", "severity", "description"), text),
+                        "runTestCaseShortId": next((c["shortId"] for c in cases if c["name"] == name), None),
+                    }
+                    for name, text in (issues or {}).items()
+                ],
             }
         ),
         run_url=texts.get("url", f"https://app.qa.tech/results/{run}"),
@@ -93,6 +102,7 @@ def attempt(
         rerun_of=f"run{number}" if number else None,
         filter="test_cases" if number else None,
         details_lost=frozenset(details_lost),
+        issues_lost=issues_lost,
     )
 
 
@@ -150,9 +160,9 @@ def everything() -> GateReport:
     third = {"Checkout": "F", "Invoice": "M", "Slow login": "P", "Old banner": "F", "Setup of checkout": "F"}
     weak = ("Unnamed case",)
     return report_of(
-        attempt(0, first, weak=weak, test_count=14, lost=("Wishlist",)),
-        attempt(1, second, weak=weak),
-        attempt(2, third),
+        attempt(0, first, weak=weak, test_count=14, lost=("Wishlist",), issues={"": "The page is <slow>"}),
+        attempt(1, second, weak=weak, issues_lost=True),
+        attempt(2, third, issues={"Checkout": "The *total* is wrong"}),
         policy=GatePolicy(
             quarantine={
                 project_id("Beta banner"): QuarantineEntry(
@@ -227,7 +237,15 @@ def hostile(text: str, url: str = "javascript:alert(1)") -> GateReport:
     texts = {"name": text, "title": text, "thought": text, "url": url, "code": text}
     first = {"": "F", " flaky": "F", " missed": "M", " skipped": "S", " weak": "F", " quarantined": "F"}
     return report_of(
-        attempt(0, first, texts=texts, weak=(" weak",), test_count=9, lost=("", " missed")),
+        attempt(
+            0,
+            first,
+            texts=texts,
+            weak=(" weak",),
+            test_count=9,
+            lost=("", " missed"),
+            issues={"nowhere": text, text + " quarantined": text},
+        ),
         attempt(1, {"": "F", " flaky": "P", " missed": "M", " weak": "F"}, texts=texts, weak=(" weak",), status=text),
         policy=GatePolicy(quarantine={project_id(" quarantined"): entry, written + " key": entry}),
         target=written,

@@ -49,6 +49,14 @@ def test_an_accepted_500(api: Api) -> None:
     assert starts(api) == 1
 
 
+def test_a_fault_can_be_about_one_parameter(api: Api) -> None:
+    run = api.client.post("/run").json()["run"]["shortId"]
+    on = {"path": "status", "query": "issues"}
+    api.sandbox.set_faults([{"on": on, "kind": "status", "status": 400, "times": -1}])
+    asked = [{}, {"testCases": "all"}, {"issues": "all"}, {"testCases": "all", "issues": ""}]
+    assert [api.client.get(f"/run/{run}", params=query).status_code for query in asked] == [200, 200, 400, 400]
+
+
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize(("kind", "accepted"), [("drop_before", 0), ("drop_after", 1), ("half", 1)])
 def test_lost_connections(api: Api, kind: str, accepted: int, reset: bool) -> None:
