@@ -51,3 +51,7 @@ def test_a_suite_that_fails_or_runs_nothing_is_told(tmp_path: Path) -> None:
     assert "1 passed" in told("good")
     assert told("bad").startswith("FAILED: ")
     assert told("no_such_test").startswith("FAILED: ")
+
+
+def test_what_leans_on_prefect_is_there() -> None:
+    assert [name for name in versions.LEANS_ON_PREFECT if not (versions.ROOT / "tests" / name).is_file()] == []

@@ -3,9 +3,9 @@
     python -m tests.versions [PYTHON ...] [--only lowest|highest] [-- ARGUMENTS FOR PYTEST]
 
 `make test-versions` runs all of it. For each combination an environment is made and thrown away again. In `lowest` each
-dependency has its floor in `pyproject.toml`, in `highest` the newest version that goes together with the others. The
-fast suite runs there, and the gate that the guide deploys, on a server and a worker. Arguments for pytest replace the
-fast suite.
+dependency has its floor in `pyproject.toml`, in `highest` the newest version that goes together with the others. There
+run the fast suite (`make test-fast`), what leans on Prefect, with a server of that version, and the gate that the guide
+deploys, with a worker. Arguments for pytest replace the fast suite: `-- tests/gate`, say, or `-- tests` for all.
 """
 
 from __future__ import annotations
@@ -34,7 +34,13 @@ OTHER = (
     *("e2e", "ui", "scale", "runners"),
     *("test_docs.py", "test_packages.py", "test_readme.py", "test_recipes.py", "test_versions.py"),
 )
-FAST = ["-n", "2", "--dist", "loadfile", "tests", *(f"--ignore=tests/{name}" for name in OTHER)]
+FAST = ["-n", "2", "--dist", "loadfile", "-m", "not slow", "tests", *(f"--ignore=tests/{name}" for name in OTHER)]
+LEANS_ON_PREFECT = (
+    *("test_prefect.py", "test_tasks.py", "test_test_plan.py", "test_block_types.py", "test_sync.py"),
+    *("gate/test_flow.py", "gate/test_approval.py", "gate/test_suspend.py"),
+    *("ledger/test_call_site.py", "ledger/test_terminated.py", "report/test_artifacts.py"),
+)
+WITH_SERVER = ["-n", "2", "--dist", "loadfile", "-m", "slow", *(f"tests/{name}" for name in LEANS_ON_PREFECT)]
 GATE = ["tests/e2e/test_deployments.py", "-k", "the_commands_of_the_guide_deploy_everything_and_the_gate_passes"]
 
 
@@ -77,13 +83,14 @@ def check(python: str, which: str, fast: Sequence[str], directory: Path) -> dict
     return {
         "prefect": version,
         "fast suite": tested(there, fast),
+        "with a server": tested(there, WITH_SERVER),
         "gate": tested(there, GATE),
     }
 
 
 def tested(python: str, arguments: Sequence[str]) -> str:
     """Run pytest; return its last line, which says how many tests passed."""
-    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    command = [python, "-m", "pytest", "-q", "--disable-warnings", "-p", "no:cacheprovider", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     [*_, last] = done.stdout.strip().splitlines() or ["nothing was said"]
     if done.returncode == 0:
