@@ -24,6 +24,7 @@ from prefect_qatech._prefect import check_that_prefect_returns_results, run_logg
 from prefect_qatech._sync import run_sync, sleep_unless_stopped
 from prefect_qatech.api.lookup import Wanted
 from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest, as_request
+from prefect_qatech.api.resend import RETRY_DELAYS_SECONDS
 from prefect_qatech.api.responses import QATechRun, QATechStartedRun
 from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import QATechError
@@ -32,8 +33,7 @@ from prefect_qatech.ledger import QATechRunRecord, record_of, short_id_of
 from prefect_qatech.report import append_job_summary, artifacts, events, write_report_files
 from prefect_qatech.report.model import GateReport
 
-RETRY_DELAY_SECONDS = [2.0, 10.0, 30.0]
-MAX_RETRY_AFTER_SECONDS = 120.0
+MAX_RETRY_SLEEP_SECONDS = 120.0
 
 _deadline: ContextVar[float] = ContextVar("qatech_deadline", default=float("inf"))
 
@@ -64,16 +64,16 @@ async def retry_if_safe(task: Task[Any, Any], task_run: TaskRun, state: State[An
     """Prefect's `retry_condition_fn` of the tasks: our own errors know whether they may be retried.
 
     Where the service asked for more time than the task's next delay (Retry-After), the rest is slept here; Prefect
-    takes the delays from the decoration only. More than `MAX_RETRY_AFTER_SECONDS` is not slept, and nothing past a
+    takes the delays from the decoration only. More than `MAX_RETRY_SLEEP_SECONDS` is not slept, and nothing past a
     deadline (`no_retry_after`): the task fails.
     """
     error = await state.aresult(raise_on_failure=False)
     if not isinstance(error, QATechError) or not error.retryable:
         return False
     wanted = error.retry_after_seconds or 0.0
-    if wanted > MAX_RETRY_AFTER_SECONDS:
+    if wanted > MAX_RETRY_SLEEP_SECONDS:
         return False
-    delay = RETRY_DELAY_SECONDS[min(task_run.run_count, len(RETRY_DELAY_SECONDS)) - 1]
+    delay = RETRY_DELAYS_SECONDS[min(task_run.run_count, len(RETRY_DELAYS_SECONDS)) - 1]
     if time.monotonic() + max(wanted, delay) >= _deadline.get():
         return False
     await sleep_unless_stopped(max(0.0, wanted - delay))
@@ -90,8 +90,8 @@ NOT_CACHED: _ResultOptions = {
 }
 RETRIED: _RetryOptions = {
     # Stated on purpose: the setting PREFECT_TASKS_DEFAULT_RETRIES must not decide whether a POST is sent again.
-    "retries": 3,
-    "retry_delay_seconds": RETRY_DELAY_SECONDS,
+    "retries": len(RETRY_DELAYS_SECONDS),
+    "retry_delay_seconds": list(RETRY_DELAYS_SECONDS),
     "retry_condition_fn": retry_if_safe,
     **NOT_CACHED,
 }

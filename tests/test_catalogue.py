@@ -99,7 +99,7 @@ def _serving() -> Iterator[Sandbox]:
 @pytest.fixture
 def sandbox(_serving: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
     _serving.reset()
-    monkeypatch.setattr(tasks, "RETRY_DELAY_SECONDS", [0.0])
+    monkeypatch.setattr(tasks, "RETRY_DELAYS_SECONDS", [0.0])
     return _serving
 
 

@@ -58,7 +58,7 @@ versions = pytest.mark.parametrize("version", ["sync", "async"])
 @pytest.fixture(autouse=True)
 def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lists, "_projects", {})
-    monkeypatch.setattr(tasks, "RETRY_DELAY_SECONDS", [0.0])
+    monkeypatch.setattr(tasks, "RETRY_DELAYS_SECONDS", [0.0])
 
 
 def gets(sandbox: Sandbox, path: str) -> int:

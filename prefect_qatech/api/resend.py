@@ -25,6 +25,9 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
+RETRY_DELAYS_SECONDS = (2.0, 10.0, 30.0)
+"""How long after each failure a request is sent again, where it may be: as often as there are delays."""
+
 MAX_RETRY_AFTER_SECONDS = 3600.0
 """A longer Retry-After is read as this: the deadline of whoever waits decides, not a header."""
 

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from prefect_qatech.api.responses import FINAL_STATUSES, QATechRun
+from prefect_qatech.cli.terminal import ASIDE_STYLE, BAR_STYLE
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.report.escape import plain_text
 
@@ -105,13 +106,13 @@ class LiveDisplay(LineDisplay):
         width = 24
         full = int(width * run.finished_percent / 100)
         picture = Text()
-        picture.append("█" * full + "░" * (width - full), style="cyan")
+        picture.append("█" * full + "░" * (width - full), style=BAR_STYLE)
         picture.append(f" {_progress(run)}, {minutes}:{seconds:02}")
         running = [case.name for case in run.test_cases if case.status == "RUNNING"]
         for name in running[:MAX_RUNNING_SHOWN]:
-            picture.append(f"\n  … {one_line(name)[:100]}", style="dim")
+            picture.append(f"\n  … {one_line(name)[:100]}", style=ASIDE_STYLE)
         if len(running) > MAX_RUNNING_SHOWN:
-            picture.append(f"\n  … and {len(running) - MAX_RUNNING_SHOWN} more", style="dim")
+            picture.append(f"\n  … and {len(running) - MAX_RUNNING_SHOWN} more", style=ASIDE_STYLE)
         return picture
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from prefect_qatech.cli.display import one_line
 from prefect_qatech.cli.exits import end
-from prefect_qatech.cli.layout import row, show, terminal_width
+from prefect_qatech.cli.terminal import row, show, terminal_width
 from prefect_qatech.ledger import QATechLedgerEntry, attach_run, clear_intent, read_ledger
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from prefect_qatech.api.client import QATechClient
 from prefect_qatech.api.wire import Response
 from prefect_qatech.cli.display import one_line
 from prefect_qatech.cli.exits import end
-from prefect_qatech.cli.layout import show
+from prefect_qatech.cli.terminal import show
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import InvalidInputError, QATechError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prefect_qatech.cli.ci import tell_ci
 from prefect_qatech.cli.display import one_line
-from prefect_qatech.cli.layout import show as show_lines
+from prefect_qatech.cli.terminal import show as show_lines
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.report import (
     check_report_directory,

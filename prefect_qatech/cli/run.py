@@ -25,9 +25,9 @@ from prefect_qatech.cli.ci import tell_ci_of_an_error
 from prefect_qatech.cli.disk import FIRST, RunJournal, check_journal_directory
 from prefect_qatech.cli.display import Display, display_for, one_line
 from prefect_qatech.cli.exits import EXIT_CODES, INTERRUPTED, end
-from prefect_qatech.cli.layout import show as show_lines
 from prefect_qatech.cli.result import check_can_write, forget_older, show
 from prefect_qatech.cli.steps import Mode, TerminalSteps
+from prefect_qatech.cli.terminal import show as show_lines
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import InvalidInputError, QATechError
 from prefect_qatech.gate.campaign import GateCampaign

@@ -13,6 +13,7 @@ import anyio
 
 from prefect_qatech.api.client import QATechClient
 from prefect_qatech.api.requests import QATechRerunRequest
+from prefect_qatech.api.resend import RETRY_DELAYS_SECONDS
 from prefect_qatech.api.responses import QATechRun, QATechStartedRun
 from prefect_qatech.cli.disk import FIRST, RunJournal
 from prefect_qatech.cli.display import Display
@@ -33,8 +34,6 @@ from prefect_qatech.report.model import GateDecision, GateReport
 from prefect_qatech.report.subject import GateSubject
 
 T = TypeVar("T")
-
-RETRY_DELAYS_SECONDS = (2.0, 10.0, 30.0)
 
 Start = Callable[[QATechClient], Awaitable[QATechStartedRun]]
 Prepare = Callable[[QATechClient], Awaitable[None]]

@@ -32,7 +32,7 @@ SERVER_GRACE_SECONDS = 24 * 3600
 NO_ANSWER = {"decision": "reject", "reason": "Nobody answered in time.", "decided_by": "nobody"}
 """What the form of a suspended flow run is filled in with when its time is over."""
 
-_SERVER_GRACE_SECONDS = 600
+_PAUSE_GRACE_SECONDS = 600
 _MAX_REASONS, _MAX_NAMES, _NAME_LENGTH = 20, 10, 120
 
 
@@ -65,7 +65,7 @@ async def ask(report: GateReport, *, timeout_seconds: float, key: str) -> GateDe
         with anyio.move_on_after(timeout_seconds + LOOK_SECONDS):
             answer = await apause_flow_run(
                 wait_for_input=_form(report, until),
-                timeout=math.ceil(timeout_seconds) + _SERVER_GRACE_SECONDS,
+                timeout=math.ceil(timeout_seconds) + _PAUSE_GRACE_SECONDS,
                 poll_interval=LOOK_SECONDS,
                 key=key,
             )

@@ -21,6 +21,7 @@ from prefect_qatech.report.model import GateReport, ReportedAttempt, ReportedRea
 from prefect_qatech.report.quarantine import entries_to_paste, remarks
 from prefect_qatech.report.release_check import sections
 from prefect_qatech.report.wording import (
+    NOTE_SYMBOL,
     SYMBOLS,
     Group,
     attempt_name,
@@ -180,7 +181,7 @@ def _lists(report: GateReport, earlier: Sequence[HistoryEntry]) -> Iterable[tupl
     by_id, quarantine = {test.test_id: test for test in report.tests}, report.quarantine
     unknown = frozenset(report.causes_unknown)
     lines = [_reason(reason, by_id) for reason in report.reasons]
-    lines += [f"- ℹ️ {markdown_text(note, _NOTE)}" for note in report.notes]
+    lines += [f"- {NOTE_SYMBOL} {markdown_text(note, _NOTE)}" for note in report.notes]
     for sentence, ids in caveats(report):
         lines.append(_remark(sentence, [(by_id[key].name, key) for key in ids if key in by_id]))
     passed = [entry.quarantined_passed for entry in earlier]
@@ -210,10 +211,10 @@ def _reason(reason: ReportedReason, tests: Mapping[str, ReportedTest]) -> str:
     # A remark beside a verdict is no pass, and where all passed there is nothing to name.
     is_remark = reason.verdict is Verdict.PASS and reason.rule != "passed"
     named = [] if reason.rule == "passed" else tests_named(reason, tests)
-    return _remark(reason.sentence, named, "ℹ️" if is_remark else SYMBOLS[reason.verdict])
+    return _remark(reason.sentence, named, NOTE_SYMBOL if is_remark else SYMBOLS[reason.verdict])
 
 
-def _remark(sentence: str, named: Sequence[tuple[str, str | None]], symbol: str = "ℹ️") -> str:
+def _remark(sentence: str, named: Sequence[tuple[str, str | None]], symbol: str = NOTE_SYMBOL) -> str:
     text = f"- {symbol} {markdown_text(sentence, _SENTENCE)}"
     if not named:
         return text

@@ -8,6 +8,8 @@ from prefect_qatech.api.catalogue import QATechFinding, QATechReleaseCheck
 from prefect_qatech.report.escape import link, markdown_text
 from prefect_qatech.report.model import ReportedFinding, ReportedReleaseCheck, ReportedScore
 from prefect_qatech.report.sizes import cut_to_bytes
+from prefect_qatech.report.wording import BLOCKER_SYMBOL, SYMBOLS, UNKNOWN_SYMBOL
+from prefect_qatech.verdict import Verdict
 
 MAX_ITEMS = 50
 """So many findings, categories and follow-ups of a check are in a report, each."""
@@ -134,11 +136,11 @@ def sections(check: ReportedReleaseCheck, *, level: int) -> list[Section]:
 
 def _headline(check: ReportedReleaseCheck) -> str:
     if not check.is_complete:
-        return f"❔ Release check: {markdown_text(check.status, 40) or 'nobody knows what became of it'}"
+        return f"{UNKNOWN_SYMBOL} Release check: {markdown_text(check.status, 40) or 'nobody knows what became of it'}"
     score = "no score" if check.score is None else f"score {check.score:g}"
     findings = f"{check.finding_count} finding{'' if check.finding_count == 1 else 's'}"
     blockers = f"{check.blocker_count} blocker{'' if check.blocker_count == 1 else 's'} among {findings}"
-    symbol = "⛔" if check.blocker_count else "✅"
+    symbol = BLOCKER_SYMBOL if check.blocker_count else SYMBOLS[Verdict.PASS]
     return f"{symbol} Release check: {score}, {blockers if check.finding_count else 'no findings'}"
 
 
@@ -147,7 +149,11 @@ def _more(items: list[str], count: int) -> list[str]:
 
 
 def _finding(finding: ReportedFinding) -> str:
-    marks = {True: "⛔ **blocker** ", None: "⛔ **perhaps a blocker: QA.tech does not say** ", False: ""}
+    marks = {
+        True: f"{BLOCKER_SYMBOL} **blocker** ",
+        None: f"{BLOCKER_SYMBOL} **perhaps a blocker: QA.tech does not say** ",
+        False: "",
+    }
     about = ", ".join(markdown_text(word, 40) for word in (finding.severity, finding.category) if word)
     parts = [
         f"- {marks[finding.is_blocker]}**{markdown_text(finding.title, _NAME) or '(no title)'}**"

@@ -19,6 +19,7 @@ Group = Literal["failed", "undecided", "flaky", "quarantined", "recovered", "pas
 CIStatus = Literal["passed", "failed", "error", "skipped"]
 
 GATE_TEST = "release gate"
+NOTE_SYMBOL, BLOCKER_SYMBOL, UNKNOWN_SYMBOL = "ℹ️", "⛔", "❔"
 SYMBOLS = {Verdict.PASS: "✅", Verdict.INCONCLUSIVE: "⚠️", Verdict.FAIL: "❌"}
 HEADLINES = {
     Verdict.PASS: "PASS: the release may go out",

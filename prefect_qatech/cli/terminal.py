@@ -1,4 +1,4 @@
-"""How lines are laid out on stdout: columns that fit the terminal, colours in a terminal only."""
+"""What a terminal is like: columns that fit it, and colours, which nothing else gets."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ _STYLES = {
     "red": ("wrong", "fail", "failed", "no", "FAIL", "OPEN"),
     "dim": ("skipped",),
 }
+BAR_STYLE, ASIDE_STYLE = "cyan", "dim"
 _COLOURS = {word: colour for colour, words in _STYLES.items() for word in words}
 _FIRST_WORD = re.compile(rf"^ *({'|'.join(_COLOURS)})(?=[ :]|$)")
 
