@@ -1,9 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Long files first (tests/conftest.py), so that no core is idle at the end.
-FAST_SUITE := --dist loadfile --no-loadscope-reorder $(foreach room,e2e ui scale runners,--ignore tests/$(room))
+FAST_SUITE := --dist loadfile --no-loadscope-reorder $(foreach room,e2e ui scale runners readers,--ignore tests/$(room))
 
-.PHONY: demo test test-fast test-versions test-runners test-scale pictures docs build lint soak bench
+.PHONY: demo test test-fast test-versions test-runners test-readers test-scale pictures docs build lint soak bench
 
 # The virtual environment makes itself, and again when what it must hold changes.
 .venv/.installed: pyproject.toml
@@ -31,6 +31,11 @@ test-versions: .venv/.installed
 test-runners: .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,runners]'
 	$(BIN)/python -m pytest tests/runners
+
+# JUnit and CTRF files of gates, by what others have written to read such files; needs npm.
+test-readers: .venv/.installed
+	npm install --prefix tests/readers --ignore-scripts --no-audit --no-fund --no-package-lock --silent
+	$(BIN)/python -m pytest tests/readers
 
 # Gates on more than one machine, as deployments/compose.yaml has it; as root.
 test-scale: .venv/.installed

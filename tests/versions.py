@@ -31,7 +31,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 PYTHONS = [name.rsplit(" ", 1)[1] for name in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", name)]
 # What looks at the packages, the recipes and the documentation is the same on every version.
 OTHER = (
-    *("e2e", "ui", "scale", "runners"),
+    *("e2e", "ui", "scale", "runners", "readers"),
     *("test_docs.py", "test_packages.py", "test_readme.py", "test_recipes.py", "test_versions.py"),
 )
 FAST = ["-n", "2", "--dist", "loadfile", "-m", "not slow", "tests", *(f"--ignore=tests/{name}" for name in OTHER)]
