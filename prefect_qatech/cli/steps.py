@@ -130,6 +130,9 @@ class TerminalSteps:
         finally:
             self.display.close()
 
+    async def end_of(self, record: QATechRunRecord, seen: datetime | None) -> datetime | None:
+        return seen
+
     async def details_of(self, run: QATechRun, seconds_left: float) -> Details:
         async def no_turns(seconds: float) -> None:
             """One process at a terminal has nobody to take turns with."""

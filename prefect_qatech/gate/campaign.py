@@ -86,6 +86,9 @@ class Steps(Protocol):
     async def wait(self, record: QATechRunRecord, seconds_left: float) -> QATechRun:
         """Wait until a run has ended; at the deadline that is `WaitTimedOut`."""
 
+    async def end_of(self, record: QATechRunRecord, seen: datetime | None) -> datetime | None:
+        """Return when a run was first seen to have ended: what is on record, else what was seen now, if anything."""
+
     async def details_of(self, run: QATechRun, seconds_left: float) -> Details:
         """Return the details of the tests that did not pass."""
 
@@ -299,9 +302,9 @@ class GateCampaign:
             self._note(Incident.DEADLINE_PASSED, str(error))
             run = error.run or QATechRun(run_short_id=record.run_short_id)
         else:
-            # A run that is resumed after its end ended nobody knows when.
-            if not record.is_resumed or time.monotonic() - watched_since > self.first_poll_seconds:
-                finished_at = datetime.now(timezone.utc)
+            # A run that is resumed after its end ended nobody knows when, unless that is on record.
+            is_seen = not record.is_resumed or time.monotonic() - watched_since > self.first_poll_seconds
+            finished_at = await self.steps.end_of(record, datetime.now(timezone.utc) if is_seen else None)
         left = timeout_seconds - (time.monotonic() - watched_since)
         self.attempts.append(self._attempt(record, run, rerun, finished_at, await self.steps.details_of(run, left)))
 

@@ -4,6 +4,7 @@
   ended does, because somebody asked again.
 - `passed`: in which attempt of the flow run the campaign passed, and for which target. Without a target a pass is good
   for that attempt alone: on a retry the steps before the gate may have changed what runs.
+- `finished`: when a run was first seen to have ended, by the gate or by the watcher of suspended ones.
 - `approved`: which evidence a person has approved.
 
 A campaign is known by its first run. Outside a flow run nothing is recorded.
@@ -59,6 +60,32 @@ async def window_of(first: QATechRunRecord) -> datetime:
         if key not in rows and not await ledger.insert(key, opened):
             rows = await ledger.read(key)
         return datetime.fromisoformat(json.loads(rows[key].value if key in rows else opened))
+
+
+def end_key(run_short_id: str) -> str:
+    """Return the key of the row that holds when a run was first seen to have ended."""
+    return f"finished-{hashlib.sha256(run_short_id.encode()).hexdigest()[:16]}"
+
+
+async def end_of(run: QATechRunRecord, seen: datetime | None) -> datetime | None:
+    """Return when a run was first seen to have ended, and record it where that is new.
+
+    Args:
+        run: The run, which has ended.
+        seen: When it was seen just now; None where it may have ended at any time before.
+
+    Returns:
+        What is on record, else `seen`.
+    """
+    if run.flow_run_id is None:
+        return seen
+    key = end_key(run.run_short_id)
+    async with _rows_of(run) as ledger:
+        if run.is_resumed and (row := await ledger.value(key)) is not None:
+            return datetime.fromisoformat(json.loads(row))
+        if seen is not None:
+            await ledger.insert(key, json.dumps(seen.isoformat()))
+    return seen
 
 
 async def record_end(first: QATechRunRecord, verdict: str) -> None:

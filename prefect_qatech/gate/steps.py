@@ -9,7 +9,7 @@ import anyio
 from prefect.context import FlowRunContext
 
 from prefect_qatech import ledger
-from prefect_qatech._prefect import run_logger
+from prefect_qatech._prefect import PATIENCE_SECONDS, run_logger
 from prefect_qatech._sync import sleep_unless_stopped
 from prefect_qatech.api.catalogue import QATechReleaseCheck, QATechReleaseCheckRequest, QATechStartedReleaseCheck
 from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest, as_request
@@ -158,6 +158,14 @@ class FlowRunSteps:
         if isinstance(seen, WaitTimedOut):
             raise seen
         return seen
+
+    async def end_of(self, record: QATechRunRecord, seen: datetime | None) -> datetime | None:
+        try:
+            with anyio.fail_after(PATIENCE_SECONDS):
+                return await journal.end_of(record, seen)
+        except Exception as error:  # the outcome counts, not the figure
+            run_logger().debug("The end of run %s could not be kept on record: %r", record.run_short_id, error)
+            return seen
 
     async def has_started_check(self, first: QATechRunRecord) -> bool:
         return await ledger.through_outages(

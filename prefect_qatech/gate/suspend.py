@@ -11,9 +11,11 @@
   bounds the wait where no watcher runs.
 """
 
+import json
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import Literal, TypeVar
 from uuid import UUID, uuid4
@@ -38,6 +40,7 @@ from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import InvalidInputError, NotFoundError, QATechAPIError, UnauthorizedError
 from prefect_qatech.gate.approval import NO_ANSWER, SERVER_GRACE_SECONDS
+from prefect_qatech.gate.journal import end_key
 from prefect_qatech.ledger import QATechRunRecord, Rows, fingerprint, forget_calls
 from prefect_qatech.polling.exceptions import WaitTimedOut
 from prefect_qatech.polling.schedule import QATechPolling
@@ -280,7 +283,12 @@ async def awake_suspended_gates(credentials: QATechCredentials) -> list[UUID]:
             except UnauthorizedError as error:
                 refused.append(error)
                 return
-            if (why := why_wake(note, datetime.now(timezone.utc), run)) is not None:
+            now = datetime.now(timezone.utc)
+            if run.is_final:
+                # The gate that is woken finds an end that it has not seen itself.
+                with suppress(Exception):
+                    await Rows(prefect, flow_run.id).insert(end_key(note.run_short_id), json.dumps(now.isoformat()))
+            if (why := why_wake(note, now, run)) is not None:
                 await wake(flow_run, note, why)
 
         throttle = Throttle(credentials)

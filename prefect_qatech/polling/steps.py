@@ -195,8 +195,8 @@ def next_step(watch: Watch, now: float, polling: QATechPolling, random: float) -
     if watch.run is not None and (watch.is_over or has_settled or (is_late and watch.ended_at is not None)):
         return Ended(watch.run)
     if is_late:
-        seconds = now - watch.began
-        return GiveUp(timed_out(watch.run_short_id, watch.run_url, watch.run, watch.error, seconds, watch.what))
+        seconds, age = now - watch.began, None if watch.age_seconds is None else now - watch.started
+        return GiveUp(timed_out(watch.run_short_id, watch.run_url, watch.run, watch.error, seconds, age, watch.what))
     # A run whose result is still to come is polled as closely as one that has just begun.
     is_settling = watch.ended_at is not None
     return Pause(

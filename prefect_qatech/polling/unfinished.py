@@ -70,6 +70,7 @@ def timed_out(
     run: QATechRun | None,
     error: QATechAPIError | None,
     seconds: float,
+    age_seconds: float | None = None,
     what: str = "Run",
 ) -> WaitTimedOut:
     """Return the error of a wait whose deadline passed.
@@ -79,14 +80,18 @@ def timed_out(
         run_url: Its address.
         run: The run as it was last seen.
         error: The error of the last poll, if it failed.
-        seconds: How long the wait lasted.
+        seconds: How long the wait lasted; it may be one of several, and the last of them a moment.
+        age_seconds: How long ago the run was started; None where that is unknown.
         what: What it is called.
     """
     status = f"its last known status is {run.status or 'unknown'}" if run else "it could not be polled"
+    if age_seconds is not None:
+        when = f"{age_seconds:.0f} s after its start "
+    else:
+        when = f"after {seconds:.0f} s " if seconds >= 1 else ""
     because = f" The last poll failed: {error.message}" if error else ""
     return WaitTimedOut(
-        f"{what} {run_short_id} did not end in time: after {seconds:.0f} s {status}.{because} "
-        f"{goes_on(run_short_id, run_url, what)}",
+        f"{what} {run_short_id} did not end in time: {when}{status}.{because} {goes_on(run_short_id, run_url, what)}",
         status=run.status if run else None,
         waited_seconds=seconds,
         last_error=error.message if error else None,

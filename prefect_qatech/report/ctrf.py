@@ -22,6 +22,7 @@ from prefect_qatech.report.wording import (
     GATE_TEST,
     campaign_id,
     campaign_name,
+    campaign_seconds,
     caveats,
     ci_status,
     finite,
@@ -58,7 +59,9 @@ def render_ctrf(report: GateReport) -> str:
         tests.append({"name": GATE_TEST, "status": "failed", "duration": 0, "suite": [suite]})
         tests[-1]["message"] = plain_text(message, _MESSAGE)
     statuses = Counter(test["status"] for test in tests)
-    total = spent(report)
+    total, seconds = spent(report), campaign_seconds(report)
+    if seconds is not None:
+        stop = start + round(seconds * 1000)
     document = {
         "reportFormat": "CTRF",
         "specVersion": SPEC_VERSION,
@@ -71,7 +74,7 @@ def render_ctrf(report: GateReport) -> str:
                 "flaky": sum(test.verdict is TestVerdict.FLAKY for test in report.tests),
                 "start": start,
                 "stop": max(start, stop),
-                "duration": max(0, stop - start),
+                **({} if seconds is None else {"duration": round(seconds * 1000)}),
             },
             "tests": tests,
             "environment": _environment(report, suite),
@@ -150,7 +153,12 @@ def _test(test: ReportedTest, suite: str, cause_is_unknown: bool) -> dict[str, A
         "rawStatus": test.verdict.value,
         "flaky": test.verdict is TestVerdict.FLAKY,
         "retries": max(0, len(executed) - 1),
-        "extra": {"testId": plain_text(test.test_id, _NAME), "url": test.url},
+        "extra": {
+            "testId": plain_text(test.test_id, _NAME),
+            "url": test.url,
+            # CTRF demands a figure; of a test that passed the service is not asked for it.
+            "durationIsKnown": test.duration_seconds is not None,
+        },
     }
     if test.verdict is not TestVerdict.PASSED:
         entry["message"] = plain_text(story(test), _MESSAGE)

@@ -32,7 +32,7 @@ def render_gates(report: GatesReport, *, pages: Mapping[str, str] | None = None)
     """
     targets = sorted({gate.target for gate in report.reports.values() if gate.target})
     ordered = sorted(report.names, key=lambda name: [*Verdict].index(report.verdict_of(name)), reverse=True)
-    seconds = sum(spent(gate).seconds for gate in report.reports.values())
+    seconds = sum(spent(gate).seconds or 0.0 for gate in report.reports.values())
     target = f" Target: {markdown_text(', '.join(targets), _REASON_LENGTH)}." if targets else ""
     took = f" {duration_text(seconds)} of runs." if seconds else ""
     return "\n".join(

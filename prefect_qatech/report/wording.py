@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from hashlib import sha256
 from itertools import groupby
@@ -106,17 +106,16 @@ def attempt_name(index: int) -> str:
 
 
 class Spent(NamedTuple):
-    """What a campaign cost."""
+    """What a campaign cost; of runs that nobody saw end, no time."""
 
     executions: int
     reruns: int
-    seconds: float
+    seconds: float | None
 
     def __str__(self) -> str:
-        return (
-            f"{self.executions} test executions, {self.reruns} rerun{'' if self.reruns == 1 else 's'}, "
-            f"{duration_text(self.seconds)} of runs"
-        )
+        reruns = f"{self.reruns} rerun{'' if self.reruns == 1 else 's'}"
+        took = "" if self.seconds is None else f", {duration_text(self.seconds)} of runs"
+        return f"{self.executions} test execution{'' if self.executions == 1 else 's'}, {reruns}{took}"
 
 
 def spent(report: GateReport) -> Spent:
@@ -126,8 +125,13 @@ def spent(report: GateReport) -> Spent:
             attempt.counts[o] for attempt in report.attempts for o in attempt.counts if o != Outcome.SKIPPED
         ),
         reruns=sum(attempt.kind == "rerun" for attempt in report.attempts),
-        seconds=sum(finite(attempt.duration_seconds) for attempt in report.attempts),
+        seconds=_sum([attempt.duration_seconds for attempt in report.attempts]),
     )
+
+
+def _sum(durations: Sequence[float | None]) -> float | None:
+    known = [finite(seconds) for seconds in durations if seconds is not None]
+    return sum(known) if known and len(known) == len(durations) else None
 
 
 def campaign_seconds(report: GateReport) -> float | None:

@@ -303,6 +303,25 @@ async def test_a_rerun_that_is_on_record_counts_although_the_time_is_over() -> N
     assert after.verdict is Verdict.PASS
 
 
+async def test_a_retry_changes_no_time_of_a_run_that_has_ended() -> None:
+    reports: list[GateReport] = []
+    step = Failing()
+    with sandbox_of(one_plan(cases(["failed", "passed"]))) as sandbox:
+
+        @flow(retries=1)
+        async def user() -> None:
+            reports.append(await look_at(sandbox, target="v1"))
+            step()
+
+        await user()
+    before, after = reports
+    ends = [attempt.finished_at for attempt in before.attempts]
+    assert None not in ends
+    assert len(ends) == 2
+    assert [attempt.finished_at for attempt in after.attempts] == ends
+    assert [attempt.started_at for attempt in after.attempts] == [attempt.started_at for attempt in before.attempts]
+
+
 async def test_a_rerun_that_the_deadline_forbids_is_told() -> None:
     """The run ended, and its test is undecided, but the time is over: nobody may think that nothing could be done."""
     reports: list[GateReport] = []
@@ -698,7 +717,7 @@ async def test_an_address_of_the_service_does_not_break_the_message(sandbox: San
 def evidence(report: GateReport) -> dict[str, Any]:
     """A report without times, and without the ids of its flow run and of what the sandbox made up."""
     shown = report.model_dump(mode="json")
-    for name in ("started_at", "ended_at", "judged_on", "flow_run_id"):
+    for name in ("started_at", "ended_at", "judged_on", "flow_run_id", "flow_run_url"):
         del shown[name]
     for attempt in shown["attempts"]:
         del attempt["started_at"], attempt["finished_at"]

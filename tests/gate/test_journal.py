@@ -82,3 +82,19 @@ async def test_a_pass_that_cannot_be_read_is_none(book: Ledger, row: str) -> Non
     (key,) = [key for key in await rows_of(book.flow_run_id) if "-passed-" in key]
     await rewrite(book.flow_run_id, key, json.loads(row))
     assert await journal.has_stale_pass(record, "v1")
+
+
+async def test_the_end_of_a_run_is_that_when_it_was_first_seen(book: Ledger) -> None:
+    record = await started(book)
+    first, later = (datetime(2026, 1, 31, hour, tzinfo=timezone.utc) for hour in (8, 12))
+    again = record.model_copy(update={"is_resumed": True})
+    assert await journal.end_of(again, None) is None, "nobody knows"
+    assert await journal.end_of(record, first) == first
+    assert await journal.end_of(again, None) == first
+    assert await journal.end_of(again, later) == first
+
+
+async def test_the_end_of_a_run_outside_a_flow_run_is_what_was_seen() -> None:
+    seen = datetime.now(timezone.utc)
+    assert await journal.end_of(a_run(), seen) == seen
+    assert await journal.end_of(a_run(), None) is None

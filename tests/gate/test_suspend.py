@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -135,7 +136,9 @@ async def test_a_gate_suspends_wakes_and_passes_with_one_start() -> None:
         sandbox.advance(10_000)
         assert await woken(credentials_for(sandbox), gate) == [gate]
         assert await woken(credentials_for(sandbox), gate) == [], "a second watcher finds nothing to do"
-        assert (await gate.execute()).verdict.value == "pass"
+        report = await gate.execute()
+        assert report.verdict.value == "pass"
+        assert report.attempts[0].duration_seconds is not None, "the watcher has seen it end"
         assert counted(sandbox) == (1, 0)
 
 
@@ -175,6 +178,8 @@ async def test_the_deadline_comes_while_it_is_suspended() -> None:
         report = await gate.execute()
         assert report.verdict.value == "inconclusive"
         assert "deadline" in " ".join(reason.sentence for reason in report.reasons)
+        [after] = re.findall(r"(\d+) s after its start", " ".join(report.notes))
+        assert int(after) >= 2, "as long as it was suspended, and not as the last process has waited"
         assert counted(sandbox) == (1, 0)
 
 

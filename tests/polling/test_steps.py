@@ -22,6 +22,7 @@ from prefect_qatech.polling.steps import (
     Watch,
     next_step,
 )
+from prefect_qatech.polling.unfinished import timed_out
 from tests.wire import seen
 
 POLLING = QATechPolling(jitter=0)
@@ -142,6 +143,26 @@ def test_the_deadline_ends_the_wait() -> None:
     assert isinstance(error, WaitTimedOut)
     assert (error.status, error.waited_seconds, error.run, error.last_error) == ("RUNNING", 3600, RUNNING, None)
     assert given_up(after((0, RUNNING), (3600, DOWN))).last_error == "502 Bad Gateway"
+
+
+@pytest.mark.parametrize(
+    ("age", "waited", "told"),
+    [
+        (None, 3600.0, "did not end in time: after 3600 s its last known status is RUNNING."),
+        (None, 0.2, "did not end in time: its last known status is RUNNING."),
+        (0.0, 3600.0, "did not end in time: 3600 s after its start its last known status is RUNNING."),
+        (120.0, 0.2, "did not end in time: 120 s after its start its last known status is RUNNING."),
+    ],
+)
+def test_how_long_it_took_is_told_since_the_start_and_not_since_the_last_of_several_waits(
+    age: float | None, waited: float, told: str
+) -> None:
+    assert told in str(timed_out("abc123", None, RUNNING, None, waited, None if age is None else age + waited))
+
+
+def test_a_wait_that_resumes_a_run_tells_the_age_of_the_run() -> None:
+    watch = replace(WATCH, deadline=0, age_seconds=120).after(RUNNING, 0.0)
+    assert "120 s after its start" in str(given_up(next_step(watch, 0.0, POLLING, 0.5)))
 
 
 def failing(first: float, times: int, seconds: float) -> list[tuple[float, QATechRun | QATechAPIError]]:

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -302,6 +302,30 @@ def test_durations_that_are_none(seconds: float | None) -> None:
     report = report.model_copy(update={"tests": tests})
     SUREFIRE.validate(render_junit(report))
     json.loads(render_ctrf(report), parse_constant=lambda constant: pytest.fail(constant))
+
+
+def test_a_time_that_nobody_knows_is_left_out() -> None:
+    unseen = replace(attempt(0, {"Login": "P", "Pay": "F"}), finished_at=None)
+    report = report_of(unseen, incidents=[Incident.DEADLINE_PASSED])
+    for text in (render_markdown(report), render_job_summary(report), " ".join(explain(report))):
+        assert "2 test executions, 0 reruns" in text
+        assert "of runs" not in text
+        assert "0 s" not in text
+    suite = ElementTree.fromstring(render_junit(report))
+    assert suite.get("time") is None
+    assert [case.get("time") for case in suite.iter("testcase")] == [None, "1.501"]
+    summary = json.loads(render_ctrf(report))["results"]["summary"]
+    assert "duration" not in summary
+    [passed, failed] = json.loads(render_ctrf(report))["results"]["tests"]
+    assert (passed["extra"]["durationIsKnown"], failed["extra"]["durationIsKnown"]) == (False, True)
+
+
+def test_a_report_that_is_published_later_has_the_time_of_its_runs() -> None:
+    report = report_of(attempt(0, {"Login": "P"}))
+    later = report.model_copy(update={"ended_at": report.ended_at and report.ended_at + timedelta(days=1)})
+    told = [json.loads(render_ctrf(one))["results"]["summary"] for one in (report, later)]
+    assert told[0] == told[1]
+    assert told[0]["duration"] == told[0]["stop"] - told[0]["start"] == 510_000
 
 
 def test_every_rule_has_an_outcome() -> None:
