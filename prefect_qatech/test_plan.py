@@ -83,7 +83,7 @@ class QATechTestRun(JobRun[GateReport]):
     def wait_for_completion(self) -> None:  # type: ignore[override]
         """Wait for the run, rerun what failed as far as the policy allows, and publish the report.
 
-        - This is a gate, `release_gate`, which takes up the run: a sub-flow run of the flow run, or a flow run of its
+        - This is a gate, `release_gate`, which judges the run: a sub-flow run of the flow run, or a flow run of its
           own where there is none.
         - A verdict that is not a pass is no error here; `fetch_result` raises it.
 

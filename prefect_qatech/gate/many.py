@@ -1,7 +1,7 @@
 """The flow `gather_gates`: many plans, many environments, one verdict. Its async version is `agather_gates`.
 
 Each gate is a sub-flow run of its own, so that each shows its verdict in the Prefect UI, and none that fails keeps
-another from being tested and told. A retry takes up all of their campaigns, as that of a single gate does.
+another from being tested and told. A retry resumes all of their campaigns, as that of a single gate does.
 """
 
 import asyncio
@@ -51,42 +51,24 @@ async def _gather(
     credentials: QATechCredentials,
     plans: Mapping[str, QATechRunRequest | str],
     settings: GateSettings,
-    label: str | None,
     gates_at_once: int,
-    raise_unless_passed: bool,
 ) -> GatesReport:
     if settings.report_directory is not None:
         # However these gates end, also before anything is sent, their directories must not show earlier ones.
         for name in plans:
             clear_report_files(_directory_of(settings.report_directory, name))
     check_credentials(credentials)
-    requests = {name: as_request(plan) for name, plan in plans.items()}
-    if not requests:
-        raise InvalidInputError("requests must name at least one gate: where nothing is tested, nothing passes.")
-    for name in requests:
-        check_name(name, "A gate's name")
-    if unusable := [name for name in requests if len(name) > _NAME_LENGTH]:
-        raise InvalidInputError(f"A gate's name must have 1 to {_NAME_LENGTH} characters: {unusable[0][:50]!r}")
-    if gates_at_once < 1:
-        raise InvalidInputError("gates_at_once must be at least 1.")
+    requests = _checked(plans, gates_at_once)
     await ledger.check_that_no_context_was_lost(settings.is_in_main_thread)
-    logger = run_logger()
-    place = label if label is not None else await _place(requests)
-    limit = asyncio.Semaphore(gates_at_once)
+    place = settings.label if settings.label is not None else await _place(requests)
+    logger, limit = run_logger(), asyncio.Semaphore(gates_at_once)
     reports: dict[str, GateReport] = {}
     errors: dict[str, str] = {}
 
     async def evaluate(name: str) -> None:
-        directory = settings.report_directory
-        own = replace(
-            settings,
-            label=name,
-            slot_label=f"{name} ({place})" if place else name,
-            report_directory=_directory_of(directory, name) if directory is not None else None,
-        )
         async with limit:
             try:
-                reports[name] = await _one_gate(name, credentials, requests[name], own)
+                reports[name] = await _one_gate(name, credentials, requests[name], _settings_of(name, settings, place))
             except GateNotPassed as error:
                 reports[name] = error.report
             except Exception as error:
@@ -109,10 +91,35 @@ async def _gather(
         logger.info("All %d gates passed.", len(requests))
         return report
     message = gates_message(report)
-    if raise_unless_passed:
-        raise GatesNotPassed(f"{message}. A retry takes up these campaigns.", report=report)
+    if settings.raise_unless_passed:
+        raise GatesNotPassed(f"{message}. A retry resumes these campaigns.", report=report)
     logger.warning("%s", message)
     return report
+
+
+def _checked(plans: Mapping[str, QATechRunRequest | str], gates_at_once: int) -> dict[str, QATechRunRequest]:
+    requests = {name: as_request(plan) for name, plan in plans.items()}
+    if not requests:
+        raise InvalidInputError("requests must name at least one gate: where nothing is tested, nothing passes.")
+    for name in requests:
+        check_name(name, "A gate's name")
+    if unusable := [name for name in requests if len(name) > _NAME_LENGTH]:
+        raise InvalidInputError(f"A gate's name must have 1 to {_NAME_LENGTH} characters: {unusable[0][:50]!r}")
+    if gates_at_once < 1:
+        raise InvalidInputError("gates_at_once must be at least 1.")
+    return requests
+
+
+def _settings_of(name: str, settings: GateSettings, place: str | None) -> GateSettings:
+    """Return the settings of one gate: it is called by its name, and by its place in the flow on record."""
+    directory = settings.report_directory
+    return replace(
+        settings,
+        label=name,
+        slot_label=f"{name} ({place})" if place else name,
+        report_directory=_directory_of(directory, name) if directory is not None else None,
+        raise_unless_passed=True,
+    )
 
 
 async def _place(requests: dict[str, QATechRunRequest]) -> str | None:
@@ -142,9 +149,14 @@ async def agather_gates(
 ) -> GatesReport:
     """Async version of `gather_gates`: the same arguments, result and errors."""
     settings = GateSettings(
-        policy=policy, target=target, polling=polling or QATechPolling(), report_directory=report_directory
+        policy=policy,
+        target=target,
+        label=label,
+        polling=polling or QATechPolling(),
+        report_directory=report_directory,
+        raise_unless_passed=raise_unless_passed,
     )
-    return await _gather(credentials, requests, settings, label, gates_at_once, raise_unless_passed)
+    return await _gather(credentials, requests, settings, gates_at_once)
 
 
 @flow(name="gather-gates", retries=0)
@@ -212,6 +224,11 @@ def gather_gates(
         ```
     """
     settings = GateSettings(
-        policy=policy, target=target, polling=polling or QATechPolling(), report_directory=report_directory
+        policy=policy,
+        target=target,
+        label=label,
+        polling=polling or QATechPolling(),
+        report_directory=report_directory,
+        raise_unless_passed=raise_unless_passed,
     )
-    return run_sync(lambda: _gather(credentials, requests, settings, label, gates_at_once, raise_unless_passed))
+    return run_sync(lambda: _gather(credentials, requests, settings, gates_at_once))
