@@ -20,6 +20,12 @@ def blocks(text: str, language: str = "") -> list[str]:
     return [block for named, block in found if named == language]
 
 
+def shell(text: str) -> list[tuple[str, str]]:
+    """Return the blocks of commands, in order, each with the comment above it: where it is run, or why not."""
+    found = re.findall(r"^(?:<!-- ((?:not )?run.*?) -->\n\n)?```sh\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [(block, note) for note, block in found]
+
+
 def section(text: str, heading: str) -> str:
     """Return what stands below a heading, up to the next one of its level or above."""
     level, rest = re.split(rf"^(?=#+ {re.escape(heading)}$)", text, flags=re.MULTILINE)[1].split(" ", 1)

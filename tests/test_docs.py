@@ -38,7 +38,7 @@ from prefect_qatech.report import events, load_policy
 from prefect_qatech.report.subject import GateSubject
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.sandbox.loading import load_scenario
-from tests.documents import DOCUMENTS, PAGES, ROOT, blocks, rows, section
+from tests.documents import DOCUMENTS, PAGES, ROOT, blocks, rows, section, shell
 from tests.support import a_report
 
 EXAMPLES = {
@@ -56,7 +56,7 @@ ERRORS = {
 SHELL = [
     (name, line)
     for name, text in DOCUMENTS.items()
-    for block in [*blocks(text, "sh"), *blocks(text, "bash"), *blocks(text)]
+    for block, _ in shell(text)
     for line in block.replace("\\\n", " ").splitlines()
 ]
 
@@ -135,6 +135,7 @@ def test_each_example_runs(
         "plan": "pln_green",
         "credentials": qatech_credentials,
         "run_short_id": None,
+        "pull_request": "https://github.com/northwind/shop/pull/42",
     }
     for found in flows:
         found(**{called: given[called] for called in inspect.signature(found.fn).parameters})
@@ -174,6 +175,19 @@ def test_each_command_is_one_with_these_options(line: str) -> None:
     else:
         _, _, unused = app.parse_commands([word for word in words if not word.startswith("-")])
         assert unused == []
+
+
+def test_each_block_of_commands_is_run_or_says_why_not() -> None:
+    notes = [(name, note) for name, text in DOCUMENTS.items() for _, note in shell(text) if note]
+    for name, note in notes:
+        place, reason = note.removeprefix("run in "), note.removeprefix("not run: ")
+        if place != note:
+            assert f'PAGES["{name}"]' in (ROOT / place).read_text(), name
+        else:
+            assert len(reason.split()) >= 4, name
+    # In a block of no language stands what a program prints.
+    printed = "\n".join(block for text in DOCUMENTS.values() for block in blocks(text))
+    assert not re.search(r"(?m)^(?:pip|python|prefect|prefect-qatech|make|export|curl) ", printed)
 
 
 def test_a_command_that_there_is_not_would_be_noticed() -> None:
@@ -288,6 +302,46 @@ def test_every_task_is_there_in_both_versions() -> None:
     for task in tasks:
         assert callable(getattr(prefect_qatech, task))
         assert callable(getattr(prefect_qatech, f"a{task}"))
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page, as the site makes them of its headings."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "find my plan's id",
+        "test my token",
+        "get told in Slack",
+        "quarantine a test by its name",
+        "rerun only what failed in yesterday's run",
+        "run it without a server",
+        "pass credentials on the command line",
+        "see what a long run does",
+        "upgrade",
+        "does this error mean",
+        "write names instead of ids",
+        "have QA.tech review a change",
+    ],
+)
+def test_a_question_has_its_answer_one_click_away(question: str) -> None:
+    [answer] = [row[1] for row in rows(PAGES["answers.md"]) if row[0].endswith(f"{question}?")]
+    links = re.findall(r"\]\(([^)#]+)(?:#([^)]+))?\)", answer)
+    assert links
+    for page, anchor in links:
+        assert not anchor or anchor in anchors(PAGES[page]), f"{page}#{anchor}"
+    assert "Find an answer: answers.md" in (ROOT / "mkdocs.yml").read_text()
+
+
+def test_every_link_within_the_documentation_leads_to_a_heading_that_is_there() -> None:
+    for name, text in PAGES.items():
+        for page, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*\.md)?(?:#([^)\s]+))?\)", text):
+            target = os.path.normpath(Path(name).parent / page) if page else name
+            assert target in PAGES, f"{name}: {page}"
+            assert not anchor or anchor in anchors(PAGES[target]), f"{name}: {page}#{anchor}"
 
 
 def test_no_page_names_what_is_not_for_readers() -> None:

@@ -20,7 +20,7 @@ CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 def test_it_is_short_and_begins_with_the_two_commands() -> None:
     assert len(README.splitlines()) <= 150
-    assert re.findall(r"^make (\w+)", blocks(README)[0], re.MULTILINE) == ["demo", "test"]
+    assert re.findall(r"^make (\w+)", blocks(README, "sh")[0], re.MULTILINE) == ["demo", "test"]
 
 
 def test_its_code_is_ten_lines() -> None:

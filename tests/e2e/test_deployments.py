@@ -26,7 +26,8 @@ GATE, NIGHT = "check-release/release-gate", "nightly-regression/nightly-regressi
 PREVIEW, TRIAGE = "preview-check/preview-check", "triage/triage"
 SUSPENDED, WATCHER = "check-release/suspended-gate", "watch-suspended-gates/watcher"
 POLLING = {"first_seconds": 0.2, "max_seconds": 0.5}
-[COMMANDS] = [block.splitlines() for block in blocks(PAGES["guides/deploy.md"])]
+COMMANDS = blocks(PAGES["guides/deploy.md"], "sh")[-1].splitlines()
+[SUSPENDED_COMMAND] = blocks(PAGES["guides/suspended.md"], "sh")
 PROGRAMS = {"prefect": ["-m", "prefect"], "prefect-qatech": ["-m", "prefect_qatech.cli"], "python": []}
 
 
@@ -91,7 +92,7 @@ def scene(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sc
                 world.spawn("qatech-worker", *command, env=scene.env, cwd=scene.directory)
             else:
                 scene.said[line] = scene.command(line)
-        scene.command("prefect --no-prompt deploy --all --prefect-file deployments/suspended.yaml")
+        scene.command(SUSPENDED_COMMAND)
         try:
             yield scene
         finally:
