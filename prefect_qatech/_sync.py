@@ -124,7 +124,7 @@ _loops: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 
 def _portal() -> AbstractContextManager[BlockingPortal]:
     try:
-        # Who waits in the shared loop for something that runs in it waits for ever.
+        # Waiting in the shared loop for something that runs in it would last for ever.
         inside = asyncio.get_running_loop() in _loops
     except RuntimeError:
         inside = False

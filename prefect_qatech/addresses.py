@@ -1,4 +1,4 @@
-"""Web addresses: which of them are this machine, and which may become links."""
+"""Web addresses: which are on this machine, and which may become links."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def safe_url(url: str | None) -> str | None:
         >>> safe_url("https://app.qa.tech/a(b)"), safe_url("javascript:alert(1)")
         ('https://app.qa.tech/a%28b%29', None)
     """
-    # What ends in "…" was cut by somebody, and leads nowhere.
+    # An address that ends in "…" was cut, and leads nowhere.
     if not url or url.endswith("…") or re.search(r"[\x00-\x20\x7f-\xa0]", url):
         return None
     try:

@@ -256,7 +256,7 @@ class QATechCredentials(Checked, CredentialsBlock):
                 saved: QATechCredentials = await QATechCredentials.aload_from_ref(reference)
             except ValueError as error:
                 raise InvalidInputError(f"The saved credentials block cannot be loaded here: {error}") from None
-            # Kept, so that the waits of this process are told by their token.
+            # Kept, so that waits with the same token share their throttle.
             self.api_token = saved._token_at_hand()
         return self._token_at_hand()
 

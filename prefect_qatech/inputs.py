@@ -30,7 +30,7 @@ _MAX_DEPTH = 3
 _SINGLE_ITEM = " (put a single item into [...])"
 _NO_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
-# None outside of all models; then whatever began to make the outermost one: a call in Python, or a validation.
+# None outside of all models; else whether a call in Python, not a validation, makes the outermost one.
 _is_made_in_code: ContextVar[bool | None] = ContextVar("qatech_is_made_in_code", default=None)
 
 ItemT = TypeVar("ItemT")

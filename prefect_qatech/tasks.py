@@ -117,7 +117,7 @@ async def _start(
     plan = request.test_plan_short_id
     # What was asked for is what tells one start from another, and not what its names mean: a retry has to find its run
     # also where the catalogue has changed since, or cannot be asked.
-    # Whom QA.tech tells, and where the project is, are no part of what is tested.
+    # Notifications and the project are no part of what is tested.
     meaning = request.model_copy(update={"notifications": None, "project_short_id": None}).to_json()
     call = ledger.Call(
         kind="start",
@@ -358,7 +358,7 @@ def rerun_test_run(
     )
 
 
-# In a gate's campaign a run is its number, even where a retry, which sees other answers, asks for something else.
+# In a gate's campaign a run is known by its number, even if a retry sees other answers and asks for something else.
 
 
 @task(name="start_test_run", description="Start a QA.tech run, once per flow run.", **RETRIED)

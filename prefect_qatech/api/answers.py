@@ -82,7 +82,7 @@ def read_json(content: bytes) -> Any:
             which of the two is read.
     """
     try:
-        # What is no number in JSON (NaN, 1e999) must not become one here: it stays the text that it is.
+        # NaN and 1e999 must not become numbers here: they stay text.
         return json.loads(content, object_pairs_hook=_object, parse_constant=str, parse_float=_float)
     except NotJSONError:
         raise

@@ -300,7 +300,7 @@ class QATechClient(Lists):
             f"run-test-case/{check_id(run_test_case_short_id)}/trace",
             "steps",
             {},
-            # Without a number only what it tells makes a step this one.
+            # A step without a number is known by its content alone.
             key=lambda step: step.model_dump_json() if step.index is None else str(step.index),
             max_items=max_steps,
         )

@@ -113,7 +113,7 @@ async def _find_out(client: QATechClient, settle: Callable[[Answers], T], memory
         except InvalidInputError:
             if not older:
                 raise
-            # What is not there may have been made since, by this very flow run perhaps.
+            # It may have been created since, perhaps by this very flow run.
             older = {}
             continue
         else:

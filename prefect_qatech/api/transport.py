@@ -189,7 +189,7 @@ class Transport:
             return None, exchange.failed(error, nothing_was_sent=trace.is_at_the_proxy)
         too_long = f"of more than {self._max_response_bytes:,} bytes"
         if not response.is_success:
-            # Of a refusal that is too long to be read, the status and the headers still count.
+            # Where a refusal is too long to be read, its status and headers still count.
             location = self._clean(response.extensions.get(_LOCATION, ""))
             return None, exchange.refused(response.status_code, response.headers, content, location, too_long)
         if content is None:
@@ -220,7 +220,7 @@ class Transport:
                 "The client is used outside of its context: async with credentials.get_client() as client"
             )
         if method == "GET" or self._transport is not None:
-            # Thousands may wait for their turn: that says nothing about the service, and is no time of the request.
+            # Thousands may wait for their turn; that time is not the request's, and says nothing about the service.
             async with self._connections.turns:
                 with anyio.fail_after(self._timeout_seconds):
                     yield self._connections.http

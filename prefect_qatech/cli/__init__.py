@@ -147,7 +147,7 @@ def _hint(error: CycloptsError) -> str | None:
 def main() -> None:
     """Run the command line; whatever is wrong with the arguments, the exit code is that of an error."""
     for stream in (sys.stdout, sys.stderr):
-        # No letter that a terminal does not have is worth a verdict.
+        # A letter that the terminal lacks must not cost a verdict.
         with suppress(AttributeError, ValueError):
             cast(TextIOWrapper, stream).reconfigure(errors="backslashreplace")
     try:

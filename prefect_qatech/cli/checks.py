@@ -207,7 +207,7 @@ async def check_access(where: Where) -> Answer:
     if not where.is_service_up:
         return _skipped("QA.tech does not answer")
     try:
-        # A project that is not there would be refused, and hide those that are.
+        # A wrong project would be refused, and the existing ones would not be listed.
         async with where.client(names_project=False) as client:
             where.projects = await _projects(client)
     except (UnauthorizedError, ForbiddenError) as error:

@@ -94,7 +94,7 @@ class TerminalSteps:
             self.display.tell("Nothing is on record for this request and target: a run is started.")
         first = await self._once(FIRST, self._start, self.deadline_seconds, prepare=self.prepare)
         self.display.started(first)
-        # A crash gives no more time; who asks again after a verdict gives it anew.
+        # After a crash the deadline stays; after a verdict, --resume begins a new one.
         passed = 0.0 if verdict is not None else (datetime.now(timezone.utc) - first.started_at).total_seconds()
         return Beginning(first, self._until(passed), self.subject, evidence_is_older=first.is_resumed, notes=self.notes)
 
@@ -145,7 +145,7 @@ class TerminalSteps:
         raise InvalidInputError("Nobody can be asked at a terminal.")
 
     async def record_pass(self, first: QATechRunRecord) -> bool:
-        # With a target, or for a run that is judged wherever it came from, nothing has to be remembered.
+        # With a target, or for an attached run, nothing has to be remembered.
         return self.attached is not None or self._keep_verdict("pass") or self.subject.target is not None
 
     async def end(self, first: QATechRunRecord, report: GateReport) -> None:

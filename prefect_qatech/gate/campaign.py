@@ -277,7 +277,7 @@ class GateCampaign:
         return report
 
     def _note(self, incident: Incident, sentence: str) -> None:
-        # That a run takes longer than its gate is nobody's fault, and the report has it.
+        # A run that takes longer than its gate is no error; the report says so.
         log = self.logger.warning if incident is Incident.DEADLINE_PASSED else self.logger.error
         log("%s", sentence)
         if incident not in self.incidents:
@@ -302,7 +302,7 @@ class GateCampaign:
             self._note(Incident.DEADLINE_PASSED, str(error))
             run = error.run or QATechRun(run_short_id=record.run_short_id)
         else:
-            # A run that is resumed after its end ended nobody knows when, unless that is on record.
+            # Nobody knows when a run that is resumed after its end has ended, unless that is on record.
             is_seen = not record.is_resumed or time.monotonic() - watched_since > self.first_poll_seconds
             finished_at = await self.steps.end_of(record, datetime.now(timezone.utc) if is_seen else None)
         left = timeout_seconds - (time.monotonic() - watched_since)
@@ -351,6 +351,6 @@ def _with_the_plan_of(first: QATechRunRecord, subject: GateSubject) -> GateSubje
 
 
 def _text_of(error: Exception) -> str:
-    # Our own errors say what they are; others may say nothing but a word.
+    # Our own errors are sentences; others may be a single word.
     text = str(error) if isinstance(error, QATechError) else f"{type(error).__name__}: {error}"
     return plain_text(text, MAX_SENTENCE)

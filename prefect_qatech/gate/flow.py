@@ -93,7 +93,7 @@ async def run_gate(
     except GateNotPassed:
         raise
     except Exception as error:
-        # Of a gate without a verdict nobody would hear.
+        # Nobody would hear of a gate without a verdict.
         await events.emit_gate_errored(error, await this_subject(credentials, request, settings))
         raise
 

@@ -206,7 +206,7 @@ class FlowRunSteps:
         note = await suspend.read_note(key) if is_suspending else None
         seconds = self.settings.decision_timeout_seconds
         if note is None:
-            # Who decides must see what on.
+            # A person must see what to decide on.
             await artifacts.publish_report(report)
             await events.emit_gate_asked(report, seconds=seconds)
         if is_suspending:
@@ -229,7 +229,7 @@ class FlowRunSteps:
             await apublish_gate_report(report, directory=self.settings.report_directory)
         except Exception as error:  # the verdict counts, not the files that tell it
             run_logger().error("The report could not be published as a whole: %s", error)
-        # Whoever retries a pass waits for nothing and reruns nothing, so no new time begins for it.
+        # A retry of a pass waits for nothing and reruns nothing, so it needs no new deadline.
         if not report.passed:
             await _keep(
                 lambda: journal.record_end(first, report.verdict.value), "The end of the campaign", _RECORD_SECONDS

@@ -190,7 +190,7 @@ async def _goes_on(
                 age_seconds=record.age_seconds,
             )
         except WaitTimedOut as error:
-            # Whether a run that nobody knows comes to be known, the ordinary wait finds out within a minute.
+            # The ordinary wait finds out within a minute whether QA.tech comes to know a run that it does not know yet.
             return error.run is not None or not is_unknown
     return False
 
@@ -330,7 +330,7 @@ async def _resume(prefect: PrefectClient, flow_run: FlowRun, note: Note) -> bool
     if is_asleep and note.what == "decision":
         # A process that was killed before it had shown its form leaves a question that takes no answer.
         result = await prefect.set_flow_run_state(flow_run.id, Scheduled(name="Resuming"))
-    # Whatever else refuses it (cancelled, or resumed by somebody else, in the meantime) is as it should be.
+    # A flow run that was cancelled or resumed in the meantime refuses this, as it should.
     return result.status is SetStateStatus.ACCEPT
 
 

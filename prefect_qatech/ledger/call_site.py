@@ -135,7 +135,7 @@ async def locate(client: PrefectClient, call: Call, flow_run: FlowRun) -> tuple[
         raise _without_label(call, "inside a task")
     if stands_on_distributed_runner():
         raise _without_label(call, "on a distributed task runner")
-    # The body of a flow, or `.fn` of a task, is repeated by nobody but the flow; a task run of ours by Prefect.
+    # Only the flow repeats its body, or `.fn` of a task; Prefect repeats task runs of ours.
     task_run = own_task_run()
     caller = str(task_run.id) if task_run is not None else uuid4().hex
     place = [*(step.place(call) for step in steps), str(_number(flow_run, call.family, caller))]

@@ -117,7 +117,7 @@ class Ledger(Rows):
                     prepare = None
                 if (record := await run_apart(start, grace_seconds=self.cancel_grace_seconds)) is not None:
                     return record
-                # Somebody else was first. Where QA.tech has refused them meanwhile, it is this call's turn.
+                # Another call was first. If QA.tech has refused it meanwhile, it is this call's turn.
                 entry = await self._at(call.slot)
         except (StartOutcomeUnknown, LedgerConflict):
             raise
@@ -177,7 +177,7 @@ class Ledger(Rows):
             if not await self.insert(f"{intent.slot}-intent", json.dumps(intent.row()), nonce=intent.nonce):
                 return None
         except Exception:
-            # Whether the row is there is not known; that it has started nothing is.
+            # Nobody knows whether the row was written, but surely it has started nothing.
             _ended[intent.nonce] = "refused"
             raise
         if (seconds := time.monotonic() - began) > latest_send_seconds:
@@ -215,7 +215,7 @@ class Ledger(Rows):
             _ended.pop(intent.nonce, None)
 
     async def _record(self, intent: QATechLedgerEntry, record: QATechRunRecord) -> None:
-        # One run is the evidence of one start. What is known of that is at hand: nothing comes before the record.
+        # One run is the evidence of one start. The rows are at hand, so nothing is read before the record is written.
         if record.not_as_asked is None:
             holder = _holders.setdefault((self.flow_run_id, record.identity), intent.slot)
             if holder != intent.slot:

@@ -139,7 +139,7 @@ class Watch:
         """Return whether no further poll makes sense."""
         if self.error is None:
             return False
-        # By the wait and not by the run: a wait that is resumed begins with a first poll as well.
+        # Counted from the wait, not the run: a resumed wait begins with a first poll as well.
         was_started = self.age_seconds is not None and now - self.began < NOT_FOUND_GRACE_SECONDS
         exists = self.run is not None or was_started
         exhausted = self.failures > MAX_CONSECUTIVE_ERRORS and now - self.failing_since > MAX_ERROR_SECONDS
@@ -152,7 +152,7 @@ class Watch:
         seconds = (self.running_at + self.ended_at) / 2 - self.started
         # Nobody saw the end of a run that ended while no poll succeeded.
         was_seen = self.ended_at - self.running_at <= 2 * polling.max_seconds
-        # What broke off says nothing of how long a run takes; what ends with the early polls needs no forecast.
+        # A run that broke off does not show how long one takes; one that ends with the early polls needs no forecast.
         tells = self.run is not None and self.run.status == "COMPLETED" and bool(self.run.test_cases)
         return seconds if was_seen and tells and seconds >= polling.last_early_poll_seconds else None
 

@@ -233,7 +233,7 @@ class _Many:
 
     def _on_error(self, error: QATechAPIError) -> None:
         self.failed_polls += 1
-        # A service that is down is one piece of news, not one for each run and poll.
+        # A service that is down is logged once, not for each run and poll.
         if str(self.failed_polls).rstrip("0") == "1":
             self.logger.warning(
                 "%d polls have failed so far, and are repeated. The last one: %s", self.failed_polls, error

@@ -119,7 +119,7 @@ class GlobalLimit:
         """Wait for a place, as long as Prefect's API is there to give one."""
         answer = asyncio.ensure_future(rate_limit(self._name, strict=False))
         try:
-            # Other polls may be before this one for a long time; of a server that hangs nothing is to be had.
+            # Other polls may be ahead of this one for a long time; a server that hangs will never answer.
             while not (await asyncio.wait([answer], timeout=PATIENCE_SECONDS))[0]:
                 if not await self._is_there():
                     run_logger().debug("The limit %s could not be asked for: Prefect's API hangs.", self._name)

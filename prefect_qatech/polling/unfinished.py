@@ -51,7 +51,7 @@ def gave_up(
         what: What it is called.
     """
     tried = f" {failures} polls in a row failed, over {seconds:.0f} s." if failures > 1 else ""
-    # Of a run that is not found nobody can say that it goes on.
+    # Nobody can say that a run goes on that was not found.
     ending = (
         f" Its address: {run_url or 'unknown'}."
         if isinstance(error, NotFoundError)

@@ -86,7 +86,7 @@ async def publish_report(report: GateReport, *, key: str | None = None) -> None:
         key: Key of the Markdown artifact. By default it is stable per label or plan, and the place that was tested, so
             that its versions are the history; the chart is drawn from those of the same project and deployment.
     """
-    # The history of a plan in one place, and not of all places.
+    # A history is that of a plan at one address, not at all of them.
     subject, place = report.label or report.plan_short_id, environment_of(report) or None
     key = key or artifact_key("report", subject, place)
 
@@ -117,7 +117,7 @@ async def publish_report(report: GateReport, *, key: str | None = None) -> None:
             )
 
     async def all_of_it() -> None:
-        # Whatever takes long, the text is first.
+        # The text comes first, in case the rest takes long.
         await _safely(text(), REPORT_SECONDS)
         await _safely(table(), REPORT_SECONDS)
         await pictures()
@@ -223,7 +223,7 @@ class Progress:
         self._writer = asyncio.create_task(self._write())
 
         def stop_with_it(writer: asyncio.Task[None]) -> None:
-            # A signal is raised in whatever happens to run, and what it means is for the whole flow run.
+            # A signal interrupts whatever code happens to run, but it is meant for the whole flow run.
             if host is not None and not writer.cancelled() and writer.exception() is not None:
                 host.cancel()
 

@@ -156,7 +156,7 @@ def _test(test: ReportedTest, suite: str, cause_is_unknown: bool) -> dict[str, A
         "extra": {
             "testId": plain_text(test.test_id, _NAME),
             "url": test.url,
-            # CTRF demands a figure; of a test that passed the service is not asked for it.
+            # CTRF requires a figure, and the service is not asked for that of a test that passed.
             "durationIsKnown": test.duration_seconds is not None,
         },
     }

@@ -22,7 +22,7 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _DIRECTION = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _BLANKS = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters by their category, and nothing to see
 
-# What could begin a list, a heading or a rule where a text begins a line.
+# Characters that begin a list, a heading or a rule at the beginning of a line.
 _START = re.compile(r"^[0-9]{0,9}[-+=.)#:]")
 _MARKUP = frozenset("&<>\"'`*_[]{}|\\~#$!")
 # One UI of Prefect knows these references alone outside of HTML, and shows any other as it is written.
@@ -51,7 +51,7 @@ def plain_text(text: str, max_length: int) -> str:
         >>> plain_text("  Pay\\nby card ", 100)
         'Pay by card'
     """
-    # Four times is room enough for what is dropped; a megabyte need not be looked at for the sake of its first line.
+    # Four times the length leaves room for dropped characters, without reading a megabyte for its first line.
     start = text[: 4 * max_length]
     line = " ".join("".join(map(_visible, start)).split())
     return cut(line, max_length, goes_on=len(start) < len(text))

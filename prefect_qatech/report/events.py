@@ -114,7 +114,7 @@ async def emit_gate_verdict(report: GateReport) -> None:
         report: The gate's report.
     """
     if report.approved:
-        # Not beside the verdict: nobody is to be called for what a person has settled.
+        # In place of the verdict: nobody should be called for what a person has settled.
         await _emit_gate(GATE_APPROVED, report)
         return
     await _emit_gate(GATE_EVENTS[report.verdict], report)
@@ -213,7 +213,7 @@ async def _emit_gate(event: str, report: GateReport, decide_seconds: float | Non
             "decide_until": until.isoformat(timespec="seconds") if until else None,
         },
         related,
-        # Whoever asks again, after a "no", asks anew.
+        # A gate that asks again after a "no" asks a new question.
         None if event == GATE_ASKED else _id_of(event, resource, report.evidence_sha256, answered_at),
     )
 

@@ -172,7 +172,7 @@ def _set_aside(path: Path) -> None:
     except FileNotFoundError:
         return  # another gate was faster
     except OSError:
-        # A full disk, say. An older verdict that stays would be worse than one that is lost.
+        # For example, a full disk. Keeping an older verdict would be worse than losing this one.
         if not _is_ours(path):
             raise
         path.unlink(missing_ok=True)

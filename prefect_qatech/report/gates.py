@@ -41,7 +41,7 @@ def render_gates(report: GatesReport, *, pages: Mapping[str, str] | None = None)
             "",
             f"{_sum(report)}{target}{took}",
             "",
-            # No table: neither UI breaks a line in one, and what is too far to the right is not seen.
+            # No table: neither UI wraps lines in one, and columns too far to the right are not seen.
             *(line for name in ordered[:_MAX_TOLD] for line in _item(report, name, (pages or {}).get(name))),
             *(next(_item(report, name, (pages or {}).get(name))) for name in ordered[_MAX_TOLD:]),
         ]
@@ -50,7 +50,7 @@ def render_gates(report: GatesReport, *, pages: Mapping[str, str] | None = None)
 
 def _item(report: GatesReport, name: str, page: str | None) -> Iterator[str]:
     gate = report.reports.get(name)
-    # The one UI of Prefect shows the text of a link as it is written: no name is in one.
+    # One UI of Prefect shows the text of a link unrendered, so a name is never the text of a link.
     head = f"- {SYMBOLS[report.verdict_of(name)]} **{markdown_text(name, _NAME_LENGTH)}**"
     if gate is None:
         yield f"{head}: could not be evaluated"

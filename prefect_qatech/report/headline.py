@@ -15,7 +15,7 @@ from prefect_qatech.verdict.outcomes import UNDECIDED
 
 Escape = Callable[[str], str]
 
-# A retry meets them again; any other incident may not happen a second time.
+# These incidents happen again on a retry; others may not.
 _LASTING = frozenset({Incident.COUNT_UNREADABLE, Incident.STALE_PASS})
 
 

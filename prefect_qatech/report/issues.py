@@ -49,7 +49,7 @@ def noticed_in(campaign: Campaign, executions: Iterable[str | None]) -> dict[str
     known = {case.short_id for attempt in campaign.observed for case in attempt.run.test_cases} - {None}
     wanted = known.intersection(executions)
     groups: dict[str | None, list[QATechDetectedIssue]] = {}
-    # Without a test one thing that was noticed in each run is the same thing.
+    # An issue that belongs to no test counts once, however many runs noticed it.
     elsewhere: dict[object, QATechDetectedIssue] = {}
     for issue in (issue for attempt in campaign.observed for issue in attempt.run.issues):
         short_id = issue.run_test_case_short_id

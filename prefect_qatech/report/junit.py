@@ -46,7 +46,7 @@ def check_junit() -> Any:
         InvalidInputError: It is not installed; the extra `junit` brings it.
     """
     try:
-        # Here, as it is an extra; and as Any, as its functions carry no types.
+        # Imported here because it is an extra; typed as Any because it has no types.
         import_module("junitparser.xunit2")
         return import_module("junitparser")
     except ImportError:
@@ -147,7 +147,7 @@ def _unique_names(tests: tuple[ReportedTest, ...]) -> dict[str, str]:
 
 def _testcase(parser: Any, test: ReportedTest, name: str, classname: str, report: GateReport) -> Any:
     xunit, status = parser.xunit2, ci_status(test)
-    # Of a test that passed the service is not asked how long it took: 0 would be a figure that is wrong.
+    # The service is not asked how long a test that passed took, and 0 would be wrong.
     seconds = None if test.duration_seconds is None else round(finite(test.duration_seconds), 3)
     case = xunit.TestCase(name, classname, seconds)
     failures = [index for index, outcome in enumerate(test.outcomes) if outcome is Outcome.FAILED]

@@ -38,7 +38,7 @@ def standing(test: ReportedTest, earlier: Sequence[HistoryEntry]) -> str:
     seen = sum(mark in (*entry.failed_tests, *entry.flaky_tests) for entry in earlier)
     if seen:
         return f"failed or flaky in {seen + 1} of the last {len(earlier) + 1} campaigns, this one included"
-    # An entry that has not all of its tests cannot say that this one is none of them.
+    # An entry whose list of tests was cut does not prove that this test was not in it.
     return "" if any(entry.is_cut for entry in earlier) else "new"
 
 

@@ -160,7 +160,7 @@ def _head(report: GateReport) -> list[str]:
 
 
 def _fact(text: str, url: str | None) -> str:
-    # The one UI of Prefect shows the text of a link as it is written: an address is in none.
+    # One UI of Prefect shows the text of a link unrendered, so an address is never the text of a link.
     opens = link("open", url) if safe_url(url) else ""
     return markdown_text(text, _NAME) + (f" ({opens})" if opens else "")
 
@@ -200,7 +200,7 @@ def _lists(report: GateReport, earlier: Sequence[HistoryEntry]) -> Iterable[tupl
         items = [f"- {text}" for text in issue_texts(report.issues, report.issue_count)]
         yield f"### QA.tech noticed besides ({report.issue_count})\n", items
     if entries := entries_to_paste(report):
-        # Indented code: no line of it needs another one to be what it is.
+        # Indented code, as each line of it stays code when others are cut.
         yield _TO_PASTE, [indent(entry, "    ") for entry in entries]
     if report.release_check is not None:
         for title, findings in sections(report.release_check, level=3):

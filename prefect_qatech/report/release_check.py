@@ -61,7 +61,7 @@ def report_release_check(check: QATechReleaseCheck, url: str | None = None) -> R
             for finding in findings[:MAX_ITEMS]
         ),
         finding_count=len(findings),
-        # Fail closed: what is not told to be no blocker may be one.
+        # Fail closed: a finding that is not said to be harmless may be a blocker.
         blocker_count=sum(finding.is_blocker is not False for finding in findings),
         manual_follow_ups=tuple(short(text) or "" for text in check.manual_follow_ups[:MAX_ITEMS]),
     )

@@ -170,7 +170,7 @@ class Survey:
         self.undecided = _select(promised, UNDECIDED)
         self.open = tuple(test for test, verdict in counted.items() if self.is_open(test, verdict))
         self.test_count = len(promised) + self.unnamed
-        # A run that ended in ERROR tells of itself, not of the build, so that its misses do not blow the fuse.
+        # A run that ended in ERROR says nothing about the build, so its misses do not blow the fuse.
         proper = [index for index, attempt in enumerate(attempts) if attempt.status != "ERROR"]
         self.missed = tuple(t for t in self.undecided if any(self.histories[t][i] is Outcome.MISSED for i in proper))
 
@@ -286,7 +286,7 @@ def _run(index: int) -> str:
 
 
 def _word(word: str) -> str:
-    # Sentences go into reports as they are; a word that is not the API's is not to be trusted there.
+    # Sentences go into reports unescaped, so a word that is not the API's must not be in them.
     return word if word in ("INITIATED", "RUNNING", "ERROR", "CANCELLED", "FAILED", "SKIPPED") else "something unknown"
 
 
@@ -334,7 +334,7 @@ def _run_reasons(survey: Survey) -> Iterable[Reason]:
     broken = [index for index, attempt in enumerate(survey.attempts) if attempt.status != "COMPLETED"]
     if broken:
         unproven = survey.unproven()
-        # Without any completed run there is nothing to go by, whatever the tests and the policy's tolerances say.
+        # Without a completed run there is no evidence, whatever the tests and the policy say.
         blocks = bool(unproven) or len(broken) == len(survey.attempts)
         runs = ", ".join(f"{_run(index)} ({_word(survey.attempts[index].status)})" for index in broken)
         whose = f"the result of {tests_of(len(unproven))}" if unproven else "no result that counts"
