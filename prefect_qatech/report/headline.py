@@ -62,7 +62,7 @@ def advice(report: GateReport, escape: Escape = str) -> str:
     flaky, failing, tolerated = _flaky(report), _failing_in_quarantine(report), _tolerated(report)
     parts = [
         "A test that failed first and passed in a rerun may hide a bug that shows only sometimes." if flaky else "",
-        f"This policy let {tests_of(tolerated)} pass that did not pass." if tolerated else "",
+        f"This policy tolerates {tests_of(tolerated)} that did not pass." if tolerated else "",
         "What is in quarantine fails without blocking: see who repairs it, and until when." if failing else "",
         "An entry of the quarantine has no effect: see below." if _has_idle_entry(report) else "",
         "An entry of the quarantine ends soon: see below." if entries_that_end_soon(report) else "",
@@ -77,9 +77,9 @@ def retry_text(report: GateReport) -> str:
     if not retry_can_help(report):
         return f"A retry cannot change this verdict. {rerun.sentence if isinstance(rerun, NoRerun) else ''} {anew}"
     count = reruns_left(report)
-    spends = f", may spend {count} more rerun{'s' if count > 1 else ''}" if isinstance(rerun, Rerun) else ""
-    asks = ", and asks again" if report.decision is not None else ""
-    return f"A retry goes on with this campaign{spends}{asks}. {anew}"
+    spends = f"may spend {count} more rerun{'s' if count > 1 else ''}" if isinstance(rerun, Rerun) else ""
+    asks = "asks again" if report.decision is not None else ""
+    return f"A retry {' and '.join(filter(None, ['goes on with this campaign', spends, asks]))}. {anew}"
 
 
 def reruns_left(report: GateReport) -> int:

@@ -29,6 +29,7 @@ from prefect_qatech.report.wording import (
     caveats,
     ci_status,
     finite,
+    outcome_text,
     shown_attempt,
     spent,
     story,
@@ -185,7 +186,7 @@ def _add(case: Any, element: Any, message: str, kind: str | None, text: str | No
 
 def _message(test: ReportedTest, index: int) -> str:
     reason = f": {test.reason}" if test.reason and index == shown_attempt(test) else ""
-    return f"{test.outcomes[index]} on attempt {index + 1}{reason}"
+    return f"{outcome_text(test.outcomes[index])} on attempt {index + 1}{reason}"
 
 
 def _details(test: ReportedTest, report: GateReport) -> list[str]:

@@ -56,7 +56,7 @@ _SECTIONS: tuple[tuple[Group, str], ...] = (
 
 _TO_PASTE = """### To put a test into quarantine
 
-Copy its entry below `quarantine:` of the policy, and fill in why, and who repairs it.
+Copy its entry below `quarantine:` in the policy file, and fill in the reason and the owner.
 """
 
 

@@ -336,12 +336,12 @@ class GateReport(GateSubject):
 
     @property
     def run_short_id(self) -> str | None:
-        """Short id of the campaign's last run."""
+        """Short id of the campaign's latest run."""
         return self.attempts[-1].run_short_id if self.attempts else None
 
     @property
     def run_url(self) -> str | None:
-        """Address of the campaign's last run."""
+        """Address of the campaign's latest run."""
         return self.attempts[-1].run_url if self.attempts else None
 
     @property

@@ -49,7 +49,7 @@ def _entry(test: ReportedTest, report: GateReport, fields: dict[str, str]) -> st
     if key is None:
         return f"# {name}: neither its id nor its name can be written here and is its own, so no entry finds it"
     old = report.quarantine.get(test.test_id)
-    note = f": take out its entry of {old.expires}, which holds as long as it is there" if old else ""
+    note = f": take out its old entry, which expired on {old.expires}" if old else ""
     return f"# {name}{note}\n{json.dumps(key, ensure_ascii=False)}: {json.dumps(fields)}"
 
 

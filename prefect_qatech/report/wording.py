@@ -32,6 +32,7 @@ _GROUPS: dict[TestVerdict, Group] = {
     TestVerdict.FLAKY: "flaky",
     TestVerdict.FAILED: "failed",
 }
+_OUTCOMES = {Outcome.MISSED: "not carried out", Outcome.UNFINISHED: "not finished"}
 _CI: dict[TestVerdict, CIStatus] = {
     TestVerdict.PASSED: "passed",
     TestVerdict.RECOVERED: "passed",
@@ -96,8 +97,13 @@ def story(test: ReportedTest, escape: Callable[[str], str] = str) -> str:
         attempts = f"attempts {', '.join(numbers[:-1])} and {numbers[-1]}" if numbers[1:] else f"attempt {numbers[0]}"
         code = f"({test.error_code})" if test.error_code and test.error_code != "TEST_FAILED" else None
         words = escape(" ".join(filter(None, [test.reason, code]))) if shown_attempt(test) in indexes else ""
-        parts.append(f"{outcome} on {attempts}" + (f": {words}" if words else ""))
+        parts.append(f"{outcome_text(outcome)} on {attempts}" + (f": {words}" if words else ""))
     return "; ".join(parts) or "in no list of any attempt"
+
+
+def outcome_text(outcome: Outcome) -> str:
+    """Return an outcome as a sentence has it: "not carried out" on an attempt."""
+    return _OUTCOMES.get(outcome, outcome.value)
 
 
 def attempt_name(index: int) -> str:
@@ -206,7 +212,9 @@ def caveats(report: GateReport) -> list[tuple[str, tuple[str, ...]]]:
         whose = "1 test" if len(unknown) == 1 else f"{len(unknown)} tests"
         sentences.append((f"The cause could not be found out for {whose}: QA.tech did not give the details.", unknown))
     if runs := report.issues_unknown:
-        sentences.append((f"What QA.tech noticed beside the results could not be had of run {', '.join(runs)}.", ()))
+        sentences.append(
+            (f"What QA.tech noticed beside the results of run {', '.join(runs)} could not be fetched.", ())
+        )
     return sentences
 
 

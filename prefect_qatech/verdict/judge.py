@@ -317,7 +317,8 @@ def _test_reasons(survey: Survey) -> Iterable[Reason]:
             survey.undecided,
         )
     if len(survey.decided) < policy.min_decided:
-        sentence = f"{tests_of(len(survey.decided))} passed or failed; at least {policy.min_decided} must."
+        decided = tests_of(len(survey.decided)) if survey.decided else "No test"
+        sentence = f"{decided} passed or failed; at least {policy.min_decided} must."
         yield Reason("min_decided", Verdict.INCONCLUSIVE, sentence, survey.decided)
     if survey.expected and not survey.test_count:
         sentence = f"The suite has no test outside of the quarantine ({tests_of(len(survey.expected))} in it)."

@@ -495,7 +495,7 @@ async def test_issues_that_are_lost_are_told_and_hold_nothing_up(
     assert report.causes_unknown == ()
     [run] = report.attempts
     assert report.issues_unknown == (run.run_short_id,)
-    sentence = f"What QA.tech noticed beside the results could not be had of run {run.run_short_id}."
+    sentence = f"What QA.tech noticed beside the results of run {run.run_short_id} could not be fetched."
     assert sentence in render(render_markdown(report)).text
 
 

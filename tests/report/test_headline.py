@@ -93,14 +93,14 @@ def test_nothing_has_to_be_done_only_where_that_is_so(report: GateReport, is_all
     ("report", "sentence"),
     [
         (report_of(*FAILED), "A retry cannot change this verdict. The limit of reruns, 2, is reached."),
-        (report_of(FAILED[0]), "A retry goes on with this campaign, may spend 2 more reruns."),
-        (report_of(*FAILED[:2]), "A retry goes on with this campaign, may spend 1 more rerun."),
+        (report_of(FAILED[0]), "A retry goes on with this campaign and may spend 2 more reruns."),
+        (report_of(*FAILED[:2]), "A retry goes on with this campaign and may spend 1 more rerun."),
         (
             report_of(attempt(0, {"Login": "C"}, status="CANCELLED")),
             "A retry cannot change this verdict. The latest run was cancelled: somebody meant it.",
         ),
         (report_of(*FAILED, incidents=[Incident.DEADLINE_PASSED]), "A retry goes on with this campaign."),
-        (decided(report_of(*FAILED), False, "Ada"), "A retry goes on with this campaign, and asks again."),
+        (decided(report_of(*FAILED), False, "Ada"), "A retry goes on with this campaign and asks again."),
     ],
 )
 def test_a_retry_is_advised_only_where_it_can_do_something(report: GateReport, sentence: str) -> None:

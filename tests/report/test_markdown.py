@@ -112,7 +112,7 @@ def test_what_the_report_tells() -> None:
     for sentence in (
         "Checkout: failed on attempts 1, 2 and 3: Checkout: the button is missing · test · screenshot · recording",
         "Login: failed on attempt 1: Login: the button is missing; passed on attempt 2",
-        "Invoice: missed on attempts 1, 2 and 3: Invoice: the button is missing (PLATFORM_BROWSER_CRASHED)",
+        "Invoice: not carried out on attempts 1, 2 and 3: Invoice: the button is missing (PLATFORM_BROWSER_CRASHED)",
         "in quarantine through 2026-12-01 (UTC): Redesign is under way (owner: web team)",
         "The agent's explanation",
         "On attempt 3 I looked for the button of Checkout.",

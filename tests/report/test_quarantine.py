@@ -60,7 +60,7 @@ def test_an_entry_that_nobody_fills_in_is_no_policy() -> None:
 def test_an_entry_is_told_by_the_name_of_its_test_and_by_what_it_replaces() -> None:
     text = render(render_markdown(everything())).text
     assert "# Checkout\n" in text
-    assert "# Old banner: take out its entry of 2026-11-01, which holds as long as it is there" in text
+    assert "# Old banner: take out its old entry, which expired on 2026-11-01" in text
 
 
 def test_a_pass_has_nothing_to_paste() -> None:

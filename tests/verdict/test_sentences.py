@@ -94,6 +94,13 @@ OLD = quarantine("b", expires=date(2026, 8, 31))
             "a",
         ),
         (
+            Gate("a", [run("a:s")]),
+            "min_decided",
+            INCONCLUSIVE,
+            "No test passed or failed; at least 1 must.",
+            "",
+        ),
+        (
             Gate(policy={"quarantine": quarantine("a", "b")}),
             "only_quarantined",
             INCONCLUSIVE,
