@@ -50,6 +50,7 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.exceptions import ObjectNotFound
 
 from prefect_qatech.report.deployed import OWN_PARAMETERS
+from prefect_qatech.report.headline import VERDICT_STATES
 
 GATE = "check-release/release-gate"
 TRIAGE = "triage/triage"
@@ -131,6 +132,8 @@ def on_crash() -> EventTrigger:
 def without_heartbeat(seconds: int, of: DeploymentResponse) -> EventTrigger:
     """Give a trigger for each flow run of a deployment that went silent without having ended or being put to sleep."""
     ends = {"Completed", "Failed", "Cancelled", "Crashed", "TimedOut", "Suspended"}
+    # Prefect's events have the names of states, and a gate's state that of the verdict: "Passed, 1 flaky".
+    ends |= {f"{name}{rest}" for name in VERDICT_STATES for rest in ("", "*")}
     return EventTrigger(
         after={"prefect.flow-run.heartbeat"},
         expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{end}" for end in ends)},

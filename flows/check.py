@@ -21,6 +21,7 @@ from prefect_qatech import (
     QATechPolling,
     QATechRunRequest,
     release_gate,
+    verdict_as_state,
 )
 from prefect_qatech.api.ids import ApplicationShortId, TestPlanShortId
 from prefect_qatech.gate.names import run_name
@@ -36,6 +37,7 @@ def name_of_run() -> str:
     return run_name(given["test_plan_short_id"], given["environment_url"], given["target"])
 
 
+@verdict_as_state
 @flow(name="check-release", flow_run_name=name_of_run, retries=0)
 def check_release(
     credentials: QATechCredentials,

@@ -12,7 +12,14 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from prefect_qatech import GatePolicy, QATechCredentials, QATechPolling, agather_gates
+from prefect_qatech import (
+    GatePolicy,
+    GatesReport,
+    QATechCredentials,
+    QATechPolling,
+    agather_gates,
+    verdict_as_state,
+)
 from prefect_qatech.api.ids import TestPlanShortId
 
 
@@ -21,6 +28,7 @@ def night() -> str:
     return f"night of {flow_run.scheduled_start_time:%Y-%m-%d %H:%M} UTC"
 
 
+@verdict_as_state
 @flow(name="nightly-regression", flow_run_name=night, retries=0)
 async def nightly(
     credentials: QATechCredentials,
@@ -30,7 +38,7 @@ async def nightly(
     gates_at_once: Annotated[int, Field(ge=1)] = 4,
     policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen, and the UI's form shows it
     polling: QATechPolling | None = None,
-) -> dict[str, str]:
+) -> GatesReport:
     """Test several plans; none that fails keeps another from being tested and told.
 
     Args:
@@ -41,7 +49,7 @@ async def nightly(
         polling: How often to look at a run.
 
     Returns:
-        Each plan's verdict.
+        The report of each plan's gate.
 
     Raises:
         GatesNotPassed: Some plan did not pass, or could not be tested.
@@ -50,7 +58,7 @@ async def nightly(
     if not test_plan_short_ids or len(set(test_plan_short_ids)) < len(test_plan_short_ids):
         raise ValueError("test_plan_short_ids must name at least one plan, and each once.")
     # In this flow run, so that its summary is on the page that people open; below it are the gates, and nothing else.
-    report = await agather_gates.fn(
+    return await agather_gates.fn(
         credentials,
         {plan: plan for plan in test_plan_short_ids},
         # A retry in the same night tests what has passed no second time.
@@ -59,7 +67,6 @@ async def nightly(
         gates_at_once=gates_at_once,
         polling=polling,
     )
-    return {plan: report.verdict_of(plan).value for plan in report.names}
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from prefect_qatech import (
     QATechPolling,
     QATechRunRequest,
     release_gate,
+    verdict_as_state,
 )
 from prefect_qatech.api.ids import ApplicationShortId, TestPlanShortId
 from prefect_qatech.gate.names import run_name
@@ -38,6 +39,7 @@ def name_of_run() -> str:
     return run_name(what, given["preview_url"], given["commit_hash"])
 
 
+@verdict_as_state
 @flow(name="preview-check", flow_run_name=name_of_run, retries=0)
 def preview_check(
     credentials: QATechCredentials,

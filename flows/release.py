@@ -54,6 +54,7 @@ from prefect_qatech import (
     QATechPolling,
     QATechRunRequest,
     release_gate,
+    verdict_as_state,
 )
 from prefect_qatech.api.ids import ApplicationShortId, TestPlanShortId
 from prefect_qatech.gate.names import run_name
@@ -95,6 +96,7 @@ def name_of_run() -> str:
 
 
 # Stated on purpose: no default of the Prefect installation decides that a release is repeated.
+@verdict_as_state
 @flow(name="release", flow_run_name=name_of_run, retries=0)
 def release(
     deploy_command: Command,

@@ -101,6 +101,9 @@ from prefect_qatech.gate.many import (
     agather_gates as agather_gates,
     gather_gates as gather_gates,
 )
+from prefect_qatech.gate.state import (
+    verdict_as_state as verdict_as_state,
+)
 from prefect_qatech.gate.suspend import (
     awake_suspended_gates as awake_suspended_gates,
     wake_suspended_gates as wake_suspended_gates,

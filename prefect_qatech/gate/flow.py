@@ -30,45 +30,16 @@ from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.gate.campaign import MAX_SENTENCE, GateCampaign, ReleaseCheck
 from prefect_qatech.gate.names import name_of_this_gate
 from prefect_qatech.gate.settings import GateSettings, HowToWait, OnNoPass
+from prefect_qatech.gate.state import verdict_as_state
 from prefect_qatech.gate.steps import FlowRunSteps, this_subject
 from prefect_qatech.ledger import QATechRunRecord, check_that_no_context_was_lost
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.report import clear_report_files, events
-from prefect_qatech.report.escape import cell_text, plain_text
+from prefect_qatech.report.escape import plain_text
 from prefect_qatech.report.exceptions import GateFailed, GateInconclusive, GateNotPassed
-from prefect_qatech.report.headline import advice, retry_text
+from prefect_qatech.report.message import gate_message
 from prefect_qatech.report.model import GateReport
-from prefect_qatech.verdict import (
-    GatePolicy,
-    TestVerdict,
-    Verdict,
-)
-
-_MAX_NAMES = 10
-_DECIDED = (TestVerdict.PASSED, TestVerdict.RECOVERED, TestVerdict.FLAKY, TestVerdict.FAILED)
-
-
-def _not_passed(report: GateReport) -> GateNotPassed:
-    """Return the error whose message the UI shows for the flow run: what a release manager needs."""
-    kind = GateFailed if report.verdict is Verdict.FAIL else GateInconclusive
-    blocking = [reason.sentence for reason in report.reasons if reason.verdict is not Verdict.PASS]
-    names = [test.name for test in report.tests_with(TestVerdict.FAILED)] or [
-        test.name for test in report.tests if test.verdict not in _DECIDED
-    ]
-    # A log makes links of addresses.
-    tests = ", ".join(cell_text(name, 120) for name in names[:_MAX_NAMES])
-    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    parts = [
-        f"The gate {'failed' if kind is GateFailed else 'is inconclusive'}: the release may not go out.",
-        *blocking,
-        f"{'Failed' if kind is GateFailed else 'Undecided'}: {tests}{more}." if names else "",
-        *report.notes,
-        advice(report, lambda words: plain_text(words, MAX_SENTENCE)) if report.decision else "",
-        f"Run: {report.run_url or report.run_short_id or 'none'}.",
-        f"Release check: {report.release_check.url}." if report.release_check and report.release_check.url else "",
-        retry_text(report),
-    ]
-    return kind(" ".join(part for part in parts if part), report=report)
+from prefect_qatech.verdict import GatePolicy, Verdict
 
 
 async def run_gate(
@@ -133,13 +104,14 @@ async def _run_gate(
         by = plain_text(report.decision.decided_by or "nobody who gave a name", MAX_SENTENCE)
         logger.warning("Not passed, but approved by %s: %s", by, plain_text(report.decision.reason, MAX_SENTENCE))
         return report
-    error = _not_passed(report)
+    message = gate_message(report)
     if settings.raise_unless_passed:
-        raise error
-    logger.warning("%s", error)
+        raise (GateFailed if report.verdict is Verdict.FAIL else GateInconclusive)(message, report=report)
+    logger.warning("%s", message)
     return report
 
 
+@verdict_as_state
 @flow(name="release-gate", flow_run_name=name_of_this_gate, retries=0)
 async def arelease_gate(
     credentials: QATechCredentials,
@@ -176,6 +148,7 @@ async def arelease_gate(
     return await run_gate(credentials, request, run, settings)
 
 
+@verdict_as_state
 @flow(name="release-gate", flow_run_name=name_of_this_gate, retries=0)
 def release_gate(
     credentials: QATechCredentials,

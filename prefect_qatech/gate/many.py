@@ -20,6 +20,7 @@ from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.gate.flow import run_gate
 from prefect_qatech.gate.settings import GateSettings
+from prefect_qatech.gate.state import verdict_as_state
 from prefect_qatech.inputs import check_name
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.report import artifacts, clear_report_files, events, gates_message
@@ -33,6 +34,7 @@ _NAME_LENGTH = 200
 _ERROR_LENGTH = 1_000
 
 
+@verdict_as_state
 @flow(name="release-gate", flow_run_name="{name}", retries=0)
 async def _one_gate(
     name: str,
@@ -134,6 +136,7 @@ async def _place(requests: dict[str, QATechRunRequest]) -> str | None:
     return call.place
 
 
+@verdict_as_state
 @flow(name="gather-gates", retries=0)
 async def agather_gates(
     credentials: QATechCredentials,
@@ -159,6 +162,7 @@ async def agather_gates(
     return await _gather(credentials, requests, settings, gates_at_once)
 
 
+@verdict_as_state
 @flow(name="gather-gates", retries=0)
 def gather_gates(
     credentials: QATechCredentials,

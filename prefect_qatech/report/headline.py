@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from prefect_qatech.api.catalogue import FINAL_CHECK_STATUSES
 from prefect_qatech.api.responses import FINAL_STATUSES
-from prefect_qatech.report.model import GateReport
+from prefect_qatech.report.model import GateReport, GatesReport
 from prefect_qatech.report.quarantine import entries_that_end_soon
 from prefect_qatech.report.wording import HEADLINES, SYMBOLS, time_text
 from prefect_qatech.verdict import Incident, NoRerun, Rerun, TestVerdict, Verdict
@@ -39,6 +39,35 @@ def headline(report: GateReport, escape: Escape = str) -> str:
         return HEADLINES[report.verdict]
     why = "no reruns are left; " if reruns_left(report) == 0 and report.policy.max_reruns else ""
     return f"{report.verdict.value.upper()}: {why}a retry cannot change this"
+
+
+VERDICT_STATES = ("Passed", "Approved", "Gate failed", "Gates failed", "Inconclusive")
+"""How the names of the states begin in which the flow runs of gates end."""
+
+
+def state_name(report: GateReport) -> str:
+    """Return a name for the state of the gate's flow run, in a few words for lists; one of `VERDICT_STATES` begins it.
+
+    Args:
+        report: The report.
+
+    Returns:
+        "Passed, 1 flaky", "Gate failed", and so on.
+    """
+    if report.approved:
+        return "Approved"
+    if report.passed:
+        return _pass("Passed", report)
+    rejected = ", rejected" if report.decision and report.decision.decided_by and not report.decision.approved else ""
+    return f"{'Gate failed' if report.verdict is Verdict.FAIL else 'Inconclusive'}{rejected}"
+
+
+def state_name_of_many(report: GatesReport) -> str:
+    """Return the same for several gates."""
+    if not report.passed:
+        return "Gates failed" if report.verdict is Verdict.FAIL else "Inconclusive"
+    flaky = sum(_flaky(gate) for gate in report.reports.values())
+    return f"Passed, {flaky} flaky" if flaky else "Passed"
 
 
 def symbol(report: GateReport) -> str:
@@ -110,11 +139,19 @@ def _lasting(report: GateReport) -> frozenset[Incident]:
 
 
 def _pass_headline(report: GateReport) -> str:
-    flaky, failing, tolerated = _flaky(report), _failing_in_quarantine(report), _tolerated(report)
-    word = "PASS under a relaxed policy" if tolerated else "PASS"
-    parts = [f"{flaky} flaky" if flaky else "", f"with {_tests(failing)} in quarantine" if failing else ""]
+    flaky = _flaky(report)
     what = "look at it this week" if flaky == 1 else "look at them this week" if flaky else "the release may go out"
-    return f"{', '.join(filter(None, [word, *parts]))}: {what}"
+    return f"{_pass('PASS', report)}: {what}"
+
+
+def _pass(word: str, report: GateReport) -> str:
+    flaky, failing = _flaky(report), _failing_in_quarantine(report)
+    parts = [
+        f"{word} under a relaxed policy" if _tolerated(report) else word,
+        f"{flaky} flaky" if flaky else "",
+        f"with {_tests(failing)} in quarantine" if failing else "",
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def _tests(failing: int) -> str:

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 PROC = Path("/proc")
 
-GOOD = Seen("Completed", "", "pass", 1, 6, (), (), 1, 0, "v1-good", "v1-good")
+GOOD = Seen("Passed", "", "pass", 1, 6, (), (), 1, 0, "v1-good", "v1-good")
 
 
 class Demo:
@@ -87,7 +87,7 @@ def test_the_three_versions(home: Path) -> None:
     assert ["v2-stumbles", "pass", "2", "1 + 1", flaky, "promoted"] in rows
     failed = "5 passed, failed: Checkout takes an order"
     assert ["v3-broken", "fail", "3", "1 + 2", failed, "rolled back to v2-stumbles"] in rows
-    assert "The gate failed: the release may not go out." in running.output
+    assert "1 of 6 tests failed: Checkout takes an order. The release may not go out." in running.output
     assert f"PREFECT_HOME={home.resolve()}" in running.output
     assert "addresses of runs and of the shop are dead" in running.output
     assert "Staging serves v3-broken (before: v2-stumbles)" in running.output
@@ -132,7 +132,7 @@ def test_nothing_of_the_users_settings_is_inherited(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     "changes",
     [
-        {"state": "Failed"},
+        {"state": "Completed"},
         {"verdict": "inconclusive"},
         {"starts": 2},
         {"reruns": 1},

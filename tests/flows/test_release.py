@@ -86,7 +86,7 @@ def test_a_broken_version_is_rolled_back(sandbox: Sandbox, shop: LocalStorefront
     release(**arguments("v1-good"))
     sandbox.reset()
     state = release(**arguments("v3-broken"), return_state=True)
-    assert state.name == "Failed"
+    assert (state.type.value, state.name) == ("FAILED", "Gate failed")
     error = state.result(raise_on_failure=False)
     assert isinstance(error, GateFailed)
     assert "Checkout takes an order" in (state.message or "")

@@ -82,7 +82,7 @@ async def test_gates_that_pass(
                 parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[state.state_details.flow_run_id])
             )
         )
-    assert {run.name: run.state_name for run in runs} == {"green": "Completed", "flaky": "Completed"}
+    assert {run.name: run.state_name for run in runs} == {"green": "Passed", "flaky": "Passed, 1 flaky"}
     [event] = emitted
     assert event["event"] == "qatech.gates.passed"
     assert event["resource"]["prefect.resource.id"] == f"qatech.gates.{state.state_details.flow_run_id}"

@@ -276,7 +276,7 @@ class Scale:
             self.found.wrongs.append(str(error))
         for gate in self.found.gates:
             state = self._machines.state(gate.flow_run_id)
-            gate.ended_as = f"{state['type']}: {(state['message'] or '')[:200]}"
+            gate.ended_as = f"{state['name']}: {(state['message'] or '')[:200]}"
 
     # --- events
 
@@ -359,10 +359,8 @@ class Scale:
 
     def _verdict(self, gate: Gate) -> str:
         """Give the verdict by which a gate's flow run has ended."""
-        if gate.ended_as.startswith("COMPLETED"):
-            return "pass"
-        said = re.match(r"FAILED: .*\bGate(Failed|Inconclusive)\b", gate.ended_as)
-        return {"Failed": "fail", "Inconclusive": "inconclusive"}[said[1]] if said else ""
+        verdicts = {"Passed": "pass", "Gate failed": "fail", "Inconclusive": "inconclusive"}
+        return next((verdict for name, verdict in verdicts.items() if gate.ended_as.startswith(name)), "")
 
     def _see_events(self) -> None:
         """Each gate has told its verdict in one event, whichever API server it gave it to."""

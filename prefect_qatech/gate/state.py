@@ -1,0 +1,156 @@
+"""The verdict as the state of the gate's flow run, so that each list of flow runs shows it.
+
+A flow that returns a `State` ends in it: `Failed(name="Gate failed")`, `Completed(name="Passed, 1 flaky")`. Whoever
+calls the flow gets what it would get without: the report, or `GateFailed` raised.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
+from uuid import UUID
+
+from prefect import Flow, State
+from prefect.context import FlowRunContext
+from prefect.states import Completed, exception_to_failed_state
+
+from prefect_qatech._sync import run_sync
+from prefect_qatech.report import gates_message
+from prefect_qatech.report.exceptions import GateFailed, GateNotPassed, GatesNotPassed
+from prefect_qatech.report.headline import state_name, state_name_of_many
+from prefect_qatech.report.message import gate_message
+from prefect_qatech.report.model import GateReport, GatesReport
+
+FlowT = TypeVar("FlowT", bound=Flow[..., Any])
+
+_judging: ContextVar[UUID | None] = ContextVar("judging", default=None)
+
+
+def verdict_as_state(flow: FlowT) -> FlowT:
+    """Let the flow runs of a flow that is a gate end in a state that names the verdict.
+
+    - For flows that return a `GateReport` or `GatesReport`, or raise `GateNotPassed` or `GatesNotPassed`. Any other
+      result and any other error stay what they are.
+    - The caller notices nothing: the report is returned, and the error raised; `.fn` does so as well.
+    - A flow with `retries` of its own ends as ever.
+
+    Args:
+        flow: The flow: this decorator stands above `@flow`.
+
+    Returns:
+        The same flow.
+
+    Raises:
+        TypeError: It stands below.
+
+    Example:
+        ```python
+        @verdict_as_state
+        @flow
+        def check(version: str) -> GateReport:
+            return release_gate.fn(QATechCredentials.load("prod"), "pln_smoke", target=version)
+        ```
+    """
+    if not isinstance(flow, Flow):
+        raise TypeError("@verdict_as_state stands above @flow, not below.")
+    body = flow.fn
+
+    # Prefect pickles a served flow by value, and what it refers to: these two by name.
+    if flow.isasync:
+
+        @functools.wraps(body)
+        async def judge_async(*args: Any, **kwargs: Any) -> Any:
+            return await _run_async(body, *args, **kwargs)
+
+        flow.fn = judge_async
+    else:
+
+        @functools.wraps(body)
+        def judge(*args: Any, **kwargs: Any) -> Any:
+            return _run(body, *args, **kwargs)
+
+        flow.fn = judge
+    return flow
+
+
+async def _run_async(body: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    with _own_flow_run(body) as own:
+        try:
+            result = await body(*args, **kwargs)
+        except (GateNotPassed, GatesNotPassed) as error:
+            if own is None:
+                raise
+            return await _failed(own, error)
+        return result if own is None else _completed(result)
+
+
+def _run(body: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    with _own_flow_run(body) as own:
+        try:
+            result = body(*args, **kwargs)
+        except (GateNotPassed, GatesNotPassed) as error:
+            if own is None:
+                raise
+            not_passed = error
+            return run_sync(lambda: _failed(own, not_passed))
+        return result if own is None else _completed(result)
+
+
+@contextmanager
+def _own_flow_run(body: Callable[..., Any]) -> Iterator[FlowRunContext | None]:
+    """Give the context of the flow run whose engine calls this body; None where somebody else does.
+
+    A `State` is for the engine alone. Whoever calls `.fn`, in a flow of another name or in this very one, would take it
+    for a report, and a failed one for a pass.
+    """
+    context = FlowRunContext.get()
+    flow_run = context.flow_run if context is not None else None
+    is_own = (
+        context is not None
+        and context.flow is not None
+        and getattr(context.flow.fn, "__wrapped__", None) is body
+        and flow_run is not None
+        # After a retry in the same process the engine takes an earlier attempt's error for what a state stands for.
+        and not flow_run.empirical_policy.retries
+        and _judging.get() != flow_run.id
+    )
+    if not is_own or flow_run is None:
+        yield None
+        return
+    token = _judging.set(flow_run.id)
+    try:
+        yield context
+    finally:
+        _judging.reset(token)
+
+
+def _completed(result: Any) -> Any:
+    if isinstance(result, GateReport):
+        return _state(result, state_name(result), gate_message(result))
+    if isinstance(result, GatesReport):
+        return _state(result, state_name_of_many(result), gates_message(result))
+    return result
+
+
+def _state(result: Any, name: str, message: str) -> State[Any]:
+    return Completed(name=name, message=message, data=result)
+
+
+async def _failed(context: FlowRunContext, error: GateNotPassed | GatesNotPassed) -> State[BaseException]:
+    # An error that is raised is stored whether or not results are, so that other processes can read it. So is this one.
+    state = await exception_to_failed_state(
+        error, result_store=context.result_store, write_result=True, name=_name(error)
+    )
+    state.message = error.message
+    return state
+
+
+def _name(error: GateNotPassed | GatesNotPassed) -> str:
+    # There is none where the error was read from JSON.
+    report = getattr(error, "report", None)
+    if isinstance(report, GateReport):
+        return state_name(report)
+    if isinstance(report, GatesReport):
+        return state_name_of_many(report)
+    return "Gate failed" if isinstance(error, GateFailed) else "Inconclusive"

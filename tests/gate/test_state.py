@@ -1,0 +1,260 @@
+"""The verdict is the state of the gate's flow run; whoever calls the gate gets the report, or the error, as ever."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import cloudpickle
+import pytest
+from prefect import State, flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.server.events.schemas.automations import EventTrigger as ServersTrigger
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+
+import flows.check
+from flows.check import check_release
+from flows.nightly import nightly
+from prefect_qatech import (
+    GateFailed,
+    GateInconclusive,
+    GatePolicy,
+    GateReport,
+    GatesNotPassed,
+    QATechCredentials,
+    QATechPolling,
+    QATechTestPlan,
+    agather_gates,
+    arelease_gate,
+    release_gate,
+    verdict_as_state,
+)
+from prefect_qatech.report.headline import state_name
+from tests.gate.test_many import plans
+from tests.report.campaigns import attempt, report_of
+from tests.support import Failing, flow_run_id
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+POLLING = QATechPolling(first_seconds=0.05, max_seconds=0.2)
+NO_RERUN = GatePolicy(max_reruns=0)
+FAILED = "1 of 3 tests failed: Pay with a credit card. The release may not go out."
+
+
+async def stored(state: State[Any]) -> FlowRun:
+    """A flow run as the server has it."""
+    async with get_client() as client:
+        return await client.read_flow_run(state.state_details.flow_run_id)
+
+
+async def run(version: str, *arguments: Any, **options: Any) -> Any:
+    if version == "async":
+        return await arelease_gate(*arguments, polling=POLLING, **options)
+    return release_gate(*arguments, polling=POLLING, **options)
+
+
+@pytest.mark.parametrize("version", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("plan", "name", "begins"),
+    [
+        ("pln_green", "Passed", "5 of 5 tests passed. Run: http"),
+        ("pln_flaky", "Passed, 1 flaky", "Flaky: Apply a voucher. "),
+        ("pln_broken", "Gate failed", FAILED),
+        ("pln_error", "Inconclusive", "2 tests neither passed nor failed; this gate allows none. The release may"),
+    ],
+)
+async def test_lists_show_the_verdict_and_no_traceback(
+    credentials: QATechCredentials, caplog: pytest.LogCaptureFixture, version: str, plan: str, name: str, begins: str
+) -> None:
+    state = await run(
+        version, credentials, plan, policy=GatePolicy(max_reruns=int(plan == "pln_flaky")), return_state=True
+    )
+    seen = (await stored(state)).state
+    assert seen is not None
+    assert (seen.name, seen.type.value) == (name, "COMPLETED" if name.startswith("Passed") else "FAILED")
+    assert seen.message is not None
+    assert seen.message.startswith(begins)
+    assert "exception" not in seen.message
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []
+    red = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert [message for message in red if not message.startswith("Finished in state")] == [], "that line is Prefect's"
+
+
+@pytest.mark.parametrize("version", ["sync", "async"])
+async def test_the_caller_gets_the_report_or_the_error(credentials: QATechCredentials, version: str) -> None:
+    seen: list[str] = []
+
+    @flow
+    async def user() -> GateReport:
+        seen.append(flow_run_id().hex)
+        with pytest.raises(GateFailed) as caught:
+            await run(version, credentials, "pln_broken", policy=NO_RERUN)
+        assert caught.value.report.verdict == "fail"
+        seen.append(caught.value.report.flow_run_id or "")
+        report: GateReport = await run(version, credentials, "pln_green")
+        return report
+
+    report = await user()
+    assert isinstance(report, GateReport)
+    with pytest.raises(GateInconclusive):
+        await run(version, credentials, "pln_error", policy=NO_RERUN)
+    async with get_client() as client:
+        gate = await client.read_flow_run(seen[1])
+    assert (gate.state_name, gate.parent_task_run_id is None) == ("Gate failed", False)
+
+
+async def test_whatever_is_no_pass_is_told_where_nothing_is_raised(credentials: QATechCredentials) -> None:
+    state = await run("async", credentials, "pln_broken", policy=NO_RERUN, raise_unless_passed=False, return_state=True)
+    assert (state.type.value, state.name, state.message[: len(FAILED)]) == ("COMPLETED", "Gate failed", FAILED)
+    assert isinstance(await state.aresult(), GateReport)
+
+
+@pytest.mark.parametrize("version", ["sync", "async"])
+async def test_the_bare_function_gives_no_state_to_anybody_but_the_engine(
+    credentials: QATechCredentials, version: str
+) -> None:
+    """A failed state is no error: a flow that goes on after it would release."""
+
+    async def bare(plan: str) -> Any:
+        if version == "async":
+            return await arelease_gate.fn(credentials, plan, policy=NO_RERUN, polling=POLLING)
+        return release_gate.fn(credentials, plan, policy=NO_RERUN, polling=POLLING)
+
+    @flow
+    async def user() -> str:
+        assert isinstance(await bare("pln_green"), GateReport)
+        with pytest.raises(GateFailed):
+            await bare("pln_broken")
+        return "went on"
+
+    @verdict_as_state
+    @flow
+    async def gate(again: bool) -> Any:
+        if again:
+            with pytest.raises(GateFailed):
+                await gate.fn(False)
+            return "went on"
+        return await bare("pln_broken")
+
+    assert await user() == "went on"
+    assert await gate(True) == "went on"
+    state: State[Any] = await gate(False, return_state=True)
+    assert state.name == "Gate failed"
+
+
+async def test_the_flow_runs_that_people_open_show_it(credentials: QATechCredentials) -> None:
+    """In the shipped flows the gate is the flow run itself."""
+    state = check_release(credentials, "pln_broken", policy=NO_RERUN, polling=POLLING, return_state=True)
+    assert (state.name, state.type.value) == ("Gate failed", "FAILED")
+    with pytest.raises(GateFailed):
+        check_release(credentials, "pln_broken", policy=NO_RERUN, polling=POLLING)
+    night = await nightly(credentials, ["pln_green", "pln_flaky"], polling=POLLING, return_state=True)
+    assert (night.name, night.message) == ("Passed, 1 flaky", "PASS: the release may go out. 2 of 2 gates passed.")
+    night = await nightly(credentials, ["pln_green", "pln_broken"], policy=NO_RERUN, polling=POLLING, return_state=True)
+    assert (night.name, night.type.value) == ("Gates failed", "FAILED")
+    assert night.message.startswith("FAIL: do not release. 1 of 2 gates passed. pln_broken: fail")
+
+
+async def test_many_gates(credentials: QATechCredentials) -> None:
+    requests = plans("pln_broken", "pln_green")
+    with pytest.raises(GatesNotPassed):
+        await agather_gates(credentials, requests, policy=NO_RERUN, polling=POLLING)
+    state = await agather_gates(credentials, plans("pln_error"), policy=NO_RERUN, polling=POLLING, return_state=True)
+    assert (state.name, state.type.value) == ("Inconclusive", "FAILED")
+
+
+def test_a_block_that_runs_a_plan(credentials: QATechCredentials) -> None:
+    plan = QATechTestPlan(
+        credentials=credentials, test_plan_short_id="pln_broken", policy=NO_RERUN, polling=POLLING
+    ).trigger()
+    plan.wait_for_completion()
+    with pytest.raises(GateFailed):
+        plan.fetch_result()
+
+
+@pytest.mark.parametrize("version", ["sync", "async"])
+async def test_other_processes_read_the_error_with_its_report(
+    credentials: QATechCredentials, tmp_path: Path, version: str
+) -> None:
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path}):
+        state = await run(version, credentials, "pln_broken", policy=NO_RERUN, return_state=True)
+        seen = (await stored(state)).state
+        assert seen is not None
+        with pytest.raises(GateFailed) as caught:
+            await seen.aresult()
+    assert caught.value.report.tests[0].name
+
+
+async def test_results_that_are_stored_are_read_back(credentials: QATechCredentials, tmp_path: Path) -> None:
+    gate = arelease_gate.with_options(persist_result=True)
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path}):
+        state = await gate(credentials, "pln_flaky", polling=POLLING, return_state=True)
+        seen = (await stored(state)).state
+        assert seen is not None
+        report = await seen.aresult()
+    assert isinstance(report, GateReport)
+    assert seen.name == "Passed, 1 flaky"
+
+
+async def test_prefects_own_retries_go_on(credentials: QATechCredentials) -> None:
+    gate = arelease_gate.with_options(retries=1, retry_delay_seconds=0)
+    state = await gate(credentials, "pln_broken", policy=NO_RERUN, polling=POLLING, return_state=True)
+    assert (await stored(state)).run_count == 2
+    step = Failing()
+
+    @verdict_as_state
+    @flow(retries=1)
+    async def user() -> GateReport:
+        step()
+        return await arelease_gate.fn(credentials, "pln_green", polling=POLLING)
+
+    assert (await user()).passed, "not the error of the attempt before"
+
+
+def test_the_decorator_stands_above_flow() -> None:
+    with pytest.raises(TypeError, match="above @flow"):
+        verdict_as_state(lambda: None)  # type: ignore[type-var]
+
+
+def test_a_flow_that_is_pickled_by_value_works(credentials: QATechCredentials) -> None:
+    """So does `.serve()` with the flows of the program that calls it."""
+    cloudpickle.register_pickle_by_value(flows.check)
+    try:
+        read: Any = cloudpickle.loads(cloudpickle.dumps(check_release))
+    finally:
+        cloudpickle.unregister_pickle_by_value(flows.check)
+    assert read.fn is not check_release.fn
+    state = read(credentials, "pln_broken", policy=NO_RERUN, polling=POLLING, return_state=True)
+    assert state.name == "Gate failed"
+    with pytest.raises(GateFailed):
+        read.fn(credentials, "pln_broken", policy=NO_RERUN, polling=POLLING)
+
+
+def test_a_gate_that_has_ended_needs_no_sign_of_life() -> None:
+    """Prefect's events have the names of states; of one that nobody expects, a gate would be marked as crashed."""
+    path = Path(__file__).parents[2] / "deployments" / "automations.py"
+    spec = importlib.util.spec_from_file_location("automations", path)
+    assert spec is not None
+    assert spec.loader is not None
+    automations = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(automations)
+    wanted = automations.without_heartbeat(540, SimpleNamespace(id=uuid4()))
+    trigger = ServersTrigger.model_validate(wanted.model_dump(mode="json"))
+    flaky = attempt(0, {"Login": "F", "Pay": "P"}), attempt(1, {"Login": "P"})
+    reports = [
+        report_of(attempt(0, {"Login": "P"})),
+        report_of(*flaky),
+        report_of(flaky[0], policy=GatePolicy(max_failed=1)),
+        report_of(flaky[0]),
+        report_of(attempt(0, {"Login": "C"}, status="CANCELLED")),
+    ]
+    names = [state_name(report) for report in reports]
+    assert names == ["Passed", "Passed, 1 flaky", "Passed under a relaxed policy", "Gate failed", "Inconclusive"]
+    for name in (*names, "Gate failed, rejected", "Approved", "Completed"):
+        assert trigger.expects(f"prefect.flow-run.{name}"), name
+    assert not trigger.expects("prefect.flow-run.Pending")
