@@ -34,9 +34,7 @@ FAILS = report_of(*FAILED)
         ),
         (FAILS, "Gate failed", "1 of 2 tests failed: Login. The release may not go out."),
         (
-            report_of(
-                attempt(0, {"Login": "F", "Pay": "F"}), policy=GatePolicy(quarantine=QUARANTINE, max_reruns=0)
-            ),
+            report_of(attempt(0, {"Login": "F", "Pay": "F"}), policy=GatePolicy(quarantine=QUARANTINE, max_reruns=0)),
             "Gate failed",
             "1 of 2 tests failed: Login. The release may not go out.",
         ),
