@@ -198,7 +198,7 @@ def test_a_roll_back_that_fails_says_so_and_why_it_was_needed(shop: LocalStorefr
         release(**arguments("v3-broken", rollback_command=FAILING))
     assert "The roll-back failed. roll back: the command" in str(caught.value)
     assert "the disk is full" in str(caught.value)
-    assert "Failed: Checkout takes an order." in str(caught.value)
+    assert "failed: Checkout takes an order." in str(caught.value)
     assert served(shop) == ("v3-broken", None)
 
 
@@ -246,7 +246,7 @@ def test_without_prefects_api_the_roll_back_comes_first(
         ReleaseRolledBack, match=r"took no note of that .*: do not retry this flow run, release anew"
     ) as told:
         release(**arguments("v3-broken"))
-    assert "Failed: Checkout takes an order." in str(told.value)
+    assert "failed: Checkout takes an order." in str(told.value)
     assert served(shop) == ("v1-good", "v1-good")
     assert len(asked) > 1
 
