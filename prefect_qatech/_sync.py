@@ -98,7 +98,7 @@ class _Raised(Exception):
 
 
 class _Work(Generic[T]):
-    """A core on its way through a portal, in which what is no Exception would end the loop, and the others' work."""
+    """A core on its way through a portal. There a BaseException would end the loop, and the work of others in it."""
 
     def __init__(self, core: Callable[[], Coroutine[Any, Any, T]]) -> None:
         self._core = core

@@ -63,7 +63,7 @@ class Checked(BaseModel):
 
 
 def is_made_in_code() -> bool:
-    """Return whether a model is being made by a call in Python, rather than of a flow run's parameters, say."""
+    """Return whether a call in Python makes a model, and not, for example, the parameters of a flow run."""
     return _is_made_in_code.get() is True
 
 

@@ -40,7 +40,7 @@ _deadline: ContextVar[float] = ContextVar("qatech_deadline", default=float("inf"
 
 @contextmanager
 def no_retry_after(seconds_left: float) -> Iterator[None]:
-    """Let no task that is called here be retried once so many seconds have passed, nor sleep longer for a retry."""
+    """Within this context, retry no task once so many seconds have passed, nor sleep longer for a retry."""
     token = _deadline.set(time.monotonic() + seconds_left)
     try:
         yield

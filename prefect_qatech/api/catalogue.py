@@ -108,7 +108,7 @@ class QATechEnvironmentInfo(Response):
 
 
 class QATechLastRun(Response):
-    """What came of a test case when it was last in a run.
+    """The result of a test case in its last run.
 
     Attributes:
         run_short_id: The run.

@@ -24,7 +24,7 @@ _SALT = secrets.token_bytes(32)
 
 
 def digest(*parts: Any) -> str:
-    """Return a name for what was made of these parts, a token among them perhaps; another one in each process."""
+    """Return a name for some parts, which may include a token; it differs between processes."""
     return hmac.new(_SALT, json.dumps(parts).encode(), hashlib.sha256).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Ids: what one may look like is the service's to say.
+"""Ids. The service decides what an id looks like; here only what surely is none is refused.
 
 QA.tech's own pages do not agree with each other on prefixes, slugs and alphabets. So only what cannot be an id at all
 is refused: it would change the address of a request, or is not one word. For the rest the service's own 400 or 404 is

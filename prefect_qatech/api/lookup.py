@@ -81,7 +81,7 @@ async def resolve(client: QATechClient, request: RequestT, remembered: Remembere
 
 
 async def find_out(client: QATechClient, settle: Callable[[Answers], T], remembered: Remembered | None = None) -> T:
-    """Return what a pure function makes of the catalogue's answers, having asked for those that it needs.
+    """Return the result of a pure function, after asking the catalogue for the answers that it needs.
 
     Args:
         client: A client that is open.
@@ -146,7 +146,7 @@ class Wanted(Generic[RequestT]):
 
     @property
     def prepare(self) -> Callable[[UUID | None], Awaitable[None]] | None:
-        """What comes before the intent; None where nothing has to be asked for."""
+        """The work before the intent; None where nothing has to be asked for."""
         return self._resolve if self._has_names or self._client.has_project_name else None
 
     async def _resolve(self, flow_run_id: UUID | None) -> None:

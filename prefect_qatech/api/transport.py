@@ -41,7 +41,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 @cache
 def _tls() -> ssl.SSLContext:
-    """Return the process's TLS settings: to read the certificates takes longer than all else that a client does."""
+    """Return the process's TLS settings: reading certificates is the slowest part of a client."""
     return httpx.create_ssl_context()
 
 

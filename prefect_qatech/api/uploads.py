@@ -68,7 +68,7 @@ class BuildFile:
 
 
 class UploadAddress(Response):
-    """Where the file of a build is to be put, and by which token QA.tech knows it then."""
+    """The address to PUT a build's file to, and the token by which QA.tech then knows the file."""
 
     upload_url: Annotated[str, Field(min_length=1)]
     build_token: Annotated[str, Field(min_length=1)]

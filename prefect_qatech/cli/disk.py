@@ -75,7 +75,7 @@ class RunJournal:
             )
 
     def slot_of(self, run_short_id: str) -> str | None:
-        """Return where a run is on record, in the journal of whatever campaign."""
+        """Return where a run is on record, in the journal of any campaign."""
         for path in sorted(self.directory.parent.glob("**/*.json")):
             try:
                 record = QATechRunRecord.model_validate_json(path.read_bytes())
@@ -185,7 +185,7 @@ class RunJournal:
         _write_whole(self.directory / _VERDICT, ended.model_dump_json())
 
     def reopen(self) -> None:
-        """Forget the verdict: somebody asked again."""
+        """Forget the verdict, as the campaign goes on."""
         (self.directory / _VERDICT).unlink(missing_ok=True)
 
     def set_aside(self) -> None:

@@ -95,7 +95,7 @@ def _lines(played: Played, width: int) -> Iterator[str]:
 
 @contextmanager
 def _quiet_prefect() -> Iterator[None]:
-    """Have a Prefect server that is thrown away, without its log, and no CI service that takes reports."""
+    """Use a temporary Prefect server, without its log, and no CI service."""
     from prefect.settings import (
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
         PREFECT_SERVER_ANALYTICS_ENABLED,

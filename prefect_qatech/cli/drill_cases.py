@@ -110,7 +110,7 @@ async def of_two_targets(stage: Stage) -> GateReport:
 
 
 async def over_older_files(stage: Stage) -> GateReport:
-    """Run a gate that passes, then one that is refused, both with the same directory; tell what its files say then."""
+    """Run a gate that passes, then one that is refused, with the same directory; return what its files then hold."""
     passed = await stage.gate(report_directory=str(stage.directory), target="v1")
     stage.sandbox.set_faults([{"kind": "status", "status": 401, "times": -1}])
     try:
@@ -143,7 +143,7 @@ async def while_prefect_hangs(stage: Stage) -> GateReport:
 
 @asynccontextmanager
 async def _prefect_in_front() -> AsyncIterator[Callable[[bool], None]]:
-    """Have Prefect's API asked through a proxy; what is given says whether it answers from now on."""
+    """Put a proxy before Prefect's API, and yield a switch for whether it answers."""
     parts = urlsplit(PREFECT_API_URL.value() or "")
     # In a thread of its own: Prefect asks its API from threads that wait for the answer, too.
     loop = asyncio.new_event_loop()

@@ -30,7 +30,7 @@ def list_(flow_run_id: UUID) -> None:
 
 
 def attach(flow_run_id: UUID, slot: str, run_short_id: str, *, url: str | None = None) -> None:
-    """Record the run that an open intent has started, as found in QA.tech; a retry of the flow run then takes it up.
+    """Record the run that an open intent has started, as found in QA.tech; a retry of the flow run then resumes it.
 
     Args:
         flow_run_id: The flow run, or a sub-flow run of it.

@@ -95,7 +95,7 @@ class What:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Rules:
-    """What is tolerated, and for how long is waited.
+    """What is tolerated, and how long the command waits.
 
     Attributes:
         rerun_failed: How often what failed is rerun, before the verdict; by default what the policy says, which is 2
@@ -136,7 +136,7 @@ class Output:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Once:
-    """How a command that was run before is met.
+    """What to do where the same command was run before.
 
     Attributes:
         journal: Where it is kept what was started.
@@ -423,7 +423,7 @@ def _gate(work: Any, output: Output, *, resume: bool) -> Never:
 
 
 async def _interruptible(work: Coroutine[Any, Any, T]) -> T:
-    """Do the work; Ctrl-C and SIGTERM cancel it, so that a POST that is under way is put down first."""
+    """Do the work; Ctrl-C and SIGTERM cancel it, so that a POST under way is recorded first."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     for number in (signal.SIGINT, signal.SIGTERM):
         with suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread

@@ -74,7 +74,7 @@ class TerminalSteps:
 
     @property
     def logger(self) -> Any:
-        """What is written to a log elsewhere is shown here."""
+        """A logger that shows its lines on the display."""
         return _Told(self.display)
 
     async def begin(self) -> Beginning:
@@ -264,7 +264,7 @@ class TerminalSteps:
 
 
 async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
-    """Do something that an interruption must not cut off; a second one does."""
+    """Do something that only a second interruption cuts off."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)

@@ -53,7 +53,7 @@ def row(cells: Sequence[tuple[str, int]], text: str, width: int) -> list[str]:
 
 
 def show(lines: Iterable[str], file: IO[str] | None = None) -> None:
-    """Print lines; in a terminal a first word that judges has its colour.
+    """Print lines; in a terminal, a verdict at the beginning of a line has its colour.
 
     Where whoever reads them has gone (`| head`), the rest is not printed: that is no error.
 

@@ -78,7 +78,7 @@ async def ask(report: GateReport, *, timeout_seconds: float, key: str) -> GateDe
 
 
 async def ask_suspended(report: GateReport, *, until: datetime, key: str) -> GateDecision:
-    """Suspend the flow run until a person has decided; called again by the process that is resumed, give the decision.
+    """Suspend the flow run until a person has decided; the resumed process calls it again for the decision.
 
     Nothing here wakes the flow run when the time is over: `prefect_qatech.gate.suspend` does.
 
@@ -108,7 +108,7 @@ async def ask_suspended(report: GateReport, *, until: datetime, key: str) -> Gat
 
 
 async def _is_late(answer: QATechReleaseDecision, until: datetime) -> bool:
-    """Whether an answer was given after its time; also where Prefect does not tell when."""
+    """Whether an answer came too late, or at a time that Prefect does not tell."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         return True

@@ -96,7 +96,7 @@ class Steps(Protocol):
         """Ask a person."""
 
     async def record_pass(self, first: QATechRunRecord) -> bool:
-        """Record for what a campaign has passed; return whether a later attempt will know."""
+        """Record what a campaign has passed for; return whether a later attempt will know."""
 
     async def end(self, first: QATechRunRecord, report: GateReport) -> None:
         """Record and publish a report; whatever fails, the verdict stands."""
@@ -132,7 +132,7 @@ class ReleaseCheck:
 
 @dataclass
 class GateCampaign:
-    """One gate at work: by which rules, and what was observed so far."""
+    """One gate at work: its rules, and what was observed so far."""
 
     steps: Steps
     policy: GatePolicy

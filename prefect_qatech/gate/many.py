@@ -113,7 +113,7 @@ def _checked(plans: Mapping[str, QATechRunRequest | str], gates_at_once: int) ->
 
 
 def _settings_of(name: str, settings: GateSettings, place: str | None) -> GateSettings:
-    """Return the settings of one gate: it is called by its name, and by its place in the flow on record."""
+    """Return the settings of one gate: its label is its name, and its slot also names the place in the flow."""
     directory = settings.report_directory
     return replace(
         settings,

@@ -23,7 +23,7 @@ def _is_in_main_thread() -> bool:
 
 @dataclass(frozen=True)
 class GateSettings:
-    """How a gate goes about its work; `release_gate` documents each; the thread of its caller is noted by itself."""
+    """How a gate goes about its work; `release_gate` documents each."""
 
     policy: GatePolicy = field(default_factory=GatePolicy)
     target: str | None = None

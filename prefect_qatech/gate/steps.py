@@ -101,7 +101,7 @@ class FlowRunSteps:
         )
 
     async def _attach(self, run: QATechRunRecord | str) -> QATechRunRecord:
-        """Take a run that was started elsewhere; recorded like a start, so that a restart keeps its deadline."""
+        """Attach a run that was started elsewhere; it is recorded like a start, so a restart keeps its deadline."""
         record = run if isinstance(run, QATechRunRecord) else None
         run_short_id = ledger.short_id_of(run)
         if (of := await ledger.first_run_of(run)) is not None:
@@ -243,7 +243,7 @@ def _label_of_check(first: QATechRunRecord) -> str:
 async def this_subject(
     credentials: QATechCredentials, request: QATechRunRequest | str | None, settings: GateSettings
 ) -> GateSubject:
-    """Return what the gate of the current flow run tests; of input that makes no sense, nothing."""
+    """Return what the gate of the current flow run tests; an empty subject where the input makes no sense."""
     try:
         asked = subject_of(
             as_request(request),

@@ -335,7 +335,7 @@ async def _resume(prefect: PrefectClient, flow_run: FlowRun, note: Note) -> bool
 
 
 async def _each(items: Sequence[ItemT], act: Callable[[ItemT], Awaitable[None]]) -> None:
-    """Do it for each, some at once; one that fails is logged and keeps no other from its turn."""
+    """Do the work for each, several at once; one that fails is logged and stops no other."""
     limit = anyio.CapacityLimiter(_AT_ONCE)
     logger = run_logger()
 
@@ -352,7 +352,7 @@ async def _each(items: Sequence[ItemT], act: Callable[[ItemT], Awaitable[None]])
 
 
 def wake_suspended_gates(credentials: QATechCredentials) -> list[UUID]:
-    """Resume each suspended gate whose run has ended, whose deadline has come, or whom nobody has answered in time.
+    """Resume each suspended gate whose run has ended, whose deadline has come, or whose time to answer is over.
 
     - Call it in a flow, again and again: `flows/watcher.py` does, by a schedule. Calls side by side do no harm.
     - A poll that fails is logged, and keeps no other gate from being woken.

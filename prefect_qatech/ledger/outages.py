@@ -1,4 +1,4 @@
-"""Through times in which Prefect's API cannot be reached."""
+"""How to get through times in which Prefect's API cannot be reached."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Rows:
     flow_run_id: UUID
 
     async def read(self, prefix: str = "") -> dict[str, FlowRunInput]:
-        """Return the rows whose keys begin so."""
+        """Return the rows whose keys have a prefix."""
         rows: dict[str, FlowRunInput] = {}
         while True:
             page = await self.client.filter_flow_run_input(

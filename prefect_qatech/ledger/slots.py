@@ -88,7 +88,7 @@ class QATechRunRecord(BaseModel):
 
     @property
     def age_seconds(self) -> float | None:
-        """How many seconds ago it was started; of an attached run nobody knows."""
+        """How many seconds ago it was started; None for an attached run."""
         if self.kind == "attached":
             return None
         return max(0.0, (datetime.now(timezone.utc) - self.started_at).total_seconds())

@@ -269,7 +269,7 @@ class Ledger(Rows):
         return settled.run.model_copy(update=self._place(settled) | {"is_resumed": True})
 
     async def _outcome(self, entry: QATechLedgerEntry) -> QATechLedgerEntry | None:
-        """Wait as long as the POST of an open intent can be somebody's at work; None where the intent has gone."""
+        """Wait while another process may still send the POST of an open intent; None where the intent has gone."""
         if _ended.get(entry.nonce) == "refused":
             await self._delete(entry)
             if entry.nonce in _ended:

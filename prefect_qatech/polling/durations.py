@@ -1,4 +1,4 @@
-"""Pure: what the durations of past runs foretell of one more.
+"""Pure: how much longer a run will take, by the durations of past runs.
 
 A run ends like one of the past runs that lasted at least as long. Each of them stands for the durations between its
 neighbours, so runs of two kinds stay two kinds, and nearly equal runs stay sharp.
@@ -69,7 +69,7 @@ class PastDurations:
 
 
 def _span(log: float, logs: Sequence[float]) -> tuple[float, float]:
-    """Return the durations that one duration stands for: as far as its nearest others reach."""
+    """Return the durations that one duration stands for: up to its nearest neighbours."""
     distances = sorted(abs(log - other) for other in logs)  # the first is its own, 0
     reach = min(max(_NARROWEST, distances[round(math.sqrt(2 * len(logs)))]), _WIDEST)
     return math.exp(log - reach), math.exp(log + reach)

@@ -56,7 +56,7 @@ def best_forecast(progress: Progress | None, past: Forecast | None) -> Forecast 
 
 
 def delay_without_knowledge(elapsed_seconds: float, pause_seconds: float) -> float:
-    """Return what a pause is expected to cost where nothing is known but how long the run has lasted.
+    """Return the expected cost of a pause where only the age of the run is known.
 
     Args:
         elapsed_seconds: How long the run has lasted.
@@ -70,7 +70,7 @@ def delay_without_knowledge(elapsed_seconds: float, pause_seconds: float) -> flo
 
 
 def doubt_at(elapsed_seconds: float) -> float:
-    """Return how probable it is that a forecast means nothing for a run that has lasted so long."""
+    """Return the probability that a forecast is wrong, given how long the run has lasted."""
     return DOUBT * math.sqrt(DOUBT_SECONDS / max(DOUBT_SECONDS, elapsed_seconds))
 
 
@@ -132,7 +132,7 @@ class Progress:
 
     @property
     def tells_anything(self) -> bool:
-        """Whether it says more than that the run goes on."""
+        """Whether it says more than that the run is still going on."""
         return self.ended > 0 or 0 < self.running < self.total - self.finished
 
     def expected_delay(self, elapsed_seconds: float, pause_seconds: float) -> float:

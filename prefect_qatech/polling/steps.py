@@ -119,7 +119,7 @@ class Watch:
         return _shown(self.run) != _shown(before.run)
 
     def needs_past(self, polling: QATechPolling, now: float) -> bool:
-        """Return whether it is time to look up how long such runs took; a run that ends at once needs it never."""
+        """Return whether it is time to look up how long such runs took; a run that ends at once never needs it."""
         if self.past_is_known or self.age_seconds is None or self.error is not None:
             return False
         is_running = self.run is not None and bool(self.run.test_cases) and self.ended_at is None
@@ -146,7 +146,7 @@ class Watch:
         return exhausted or self.refusals >= MAX_REFUSALS or not (self.error.retryable or exists)
 
     def duration(self, polling: QATechPolling) -> float | None:
-        """Return how long the run took, where that was seen and says something of other runs."""
+        """Return how long the run took, where its end was seen and its duration is typical of other runs."""
         if self.age_seconds is None or self.running_at is None or self.ended_at is None:
             return None
         seconds = (self.running_at + self.ended_at) / 2 - self.started

@@ -38,7 +38,7 @@ _A_YEAR = 365 * 24 * 3600.0
 
 
 def check_timeout(timeout_seconds: float) -> None:
-    """Raise `InvalidInputError` where that is no time to wait for."""
+    """Raise `InvalidInputError` for a time-out that makes no sense."""
     if not isinstance(timeout_seconds, (int, float)) or not 0 <= timeout_seconds < float("inf"):
         raise InvalidInputError(
             f"timeout_seconds must be a number of seconds, 0 or more, not {short_repr(timeout_seconds)}"
@@ -245,7 +245,7 @@ class _Many:
 
 
 async def all_unless_stopped(works: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Do all of it side by side; a stop of the process, or what none of them expects, ends them all.
+    """Run all of them side by side; a stop of the process, or an unexpected error, ends them all.
 
     One task looks for a stop on behalf of all: thousands that each do so twice a second cost more than they wait.
     """

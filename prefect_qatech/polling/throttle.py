@@ -104,7 +104,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class GlobalLimit:
-    """A global concurrency limit of Prefect's. One that cannot be asked for limits nothing; the poll counts.
+    """A global concurrency limit of Prefect's. While Prefect's API is down it limits nothing, as the poll matters more.
 
     Args:
         name: Its name.

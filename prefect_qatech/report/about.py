@@ -93,7 +93,7 @@ def environment_of(subject: GateSubject) -> str:
 
 
 def policy_text(policy: GatePolicy) -> str:
-    """Return in what a policy is not the default one: "max_failed 2, quarantine of 1 test"; empty where in nothing."""
+    """Return how a policy differs from the default: "max_failed 2, quarantine of 1 test"; empty where it does not."""
     default, parts = GatePolicy(), []
     for name in GatePolicy.model_fields:
         value = getattr(policy, name)

@@ -1,4 +1,4 @@
-"""Pure: what was observed of a gate's runs is judged, and made into a report.
+"""Pure: judge what was observed of a gate's runs, and make a report of it.
 
 `build_report` does it for the gate, `evaluate` for those who start, wait and rerun in a flow of their own.
 """
@@ -155,7 +155,7 @@ def build_report(
         incidents: What happened outside of the tests.
         notes: What the incidents were about.
         evidence_is_older: Whether the evidence was found in an earlier attempt of the flow run.
-        is_one_run_only: Whether the gate took up a run that somebody else started.
+        is_one_run_only: Whether the gate judges an attached run, of which nothing earlier is known.
         release_check: The release check, where one belongs to the gate.
 
     Returns:

@@ -103,7 +103,7 @@ class ReportedAttempt(_Fact):
 
     @property
     def duration_seconds(self) -> float | None:
-        """How long it took, in seconds, as far as it was watched."""
+        """How many seconds it took, as far as it was watched."""
         if self.started_at is None or self.finished_at is None:
             return None
         return max(0.0, (self.finished_at - self.started_at).total_seconds())

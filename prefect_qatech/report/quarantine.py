@@ -112,5 +112,5 @@ def _passed(report: GateReport) -> list[ReportedTest]:
 
 
 def mark_of(test: ReportedTest) -> str:
-    """Return by what a history knows a test: a short hash of its id."""
+    """Return the mark of a test in a history: a short hash of its id."""
     return sha256(test.test_id.encode(errors="replace")).hexdigest()[:8]
