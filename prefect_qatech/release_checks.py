@@ -19,6 +19,7 @@ from prefect_qatech.addresses import safe_url
 from prefect_qatech.api.catalogue import QATechReleaseCheck, QATechReleaseCheckRequest, QATechStartedReleaseCheck
 from prefect_qatech.api.client import QATechClient
 from prefect_qatech.api.ids import check_id
+from prefect_qatech.api.lookup import Wanted
 from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import InvalidInputError, QATechAPIError
@@ -59,11 +60,12 @@ async def _start(
         label=f"{label} of {target}" if label is not None and target is not None else label,
     )
     async with credentials.get_client() as client:
+        wanted = Wanted(client, request)
 
         async def send() -> QATechRunRecord:
-            return _accepted(await client.start_release_check(request))
+            return _accepted(await client.start_release_check(wanted.request))
 
-        record = await ledger.once(call, send, post_seconds=credentials.timeout_seconds)
+        record = await ledger.once(call, send, post_seconds=credentials.timeout_seconds, prepare=wanted.prepare)
     if record.is_resumed:
         sentence = "Resuming QA.tech release check %s, which this flow run has on record: %s"
         run_logger().info(sentence, record.run_short_id, record.run_url or "no address given")
@@ -180,7 +182,8 @@ def start_release_check(
 
     Args:
         credentials: How to reach QA.tech.
-        request: What to check: changes, a regression, a pull request.
+        request: What to check: changes, a regression, a pull request. Names in it are looked up before anything is
+            sent, once in a flow run.
         target: What is checked: a commit, an image digest. A retry finds the check of the same target, and starts one
             for another.
         label: Names this start within the flow run; required inside a task.

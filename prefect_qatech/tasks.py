@@ -22,6 +22,7 @@ from prefect.tasks import Task
 from prefect_qatech import ledger
 from prefect_qatech._prefect import check_that_prefect_returns_results, run_logger
 from prefect_qatech._sync import run_sync, sleep_unless_stopped
+from prefect_qatech.api.catalogue import QATechReleaseCheckRequest
 from prefect_qatech.api.lookup import Wanted
 from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest, as_request
 from prefect_qatech.api.resend import RETRY_DELAYS_SECONDS
@@ -111,6 +112,7 @@ async def _start(
     *,
     label: str | None = None,
     campaign: tuple[str, int] | None = None,
+    release_check: QATechReleaseCheckRequest | None = None,
 ) -> QATechRunRecord:
     _check(credentials, label, target)
     check_that_prefect_returns_results()
@@ -130,7 +132,7 @@ async def _start(
     )
     # Opened before the ledger knows of anything: unusable credentials leave no trace.
     async with credentials.get_client() as client:
-        wanted = Wanted(client, request)
+        wanted = Wanted(client, request, beside=release_check)
 
         async def send() -> QATechRunRecord:
             return _accepted("start", await client.start_run(wanted.request), plan)
@@ -359,6 +361,27 @@ def rerun_test_run(
 
 
 # In a gate's campaign a run is known by its number, even if a retry sees other answers and asks for something else.
+
+
+@task(name="start_test_run", description="Start a QA.tech run, once per flow run.", **RETRIED)
+async def astart_with_release_check(
+    credentials: QATechCredentials,
+    request: QATechRunRequest,
+    *,
+    target: str | None,
+    label: str | None,
+    release_check: QATechReleaseCheckRequest,
+) -> QATechRunRecord:
+    """Start the first run of a gate's campaign, to which a release check belongs.
+
+    Args:
+        credentials: How to reach QA.tech.
+        request: What to run, and where.
+        target: What is tested.
+        label: Names this start within the flow run.
+        release_check: What is checked besides; a name in it that means nothing is an error before the run is started.
+    """
+    return await _start(credentials, request, target, label=label, release_check=release_check)
 
 
 @task(name="start_test_run", description="Start a QA.tech run, once per flow run.", **RETRIED)

@@ -21,6 +21,8 @@ from prefect_qatech import (
     QATechEnvironment,
     QATechNewTestCase,
     QATechPolling,
+    QATechRegression,
+    QATechReleaseCheckRequest,
     QATechRunRecord,
     QATechRunRequest,
     QATechTestPlan,
@@ -31,11 +33,13 @@ from prefect_qatech import (
     aread_ledger,
     arelease_gate,
     arerun_test_run,
+    astart_release_check,
     astart_test_run,
     await_for_test_run,
     gather_gates,
     release_gate,
     rerun_test_run,
+    start_release_check,
     start_test_run,
     tasks,
 )
@@ -51,6 +55,7 @@ WHERE = QATechApplication(application_short_id="Northwind Shop", environment=QAT
 BY_NAME = QATechRunRequest(test_plan_short_id="pln_green", applications=[WHERE])
 BY_ID = {"applicationShortId": "app_shop", "environment": {"shortId": "env_production"}}
 SMOKE = QATechRunRequest(labels=["smoke"])
+CHECK_OF_UNKNOWN = QATechReleaseCheckRequest(regression=QATechRegression(test_case_ids=["Sign uot"]))
 UNKNOWN = QATechRunRequest(applications=[QATechApplication(application_short_id="Northwind Shp")])
 versions = pytest.mark.parametrize("version", ["sync", "async"])
 
@@ -89,6 +94,26 @@ async def test_a_start_and_a_rerun_take_names(version: str, sandbox: Sandbox, cr
     assert counted(sandbox) == (1, 1)
 
 
+@versions
+async def test_a_release_check_takes_names(version: str, sandbox: Sandbox, credentials: QATechCredentials) -> None:
+    request = QATechReleaseCheckRequest(
+        regression=QATechRegression(test_case_ids=["Sign out"]), application_overrides=[WHERE]
+    )
+
+    @flow
+    def sync_user() -> None:
+        start_release_check(credentials, request)
+
+    @flow
+    async def async_user() -> None:
+        await astart_release_check(credentials, request)
+
+    sync_user() if version == "sync" else await async_user()
+    [post] = posts(sandbox)
+    assert UUID(post["body"]["regression"]["testCaseIds"][0])
+    assert post["body"]["applicationOverrides"] == [BY_ID]
+
+
 async def test_outside_a_flow_run_names_work_as_well(sandbox: Sandbox, credentials: QATechCredentials) -> None:
     await astart_test_run(credentials, BY_NAME)
     assert posts(sandbox)[0]["body"]["applications"] == [BY_ID]
@@ -108,6 +133,8 @@ async def test_an_unknown_name_fails_before_anything_is_sent(
         "labels": lambda: astart_test_run(credentials, QATechRunRequest(labels=["smokey"])),
         "test case": lambda: astart_test_run(credentials, QATechRunRequest(test_case_ids=["Sign uot"])),
         "create": lambda: acreate_test_case(credentials, new),
+        "release check": lambda: astart_release_check(credentials, CHECK_OF_UNKNOWN),
+        "gate with a release check": lambda: arelease_gate(credentials, "pln_green", release_check=CHECK_OF_UNKNOWN),
     }
     ids: list[UUID] = []
 

@@ -276,7 +276,7 @@ class QATechRegression(Request):
 
     Attributes:
         test_plan_short_id: A test plan.
-        test_case_ids: UUIDs of test cases.
+        test_case_ids: UUIDs or names of test cases.
     """
 
     test_plan_short_id: TestPlanShortId | None = None
@@ -417,5 +417,5 @@ class QATechReleaseCheck(Response):
 
     @property
     def blockers(self) -> list[QATechFinding]:
-        """The findings that stand in the way of the release."""
-        return [finding for finding in self.findings if finding.is_blocker]
+        """The findings that stand in the way of the release, or are not told not to."""
+        return [finding for finding in self.findings if finding.is_blocker is not False]

@@ -139,10 +139,21 @@ class Wanted(Generic[RequestT]):
         request: The request, as far as it is resolved.
     """
 
-    def __init__(self, client: QATechClient, request: RequestT, *, has_names: bool = True) -> None:
+    def __init__(
+        self, client: QATechClient, request: RequestT, *, has_names: bool = True, beside: Request | None = None
+    ) -> None:
+        """Take a request.
+
+        Args:
+            client: A client that is open.
+            request: What a user has given.
+            has_names: Whether names in it are to be looked up.
+            beside: A request that is sent later: its names must mean something before this one is sent.
+        """
         self.request = request
+        self._beside = beside
         self._client = client
-        self._has_names = has_names and needs_answers(request)
+        self._has_names = has_names and (needs_answers(request) or (beside is not None and needs_answers(beside)))
 
     @property
     def prepare(self) -> Callable[[UUID | None], Awaitable[None]] | None:
@@ -152,4 +163,7 @@ class Wanted(Generic[RequestT]):
     async def _resolve(self, flow_run_id: UUID | None) -> None:
         await self._client.know_project()
         if self._has_names:
-            self.request = await resolve(self._client, self.request, remembered_in(flow_run_id, self._client))
+            remembered = remembered_in(flow_run_id, self._client)
+            if self._beside is not None:
+                await resolve(self._client, self._beside, remembered)
+            self.request = await resolve(self._client, self.request, remembered)

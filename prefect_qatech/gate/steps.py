@@ -37,6 +37,7 @@ from prefect_qatech.tasks import (
     arerun_in_campaign,
     astart_campaign_again,
     astart_test_run,
+    astart_with_release_check,
     no_retry_after,
 )
 from prefect_qatech.waits import await_in_a_gate
@@ -97,7 +98,11 @@ class FlowRunSteps:
 
     async def _start(self) -> QATechRunRecord:
         return await astart_campaign(
-            self.credentials, self.request, target=self.settings.target, label=self.settings.slot_label
+            self.credentials,
+            self.request,
+            target=self.settings.target,
+            label=self.settings.slot_label,
+            release_check=self.settings.release_check,
         )
 
     async def _attach(self, run: QATechRunRecord | str) -> QATechRunRecord:
@@ -259,7 +264,12 @@ async def this_subject(
 
 
 async def astart_campaign(
-    credentials: QATechCredentials, request: QATechRunRequest, *, target: str | None, label: str | None
+    credentials: QATechCredentials,
+    request: QATechRunRequest,
+    *,
+    target: str | None,
+    label: str | None,
+    release_check: QATechReleaseCheckRequest | None = None,
 ) -> QATechRunRecord:
     """Start the first run of a campaign, or find it: unless it has passed in an earlier attempt of the flow run.
 
@@ -268,11 +278,18 @@ async def astart_campaign(
         request: What to run, where.
         target: What is tested, where it is named.
         label: Names this start within the flow run.
+        release_check: The release check that is started beside it, where there is one.
 
     Returns:
         The run.
     """
-    record = first = await astart_test_run(credentials, request, target=target, label=label)
+    if release_check is None:
+        first = await astart_test_run(credentials, request, target=target, label=label)
+    else:
+        first = await astart_with_release_check(
+            credentials, request, target=target, label=label, release_check=release_check
+        )
+    record = first
     again = 0
     while record.is_resumed and await journal.has_stale_pass(record, target):
         again += 1
