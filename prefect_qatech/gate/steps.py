@@ -187,6 +187,10 @@ class FlowRunSteps:
             return await ledger.through_outages(send, max(0.0, seconds_left), first)
 
     async def wait_for_check(self, check: QATechStartedReleaseCheck, seconds_left: float) -> QATechReleaseCheck:
+        if self.settings.waiting == "suspend" and seconds_left > 0:
+            began = time.monotonic()
+            await suspend.suspend_until_checked(self.credentials, check, seconds_left)
+            seconds_left = max(0.0, seconds_left - (time.monotonic() - began))
         return await await_for_release_check(self.credentials, check, seconds_left, polling=self.settings.polling)
 
     async def details_of(self, run: QATechRun, seconds_left: float) -> Details:
@@ -215,7 +219,9 @@ class FlowRunSteps:
             await artifacts.publish_report(report)
             await events.emit_gate_asked(report, seconds=seconds)
         if is_suspending:
-            note = note or await suspend.write_note(key, "decision", seconds, self.credentials, first)
+            note = note or await suspend.write_note(
+                key, "decision", seconds, self.credentials, first.run_short_id, first.run_url
+            )
             decision = await ask_suspended(report, until=note.until, key=key)
         else:
             decision = await ask(report, timeout_seconds=seconds, key=key)

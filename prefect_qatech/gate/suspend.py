@@ -36,6 +36,8 @@ from pydantic import BaseModel, ConfigDict
 
 from prefect_qatech._prefect import run_logger
 from prefect_qatech._sync import run_sync, sleep_unless_stopped
+from prefect_qatech.addresses import safe_url
+from prefect_qatech.api.catalogue import QATechReleaseCheck, QATechStartedReleaseCheck
 from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import InvalidInputError, NotFoundError, QATechAPIError, UnauthorizedError
@@ -56,20 +58,23 @@ _POLLS_SECONDS = 300.0
 ItemT = TypeVar("ItemT")
 
 
+WaitsFor = Literal["run", "release check", "decision"]
+
+
 class Note(BaseModel):
     """What a suspended gate waits for.
 
     Attributes:
-        what: The end of a run, or a person's decision.
+        what: The end of a run, that of a release check, or a person's decision.
         until: When the time for it is over.
         api: Fingerprint of the service's address.
-        run_short_id: The run; of a decision, the gate's first one.
+        run_short_id: The run or the release check; of a decision, the gate's first run.
         run_url: Its address.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    what: Literal["run", "decision"]
+    what: WaitsFor
     until: datetime
     api: str
     run_short_id: str
@@ -77,31 +82,31 @@ class Note(BaseModel):
 
 
 def needs_poll(note: Note, now: datetime, api: str) -> bool:
-    """Pure: whether only a poll of its run can tell if a gate is to be woken.
+    """Pure: whether only a poll of its run or release check can tell if a gate is to be woken.
 
     Args:
         note: What it waits for.
         now: The time.
         api: Fingerprint of the address that can be polled.
     """
-    return note.what == "run" and now < note.until and note.api == api
+    return note.what != "decision" and now < note.until and note.api == api
 
 
-def why_wake(note: Note, now: datetime, run: QATechRun | None) -> str | None:
+def why_wake(note: Note, now: datetime, run: QATechRun | QATechReleaseCheck | None) -> str | None:
     """Pure: return why a suspended gate is to be woken now.
 
     Args:
         note: What it waits for.
         now: The time.
-        run: Its run as a poll saw it; None where there was none, or where it failed.
+        run: Its run or release check as a poll saw it; None where there was none, or where it failed.
 
     Returns:
         The reason; None where it is to sleep on.
     """
     if now >= note.until:
-        return "its deadline has come" if note.what == "run" else "nobody has decided in time"
-    if note.what == "run" and run is not None and run.is_final:
-        return f"run {note.run_short_id} has ended"
+        return "nobody has decided in time" if note.what == "decision" else "its deadline has come"
+    if note.what != "decision" and run is not None and run.is_final:
+        return f"{note.what} {note.run_short_id} has ended"
     return None
 
 
@@ -149,14 +154,44 @@ async def suspend_until_ended(
     ):
         return
     left = max(0.0, seconds - (time.monotonic() - began))
+    await _suspend("run", left, credentials, record.run_short_id, record.run_url)
+
+
+async def suspend_until_checked(
+    credentials: QATechCredentials, check: QATechStartedReleaseCheck, seconds: float
+) -> None:
+    """Return where a release check has ended; else suspend the flow run until it has, or its time is over.
+
+    Args:
+        credentials: How to reach QA.tech.
+        check: The release check.
+        seconds: How much time it has.
+
+    Raises:
+        Pause: Prefect's signal that ends the process; for nobody but Prefect to catch.
+    """
+    try:
+        async with credentials.get_client() as client:
+            if (await client.get_release_check(check.short_id)).is_final:
+                return
+    except QATechAPIError as error:
+        if not error.retryable:
+            return  # the ordinary wait finds out what is wrong, and tells it
+    await _suspend("release check", seconds, credentials, check.short_id, safe_url(check.url))
+
+
+async def _suspend(
+    what: WaitsFor, seconds: float, credentials: QATechCredentials, short_id: str, url: str | None
+) -> None:
     key = f"{_KEY}{uuid4().hex}"
-    await write_note(key, "run", left, credentials, record)
+    await write_note(key, what, seconds, credentials, short_id, url)
     run_logger().info(
-        "Run %s goes on: this flow run is suspended, and its worker is free. The watcher wakes it: %s",
-        record.run_short_id,
-        record.run_url or "no address given",
+        "%s %s goes on: this flow run is suspended, and its worker is free. The watcher wakes it: %s",
+        what.capitalize(),
+        short_id,
+        url or "no address given",
     )
-    await asuspend_flow_run(timeout=math.ceil(left) + SERVER_GRACE_SECONDS, key=key)
+    await asuspend_flow_run(timeout=math.ceil(seconds) + SERVER_GRACE_SECONDS, key=key)
 
 
 async def _goes_on(
@@ -196,16 +231,17 @@ async def _goes_on(
 
 
 async def write_note(
-    key: str, what: Literal["run", "decision"], seconds: float, credentials: QATechCredentials, record: QATechRunRecord
+    key: str, what: WaitsFor, seconds: float, credentials: QATechCredentials, short_id: str, url: str | None
 ) -> Note:
     """Write down what the current flow run is going to wait for.
 
     Args:
         key: Of the suspension; begins with `qatech-`.
-        what: The end of a run, or a decision.
+        what: The end of a run or of a release check, or a decision.
         seconds: How long from now.
         credentials: Where the run is.
-        record: The run.
+        short_id: The run or the release check.
+        url: Its address.
 
     Returns:
         The note.
@@ -214,8 +250,8 @@ async def write_note(
         what=what,
         until=datetime.now(timezone.utc) + timedelta(seconds=seconds),
         api=fingerprint(credentials.api_url),
-        run_short_id=record.run_short_id,
-        run_url=record.run_url,
+        run_short_id=short_id,
+        run_url=url,
     )
     flow_run_id = _current_flow_run_id()
     async with get_client() as client:
@@ -279,7 +315,8 @@ async def awake_suspended_gates(credentials: QATechCredentials) -> list[UUID]:
             flow_run, note = gate
             await throttle.wait(_POLLS_SECONDS)
             try:
-                run = await qatech.get_run(note.run_short_id)
+                look = qatech.get_run if note.what == "run" else qatech.get_release_check
+                run = await look(note.run_short_id)
             except UnauthorizedError as error:
                 refused.append(error)
                 return
@@ -352,8 +389,9 @@ async def _each(items: Sequence[ItemT], act: Callable[[ItemT], Awaitable[None]])
 
 
 def wake_suspended_gates(credentials: QATechCredentials) -> list[UUID]:
-    """Resume each suspended gate whose run has ended, whose deadline has come, or whose time to answer is over.
+    """Resume each suspended gate that has something to do.
 
+    - Its run or its release check has ended, its deadline has come, or the time to answer is over.
     - Call it in a flow, again and again: `flows/watcher.py` does, by a schedule. Calls side by side do no harm.
     - A poll that fails is logged, and keeps no other gate from being woken.
     - Runs at another address than that of the credentials are left to a watcher of theirs; deadlines are for all.

@@ -18,7 +18,14 @@ from prefect.states import Cancelled, Crashed, Scheduled
 
 from flows.check import check_release
 from flows.watcher import watch
-from prefect_qatech import GatePolicy, QATechCredentials, QATechPolling, QATechRun, arelease_gate
+from prefect_qatech import (
+    GatePolicy,
+    QATechCredentials,
+    QATechPolling,
+    QATechReleaseCheckRequest,
+    QATechRun,
+    arelease_gate,
+)
 from prefect_qatech.exceptions import UnauthorizedError
 from prefect_qatech.gate import suspend
 from prefect_qatech.gate.suspend import Note, needs_poll, why_wake
@@ -45,6 +52,9 @@ def note(**fields: Any) -> Note:
         ("run", 0, None, True),
         ("run", 0, GOES_ON, True),
         ("run", -1, None, True),
+        ("release check", 1, GOES_ON, False),
+        ("release check", 1, ENDED, True),
+        ("release check", 0, None, True),
         ("decision", 1, None, False),
         ("decision", 1, ENDED, False),
         ("decision", 0, None, True),
@@ -57,6 +67,7 @@ def test_who_is_woken(waits_for: str, seconds: float, run: QATechRun | None, wak
 
 def test_who_is_looked_at() -> None:
     assert needs_poll(note(), NOW, "x")
+    assert needs_poll(note(what="release check"), NOW, "x")
     assert not needs_poll(note(), NOW, "y"), "a run at another address"
     assert not needs_poll(note(what="decision"), NOW, "x")
     assert not needs_poll(note(until=NOW), NOW, "x"), "woken without a poll"
@@ -166,6 +177,28 @@ async def test_a_rerun_suspends_again_and_a_wake_up_too_many_does_no_harm() -> N
                 await gate.suspends()
         assert (await gate.execute()).verdict.value == "pass"
         assert counted(sandbox) == (1, 1)
+
+
+@pytest.mark.parametrize("fault", [None, 503])
+async def test_a_gate_sleeps_also_while_its_release_check_goes_on(fault: int | None) -> None:
+    review = {"duration_seconds": 50_000, "findings": [{"title": "Nobody can pay", "is_blocker": True}]}
+    with Sandbox({**PASSES, "release_checks": [review]}, speed=0) as sandbox:
+        request = QATechReleaseCheckRequest(pr_url="https://example.com/pr/7")
+        gate = await a_gate(sandbox, release_check=request, raise_unless_passed=False)
+        await gate.suspends()
+        sandbox.advance(10_000)
+        assert await woken(credentials_for(sandbox), gate) == [gate], "its run has ended"
+        if fault is not None:
+            looks = {"method": "GET", "path": "release_check"}
+            sandbox.set_faults([{"on": looks, "kind": "status", "status": fault}])
+        await gate.suspends()
+        assert await woken(credentials_for(sandbox), gate) == [], "its release check goes on"
+        sandbox.advance(50_000)
+        assert await woken(credentials_for(sandbox), gate) == [gate]
+        report = await gate.execute()
+        assert report.verdict.value == "inconclusive"
+        assert report.release_check.blocker_count == 1
+        assert [post["path"] for post in posts(sandbox)] == ["/v1/run", "/v1/release-checks"]
 
 
 async def test_the_deadline_comes_while_it_is_suspended() -> None:
