@@ -177,9 +177,9 @@ async def test_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     await write_all()
     assert written.names == [
         "acreate_link_artifact",
-        "acreate_markdown_artifact",
-        "acreate_table_artifact",
         "acreate_image_artifact",
+        "acreate_table_artifact",
+        "acreate_markdown_artifact",
         "acreate_progress_artifact",
         "aupdate_progress_artifact",
     ]
@@ -190,11 +190,26 @@ async def test_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
         "description": "A run",
     }
     assert [written.calls[i][1]["key"] for i in (1, 2, 3)] == [
-        "qatech-report-pln-smoke",
-        "qatech-tests-pln-smoke",
         "qatech-failure-pln-smoke-1",
+        "qatech-tests-pln-smoke",
+        "qatech-report-pln-smoke",
     ]
     assert written.calls[5][1] == {"artifact_id": ARTIFACT, "progress": 100}
+
+
+async def test_the_report_is_written_however_long_the_rest_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written last, it is what both UIs show first."""
+    written = Written(monkeypatch)
+
+    async def hang(**_: Any) -> UUID:
+        await asyncio.Event().wait()
+        return ARTIFACT
+
+    monkeypatch.setattr(artifacts, "acreate_image_artifact", hang)
+    monkeypatch.setattr(artifacts, "acreate_table_artifact", hang)
+    monkeypatch.setattr(artifacts, "REPORT_SECONDS", 0.2)
+    await publish_report(report())
+    assert written.names == ["acreate_markdown_artifact"]
 
 
 async def test_the_descriptions_say_what_was_tested_where_and_how_it_went(monkeypatch: pytest.MonkeyPatch) -> None:
