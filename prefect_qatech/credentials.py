@@ -239,10 +239,9 @@ class QATechCredentials(Checked, CredentialsBlock):
     def _token_at_hand(self) -> SecretStr:
         if _is_mask(self.api_token):
             raise InvalidInputError(
-                f"The API token is {_MASK}: a credentials block that is not saved was passed to another process, or a "
-                "block was passed as an object through Prefect's API, and neither carries secrets. Save the block, and "
-                'pass what QATechCredentials.load("<name>") gives; pass a deployment a reference, {"$ref": '
-                '{"block_document_slug": "qatech-credentials/<name>"}}.'
+                f"The API token is {_MASK}: an unsaved credentials block carries no secrets to another process, nor "
+                'through Prefect\'s API. Save the block and pass QATechCredentials.load("<name>"); pass a deployment '
+                '{"$ref": {"block_document_slug": "qatech-credentials/<name>"}}.'
             )
         # A block within a saved block is made of a dict as well; Prefect names it afterwards.
         if self._is_in_the_clear and self._block_document_id is None:

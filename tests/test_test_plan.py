@@ -203,7 +203,7 @@ def test_a_plan_that_cannot_be_run_cannot_be_made(sandbox: Sandbox, fields: dict
 @versions
 async def test_a_mask_for_a_token_starts_nothing(sandbox: Sandbox, version: str) -> None:
     plan = a_plan(sandbox, credentials=credentials_for(sandbox, api_token="**********"))
-    with pytest.raises(ValueError, match="neither carries secrets"):
+    with pytest.raises(ValueError, match="carries no secrets"):
         _ = plan.trigger() if version == "sync" else await plan.atrigger()
     assert posts(sandbox) == []
 

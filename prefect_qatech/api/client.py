@@ -428,9 +428,8 @@ class QATechClient(Lists):
         url = safe_url(run.url)
         raise OtherPlanStarted(
             f"QA.tech was asked for a run of plan {asked} ({exchange}) and started run {run.run_short_id} of plan "
-            f"{self._clean(started)} ({url or 'no address given'}). That run exists and is paid for, and tells "
-            f"nothing about {asked}. Nothing is started in its place: find out at QA.tech why, then run the flow "
-            "anew.",
+            f"{self._clean(started)} ({url or 'no address given'}), which is paid for and no evidence about {asked}. "
+            "Nothing is started in its place: find out at QA.tech why, then run the flow anew.",
             asked_plan=asked,
             started_plan=started,
             request=str(exchange),

@@ -236,8 +236,8 @@ async def check_that_no_context_was_lost(is_in_main_thread: bool) -> None:
     ]
     for other in await _still_at_work(retried):
         raise LedgerConflict(
-            f"Nothing was sent: the gate was called in a thread without Prefect's context, while flow run {other.id} "
-            f"is at work, a retry of which could not find it; {_OWN_CONTEXT}, or, if it is no part of that flow run, "
-            "call it in a flow of its own.",
+            f"Nothing was sent: the gate was called in a thread without Prefect's context, so that a retry of flow run "
+            f"{other.id} could not find it; {_OWN_CONTEXT}. If it is no part of that flow run, call it in a flow of "
+            "its own.",
             flow_run_id=str(other.id),
         )

@@ -77,7 +77,7 @@ def check_errors(elsewhere: Elsewhere, kind: str) -> None:
     assert wrong["type"] == "InvalidInputError"
     assert wrong["text"].startswith("test_plan_short_id: 'check out' has blanks: a test plan's short id, ")
     assert tokenless["type"] == "InvalidInputError"
-    assert "a credentials block that is not saved was passed to another process" in tokenless["text"]
+    assert "an unsaved credentials block carries no secrets to another process" in tokenless["text"]
     assert nameless["type"] == "InvalidInputError"
     assert "on a distributed task runner, name this start: label=" in nameless["text"]
     assert "\n" not in wrong["text"] + tokenless["text"]
