@@ -129,6 +129,16 @@ def own_task_run() -> TaskRun | None:
     return context.task_run if context is not None and _is_ours(context) else None
 
 
+def rename_own_task_run(name: str) -> None:
+    """Give the run of one of this package's tasks a name that its work has told; Prefect's next event of it has it.
+
+    Args:
+        name: The name.
+    """
+    if (task_run := own_task_run()) is not None:
+        task_run.name = name
+
+
 def stands_in_users_task() -> bool:
     """Whether the caller stands in a task of the user's, itself or in a task of ours."""
     context = TaskRunContext.get()

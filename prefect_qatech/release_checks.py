@@ -13,7 +13,7 @@ from prefect import task
 from prefect.exceptions import TerminationSignal
 
 from prefect_qatech import ledger
-from prefect_qatech._prefect import check_that_prefect_returns_results, run_logger
+from prefect_qatech._prefect import check_that_prefect_returns_results, rename_own_task_run, run_logger
 from prefect_qatech._sync import run_sync, sleep_unless_stopped
 from prefect_qatech.addresses import safe_url
 from prefect_qatech.api.catalogue import QATechReleaseCheck, QATechReleaseCheckRequest, QATechStartedReleaseCheck
@@ -66,6 +66,7 @@ async def _start(
             return _accepted(await client.start_release_check(wanted.request))
 
         record = await ledger.once(call, send, post_seconds=credentials.timeout_seconds, prepare=wanted.prepare)
+    rename_own_task_run(f"{'resume' if record.is_resumed else 'start'} release check {record.run_short_id}")
     if record.is_resumed:
         sentence = "Resuming QA.tech release check %s, which this flow run has on record: %s"
         run_logger().info(sentence, record.run_short_id, record.run_url or "no address given")

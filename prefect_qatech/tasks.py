@@ -20,7 +20,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
 from prefect_qatech import ledger
-from prefect_qatech._prefect import check_that_prefect_returns_results, run_logger
+from prefect_qatech._prefect import check_that_prefect_returns_results, rename_own_task_run, run_logger
 from prefect_qatech._sync import run_sync, sleep_unless_stopped
 from prefect_qatech.api.catalogue import QATechReleaseCheckRequest
 from prefect_qatech.api.lookup import Wanted
@@ -217,6 +217,8 @@ def _accepted(
 
 
 async def _announce(record: QATechRunRecord, key: str) -> None:
+    what = "run" if record.rerun_of is None else "rerun"
+    rename_own_task_run(f"{'resume' if record.is_resumed else 'start'} {what} {record.run_short_id}")
     if record.is_resumed:
         sentence = "Resuming QA.tech run %s, which this flow run has on record: %s"
         run_logger().info(sentence, record.run_short_id, record.run_url or "no address given")
