@@ -219,14 +219,15 @@ async def test_a_result_that_comes_late_is_waited_for() -> None:
 async def test_a_run_that_never_ends_is_inconclusive_at_the_deadline(
     sandbox: Sandbox, credentials: QATechCredentials, caplog: pytest.LogCaptureFixture
 ) -> None:
-    policy, rare = GatePolicy(deadline_seconds=3), QATechPolling(first_seconds=600, max_seconds=3600)
+    policy, rare = GatePolicy(deadline_seconds=6), QATechPolling(first_seconds=600, max_seconds=3600)
     with pytest.raises(GateInconclusive, match=r"goes on at QA\.tech") as caught:
         await arelease_gate(credentials, "pln_never", policy=policy, polling=rare)
     start = posts(sandbox)[0]
     assert looks(sandbox) == 2, "one when the wait begins, one at the deadline"
     last = [request for request in sandbox.requests() if request["path"].startswith(f"/v1/run/{start['run_short_id']}")]
     waited = datetime.fromisoformat(last[-1]["at"]) - datetime.fromisoformat(start["at"])
-    assert waited.total_seconds() >= 2.9
+    # The time counts from before the request, which takes a busy machine a while.
+    assert waited.total_seconds() >= 3
     report = caught.value.report
     assert report.incidents == (Incident.DEADLINE_PASSED,)
     assert report.attempts[0].status == "RUNNING"
