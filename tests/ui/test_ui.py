@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+import yaml
 from playwright.sync_api import BrowserContext, Locator, expect
 
 from prefect_qatech.report.escape import cell_text, plain_text
@@ -123,6 +124,23 @@ def test_the_report_says_first_whether_the_release_may_go_out(ui: UI, gates: Gat
     (chart,) = loaded_images(report, 1)  # and none of earlier campaigns
     assert "1 (first run)" in chart_text(chart)
     ui.picture("report-pass-flaky" if verdict == "pass" else f"report-{verdict}", report)
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_quarantine_entries_are_copied_from_the_page(ui: UI, gates: Gates, width: int) -> None:
+    height = ui.page.viewport_size["height"] if ui.page.viewport_size else 1000
+    ui.page.set_viewport_size({"width": width, "height": height})
+    report = ui.report(gates["fail"], "qatech-report-pln-release")
+    code = report.locator("pre").last
+    seen = code.bounding_box()
+    assert seen is not None
+    assert seen["x"] + seen["width"] <= width, "what is too long is scrolled in its own box"
+    lines = [line.strip() for line in code.inner_text().splitlines() if line.strip() and not line.strip().isdigit()]
+    assert [line for line in lines if line.startswith("#")] == ["# Apply a voucher", "# Pay with a credit card"]
+    entries = yaml.safe_load("\n".join(lines))
+    assert [set(entry) for entry in entries.values()] == [{"reason", "owner", "expires"}] * 2
+    text = shown_in(report)
+    assert all(f"id {key}" in text for key in entries)
 
 
 def test_the_tests_table_has_a_row_per_test_and_a_column_per_attempt(ui: UI, gates: Gates) -> None:
@@ -284,6 +302,7 @@ def test_a_hostile_service_in_the_report(ui: UI, gates: Gates, beacon: Beacon, m
         "Failed",
         "Undecided: neither passed nor failed",
         "Flaky: failed first, passed later",
+        "To put a test into quarantine",
         "Attempts",
         "How to proceed",
     ]
