@@ -3,7 +3,7 @@ BIN := .venv/bin
 # Long files first (tests/conftest.py), so that no core is idle at the end.
 FAST_SUITE := --dist loadfile --no-loadscope-reorder $(foreach room,e2e ui scale runners readers,--ignore tests/$(room))
 
-.PHONY: demo test test-fast test-versions test-runners test-readers test-scale pictures docs build lint soak bench
+.PHONY: demo test test-fast coverage mutants test-versions test-runners test-readers test-scale pictures docs build lint soak bench
 
 # The virtual environment makes itself, and again when what it must hold changes.
 .venv/.installed: pyproject.toml
@@ -22,6 +22,20 @@ test: .venv/.installed
 # While you write: all that needs no Prefect server and no process of its own.
 test-fast: .venv/.installed
 	$(BIN)/python -m pytest $(FAST_SUITE) -n 2 -q -m "not slow"
+
+# Lines and branches of the package that the fast suite takes; below 95 % it is an error.
+coverage: .venv/.installed
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(FAST_SUITE) -n 4
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+# Changes of the code that no test notices; CONTRIBUTING.md says which may stay.
+mutants: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'mutmut>=3.8,<4'
+	rm -rf mutants
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/mutmut run
+	$(BIN)/mutmut results
 
 # The lowest and the highest versions of what the package depends on, on each Python, or on those of PYTHONS.
 test-versions: .venv/.installed

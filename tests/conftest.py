@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import mkdtemp
@@ -19,6 +20,7 @@ from prefect.settings import (
 from prefect_qatech import QATechCredentials, QATechPolling
 from prefect_qatech.sandbox import Sandbox
 from tests.head_start import copy_tables, keep_tables, one_certificate
+from tests.wire import Everything
 
 # No test measures how fast the machine is.
 settings.register_profile("any-machine", deadline=None)
@@ -76,3 +78,23 @@ def credentials(sandbox: Sandbox) -> QATechCredentials:
 def polling(qatech_polling: QATechPolling) -> QATechPolling:
     """Looks as often as a fast sandbox needs."""
     return qatech_polling
+
+
+@pytest.fixture
+def everything() -> Iterator[Everything]:
+    """Every logger there is, at its lowest level, also those that keep what they write to themselves."""
+    handler = Everything()
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict]
+    before = [(logger, logger.level, logger.disabled) for logger in [logging.root, *loggers]]
+    alone = [logging.root, *(logger for logger in loggers if not logger.propagate)]
+    for logger, _, _ in before:
+        logger.setLevel(1)
+        logger.disabled = False
+    for logger in alone:
+        logger.addHandler(handler)
+    yield handler
+    for logger in alone:
+        logger.removeHandler(handler)
+    for logger, level, disabled in before:
+        logger.setLevel(level)
+        logger.disabled = disabled

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import logging
 import pickle
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -144,3 +146,28 @@ def assert_holds_no_secret(error: BaseException, *secrets: str) -> None:
         for secret in secrets:
             assert not any(secret in text for text in texts)
             assert secret.encode() not in stored
+
+
+class Everything(logging.Handler):
+    """Keeps all that any logger writes."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.NOTSET)
+        self.texts: list[str] = []
+        self.names: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.names.add(record.name.split(".")[0])
+        self.texts += [record.getMessage(), repr(vars(record))]
+
+
+def forms_of(token: str) -> set[str]:
+    """What a token can look like to somebody who knows how to decode it."""
+    raw = token.encode()
+    forms = {token, raw.hex(), raw.hex(" "), raw.hex(":"), repr(raw)[2:-1], token[::-1], str(list(raw))[1:-1]}
+    for encoding in ("utf-16-le", "utf-16-be"):
+        forms.add(raw.decode().encode(encoding).decode("latin-1"))
+    for before in range(3):  # base64 shifts with what stands before
+        padded = base64.b64encode(b"x" * before + raw + b"xx").decode()
+        forms.add(padded[4:-4])
+    return forms

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -40,7 +39,7 @@ from prefect_qatech import (
 from prefect_qatech.api import transport as module
 from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest
 from prefect_qatech.exceptions import QATechAPIError, QATechConnectionError, QATechTimeoutError
-from tests.wire import TOKEN, accepted, assert_holds_no_secret, listening, seen
+from tests.wire import TOKEN, Everything, accepted, assert_holds_no_secret, forms_of, listening, seen
 
 CALLS: dict[str, Callable[[QATechClient], Awaitable[Any]]] = {
     "look": lambda client: client.get_run("abc123"),
@@ -216,51 +215,6 @@ async def test_a_certificate_of_ones_own_authority_is_named_by_the_environment(
 
 
 # --- Logs
-
-
-class Everything(logging.Handler):
-    """Keeps all that any logger writes."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.NOTSET)
-        self.texts: list[str] = []
-        self.names: set[str] = set()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.names.add(record.name.split(".")[0])
-        self.texts += [record.getMessage(), repr(vars(record))]
-
-
-@pytest.fixture
-def everything() -> Iterator[Everything]:
-    """Every logger there is, at its lowest level, also those that keep what they write to themselves."""
-    handler = Everything()
-    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict]
-    before = [(logger, logger.level, logger.disabled) for logger in [logging.root, *loggers]]
-    alone = [logging.root, *(logger for logger in loggers if not logger.propagate)]
-    for logger, _, _ in before:
-        logger.setLevel(1)
-        logger.disabled = False
-    for logger in alone:
-        logger.addHandler(handler)
-    yield handler
-    for logger in alone:
-        logger.removeHandler(handler)
-    for logger, level, disabled in before:
-        logger.setLevel(level)
-        logger.disabled = disabled
-
-
-def forms_of(token: str) -> set[str]:
-    """What a token can look like to somebody who knows how to decode it."""
-    raw = token.encode()
-    forms = {token, raw.hex(), raw.hex(" "), raw.hex(":"), repr(raw)[2:-1], token[::-1], str(list(raw))[1:-1]}
-    for encoding in ("utf-16-le", "utf-16-be"):
-        forms.add(raw.decode().encode(encoding).decode("latin-1"))
-    for before in range(3):  # base64 shifts with what stands before
-        padded = base64.b64encode(b"x" * before + raw + b"xx").decode()
-        forms.add(padded[4:-4])
-    return forms
 
 
 @pytest.mark.parametrize("fault", [None, "500", "drop"])

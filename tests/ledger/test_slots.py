@@ -278,6 +278,7 @@ def done(of: QATechLedgerEntry) -> tuple[str, str, datetime | None]:
 def test_a_row_of_a_run_stands_for_its_slot_with_and_without_the_intent() -> None:
     asked = call(asks="B", label="one")
     kept = asked.entry(sent_at=datetime.now(timezone.utc), busy_seconds=7.5, nonce="mine")
+    assert (kept.busy_seconds, kept.nonce) == (7.5, "mine")
     kept.run = a_run()
     [alone] = entries_of(rows(done(kept)))
     assert alone == kept

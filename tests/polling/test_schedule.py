@@ -105,6 +105,32 @@ def test_an_hour_costs_few_looks() -> None:
     assert looks < 200
 
 
+class Linear:
+    """A forecast by which so large a share of any pause is lost; counts how often it is asked."""
+
+    def __init__(self, share: float) -> None:
+        self.share, self.asked = share, 0
+
+    def expected_delay(self, elapsed_seconds: float, pause_seconds: float) -> float:
+        self.asked += 1
+        return self.share * pause_seconds
+
+
+@pytest.mark.parametrize(
+    ("seconds", "pause"),
+    [(64, 64), (640, 64), (32, 32), (48, 48), (0.5, 0.5)],
+    ids=["just the longest", "longer than the longest", "half of it", "three quarters of it", "less than a second"],
+)
+def test_a_pause_is_as_long_as_its_expected_delay_is_worth_a_request(seconds: float, pause: float) -> None:
+    polling = QATechPolling(first_seconds=0.01, max_seconds=64, jitter=0)
+    forecast = Linear(polling.request_price_seconds / seconds)
+    found = polling.next_poll_seconds(1000, math.inf, forecast=forecast)
+    if pause in (32, 48, 64):
+        assert found == pause, "where it is hit exactly"
+    assert found == pytest.approx(pause, rel=0.01)
+    assert forecast.asked <= 16, "one per cent is near enough"
+
+
 @pytest.mark.parametrize("name", ["first_seconds", "growth", "max_seconds", "jitter"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1, 1e9, None, "often"])
 def test_a_config_that_makes_no_sense_is_refused(name: str, value: Any) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date
+from datetime import date, datetime, timezone
 from itertools import pairwise, permutations
 from types import FrameType
 from typing import Any
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from prefect_qatech.report.build import build_report
 from prefect_qatech.report.model import GateReport
-from prefect_qatech.verdict import GatePolicy, NoRerun, Outcome, QuarantineEntry, Rerun, Verdict
+from prefect_qatech.verdict import GatePolicy, Incident, NoRerun, Outcome, QuarantineEntry, Rerun, Verdict
 from prefect_qatech.verdict.identity import (
     NAME_LENGTH,
     Campaign,
@@ -29,6 +29,7 @@ from prefect_qatech.verdict.identity import (
 )
 from prefect_qatech.verdict.rerun import next_rerun
 from tests.observed import FAILED, NOW, attempt, case
+from tests.verdict.runs import run
 
 
 def outcomes(*attempts: ObservedAttempt) -> dict[str, str]:
@@ -428,3 +429,22 @@ def test_a_quarantine_expires_by_its_time_zone(zone: str, verdict: Verdict) -> N
     assert report.judge_again(policy).verdict is verdict
     elsewhere = build_report(campaign, GatePolicy(), ended_at=NOW)
     assert elsewhere.judge_again(policy).verdict is verdict, "another policy brings its own time zone"
+
+
+def test_what_is_next_to_rerun_knows_how_many_tests_were_promised_and_what_happened() -> None:
+    promised = Campaign((), {}, ("a",), 3, (run("a:f"),))
+    now = datetime(2026, 9, 1, tzinfo=timezone.utc)
+    made = next_rerun(promised, GatePolicy(), now=now)
+    assert isinstance(made, NoRerun)
+    assert "never listed" in made.sentence
+    whole = replace(promised, expected_count=1)
+    assert next_rerun(whole, GatePolicy(), now=now) == Rerun("failed_only", ("a",))
+    lost = next_rerun(whole, GatePolicy(), now=now, incidents=[Incident.WAIT_GAVE_UP])
+    assert isinstance(lost, NoRerun)
+    assert lost.reason == "cannot_help"
+
+
+def test_an_id_with_a_number_sign_of_its_own_is_still_told_from_its_twin() -> None:
+    policy = GatePolicy(quarantine={"team#7": QuarantineEntry(reason="known", owner="ana", expires=date(2026, 9, 1))})
+    resolved, unmatched = resolve_quarantine(policy, {"team#7": "One", "team#7#2": "Two"})
+    assert (resolved.quarantine, unmatched) == ({}, ("team#7",))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
@@ -135,3 +136,13 @@ def test_policy_makes_a_form() -> None:
         assert field["title"]
         assert field["description"].endswith(".")
     assert schema["additionalProperties"] is False
+
+
+def test_a_moment_without_a_time_zone_is_in_utc_wherever_the_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        assert GatePolicy().quarantine_day(datetime(2026, 9, 1, 5)) == date(2026, 9, 1)  # noqa: DTZ001
+    finally:
+        monkeypatch.undo()
+        time.tzset()

@@ -284,6 +284,11 @@ FLAKY_LIMIT = {"max_flaky": 0}
             "Even if all open tests passed now, 1 test would be flaky; this gate allows none.",
         ),
         (
+            Gate(attempts=[run("a:f b:f")], policy={"max_flaky": 1}),
+            "cannot_help",
+            "Even if all open tests passed now, 2 tests would be flaky; this gate allows at most 1.",
+        ),
+        (
             Gate(attempts=[run("a:p b:f")], more={"incidents": [Incident.WAIT_GAVE_UP]}),
             "cannot_help",
             "Even if all open tests passed now, the gate would not. "
