@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 
 from prefect_qatech.report.build import build_report
 from prefect_qatech.report.model import GateReport
-from prefect_qatech.verdict import GatePolicy, Incident, NoRerun, Outcome, QuarantineEntry, Rerun, Verdict
+from prefect_qatech.verdict import Attempt, GatePolicy, Incident, NoRerun, Outcome, QuarantineEntry, Rerun, Verdict
 from prefect_qatech.verdict.identity import (
     NAME_LENGTH,
     Campaign,
     CampaignTest,
     ObservedAttempt,
+    attempt_of,
     recognise,
     resolve_quarantine,
 )
@@ -448,3 +449,22 @@ def test_an_id_with_a_number_sign_of_its_own_is_still_told_from_its_twin() -> No
     policy = GatePolicy(quarantine={"team#7": QuarantineEntry(reason="known", owner="ana", expires=date(2026, 9, 1))})
     resolved, unmatched = resolve_quarantine(policy, {"team#7": "One", "team#7#2": "Two"})
     assert (resolved.quarantine, unmatched) == ({}, ("team#7",))
+
+
+@pytest.mark.parametrize(
+    ("status", "result", "read_as"),
+    [
+        ("COMPLETED", "PASSED", "COMPLETED"),
+        ("COMPLETED", "FAILED", "COMPLETED"),
+        ("COMPLETED", None, "RUNNING"),
+        ("ERROR", None, "ERROR"),
+        ("CANCELLED", None, "CANCELLED"),
+        ("RUNNING", None, "RUNNING"),
+    ],
+)
+def test_a_run_that_is_completed_without_a_result_has_not_ended(status: str, result: str | None, read_as: str) -> None:
+    assert attempt_of(status, result, {"a": Outcome.PASSED}) == Attempt(read_as, {"a": Outcome.PASSED}, result)
+
+
+def test_a_campaign_of_no_run_is_empty() -> None:
+    assert recognise([]) == Campaign((), {}, (), None, ())
