@@ -112,7 +112,8 @@ async def the_gate(flow_run_id: str | None, report_key: str) -> str:
     links = [f"[The gate's flow run]({page})"]
     async with get_client() as client:
         found = await client.read_artifacts(
-            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[report_key])),
+            # The rest of the key says where the plan was tested.
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(like_=f"{report_key}%")),
             flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[UUID(flow_run_id)])),
             sort=ArtifactSort.CREATED_DESC,
             limit=1,
