@@ -7,6 +7,7 @@ import base64
 import json
 import logging
 import pickle
+import ssl
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -108,6 +109,8 @@ class Service:
 @asynccontextmanager
 async def listening(
     handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    host: str = "127.0.0.1",
+    context: ssl.SSLContext | None = None,
 ) -> AsyncIterator[str]:
     """A real server on a free port of this machine; gives its address."""
 
@@ -117,9 +120,12 @@ async def listening(
         finally:
             writer.close()
 
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(handle, host, 0, ssl=context)
+    try:
+        yield f"{'http' if context is None else 'https'}://{host}:{server.sockets[0].getsockname()[1]}"
+    finally:
+        # `async with server` waits on some versions of Python for connections that nobody closes.
+        server.close()
 
 
 def chain(error: BaseException) -> list[BaseException]:

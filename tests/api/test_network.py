@@ -87,11 +87,10 @@ async def test_a_loopback_address_never_goes_through_a_proxy(
     async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.append(await reader.readuntil(b"\r\n\r\n"))
 
-    server = await asyncio.start_server(serve, host, 0)
-    async with listening(proxy) as proxy_url, server:
+    async with listening(proxy) as proxy_url, listening(serve, host) as url:
         for name in PROXIES:
             monkeypatch.setenv(name, proxy_url)
-        async with client(f"http://{host}:{server.sockets[0].getsockname()[1]}") as one:
+        async with client(url) as one:
             await CALLS[call](one)
     assert asked == []
 
@@ -171,15 +170,8 @@ async def encrypted(certificate: Path, handler: Handler) -> AsyncIterator[str]:
     context.load_cert_chain(certificate)
     context.set_alpn_protocols(["h2", "http/1.1"])
 
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await handler(reader, writer)
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=context)
-    async with server:
-        yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with listening(handler, context=context) as url:
+        yield url
 
 
 @pytest.mark.parametrize("call", CALLS)
