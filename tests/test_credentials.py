@@ -100,7 +100,7 @@ def test_a_copy_in_this_process_has_the_token() -> None:
 
 @pytest.mark.parametrize("mask", ["**********", "********"])
 def test_a_mask_for_a_token_is_refused_with_the_reason(mask: str) -> None:
-    with pytest.raises(ValueError, match="passed as an object through Prefect's API, and neither carries") as caught:
+    with pytest.raises(ValueError, match="an unsaved credentials block carries no secrets") as caught:
         credentials(api_token=mask).get_client()
     assert '{"$ref": {"block_document_slug": "qatech-credentials/<name>"}}' in str(caught.value)
     assert 'QATechCredentials.load("<name>")' in str(caught.value)
