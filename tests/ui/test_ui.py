@@ -132,6 +132,7 @@ def test_quarantine_entries_are_copied_from_the_page(ui: UI, gates: Gates, width
     ui.page.set_viewport_size({"width": width, "height": height})
     report = ui.report(gates["fail"], "qatech-report-pln-release")
     code = report.locator("pre").last
+    expect(code).to_be_visible()
     seen = code.bounding_box()
     assert seen is not None
     assert seen["x"] + seen["width"] <= width, "what is too long is scrolled in its own box"
@@ -360,7 +361,7 @@ def test_a_hostile_service_on_the_artifacts_page(ui: UI, gates: Gates, beacon: B
 def test_a_hostile_service_in_the_log(ui: UI, gates: Gates, beacon: Beacon) -> None:
     """Whose every address would become a link."""
     page = ui.flow_run(gates["hostile"], "Logs")
-    expect(page.get_by_text("Finished in state Failed").first).to_be_visible()
+    expect(page.get_by_text("Finished in state Gate failed").first).to_be_visible()
     expect(page.get_by_text("victim-script").first).to_be_visible()
     assert page.locator(f'a[href*="{beacon.url}"]').count() == 0
 
