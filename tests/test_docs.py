@@ -305,9 +305,13 @@ def test_every_task_is_there_in_both_versions() -> None:
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors of a page, as the site makes them of its headings."""
+    """The anchors of a page, as the site makes them of its headings and of the objects that it documents."""
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+    objects = re.findall(r"^::: (\S+)$", text, re.MULTILINE)
+    return {
+        *objects,
+        *(re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings),
+    }
 
 
 @pytest.mark.parametrize(
