@@ -5,6 +5,7 @@ What came of it is printed as JSON, in the last line.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import sys
@@ -153,8 +154,10 @@ def main(kind: str, name: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["serve"]:
-        from prefect.task_worker import serve
+        from prefect.task_worker import aserve
 
-        serve(*SERVED)
+        # Prefect's `serve` would run async tasks in the loop that starts its sender of logs: a sync task that is the
+        # first to log would hold the lock for which the loop waits.
+        asyncio.run(aserve(*SERVED))
     else:
         main(*sys.argv[1:])
