@@ -37,7 +37,13 @@ OTHER = (
 FAST = ["-n", "2", "--dist", "loadfile", "-m", "not slow", "tests", *(f"--ignore=tests/{name}" for name in OTHER)]
 LEANS_ON_PREFECT = (
     *("test_prefect.py", "test_tasks.py", "test_test_plan.py", "test_block_types.py", "test_sync.py"),
-    *("gate/test_flow.py", "gate/test_state.py", "gate/test_approval.py", "gate/test_suspend.py"),
+    *(
+        "gate/test_flow.py",
+        "gate/test_state.py",
+        "gate/test_stored_results.py",
+        "gate/test_approval.py",
+        "gate/test_suspend.py",
+    ),
     *("ledger/test_call_site.py", "ledger/test_terminated.py", "report/test_artifacts.py"),
 )
 WITH_SERVER = ["-n", "2", "--dist", "loadfile", "-m", "slow", *(f"tests/{name}" for name in LEANS_ON_PREFECT)]

@@ -30,7 +30,7 @@ from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.gate.campaign import MAX_SENTENCE, GateCampaign, ReleaseCheck
 from prefect_qatech.gate.names import name_of_this_gate
 from prefect_qatech.gate.settings import GateSettings, HowToWait, OnNoPass
-from prefect_qatech.gate.state import verdict_as_state
+from prefect_qatech.gate.state import check_that_each_retry_calls_it, verdict_as_state
 from prefect_qatech.gate.steps import FlowRunSteps, this_subject
 from prefect_qatech.ledger import QATechRunRecord, check_that_no_context_was_lost
 from prefect_qatech.polling.schedule import QATechPolling
@@ -79,6 +79,7 @@ async def _run_gate(
         # However this gate ends, also before anything is sent, its directory must not show an earlier one.
         clear_report_files(settings.report_directory)
     check_credentials(credentials)
+    check_that_each_retry_calls_it()
     settings.check()
     if run is not None and request is not None:
         raise InvalidInputError("run judges a run as it is: give run or a request, not both.")

@@ -20,7 +20,7 @@ from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.gate.flow import run_gate
 from prefect_qatech.gate.settings import GateSettings
-from prefect_qatech.gate.state import verdict_as_state
+from prefect_qatech.gate.state import check_that_each_retry_calls_it, verdict_as_state
 from prefect_qatech.inputs import check_name
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.report import artifacts, clear_report_files, events, gates_message
@@ -60,6 +60,7 @@ async def _gather(
         for name in plans:
             clear_report_files(_directory_of(settings.report_directory, name))
     check_credentials(credentials)
+    check_that_each_retry_calls_it()
     requests = _checked(plans, gates_at_once)
     await ledger.check_that_no_context_was_lost(settings.is_in_main_thread)
     place = settings.label if settings.label is not None else await _place(requests)

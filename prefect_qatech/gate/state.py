@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from prefect import Flow, State
+from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.states import Completed, exception_to_failed_state
 
 from prefect_qatech._sync import run_sync
+from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.report import gates_message
 from prefect_qatech.report.exceptions import GateFailed, GateNotPassed, GatesNotPassed
 from prefect_qatech.report.headline import state_name, state_name_of_many
@@ -23,6 +25,9 @@ from prefect_qatech.report.message import gate_message
 from prefect_qatech.report.model import GateReport, GatesReport
 
 FlowT = TypeVar("FlowT", bound=Flow[..., Any])
+
+_reports: dict[UUID, GateReport | GatesReport] = {}
+"""The reports of flow runs that are about to end, in this process."""
 
 _judging: ContextVar[UUID | None] = ContextVar("judging", default=None)
 
@@ -34,6 +39,9 @@ def verdict_as_state(flow: FlowT) -> FlowT:
       result and any other error stay what they are.
     - The caller notices nothing: the report is returned, and the error raised; `.fn` does so as well.
     - A flow with `retries` of its own ends as ever.
+    - The report is not stored as the flow run's result, unless the flow says `persist_result=True`. Call no such flow
+      in another one, whose retry would get the stored report: Prefect would not call the gate again. A gate that stands
+      in its body refuses that.
 
     Args:
         flow: The flow: this decorator stands above `@flow`.
@@ -71,7 +79,29 @@ def verdict_as_state(flow: FlowT) -> FlowT:
             return _run(body, *args, **kwargs)
 
         flow.fn = judge
+    if flow.persist_result is None:
+        # Else the flow that calls it, or a setting, decides.
+        flow.persist_result = False
+    flow.on_completion(_keep_report)
     return flow
+
+
+def check_that_each_retry_calls_it() -> None:
+    """Raise where a retry would get a stored report and not call the gate, whatever is deployed by then.
+
+    On a retry of a flow Prefect returns the stored result of each flow that was called in it, whatever its parameters.
+    One that `run_deployment` runs is run again.
+    """
+    context = FlowRunContext.get()
+    flow_run = context.flow_run if context is not None else None
+    if context is None or flow_run is None or flow_run.parent_task_run_id is None or flow_run.deployment_id is not None:
+        return
+    if context.persist_result:
+        raise InvalidInputError(
+            f"Nothing was sent: the result of flow {context.flow.name if context.flow else 'unknown'!r} is stored, so "
+            "that a retry of the flow that calls it would get the report and test nothing. Set persist_result=False on "
+            "it."
+        )
 
 
 async def _run_async(body: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -82,7 +112,7 @@ async def _run_async(body: Callable[..., Any], /, *args: Any, **kwargs: Any) -> 
             if own is None:
                 raise
             return await _failed(own, error)
-        return result if own is None else _completed(result)
+        return result if own is None else _completed(own, result)
 
 
 def _run(body: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -94,7 +124,7 @@ def _run(body: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
                 raise
             not_passed = error
             return run_sync(lambda: _failed(own, not_passed))
-        return result if own is None else _completed(result)
+        return result if own is None else _completed(own, result)
 
 
 @contextmanager
@@ -125,16 +155,28 @@ def _own_flow_run(body: Callable[..., Any]) -> Iterator[FlowRunContext | None]:
         _judging.reset(token)
 
 
-def _completed(result: Any) -> Any:
+def _completed(context: FlowRunContext, result: Any) -> Any:
     if isinstance(result, GateReport):
-        return _state(result, state_name(result), gate_message(result))
-    if isinstance(result, GatesReport):
-        return _state(result, state_name_of_many(result), gates_message(result))
-    return result
-
-
-def _state(result: Any, name: str, message: str) -> State[Any]:
+        name, message = state_name(result), gate_message(result)
+    elif isinstance(result, GatesReport):
+        name, message = state_name_of_many(result), gates_message(result)
+    else:
+        return result
+    flow, flow_run = context.flow, context.flow_run
+    if flow is not None and flow_run is not None and _keep_report in flow.on_completion_hooks:
+        _reports[flow_run.id] = result
     return Completed(name=name, message=message, data=result)
+
+
+def _keep_report(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Put the report back into a state that has lost it.
+
+    The engine returns what the state holds. Where Prefect's server gets the end of a flow run twice, because its first
+    answer was lost, it answers with its own copy of the state, in which there is no report.
+    """
+    report = _reports.pop(flow_run.id, None)
+    if state.data is None:
+        state.data = report
 
 
 async def _failed(context: FlowRunContext, error: GateNotPassed | GatesNotPassed) -> State[BaseException]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import cloudpickle
+import httpx
 import pytest
 from prefect import State, flow
 from prefect.client.orchestration import get_client
@@ -199,6 +202,53 @@ async def test_results_that_are_stored_are_read_back(credentials: QATechCredenti
         report = await seen.aresult()
     assert isinstance(report, GateReport)
     assert seen.name == "Passed, 1 flaky"
+
+
+@pytest.fixture
+def lost_answers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Prefect's clients send the end of each flow run again, as they do when the first answer was lost on its way."""
+    sent: list[str] = []
+
+    def is_end(request: httpx.Request) -> bool:
+        if not re.search(r"/flow_runs/[^/]+/set_state$", request.url.path):
+            return False
+        state = json.loads(request.content)["state"]
+        if state["type"] not in ("COMPLETED", "FAILED"):
+            return False
+        sent.append(state["name"])
+        return True
+
+    send, asend = httpx.Client.send, httpx.AsyncClient.send
+
+    def twice(self: httpx.Client, request: httpx.Request, **options: Any) -> httpx.Response:
+        if is_end(request):
+            send(self, request, **options)
+        return send(self, request, **options)
+
+    async def twice_async(self: httpx.AsyncClient, request: httpx.Request, **options: Any) -> httpx.Response:
+        if is_end(request):
+            await asend(self, request, **options)
+        return await asend(self, request, **options)
+
+    monkeypatch.setattr(httpx.Client, "send", twice)
+    monkeypatch.setattr(httpx.AsyncClient, "send", twice_async)
+    return sent
+
+
+@pytest.mark.parametrize("version", ["sync", "async"])
+async def test_a_lost_answer_of_prefects_loses_no_verdict(
+    credentials: QATechCredentials, lost_answers: list[str], version: str
+) -> None:
+    """Prefect's server refuses an end that it has already, and its own copy of the state has no report in it."""
+    assert (await run(version, credentials, "pln_green")).passed
+    with pytest.raises(GateFailed) as caught:
+        await run(version, credentials, "pln_broken", policy=NO_RERUN)
+    assert caught.value.report.verdict == "fail"
+    both = await agather_gates(
+        credentials, plans("pln_green", "pln_broken"), policy=NO_RERUN, polling=POLLING, raise_unless_passed=False
+    )
+    assert [both.reports[name].verdict for name in ("green", "broken")] == ["pass", "fail"]
+    assert lost_answers[:2] == ["Passed", "Gate failed"]
 
 
 async def test_prefects_own_retries_go_on(credentials: QATechCredentials) -> None:
