@@ -35,7 +35,8 @@ from prefect_qatech.exceptions import InvalidInputError, QATechError
 from prefect_qatech.inputs import check_name, short_repr
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.report import artifacts
-from prefect_qatech.tasks import RETRIED, address_of
+from prefect_qatech.task_options import RETRIED
+from prefect_qatech.tasks import address_of
 
 T = TypeVar("T")
 

@@ -33,7 +33,8 @@ from prefect_qatech.polling.unfinished import goes_on
 from prefect_qatech.polling.wait import Surroundings, wait_for_run
 from prefect_qatech.report import artifacts
 from prefect_qatech.report.release_check import report_release_check
-from prefect_qatech.tasks import NOT_CACHED, RETRIED, address_of
+from prefect_qatech.task_options import NOT_CACHED, RETRIED
+from prefect_qatech.tasks import address_of
 
 MAKES_CHECK = "release check"
 """What the ledger calls it."""

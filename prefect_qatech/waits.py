@@ -20,7 +20,7 @@ from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.polling.exceptions import WaitTimedOut
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.polling.task_run import wait_for_many, wait_for_one
-from prefect_qatech.tasks import NOT_CACHED
+from prefect_qatech.task_options import NOT_CACHED
 
 
 def _name_of_wait(parameters: dict[str, Any]) -> str:

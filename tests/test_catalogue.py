@@ -45,7 +45,7 @@ from prefect_qatech import (
     list_outbound_ips,
     list_projects,
     list_test_cases,
-    tasks,
+    task_options,
     upload_build,
 )
 from prefect_qatech.api import lists, uploads
@@ -99,7 +99,7 @@ def _serving() -> Iterator[Sandbox]:
 @pytest.fixture
 def sandbox(_serving: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
     _serving.reset()
-    monkeypatch.setattr(tasks, "RETRY_DELAYS_SECONDS", [0.0])
+    monkeypatch.setattr(task_options, "RETRY_DELAYS_SECONDS", [0.0])
     return _serving
 
 

@@ -31,7 +31,7 @@ from prefect_qatech import (
     get_test_run,
     rerun_test_run,
     start_test_run,
-    tasks,
+    task_options,
     wait_for_test_run,
     wait_for_test_runs,
 )
@@ -298,7 +298,7 @@ async def test_nothing_of_it_is_retried(task: Any, arguments: tuple[str, ...]) -
     asked: list[bool] = []
 
     async def ask(task: Task[Any, Any], task_run: Any, state: State[Any]) -> bool:
-        asked.append(await tasks.retry_if_safe(task, task_run, state))
+        asked.append(await task_options.retry_if_safe(task, task_run, state))
         return asked[-1]
 
     with pytest.raises(InvalidInputError):

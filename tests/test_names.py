@@ -41,7 +41,7 @@ from prefect_qatech import (
     rerun_test_run,
     start_release_check,
     start_test_run,
-    tasks,
+    task_options,
 )
 from prefect_qatech.api import lists
 from prefect_qatech.cli import main
@@ -63,7 +63,7 @@ versions = pytest.mark.parametrize("version", ["sync", "async"])
 @pytest.fixture(autouse=True)
 def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lists, "_projects", {})
-    monkeypatch.setattr(tasks, "RETRY_DELAYS_SECONDS", [0.0])
+    monkeypatch.setattr(task_options, "RETRY_DELAYS_SECONDS", [0.0])
 
 
 def gets(sandbox: Sandbox, path: str) -> int:

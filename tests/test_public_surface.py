@@ -26,6 +26,7 @@ ROOMS = [
     {"credentials", "ledger"},
     {"report"},
     {"polling"},
+    {"task_options"},
     {"tasks"},
     {"waits", "catalogue"},
     {"release_checks"},

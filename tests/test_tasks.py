@@ -65,7 +65,7 @@ from prefect_qatech import (
     release_gate,
     rerun_test_run,
     start_test_run,
-    tasks,
+    task_options,
     wait_for_test_run,
 )
 from prefect_qatech.report import artifacts
@@ -106,8 +106,8 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         sleeps.append(seconds)
 
-    monkeypatch.setattr(tasks, "RETRY_DELAYS_SECONDS", [0.0])
-    monkeypatch.setattr(tasks, "sleep_unless_stopped", sleep)
+    monkeypatch.setattr(task_options, "RETRY_DELAYS_SECONDS", [0.0])
+    monkeypatch.setattr(task_options, "sleep_unless_stopped", sleep)
     return sleeps
 
 
@@ -700,7 +700,7 @@ async def test_a_service_that_asks_to_come_back_gets_one_start(
 async def test_what_prefects_delay_covers_of_a_retry_after_is_not_slept_twice(
     sandbox: Sandbox, credentials: QATechCredentials, slept: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks, "RETRY_DELAYS_SECONDS", [2.0, 10.0])
+    monkeypatch.setattr(task_options, "RETRY_DELAYS_SECONDS", [2.0, 10.0])
     sandbox.set_faults(fault({"kind": "status", "status": 429}, "start", retry_after=7, times=2))
     await _in_a_flow(lambda: _impatient(astart_test_run)(credentials, "pln_green"))
     assert slept == [5, 0]
@@ -736,7 +736,7 @@ async def test_a_refused_connection_is_tried_again(monkeypatch: pytest.MonkeyPat
         if len(slept) == 2:
             running.append(Sandbox(speed=2000, port=port).__enter__())
 
-    monkeypatch.setattr(tasks, "sleep_unless_stopped", sleep)
+    monkeypatch.setattr(task_options, "sleep_unless_stopped", sleep)
     try:
         await _in_a_flow(lambda: _impatient(astart_test_run)(credentials, "pln_green"))
         assert counted(running[0]) == (1, 0)

@@ -31,6 +31,7 @@ from prefect_qatech.report.deployed import run_by
 from prefect_qatech.report.history import PlanHistory
 from prefect_qatech.report.model import GateDecision, GateReport
 from prefect_qatech.report.subject import GateSubject, subject_of
+from prefect_qatech.task_options import no_retry_after
 from prefect_qatech.tasks import (
     address_of,
     apublish_gate_report,
@@ -38,7 +39,6 @@ from prefect_qatech.tasks import (
     astart_campaign_again,
     astart_test_run,
     astart_with_release_check,
-    no_retry_after,
 )
 from prefect_qatech.waits import await_in_a_gate
 

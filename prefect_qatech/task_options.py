@@ -1,0 +1,78 @@
+"""How Prefect retries our tasks, and why it caches none of them."""
+
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypedDict
+
+from prefect.cache_policies import NO_CACHE, CachePolicy
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import Task
+
+from prefect_qatech._sync import sleep_unless_stopped
+from prefect_qatech.api.resend import RETRY_DELAYS_SECONDS
+from prefect_qatech.exceptions import QATechError
+
+MAX_RETRY_SLEEP_SECONDS = 120.0
+
+_deadline: ContextVar[float] = ContextVar("qatech_deadline", default=float("inf"))
+
+
+@contextmanager
+def no_retry_after(seconds_left: float) -> Iterator[None]:
+    """Within this context, retry no task once so many seconds have passed, nor sleep longer for a retry."""
+    token = _deadline.set(time.monotonic() + seconds_left)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+class _ResultOptions(TypedDict):
+    cache_policy: CachePolicy
+    persist_result: bool
+    result_storage_key: str
+
+
+class _RetryOptions(_ResultOptions):
+    retries: int
+    retry_delay_seconds: list[float]
+    retry_condition_fn: Callable[[Task[Any, Any], TaskRun, State[Any]], Awaitable[bool]]
+
+
+async def retry_if_safe(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
+    """Prefect's `retry_condition_fn` of the tasks: our own errors know whether they may be retried.
+
+    Where the service asked for more time than the task's next delay (Retry-After), the rest is slept here; Prefect
+    takes the delays from the decoration only. More than `MAX_RETRY_SLEEP_SECONDS` is not slept, and nothing past a
+    deadline (`no_retry_after`): the task fails.
+    """
+    error = await state.aresult(raise_on_failure=False)
+    if not isinstance(error, QATechError) or not error.retryable:
+        return False
+    wanted = error.retry_after_seconds or 0.0
+    if wanted > MAX_RETRY_SLEEP_SECONDS:
+        return False
+    delay = RETRY_DELAYS_SECONDS[min(task_run.run_count, len(RETRY_DELAYS_SECONDS)) - 1]
+    if time.monotonic() + max(wanted, delay) >= _deadline.get():
+        return False
+    await sleep_unless_stopped(max(0.0, wanted - delay))
+    return True
+
+
+# The ledger finds an earlier start, and survives what a cache does not; what a run is like must never come from a
+# cache. A task worker keeps results, and puts Prefect's default, by which equal calls of a flow run share one, in place
+# of NO_CACHE: there, each task run keeps its result under a key of its own.
+NOT_CACHED: _ResultOptions = {
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+    "result_storage_key": "qatech-{task_run.id}",
+}
+RETRIED: _RetryOptions = {
+    # Stated on purpose: the setting PREFECT_TASKS_DEFAULT_RETRIES must not decide whether a POST is sent again.
+    "retries": len(RETRY_DELAYS_SECONDS),
+    "retry_delay_seconds": list(RETRY_DELAYS_SECONDS),
+    "retry_condition_fn": retry_if_safe,
+    **NOT_CACHED,
+}
