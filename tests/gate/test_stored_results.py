@@ -73,18 +73,19 @@ async def test_a_gate_that_is_told_to_store_its_result_is_called_alone(
     async def release() -> None:
         if how == "the gate itself":
             gate = arelease_gate.with_options(persist_result=True)
-            await gate(credentials, "pln_green", polling=POLLING, report_directory=str(tmp_path / "report"))
+            await gate(credentials, "pln_green", polling=POLLING, report_directory=report)
         elif how == "many gates":
             gates = agather_gates.with_options(persist_result=True)
             await gates(credentials, {"one": "pln_green"}, polling=POLLING)
         await own()
 
-    (tmp_path / "report").mkdir()
-    (tmp_path / "report" / "verdict.json").write_text("{}")
+    report = str(tmp_path / "report")
+    await arelease_gate(credentials, "pln_green", polling=POLLING, report_directory=report)
+    assert (tmp_path / "report" / "verdict.json").exists()
     with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path / "results"}):
         with pytest.raises(InvalidInputError, match="Set persist_result=False on it"):
             await release()
-        assert counted(sandbox) == (0, 0)
+        assert counted(sandbox) == (1, 0)
         if how == "the gate itself":
             assert not (tmp_path / "report" / "verdict.json").exists(), "no earlier verdict is left to be read"
         assert (await own()).passed
