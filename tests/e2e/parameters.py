@@ -84,7 +84,8 @@ def for_many(way: str, parameters: dict[str, Any]) -> dict[str, Any]:
 
 def serve() -> None:
     """Do what `.serve(...)` does, and `serve(flow.to_deployment(...))`, in one process."""
-    runner = Runner(query_seconds=1)
+    # Each run is two processes that import Prefect: more of them at once than cores only wait for one another.
+    runner = Runner(query_seconds=1, limit=2)
     runner.add_flow(release_gate, name="objects", parameters=as_objects("serve"))
     runner.add_flow(gather_gates, name="objects", parameters=for_many("serve, many", as_objects("serve, many")))
     runner.add_deployment(release_gate.to_deployment("to-deployment", parameters=as_objects("to_deployment")))  # type: ignore[arg-type]

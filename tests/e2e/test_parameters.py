@@ -63,9 +63,8 @@ def test_the_same_request_arrives_in_each_way(world: World, sandbox: Sandbox) ->
 
     def all_have_ended() -> bool:
         runs = world.post("/flow_runs/filter", {"deployments": {"name": {"any_": DEPLOYED}}})
-        assert {run["state"]["type"] for run in runs} <= {"SCHEDULED", "PENDING", "RUNNING", "COMPLETED"}, [
-            run["state"]["message"] for run in runs
-        ]
+        broken = [run["state"] for run in runs if run["state"]["type"] in {"FAILED", "CRASHED", "CANCELLED"}]
+        assert not broken, f"{broken}\n{world.log('parameters')[-5000:]}"
         return len(runs) == len(WAYS) and {run["state"]["type"] for run in runs} == {"COMPLETED"}
 
     eventually(all_have_ended, "the ends of all gates", 300)
