@@ -1,5 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
+# Where it is set, each of some hundred processes would compile the package, and each worker all tests, anew.
+unexport PYTHONDONTWRITEBYTECODE
 # Long files first (tests/conftest.py), so that no core is idle at the end.
 FAST_SUITE := --dist loadfile --no-loadscope-reorder $(foreach room,e2e ui scale runners readers,--ignore tests/$(room))
 
