@@ -42,6 +42,7 @@ async def _start(
     label: str | None = None,
     campaign: tuple[str, int] | None = None,
     release_check: QATechReleaseCheckRequest | None = None,
+    first_url: str | None = None,
 ) -> QATechRunRecord:
     _check(credentials, label, target)
     check_that_prefect_returns_results()
@@ -67,7 +68,7 @@ async def _start(
             return _accepted("start", await client.start_run(wanted.request), plan)
 
         record = await ledger.once(call, send, post_seconds=credentials.timeout_seconds, prepare=wanted.prepare)
-    await _announce(record, artifacts.artifact_key("run", record.plan_short_id or plan))
+    await _announce(record, artifacts.artifact_key("run", record.plan_short_id or plan), first_url)
     return record
 
 
@@ -80,6 +81,7 @@ async def _rerun(
     campaign: tuple[str, int] | None = None,
     artifact_key: str | None,
     plan_short_id: str | None,
+    first_url: str | None = None,
 ) -> QATechRunRecord:
     _check(credentials, label)
     run_short_id = short_id_of(run)
@@ -103,7 +105,7 @@ async def _rerun(
             return _accepted("rerun", started, plan, rerun_of=run_short_id)
 
         record = await ledger.once(call, send, post_seconds=credentials.timeout_seconds, prepare=wanted.prepare)
-    await _announce(record, artifact_key or artifacts.artifact_key("rerun", run_short_id))
+    await _announce(record, artifact_key or artifacts.artifact_key("rerun", run_short_id), first_url)
     return record
 
 
@@ -145,7 +147,8 @@ def _accepted(
     return record
 
 
-async def _announce(record: QATechRunRecord, key: str) -> None:
+async def _announce(record: QATechRunRecord, key: str, first_url: str | None) -> None:
+    """Tell which run was started, or found; in a gate its link stands below that of the first run."""
     what = "run" if record.rerun_of is None else "rerun"
     rename_own_task_run(f"{'resume' if record.is_resumed else 'start'} {what} {record.run_short_id}")
     if record.is_resumed:
@@ -153,10 +156,12 @@ async def _announce(record: QATechRunRecord, key: str) -> None:
         run_logger().info(sentence, record.run_short_id, record.run_url or "no address given")
         return
     rerun_of = record.rerun_of
-    description = "QA.tech run" if rerun_of is None else f"QA.tech rerun of {rerun_of}"
-    await artifacts.publish_link(
-        record.run_url, f"Run {record.run_short_id} on QA.tech", key=key, description=description
-    )
+    if first_url is not None:
+        description = "QA.tech runs of this gate: the first one, and those after it"
+    else:
+        description = "QA.tech run" if rerun_of is None else f"QA.tech rerun of {rerun_of}"
+    text = f"{what.capitalize()} {record.run_short_id} on QA.tech"
+    await artifacts.publish_link(record.run_url, text, key=key, description=description, below_url=first_url)
     events.emit_run_started(record, rerun_of=rerun_of)
 
 
@@ -317,7 +322,12 @@ async def astart_with_release_check(
 
 @task(name="start_test_run", description="Start a QA.tech run, once per flow run.", **RETRIED)
 async def astart_campaign_again(
-    credentials: QATechCredentials, request: QATechRunRequest, *, target: str | None, campaign: tuple[str, int]
+    credentials: QATechCredentials,
+    request: QATechRunRequest,
+    *,
+    target: str | None,
+    campaign: tuple[str, int],
+    first_url: str | None,
 ) -> QATechRunRecord:
     """Start the first run of a gate's campaign anew.
 
@@ -326,8 +336,9 @@ async def astart_campaign_again(
         request: What to run, and where.
         target: What is tested.
         campaign: The slot of the former first run, and how often it was started anew.
+        first_url: The address of the former first run.
     """
-    return await _start(credentials, request, target, campaign=campaign)
+    return await _start(credentials, request, target, campaign=campaign, first_url=first_url)
 
 
 @task(name="rerun_test_run", description="Rerun a QA.tech run: everything, failed only, or a list.", **RETRIED)
@@ -339,6 +350,7 @@ async def arerun_in_campaign(
     campaign: tuple[str, int],
     artifact_key: str,
     plan_short_id: str | None,
+    first_url: str | None,
 ) -> QATechRunRecord:
     """Start a rerun of a gate's campaign.
 
@@ -349,9 +361,16 @@ async def arerun_in_campaign(
         campaign: The slot of the campaign's first run, and the number of the rerun.
         artifact_key: Key of the link artifact.
         plan_short_id: The plan that the run is of.
+        first_url: The address of the campaign's first run.
     """
     return await _rerun(
-        credentials, run_short_id, request, campaign=campaign, artifact_key=artifact_key, plan_short_id=plan_short_id
+        credentials,
+        run_short_id,
+        request,
+        campaign=campaign,
+        artifact_key=artifact_key,
+        plan_short_id=plan_short_id,
+        first_url=first_url,
     )
 
 

@@ -101,9 +101,14 @@ async def await_in_a_gate(
     polling: QATechPolling,
     artifact_key: str,
 ) -> QATechRun | WaitTimedOut:
-    """Wait as `await_for_test_run` does, and return what it raises at the deadline: to a gate that is no error."""
+    """Wait as `await_for_test_run` does, and return what it raises at the deadline: to a gate that is no error.
+
+    All waits of a gate move the same progress bar.
+    """
     try:
-        return await wait_for_one(credentials, run, timeout_seconds, polling=polling, artifact_key=artifact_key)
+        return await wait_for_one(
+            credentials, run, timeout_seconds, polling=polling, artifact_key=artifact_key, has_only_one_bar=True
+        )
     except WaitTimedOut as error:
         return error
 

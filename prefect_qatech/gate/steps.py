@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 import anyio
@@ -26,6 +26,7 @@ from prefect_qatech.polling.exceptions import WaitTimedOut
 from prefect_qatech.polling.throttle import Throttle
 from prefect_qatech.release_checks import MAKES_CHECK, astart_release_check, await_for_release_check
 from prefect_qatech.report import artifacts, events
+from prefect_qatech.report.about import environment_of
 from prefect_qatech.report.artifacts import artifact_key
 from prefect_qatech.report.deployed import run_by
 from prefect_qatech.report.history import PlanHistory
@@ -62,6 +63,7 @@ class FlowRunSteps:
     request: QATechRunRequest
     settings: GateSettings
     run: QATechRunRecord | str | None = None
+    _bar_key: str = field(default="", init=False)
 
     async def begin(self) -> Beginning:
         seconds, run, target = self.settings.policy.deadline_seconds, self.run, self.settings.target
@@ -74,11 +76,14 @@ class FlowRunSteps:
             has_stale_pass = await ledger.through_outages(lambda: journal.has_stale_pass(first, target), seconds, first)
         began = await ledger.through_outages(lambda: journal.window_of(first), seconds, first)
         usual = await self._usual_test_count(first)
+        subject = await this_subject(self.credentials, self.request, self.settings)
+        what = self.settings.label or first.plan_short_id or self.request.test_plan_short_id or first.run_short_id
+        self._bar_key = artifact_key("progress", what, environment_of(subject))
         return Beginning(
             # Fail closed: where the answer to the POST was lost, tests that were there the last time are missed now.
             first if usual is None else first.model_copy(update={"test_count": usual}),
             _seconds_left(began, seconds),
-            await this_subject(self.credentials, self.request, self.settings),
+            subject,
             evidence_is_older=await ledger.through_outages(lambda: journal.is_older(first), seconds, first),
             is_one_run_only=run is not None and first.kind == "attached",
             has_stale_pass=has_stale_pass,
@@ -139,8 +144,10 @@ class FlowRunSteps:
                 rerun.base.run_short_id,
                 QATechRerunRequest(failed_only=rerun.failed_only, test_case_ids=rerun.test_case_ids),
                 campaign=(first.slot or "", rerun.number),
-                artifact_key=artifact_key("rerun", self.settings.label or first.plan_short_id or first.run_short_id),
+                # That of the first run's link.
+                artifact_key=artifact_key("run", first.plan_short_id or self.request.test_plan_short_id),
                 plan_short_id=first.plan_short_id,
+                first_url=first.run_url,
             )
 
         with no_retry_after(seconds_left):
@@ -152,13 +159,8 @@ class FlowRunSteps:
             began = time.monotonic()
             await suspend.suspend_until_ended(self.credentials, record, seconds_left, self.settings.polling)
             seconds_left = max(0.0, seconds_left - (time.monotonic() - began))
-        subject = self.settings.label or record.plan_short_id or self.request.test_plan_short_id or record.run_short_id
         seen = await await_in_a_gate(
-            self.credentials,
-            record,
-            seconds_left,
-            polling=self.settings.polling,
-            artifact_key=artifact_key("progress", subject),
+            self.credentials, record, seconds_left, polling=self.settings.polling, artifact_key=self._bar_key
         )
         if isinstance(seen, WaitTimedOut):
             raise seen
@@ -304,7 +306,9 @@ async def astart_campaign(
             "tested again. Name what is tested (target=...) to keep its evidence on a retry.",
             record.run_short_id,
         )
-        record = await astart_campaign_again(credentials, request, target=target, campaign=(first.slot or "", again))
+        record = await astart_campaign_again(
+            credentials, request, target=target, campaign=(first.slot or "", again), first_url=first.run_url
+        )
     return record
 
 

@@ -136,8 +136,9 @@ async def wait_for_one(
     *,
     polling: QATechPolling | None,
     artifact_key: str | None,
+    has_only_one_bar: bool = False,
 ) -> QATechRun:
-    """Wait for a run; `wait_for_test_run` describes it."""
+    """Wait for a run; `wait_for_test_run` describes it, and `Progress` the bar that a flow run may have only one of."""
     target = _Target.of(run)
     run_short_id = target.run_short_id
     waits = _Waits(credentials, timeout_seconds, polling or QATechPolling(), sleep_unless_stopped)
@@ -145,6 +146,7 @@ async def wait_for_one(
     progress = artifacts.Progress(
         f"QA.tech run {run_short_id}: finished test cases",
         artifact_key or artifacts.artifact_key("progress", run_short_id),
+        is_only_one=has_only_one_bar,
     )
 
     def on_change(run: QATechRun) -> None:

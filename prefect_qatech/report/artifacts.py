@@ -16,10 +16,13 @@ from prefect.artifacts import (
     acreate_table_artifact,
     aupdate_progress_artifact,
 )
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
+from prefect.client.schemas.objects import Artifact
 from prefect.client.schemas.sorting import ArtifactSort
 from prefect.logging import get_logger
+from prefect.runtime import flow_run
 from prefect.utilities.urls import url_for
 
 from prefect_qatech._prefect import PATIENCE_SECONDS
@@ -45,6 +48,7 @@ from prefect_qatech.verdict import TestVerdict
 MAX_PICTURES = 5
 MAX_DESCRIPTION = 500
 MAX_HISTORY_VERSIONS = 40
+MAX_LINKS = 50
 MAX_UNATTENDED = 2_000
 MIN_PERCENT = 1.0
 REPORT_SECONDS = 20.0
@@ -70,12 +74,50 @@ def artifact_key(*parts: str | None) -> str:
     return cut_key("-".join(["qatech", *(key_text(part) for part in parts if part)]), 200)
 
 
-async def publish_link(url: str | None, text: str, *, key: str, description: str) -> None:
-    """Publish the link to a run."""
-    if address := safe_url(url):
-        # Both name a run by the id that the service gave it, which may look like anything; no UI shows a link's HTML.
-        text, description = cell_text(text, 300), cell_text(description, 300)
-        await _safely(acreate_link_artifact(link=address, link_text=text, key=key, description=description))
+async def publish_link(url: str | None, text: str, *, key: str, description: str, below_url: str | None = None) -> None:
+    """Publish the link to a run.
+
+    Args:
+        url: Its address; one that may not become a link is not published.
+        text: What the link says.
+        key: Key of the artifact.
+        description: What it is.
+        below_url: Where the flow run has an artifact of this key with a link to this address: the new link is put below
+            that one, and there is no second artifact.
+    """
+    address = safe_url(url)
+    if address is None:
+        return
+    # Both name a run by the id that the service gave it, which may look like anything; no UI shows a link's HTML.
+    text, description = cell_text(text, 300), cell_text(description, 300)
+    if below_url is not None and await _safely(_put_below(below_url, f"[{text}]({address})", key, description)):
+        return
+    # Rather a second artifact than a run without a link.
+    await _safely(acreate_link_artifact(link=address, link_text=text, key=key, description=description))
+
+
+async def _put_below(url: str, link: str, key: str, description: str) -> bool:
+    async with get_client() as client:
+        for artifact in await _artifacts_of_this_flow_run(client, key):
+            links = artifact.data
+            if artifact.id is not None and isinstance(links, str) and f"]({url})" in links:
+                update = ArtifactUpdate(data=f"{links}\n\n{link}", description=description)
+                await client.update_artifact(artifact.id, update)
+                return True
+    return False
+
+
+async def _artifacts_of_this_flow_run(client: PrefectClient, key: str) -> list[Artifact]:
+    """Return what the current flow run has published under a key, the newest first."""
+    if (own := flow_run.id) is None:
+        return []
+    return await client.read_artifacts(
+        artifact_filter=ArtifactFilter(
+            key=ArtifactFilterKey(any_=[key]), flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(own)])
+        ),
+        sort=ArtifactSort.CREATED_DESC,
+        limit=MAX_LINKS,
+    )
 
 
 async def publish_report(report: GateReport, *, key: str | None = None) -> None:
@@ -208,11 +250,13 @@ class Progress:
     Args:
         description: What it shows.
         key: The artifact's key.
+        is_only_one: Whether the flow run has one bar of this key: where there is one already, that one is moved.
     """
 
-    def __init__(self, description: str, key: str) -> None:
+    def __init__(self, description: str, key: str, *, is_only_one: bool = False) -> None:
         self._description = cell_text(description, 300)
         self._key = key
+        self._is_only_one = is_only_one
         self._artifact_id: UUID | None = None
         self._percent = self._shown = -MIN_PERCENT
         self._is_over = self._is_closing = False
@@ -265,15 +309,24 @@ class Progress:
     async def _write_once(self, percent: float) -> None:
         if self._artifact_id is not None:
             await _safely(aupdate_progress_artifact(artifact_id=self._artifact_id, progress=percent))
+        elif self._is_only_one and (former := await _safely(self._former())) is not None:
+            self._artifact_id = await _safely(
+                aupdate_progress_artifact(artifact_id=former, progress=percent, description=self._description)
+            )
         elif not self._is_over:
             self._artifact_id = await _safely(
                 acreate_progress_artifact(progress=percent, key=self._key, description=self._description)
             )
 
+    async def _former(self) -> UUID | None:
+        async with get_client() as client:
+            bars = await _artifacts_of_this_flow_run(client, self._key)
+        return next((bar.id for bar in bars if bar.type == "progress"), None)
 
-async def _safely(write: Awaitable[T], seconds: float = PATIENCE_SECONDS) -> T | None:
+
+async def _safely(write: Awaitable[T], seconds: float | None = None) -> T | None:
     try:
-        with anyio.fail_after(seconds):
+        with anyio.fail_after(PATIENCE_SECONDS if seconds is None else seconds):
             return await write
     except Exception:  # the run and the verdict count, not the picture of them
         get_logger("qatech").warning("A Prefect artifact could not be written", exc_info=True)

@@ -582,12 +582,49 @@ async def test_what_the_gate_publishes(sandbox: Sandbox, credentials: QATechCred
     # A run that has ended at the first look gets no bar of its progress.
     assert {key: artifact.type for key, artifact in published.items() if artifact.type != "progress"} == {
         "qatech-run-pln-flaky": "markdown",
-        "qatech-rerun-pln-flaky": "markdown",
         "qatech-report-pln-flaky": "markdown",
         "qatech-tests-pln-flaky": "table",
     }
     assert "Apply a voucher" in str(published["qatech-report-pln-flaky"].data)
     assert "Apply a voucher" in str(published["qatech-tests-pln-flaky"].data)
+
+
+@pytest.mark.parametrize("version", ["sync", "async"])
+async def test_a_gate_has_one_link_and_one_bar_whatever_it_reruns_and_however_often_it_is_tried(version: str) -> None:
+    """A retry of a pass without a target tests anew, in the same flow run."""
+    reports: list[GateReport] = []
+    with sandbox_of(one_plan(cases(["failed", "passed"], "passed")), speed=0) as sandbox, time_goes_on(sandbox):
+        given = credentials_for(sandbox)
+
+        def note(report: GateReport) -> None:
+            reports.append(report)
+            if len(reports) == 1:
+                raise RuntimeError("deployment failed after the gate")
+
+        @flow(retries=1)
+        async def release_async() -> None:
+            note(await arelease_gate.fn(given, "pln_one", polling=POLLING))
+
+        @flow(retries=1)
+        def release_sync() -> None:
+            note(release_gate.fn(given, "pln_one", polling=POLLING))
+
+        if version == "sync":
+            release_sync()
+        else:
+            await release_async()
+    runs = [attempt for report in reports for attempt in report.attempts]
+    assert len(runs) == 4
+    published = await artifacts_of([UUID(reports[0].flow_run_id or "")])
+    [links] = [artifact for artifact in published if artifact.key == "qatech-run-pln-one"]
+    told = [(number % 2, run.run_short_id, run.run_url) for number, run in enumerate(runs)]
+    texts = [f"[{'Rerun' if is_rerun else 'Run'} {cell_text(id, 99)} on QA.tech]({url})" for is_rerun, id, url in told]
+    assert links.data == "\n\n".join(texts)
+    [bar] = [artifact for artifact in published if artifact.type == "progress"]
+    assert (bar.key, bar.data) == ("qatech-progress-pln-one", 100)
+    assert runs[-1].run_short_id in str(bar.description)
+    newest = max(published, key=lambda artifact: str(artifact.created))
+    assert newest.key == "qatech-report-pln-one", "both UIs show it first"
 
 
 async def test_a_gate_whose_time_is_over_publishes_its_report(sandbox: Sandbox, tmp_path: Path) -> None:

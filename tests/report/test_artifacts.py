@@ -17,6 +17,7 @@ import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prefect import flow
 from prefect.exceptions import TerminationSignal
 
 from prefect_qatech.api.responses import QATechRun, QATechRunTestCaseDetails
@@ -36,6 +37,7 @@ from prefect_qatech.report.model import GateReport, GatesReport
 from prefect_qatech.report.subject import GateSubject, ReportedApplication
 from prefect_qatech.verdict import GatePolicy
 from prefect_qatech.verdict.identity import ObservedAttempt, recognise
+from tests.support import artifacts_of, flow_run_id
 
 ARTIFACT = UUID("5e4d3c2b-0000-4000-8000-000000000001")
 WRITERS = [
@@ -319,6 +321,55 @@ async def test_no_link_is_better_than_a_bad_one(url: str | None, monkeypatch: py
     written = Written(monkeypatch)
     await publish_link(url, "The run", key="qatech-x", description="A run")
     assert written.calls == []
+
+
+@pytest.mark.parametrize("lookup", [RuntimeError("server down"), None], ids=["fails", "hangs"])
+@pytest.mark.usefixtures("prefect_server")
+async def test_a_gate_whose_artifacts_cannot_be_looked_up_gets_new_ones(
+    lookup: Exception | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = Written(monkeypatch)
+
+    @asynccontextmanager
+    async def client() -> AsyncIterator[Any]:
+        if lookup is not None:
+            raise lookup
+        await asyncio.Event().wait()
+        yield
+
+    monkeypatch.setattr(artifacts, "get_client", client)
+    monkeypatch.setattr(artifacts, "PATIENCE_SECONDS", 0.05)
+    url = "https://app.qa.tech/"
+    with anyio.fail_after(30):
+        await publish_link(f"{url}b", "Rerun b", key="qatech-x", description="Runs", below_url=f"{url}a")
+        async with Progress("A run", "qatech-y", is_only_one=True) as progress:
+            progress.show(10, is_over=False)
+            await asyncio.sleep(0.2)
+    assert written.names == ["acreate_link_artifact", "acreate_progress_artifact"]
+
+
+@pytest.mark.usefixtures("prefect_server")
+async def test_gates_in_one_flow_run_do_not_share_a_link() -> None:
+    """They may test the same plan, one after another; the newest artifact is not that of the first gate."""
+    url, key = "https://app.qa.tech/", "qatech-run-pln-smoke"
+    ids: list[UUID] = []
+
+    @flow
+    async def two_gates() -> None:
+        ids.append(flow_run_id())
+        for run in ("a", "ab"):
+            await publish_link(f"{url}{run}", f"Run {run}", key=key, description="QA.tech run")
+        await publish_link(f"{url}c", "Rerun c", key=key, description="QA.tech runs", below_url=f"{url}a")
+
+    await two_gates()
+    await two_gates()  # and another flow run has artifacts of its own
+    links = [f"[Run a]({url}a)\n\n[Rerun c]({url}c)", f"[Run ab]({url}ab)"]
+    for one in ids:
+        published = await artifacts_of([one])
+        assert sorted((artifact.data, artifact.description) for artifact in published) == [
+            (links[0], "QA.tech runs"),
+            (links[1], "QA.tech run"),
+        ]
 
 
 async def test_a_bar_moves_by_a_percent_at_least(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ def chart_text(address: str) -> str:
 
 def test_the_artifacts_page_lists_what_a_gate_published(ui: UI, gates: Gates) -> None:
     page = ui.open("/artifacts")
-    kinds = {"report": "MARKDOWN", "tests": "TABLE", "run": "MARKDOWN", "rerun": "MARKDOWN", "progress": "PROGRESS"}
+    kinds = {"report": "MARKDOWN", "tests": "TABLE", "run": "MARKDOWN", "progress": "PROGRESS"}
     for name, kind in {**kinds, "failure": "IMAGE"}.items():
         key = f"qatech-{name}-pln-release" + ("-1" if name == "failure" else "")
         assert key in gates["fail"].artifacts
@@ -157,6 +157,7 @@ def test_the_tests_table_has_a_row_per_test_and_a_column_per_attempt(ui: UI, gat
 def test_the_run_link_and_the_progress(ui: UI, gates: Gates) -> None:
     gate = gates["fail"]
     page = ui.artifact(gate, "qatech-run-pln-release")
+    expect(page.get_by_role("link", name=re.compile(r"^Rerun \w+ on QA\.tech$"))).to_have_count(2)
     link = page.get_by_role("link", name=re.compile(r"^Run \w+ on QA\.tech$"))
     expect(link).to_be_visible()
     shown = httpx.get(str(link.get_attribute("href")))
