@@ -72,17 +72,17 @@ class World:
         self, name: str, *command: str, env: Mapping[str, str] | None = None, cwd: Path = ROOT
     ) -> subprocess.Popen[bytes]:
         """Start a process with SIGINT as a terminal would leave it."""
-        log = (self.home / f"{name}.log").open("ab")
-        process = subprocess.Popen(
-            command,
-            env=self.environment(env),
-            cwd=cwd,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            # A shell that starts a process in the background makes it ignore SIGINT, and Prefect's worker needs it.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
+        with (self.home / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                command,
+                env=self.environment(env),
+                cwd=cwd,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                # A shell that starts a process in the background makes it ignore SIGINT, and Prefect's worker needs it.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
         self._processes[name] = process
         return process
 

@@ -240,8 +240,8 @@ def test_of_gates_at_the_same_moment_the_last_one_wins_as_a_whole(tmp_path: Path
     ]
     for writer in writers:
         assert writer.stdin is not None
-        writer.stdin.write("\n")
-        writer.stdin.flush()
+        with writer.stdin as stdin:
+            stdin.write("\n")
     assert [writer.wait(120) for writer in writers] == [0] * 4
     last = run_of(tmp_path)
     runs = [run_of(directory) for directory in older(tmp_path) if names(directory) == NAMES]

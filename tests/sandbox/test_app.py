@@ -282,16 +282,20 @@ def test_a_sandbox_ends_and_can_be_served_again() -> None:
     sandbox = Sandbox(speed=0)
     with pytest.raises(RuntimeError, match="while it is being served"):
         _ = sandbox.url
-    with sandbox:
-        first = sandbox.url
-        with pytest.raises(RuntimeError, match="already"):
-            sandbox.__enter__()
-        assert httpx.get(f"{first}/sandbox/health").status_code == 200
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{first}/sandbox/health")
-    assert not sandbox.is_serving()
-    with sandbox:
-        assert httpx.get(f"{sandbox.url}/sandbox/health").status_code == 200
+    ports_refuse = []
+    for _ in range(3):
+        with sandbox:
+            url = sandbox.url
+            with pytest.raises(RuntimeError, match="already"):
+                sandbox.__enter__()
+            assert httpx.get(f"{url}/sandbox/health").status_code == 200
+        assert not sandbox.is_serving()
+        try:
+            httpx.get(f"{url}/sandbox/health")
+        except httpx.ConnectError:
+            ports_refuse.append(url)
+    # Another process can get a port at once that has become free, but hardly three times.
+    assert ports_refuse
     assert {*threading.enumerate()} <= before
 
 
