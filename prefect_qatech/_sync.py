@@ -8,19 +8,21 @@ at work in a process share that loop, and with it their connections; it ends wit
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 from weakref import WeakSet
 
 import anyio
 from anyio.from_thread import BlockingPortal, BlockingPortalProvider, start_blocking_portal
 from prefect.exceptions import TerminationSignal
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 WATCH_SECONDS = 0.5
@@ -52,6 +54,16 @@ def run_sync(core: Callable[[], Coroutine[Any, Any, T]]) -> T:
             work.ended.wait()
             raise
         raise error
+
+
+def sync_version(core: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
+    """Return the sync version of an async function: its name, signature and docstring, run by `run_sync`."""
+
+    @functools.wraps(core)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        return run_sync(lambda: core(*args, **kwargs))
+
+    return run
 
 
 async def run_apart(core: Callable[[], Coroutine[Any, Any, T]], *, grace_seconds: float) -> T:

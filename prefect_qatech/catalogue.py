@@ -10,11 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
 
-from prefect import task
-
 from prefect_qatech import ledger
 from prefect_qatech._prefect import check_that_prefect_returns_results, run_logger
-from prefect_qatech._sync import run_sync
 from prefect_qatech.addresses import safe_url
 from prefect_qatech.api.catalogue import (
     QATechApplicationInfo,
@@ -35,7 +32,7 @@ from prefect_qatech.exceptions import InvalidInputError, QATechError
 from prefect_qatech.inputs import check_name, short_repr
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.report import artifacts
-from prefect_qatech.task_options import RETRIED
+from prefect_qatech.task_options import RETRIED, task_in_both_versions
 from prefect_qatech.tasks import address_of
 
 T = TypeVar("T")
@@ -58,14 +55,8 @@ async def _ask_of(
     return await _ask(credentials, of_it)
 
 
-@task(name="list_projects", description="List the projects of the QA.tech token.", **RETRIED)
-async def alist_projects(credentials: QATechCredentials) -> list[QATechProject]:
-    """Async version of `list_projects`: the same arguments, result and errors."""
-    return await _ask(credentials, lambda client: client.list_projects())
-
-
-@task(name="list_projects", description="List the projects of the QA.tech token.", **RETRIED)
-def list_projects(credentials: QATechCredentials) -> list[QATechProject]:
+@task_in_both_versions(description="List the projects of the QA.tech token.", **RETRIED)
+async def list_projects(credentials: QATechCredentials) -> list[QATechProject]:
     """Return the projects that the token may use (`GET /projects`).
 
     Args:
@@ -79,17 +70,14 @@ def list_projects(credentials: QATechCredentials) -> list[QATechProject]:
         names = [project.name for project in list_projects(credentials)]
         ```
     """
-    return run_sync(lambda: _ask(credentials, lambda client: client.list_projects()))
+    return await _ask(credentials, lambda client: client.list_projects())
 
 
-@task(name="list_applications", description="List the applications of a QA.tech project.", **RETRIED)
-async def alist_applications(credentials: QATechCredentials) -> list[QATechApplicationInfo]:
-    """Async version of `list_applications`: the same arguments, result and errors."""
-    return await _ask(credentials, lambda client: client.list_applications())
+alist_projects = list_projects.async_version
 
 
-@task(name="list_applications", description="List the applications of a QA.tech project.", **RETRIED)
-def list_applications(credentials: QATechCredentials) -> list[QATechApplicationInfo]:
+@task_in_both_versions(description="List the applications of a QA.tech project.", **RETRIED)
+async def list_applications(credentials: QATechCredentials) -> list[QATechApplicationInfo]:
     """Return the applications of the project (`GET /applications`).
 
     Args:
@@ -103,17 +91,14 @@ def list_applications(credentials: QATechCredentials) -> list[QATechApplicationI
         web = [app for app in list_applications(credentials) if app.kind == "web"]
         ```
     """
-    return run_sync(lambda: _ask(credentials, lambda client: client.list_applications()))
+    return await _ask(credentials, lambda client: client.list_applications())
 
 
-@task(name="list_environments", description="List the environments of a QA.tech application.", **RETRIED)
-async def alist_environments(credentials: QATechCredentials, application_short_id: str) -> list[QATechEnvironmentInfo]:
-    """Async version of `list_environments`: the same arguments, result and errors."""
-    return await _ask_of(credentials, application_short_id, lambda client, found: client.list_environments(found))
+alist_applications = list_applications.async_version
 
 
-@task(name="list_environments", description="List the environments of a QA.tech application.", **RETRIED)
-def list_environments(credentials: QATechCredentials, application_short_id: str) -> list[QATechEnvironmentInfo]:
+@task_in_both_versions(description="List the environments of a QA.tech application.", **RETRIED)
+async def list_environments(credentials: QATechCredentials, application_short_id: str) -> list[QATechEnvironmentInfo]:
     """Return the saved environments of an application (`GET /applications/{shortId}/environments`).
 
     Args:
@@ -128,31 +113,14 @@ def list_environments(credentials: QATechCredentials, application_short_id: str)
         [staging] = [saved for saved in list_environments(credentials, "app_shop") if not saved.is_production]
         ```
     """
-    return run_sync(
-        lambda: _ask_of(credentials, application_short_id, lambda client, found: client.list_environments(found))
-    )
+    return await _ask_of(credentials, application_short_id, lambda client, found: client.list_environments(found))
 
 
-@task(name="list_test_cases", description="List the test cases of a QA.tech project.", **RETRIED)
-async def alist_test_cases(
-    credentials: QATechCredentials,
-    *,
-    application_short_id: str | None = None,
-    labels: Sequence[str] = (),
-    is_enabled: bool | None = None,
-) -> list[QATechTestCase]:
-    """Async version of `list_test_cases`: the same arguments, result and errors."""
-    return await _ask_of(
-        credentials,
-        application_short_id,
-        lambda client, found: client.list_test_cases(
-            application_short_id=found or None, labels=labels, is_enabled=is_enabled
-        ),
-    )
+alist_environments = list_environments.async_version
 
 
-@task(name="list_test_cases", description="List the test cases of a QA.tech project.", **RETRIED)
-def list_test_cases(
+@task_in_both_versions(description="List the test cases of a QA.tech project.", **RETRIED)
+async def list_test_cases(
     credentials: QATechCredentials,
     *,
     application_short_id: str | None = None,
@@ -176,29 +144,20 @@ def list_test_cases(
         smoke = list_test_cases(credentials, labels=["smoke"], is_enabled=True)
         ```
     """
-    return run_sync(
-        lambda: _ask_of(
-            credentials,
-            application_short_id,
-            lambda client, found: client.list_test_cases(
-                application_short_id=found or None, labels=labels, is_enabled=is_enabled
-            ),
-        )
-    )
-
-
-@task(name="list_builds", description="List the builds of a QA.tech application.", **RETRIED)
-async def alist_builds(
-    credentials: QATechCredentials, application_short_id: str, *, max_builds: int = 100
-) -> list[QATechBuild]:
-    """Async version of `list_builds`: the same arguments, result and errors."""
     return await _ask_of(
-        credentials, application_short_id, lambda client, found: client.list_builds(found, max_builds=max_builds)
+        credentials,
+        application_short_id,
+        lambda client, found: client.list_test_cases(
+            application_short_id=found or None, labels=labels, is_enabled=is_enabled
+        ),
     )
 
 
-@task(name="list_builds", description="List the builds of a QA.tech application.", **RETRIED)
-def list_builds(
+alist_test_cases = list_test_cases.async_version
+
+
+@task_in_both_versions(description="List the builds of a QA.tech application.", **RETRIED)
+async def list_builds(
     credentials: QATechCredentials, application_short_id: str, *, max_builds: int = 100
 ) -> list[QATechBuild]:
     """Return the newest builds of a mobile application (`GET /applications/{shortId}/builds`).
@@ -216,21 +175,16 @@ def list_builds(
         newest, *_ = list_builds(credentials, "app_droid", max_builds=1)
         ```
     """
-    return run_sync(
-        lambda: _ask_of(
-            credentials, application_short_id, lambda client, found: client.list_builds(found, max_builds=max_builds)
-        )
+    return await _ask_of(
+        credentials, application_short_id, lambda client, found: client.list_builds(found, max_builds=max_builds)
     )
 
 
-@task(name="list_outbound_ips", description="List the addresses of QA.tech's agents.", **RETRIED)
-async def alist_outbound_ips(credentials: QATechCredentials) -> list[str]:
-    """Async version of `list_outbound_ips`: the same arguments, result and errors."""
-    return await _ask(credentials, lambda client: client.list_outbound_ips())
+alist_builds = list_builds.async_version
 
 
-@task(name="list_outbound_ips", description="List the addresses of QA.tech's agents.", **RETRIED)
-def list_outbound_ips(credentials: QATechCredentials) -> list[str]:
+@task_in_both_versions(description="List the addresses of QA.tech's agents.", **RETRIED)
+async def list_outbound_ips(credentials: QATechCredentials) -> list[str]:
     """Return the addresses from which QA.tech's agents come (`GET /outbound-ips`), for a firewall; no token is sent.
 
     Args:
@@ -244,21 +198,14 @@ def list_outbound_ips(credentials: QATechCredentials) -> list[str]:
         allowed = list_outbound_ips(credentials)
         ```
     """
-    return run_sync(lambda: _ask(credentials, lambda client: client.list_outbound_ips()))
+    return await _ask(credentials, lambda client: client.list_outbound_ips())
 
 
-@task(name="get_test_case_trace", description="Read what the agent did in a QA.tech test.", **RETRIED)
-async def aget_test_case_trace(
-    credentials: QATechCredentials, run_test_case_short_id: str, *, max_steps: int = MAX_TRACE_STEPS
-) -> list[QATechTraceStep]:
-    """Async version of `get_test_case_trace`: the same arguments, result and errors."""
-    return await _ask(
-        credentials, lambda client: client.get_test_case_trace(run_test_case_short_id, max_steps=max_steps)
-    )
+alist_outbound_ips = list_outbound_ips.async_version
 
 
-@task(name="get_test_case_trace", description="Read what the agent did in a QA.tech test.", **RETRIED)
-def get_test_case_trace(
+@task_in_both_versions(description="Read what the agent did in a QA.tech test.", **RETRIED)
+async def get_test_case_trace(
     credentials: QATechCredentials, run_test_case_short_id: str, *, max_steps: int = MAX_TRACE_STEPS
 ) -> list[QATechTraceStep]:
     """Return what the agent did in one execution (`GET /run-test-case/{shortId}/trace`), all pages of it.
@@ -277,11 +224,12 @@ def get_test_case_trace(
         *_, last = get_test_case_trace(credentials, test.short_id)
         ```
     """
-    return run_sync(
-        lambda: _ask(
-            credentials, lambda client: client.get_test_case_trace(run_test_case_short_id, max_steps=max_steps)
-        )
+    return await _ask(
+        credentials, lambda client: client.get_test_case_trace(run_test_case_short_id, max_steps=max_steps)
     )
+
+
+aget_test_case_trace = get_test_case_trace.async_version
 
 
 async def _create(
@@ -322,16 +270,8 @@ def _made(makes: str, made_id: str, url: str | None, name: str) -> QATechRunReco
     return record
 
 
-@task(name="create_test_case", description="Create a QA.tech test case, once per flow run.", **RETRIED)
-async def acreate_test_case(
-    credentials: QATechCredentials, request: QATechNewTestCase, *, label: str | None = None
-) -> QATechCreatedTestCase:
-    """Async version of `create_test_case`: the same arguments, result and errors."""
-    return await _create(credentials, request, label)
-
-
-@task(name="create_test_case", description="Create a QA.tech test case, once per flow run.", **RETRIED)
-def create_test_case(
+@task_in_both_versions(description="Create a QA.tech test case, once per flow run.", **RETRIED)
+async def create_test_case(
     credentials: QATechCredentials, request: QATechNewTestCase, *, label: str | None = None
 ) -> QATechCreatedTestCase:
     """Create a test case (`POST /test-cases`); QA.tech creates it disabled.
@@ -360,7 +300,10 @@ def create_test_case(
         )
         ```
     """
-    return run_sync(lambda: _create(credentials, request, label))
+    return await _create(credentials, request, label)
+
+
+acreate_test_case = create_test_case.async_version
 
 
 async def _application_id(client: QATechClient, application: str, flow_run_id: object = None) -> str:
@@ -426,21 +369,8 @@ async def _upload(
     )
 
 
-@task(name="upload_build", description="Upload a mobile build to QA.tech, once per flow run.", **RETRIED)
-async def aupload_build(
-    credentials: QATechCredentials,
-    application_short_id: str,
-    path: Path | str,
-    *,
-    timeout_seconds: float = UPLOAD_SECONDS,
-    artifact_key: str | None = None,
-) -> QATechBuild:
-    """Async version of `upload_build`: the same arguments, result and errors."""
-    return await _upload(credentials, application_short_id, path, timeout_seconds, artifact_key)
-
-
-@task(name="upload_build", description="Upload a mobile build to QA.tech, once per flow run.", **RETRIED)
-def upload_build(
+@task_in_both_versions(description="Upload a mobile build to QA.tech, once per flow run.", **RETRIED)
+async def upload_build(
     credentials: QATechCredentials,
     application_short_id: str,
     path: Path | str,
@@ -478,4 +408,7 @@ def upload_build(
         run = start_test_run(credentials, QATechRunRequest(test_plan_short_id="pln_1", applications=[application]))
         ```
     """
-    return run_sync(lambda: _upload(credentials, application_short_id, path, timeout_seconds, artifact_key))
+    return await _upload(credentials, application_short_id, path, timeout_seconds, artifact_key)
+
+
+aupload_build = upload_build.async_version

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Literal
 
-from prefect import task
 from prefect.exceptions import TerminationSignal
 
 from prefect_qatech import ledger
 from prefect_qatech._prefect import check_that_prefect_returns_results, rename_own_task_run, run_logger
-from prefect_qatech._sync import run_sync, sleep_unless_stopped
+from prefect_qatech._sync import sleep_unless_stopped
 from prefect_qatech.addresses import safe_url
 from prefect_qatech.api.catalogue import QATechReleaseCheck, QATechReleaseCheckRequest, QATechStartedReleaseCheck
 from prefect_qatech.api.client import QATechClient
@@ -33,7 +32,7 @@ from prefect_qatech.polling.unfinished import goes_on
 from prefect_qatech.polling.wait import Surroundings, wait_for_run
 from prefect_qatech.report import artifacts
 from prefect_qatech.report.release_check import report_release_check
-from prefect_qatech.task_options import NOT_CACHED, RETRIED
+from prefect_qatech.task_options import NOT_CACHED, RETRIED, task_in_both_versions
 from prefect_qatech.tasks import address_of
 
 MAKES_CHECK = "release check"
@@ -158,20 +157,8 @@ def _id_and_url(check: QATechStartedReleaseCheck | str) -> tuple[str, str | None
     return check_id(check), None
 
 
-@task(name="start_release_check", description="Start a QA.tech release check, once per flow run.", **RETRIED)
-async def astart_release_check(
-    credentials: QATechCredentials,
-    request: QATechReleaseCheckRequest,
-    *,
-    target: str | None = None,
-    label: str | None = None,
-) -> QATechStartedReleaseCheck:
-    """Async version of `start_release_check`: the same arguments, result and errors."""
-    return await _start(credentials, request, label, target)
-
-
-@task(name="start_release_check", description="Start a QA.tech release check, once per flow run.", **RETRIED)
-def start_release_check(
+@task_in_both_versions(description="Start a QA.tech release check, once per flow run.", **RETRIED)
+async def start_release_check(
     credentials: QATechCredentials,
     request: QATechReleaseCheckRequest,
     *,
@@ -210,24 +197,14 @@ def start_release_check(
                 print(blocker.title)
         ```
     """
-    return run_sync(lambda: _start(credentials, request, label, target))
+    return await _start(credentials, request, label, target)
 
 
-@task(name="wait_for_release_check", description="Wait for a QA.tech release check.", retries=0, **NOT_CACHED)
-async def await_for_release_check(
-    credentials: QATechCredentials,
-    check: QATechStartedReleaseCheck | str,
-    timeout_seconds: float = 3600.0,
-    *,
-    polling: QATechPolling | None = None,
-    artifact_key: str | None = None,
-) -> QATechReleaseCheck:
-    """Async version of `wait_for_release_check`: the same arguments, result and errors."""
-    return await _wait(credentials, check, timeout_seconds, polling, artifact_key)
+astart_release_check = start_release_check.async_version
 
 
-@task(name="wait_for_release_check", description="Wait for a QA.tech release check.", retries=0, **NOT_CACHED)
-def wait_for_release_check(
+@task_in_both_versions(description="Wait for a QA.tech release check.", retries=0, **NOT_CACHED)
+async def wait_for_release_check(
     credentials: QATechCredentials,
     check: QATechStartedReleaseCheck | str,
     timeout_seconds: float = 3600.0,
@@ -261,4 +238,7 @@ def wait_for_release_check(
         check = wait_for_release_check(credentials, "chk123", timeout_seconds=1800)
         ```
     """
-    return run_sync(lambda: _wait(credentials, check, timeout_seconds, polling, artifact_key))
+    return await _wait(credentials, check, timeout_seconds, polling, artifact_key)
+
+
+await_for_release_check = wait_for_release_check.async_version

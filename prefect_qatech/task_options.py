@@ -1,22 +1,48 @@
-"""How Prefect retries our tasks, and why it caches none of them."""
+"""How our tasks are made: sync and async versions of one function, how Prefect retries them, why it caches none."""
 
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypedDict
+from typing import Any, ParamSpec, TypedDict, TypeVar
 
 from prefect.cache_policies import NO_CACHE, CachePolicy
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
-from prefect_qatech._sync import sleep_unless_stopped
+from prefect_qatech._sync import sleep_unless_stopped, sync_version
 from prefect_qatech.api.resend import RETRY_DELAYS_SECONDS
 from prefect_qatech.exceptions import QATechError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MAX_RETRY_SLEEP_SECONDS = 120.0
 
 _deadline: ContextVar[float] = ContextVar("qatech_deadline", default=float("inf"))
+
+
+class SyncTask(Task[P, T]):
+    """The sync version of a task, which knows the async one."""
+
+    async_version: Task[P, Coroutine[Any, Any, T]]
+
+
+def task_in_both_versions(**options: Any) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], SyncTask[P, T]]:
+    """Make two tasks of an async function: the sync version, under its name, and its `async_version`.
+
+    Args:
+        options: Options of Prefect's `@task`, for both of them.
+    """
+
+    def decorate(core: Callable[P, Coroutine[Any, Any, T]]) -> SyncTask[P, T]:
+        name = core.__name__
+        version = SyncTask(sync_version(core), name=name, **options)
+        core.__name__ = core.__qualname__ = f"a{name}"
+        version.async_version = Task(core, name=name, **options)
+        return version
+
+    return decorate
 
 
 @contextmanager

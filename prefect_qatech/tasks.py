@@ -14,7 +14,6 @@ from prefect import task
 
 from prefect_qatech import ledger
 from prefect_qatech._prefect import check_that_prefect_returns_results, rename_own_task_run, run_logger
-from prefect_qatech._sync import run_sync
 from prefect_qatech.api.catalogue import QATechReleaseCheckRequest
 from prefect_qatech.api.lookup import Wanted
 from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest, as_request
@@ -24,7 +23,7 @@ from prefect_qatech.inputs import check_name, check_target
 from prefect_qatech.ledger import QATechRunRecord, record_of, short_id_of
 from prefect_qatech.report import append_job_summary, artifacts, events, write_report_files
 from prefect_qatech.report.model import GateReport
-from prefect_qatech.task_options import NOT_CACHED, RETRIED
+from prefect_qatech.task_options import NOT_CACHED, RETRIED, task_in_both_versions
 
 
 def _check(credentials: QATechCredentials, label: str | None = None, target: str | None = None) -> None:
@@ -165,28 +164,8 @@ async def _announce(record: QATechRunRecord, key: str, first_url: str | None) ->
     events.emit_run_started(record, rerun_of=rerun_of)
 
 
-async def _get(
-    credentials: QATechCredentials, run_short_id: str, test_cases: Literal["failed", "all"] | None, with_issues: bool
-) -> QATechRun:
-    _check(credentials)
-    async with credentials.get_client() as client:
-        return await client.get_run(run_short_id, test_cases=test_cases, with_issues=with_issues)
-
-
-@task(name="start_test_run", description="Start a QA.tech run, once per flow run.", **RETRIED)
-async def astart_test_run(
-    credentials: QATechCredentials,
-    request: QATechRunRequest | str | None = None,
-    *,
-    target: str | None = None,
-    label: str | None = None,
-) -> QATechRunRecord:
-    """Async version of `start_test_run`: the same arguments, result and errors."""
-    return await _start(credentials, as_request(request), target, label=label)
-
-
-@task(name="start_test_run", description="Start a QA.tech run, once per flow run.", **RETRIED)
-def start_test_run(
+@task_in_both_versions(description="Start a QA.tech run, once per flow run.", **RETRIED)
+async def start_test_run(
     credentials: QATechCredentials,
     request: QATechRunRequest | str | None = None,
     *,
@@ -228,28 +207,14 @@ def start_test_run(
             wait_for_test_run(credentials, run)
         ```
     """
-    wanted = as_request(request)
-    return run_sync(lambda: _start(credentials, wanted, target, label=label))
+    return await _start(credentials, as_request(request), target, label=label)
 
 
-@task(name="rerun_test_run", description="Rerun a QA.tech run: everything, failed only, or a list.", **RETRIED)
-async def arerun_test_run(
-    credentials: QATechCredentials,
-    run: QATechRunRecord | str,
-    failed_only: bool = False,
-    test_case_ids: list[str] | None = None,
-    *,
-    label: str | None = None,
-    artifact_key: str | None = None,
-    plan_short_id: str | None = None,
-) -> QATechRunRecord:
-    """Async version of `rerun_test_run`: the same arguments, result and errors."""
-    request = QATechRerunRequest(failed_only=failed_only, test_case_ids=test_case_ids)
-    return await _rerun(credentials, run, request, label=label, artifact_key=artifact_key, plan_short_id=plan_short_id)
+astart_test_run = start_test_run.async_version
 
 
-@task(name="rerun_test_run", description="Rerun a QA.tech run: everything, failed only, or a list.", **RETRIED)
-def rerun_test_run(
+@task_in_both_versions(description="Rerun a QA.tech run: everything, failed only, or a list.", **RETRIED)
+async def rerun_test_run(
     credentials: QATechCredentials,
     run: QATechRunRecord | str,
     failed_only: bool = False,
@@ -291,54 +256,46 @@ def rerun_test_run(
         ```
     """
     request = QATechRerunRequest(failed_only=failed_only, test_case_ids=test_case_ids)
-    return run_sync(
-        lambda: _rerun(credentials, run, request, label=label, artifact_key=artifact_key, plan_short_id=plan_short_id)
-    )
+    return await _rerun(credentials, run, request, label=label, artifact_key=artifact_key, plan_short_id=plan_short_id)
+
+
+arerun_test_run = rerun_test_run.async_version
 
 
 # In a gate's campaign a run is known by its number, even if a retry sees other answers and asks for something else.
 
 
 @task(name="start_test_run", description="Start a QA.tech run, once per flow run.", **RETRIED)
-async def astart_with_release_check(
+async def astart_in_campaign(
     credentials: QATechCredentials,
     request: QATechRunRequest,
     *,
     target: str | None,
-    label: str | None,
-    release_check: QATechReleaseCheckRequest,
+    label: str | None = None,
+    campaign: tuple[str, int] | None = None,
+    release_check: QATechReleaseCheckRequest | None = None,
+    first_url: str | None = None,
 ) -> QATechRunRecord:
-    """Start the first run of a gate's campaign, to which a release check belongs.
+    """Start the first run of a gate's campaign.
 
     Args:
         credentials: How to reach QA.tech.
         request: What to run, and where.
         target: What is tested.
         label: Names this start within the flow run.
+        campaign: Of a first run that is started anew: the slot of the former one, and how often it was started anew.
         release_check: What is checked besides; a name in it that means nothing is an error before the run is started.
+        first_url: Of a first run that is started anew: the address of the former one.
     """
-    return await _start(credentials, request, target, label=label, release_check=release_check)
-
-
-@task(name="start_test_run", description="Start a QA.tech run, once per flow run.", **RETRIED)
-async def astart_campaign_again(
-    credentials: QATechCredentials,
-    request: QATechRunRequest,
-    *,
-    target: str | None,
-    campaign: tuple[str, int],
-    first_url: str | None,
-) -> QATechRunRecord:
-    """Start the first run of a gate's campaign anew.
-
-    Args:
-        credentials: How to reach QA.tech.
-        request: What to run, and where.
-        target: What is tested.
-        campaign: The slot of the former first run, and how often it was started anew.
-        first_url: The address of the former first run.
-    """
-    return await _start(credentials, request, target, campaign=campaign, first_url=first_url)
+    return await _start(
+        credentials,
+        request,
+        target,
+        label=label,
+        campaign=campaign,
+        release_check=release_check,
+        first_url=first_url,
+    )
 
 
 @task(name="rerun_test_run", description="Rerun a QA.tech run: everything, failed only, or a list.", **RETRIED)
@@ -374,20 +331,8 @@ async def arerun_in_campaign(
     )
 
 
-@task(name="get_test_run", description="Get a QA.tech run as it is now.", **RETRIED)
-async def aget_test_run(
-    credentials: QATechCredentials,
-    run: QATechRunRecord | str,
-    test_cases: Literal["failed", "all"] | None = None,
-    *,
-    with_issues: bool = False,
-) -> QATechRun:
-    """Async version of `get_test_run`: the same arguments, result and errors."""
-    return await _get(credentials, short_id_of(run), test_cases, with_issues)
-
-
-@task(name="get_test_run", description="Get a QA.tech run as it is now.", **RETRIED)
-def get_test_run(
+@task_in_both_versions(description="Get a QA.tech run as it is now.", **RETRIED)
+async def get_test_run(
     credentials: QATechCredentials,
     run: QATechRunRecord | str,
     test_cases: Literal["failed", "all"] | None = None,
@@ -415,32 +360,18 @@ def get_test_run(
         ```
     """
     run_short_id = short_id_of(run)
-    return run_sync(lambda: _get(credentials, run_short_id, test_cases, with_issues))
+    _check(credentials)
+    async with credentials.get_client() as client:
+        return await client.get_run(run_short_id, test_cases=test_cases, with_issues=with_issues)
 
 
-async def _publish(report: GateReport, key: str | None, directory: str | None) -> None:
-    await artifacts.publish_report(report, key=key)
-    await events.emit_gate_verdict(report)
-    logger = run_logger()
-    for key in report.quarantine_unmatched:
-        logger.warning("The quarantine entry %r matches no test, or more than one, and had no effect.", key[:300])
-    if directory is not None:
-        paths = write_report_files(report, directory)
-        logger.info("Report files: %s", ", ".join(str(path) for path in paths.values()))
-    if (summary := append_job_summary(report)) is not None:
-        logger.info("Job summary: %s", summary)
+aget_test_run = get_test_run.async_version
 
 
-@task(name="publish_gate_report", description="Publish the report of a QA.tech gate.", retries=0, **NOT_CACHED)
-async def apublish_gate_report(
+@task_in_both_versions(description="Publish the report of a QA.tech gate.", retries=0, **NOT_CACHED)
+async def publish_gate_report(
     report: GateReport, *, artifact_key: str | None = None, directory: str | None = None
 ) -> None:
-    """Async version of `publish_gate_report`: the same arguments, result and errors."""
-    await _publish(report, artifact_key, directory)
-
-
-@task(name="publish_gate_report", description="Publish the report of a QA.tech gate.", retries=0, **NOT_CACHED)
-def publish_gate_report(report: GateReport, *, artifact_key: str | None = None, directory: str | None = None) -> None:
     """Publish a gate's report: artifacts in the Prefect UI, the event of its verdict, and files where asked for.
 
     `release_gate` does this by itself; it is for those who build their own flow.
@@ -465,4 +396,16 @@ def publish_gate_report(report: GateReport, *, artifact_key: str | None = None, 
         publish_gate_report(report, directory="qatech-report")
         ```
     """
-    run_sync(lambda: _publish(report, artifact_key, directory))
+    await artifacts.publish_report(report, key=artifact_key)
+    await events.emit_gate_verdict(report)
+    logger = run_logger()
+    for entry in report.quarantine_unmatched:
+        logger.warning("The quarantine entry %r matches no test, or more than one, and had no effect.", entry[:300])
+    if directory is not None:
+        paths = write_report_files(report, directory)
+        logger.info("Report files: %s", ", ".join(str(path) for path in paths.values()))
+    if (summary := append_job_summary(report)) is not None:
+        logger.info("Job summary: %s", summary)
+
+
+apublish_gate_report = publish_gate_report.async_version

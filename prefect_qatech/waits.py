@@ -12,7 +12,6 @@ from typing import Any
 
 from prefect import task
 
-from prefect_qatech._sync import run_sync
 from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.inputs import short_repr
@@ -20,7 +19,7 @@ from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.polling.exceptions import WaitTimedOut
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.polling.task_run import wait_for_many, wait_for_one
-from prefect_qatech.task_options import NOT_CACHED
+from prefect_qatech.task_options import NOT_CACHED, task_in_both_versions
 
 
 def _name_of_wait(parameters: dict[str, Any]) -> str:
@@ -29,7 +28,6 @@ def _name_of_wait(parameters: dict[str, Any]) -> str:
 
 
 _ONE: dict[str, Any] = {
-    "name": "wait_for_test_run",
     "description": "Wait until a QA.tech run has ended.",
     "task_run_name": _name_of_wait,
     "retries": 0,
@@ -37,21 +35,8 @@ _ONE: dict[str, Any] = {
 }
 
 
-@task(**_ONE)
-async def await_for_test_run(
-    credentials: QATechCredentials,
-    run: QATechRunRecord | str,
-    timeout_seconds: float = 3600.0,
-    *,
-    polling: QATechPolling | None = None,
-    artifact_key: str | None = None,
-) -> QATechRun:
-    """Async version of `wait_for_test_run`: the same arguments, result and errors."""
-    return await wait_for_one(credentials, run, timeout_seconds, polling=polling, artifact_key=artifact_key)
-
-
-@task(**_ONE)
-def wait_for_test_run(
+@task_in_both_versions(**_ONE)
+async def wait_for_test_run(
     credentials: QATechCredentials,
     run: QATechRunRecord | str,
     timeout_seconds: float = 3600.0,
@@ -89,10 +74,13 @@ def wait_for_test_run(
         run = wait_for_test_run(credentials, start_test_run(credentials, "pln_smoke"), timeout_seconds=1800)
         ```
     """
-    return run_sync(lambda: wait_for_one(credentials, run, timeout_seconds, polling=polling, artifact_key=artifact_key))
+    return await wait_for_one(credentials, run, timeout_seconds, polling=polling, artifact_key=artifact_key)
 
 
-@task(**_ONE)
+await_for_test_run = wait_for_test_run.async_version
+
+
+@task(name="wait_for_test_run", **_ONE)
 async def await_in_a_gate(
     credentials: QATechCredentials,
     run: QATechRunRecord,
@@ -113,21 +101,8 @@ async def await_in_a_gate(
         return error
 
 
-@task(name="wait_for_test_runs", description="Wait until QA.tech runs have ended.", retries=0, **NOT_CACHED)
-async def await_for_test_runs(
-    credentials: QATechCredentials,
-    runs: Sequence[QATechRunRecord | str],
-    timeout_seconds: float = 3600.0,
-    *,
-    polling: QATechPolling | None = None,
-    artifact_key: str | None = None,
-) -> list[QATechRun]:
-    """Async version of `wait_for_test_runs`: the same arguments, result and errors."""
-    return await wait_for_many(credentials, runs, timeout_seconds, polling=polling, artifact_key=artifact_key)
-
-
-@task(name="wait_for_test_runs", description="Wait until QA.tech runs have ended.", retries=0, **NOT_CACHED)
-def wait_for_test_runs(
+@task_in_both_versions(description="Wait until QA.tech runs have ended.", retries=0, **NOT_CACHED)
+async def wait_for_test_runs(
     credentials: QATechCredentials,
     runs: Sequence[QATechRunRecord | str],
     timeout_seconds: float = 3600.0,
@@ -168,6 +143,7 @@ def wait_for_test_runs(
                 print(run.run_short_id, run.result)
         ```
     """
-    return run_sync(
-        lambda: wait_for_many(credentials, runs, timeout_seconds, polling=polling, artifact_key=artifact_key)
-    )
+    return await wait_for_many(credentials, runs, timeout_seconds, polling=polling, artifact_key=artifact_key)
+
+
+await_for_test_runs = wait_for_test_runs.async_version

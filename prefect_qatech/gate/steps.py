@@ -33,14 +33,7 @@ from prefect_qatech.report.history import PlanHistory
 from prefect_qatech.report.model import GateDecision, GateReport
 from prefect_qatech.report.subject import GateSubject, subject_of
 from prefect_qatech.task_options import no_retry_after
-from prefect_qatech.tasks import (
-    address_of,
-    apublish_gate_report,
-    arerun_in_campaign,
-    astart_campaign_again,
-    astart_test_run,
-    astart_with_release_check,
-)
+from prefect_qatech.tasks import address_of, apublish_gate_report, arerun_in_campaign, astart_in_campaign
 from prefect_qatech.waits import await_in_a_gate
 
 _RECORD_SECONDS = 10.0
@@ -291,12 +284,7 @@ async def astart_campaign(
     Returns:
         The run.
     """
-    if release_check is None:
-        first = await astart_test_run(credentials, request, target=target, label=label)
-    else:
-        first = await astart_with_release_check(
-            credentials, request, target=target, label=label, release_check=release_check
-        )
+    first = await astart_in_campaign(credentials, request, target=target, label=label, release_check=release_check)
     record = first
     again = 0
     while record.is_resumed and await journal.has_stale_pass(record, target):
@@ -306,7 +294,7 @@ async def astart_campaign(
             "tested again. Name what is tested (target=...) to keep its evidence on a retry.",
             record.run_short_id,
         )
-        record = await astart_campaign_again(
+        record = await astart_in_campaign(
             credentials, request, target=target, campaign=(first.slot or "", again), first_url=first.run_url
         )
     return record

@@ -64,7 +64,7 @@ STATUS = {"path": "status", "method": "GET"}
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody sleeps between attempts."""
     monkeypatch.setattr(details, "FIRST_PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(steps, "astart_test_run", steps.astart_test_run.with_options(retry_delay_seconds=0))
+    monkeypatch.setattr(steps, "astart_in_campaign", steps.astart_in_campaign.with_options(retry_delay_seconds=0))
     monkeypatch.setattr(steps, "arerun_in_campaign", steps.arerun_in_campaign.with_options(retry_delay_seconds=0))
 
 

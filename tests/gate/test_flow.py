@@ -74,7 +74,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(details, "FIRST_PAUSE_SECONDS", 0.05)
     monkeypatch.setattr(details, "MAX_SECONDS", 1)
-    monkeypatch.setattr(steps, "astart_test_run", steps.astart_test_run.with_options(retry_delay_seconds=0))
+    monkeypatch.setattr(steps, "astart_in_campaign", steps.astart_in_campaign.with_options(retry_delay_seconds=0))
     monkeypatch.setattr(steps, "arerun_in_campaign", steps.arerun_in_campaign.with_options(retry_delay_seconds=0))
 
 

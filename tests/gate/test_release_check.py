@@ -42,7 +42,7 @@ LOOK = {"method": "GET", "path": "release_check"}
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody sleeps between attempts."""
-    for name in ("astart_test_run", "arerun_in_campaign", "astart_release_check"):
+    for name in ("astart_in_campaign", "arerun_in_campaign", "astart_release_check"):
         monkeypatch.setattr(steps, name, getattr(steps, name).with_options(retry_delay_seconds=0))
 
 

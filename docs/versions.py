@@ -1,0 +1,16 @@
+"""What the reference says of a function of which the package makes two versions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import griffe
+
+
+class SyncUnderItsName(griffe.Extension):
+    """Show what `task_in_both_versions` makes under a function's name: the sync version."""
+
+    def on_function_instance(self, *, func: griffe.Function, **_: Any) -> None:
+        """Take the label "async" from a function that the decorator makes sync."""
+        if any(str(decorator.value).startswith("task_in_both_versions") for decorator in func.decorators):
+            func.labels.discard("async")
