@@ -130,11 +130,7 @@ def own_task_run() -> TaskRun | None:
 
 
 def rename_own_task_run(name: str) -> None:
-    """Give the run of one of this package's tasks a name that its work has told; Prefect's next event of it has it.
-
-    Args:
-        name: The name.
-    """
+    """Give the run of one of this package's tasks a name that its work has told; Prefect's next event of it has it."""
     if (task_run := own_task_run()) is not None:
         task_run.name = name
 
@@ -157,9 +153,6 @@ def _is_ours(context: TaskRunContext) -> bool:
 
 async def server_time(client: PrefectClient) -> datetime | None:
     """Return the time by the clock of the Prefect server, which its answers carry in whole seconds.
-
-    Args:
-        client: A client of its API.
 
     Returns:
         The time; None where a proxy has taken it out.

@@ -38,9 +38,6 @@ def run_sync(core: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
     Args:
         core: A function without arguments that returns the coroutine.
-
-    Returns:
-        What the coroutine returns.
     """
     work = _Work(core)
     with _portal() as portal:
@@ -75,9 +72,6 @@ async def run_apart(core: Callable[[], Coroutine[Any, Any, T]], *, grace_seconds
     Args:
         core: A function without arguments that returns the coroutine; it sees the caller's context variables.
         grace_seconds: How long a cancelled caller waits; then the coroutine is cancelled as well.
-
-    Returns:
-        What the coroutine returns.
     """
     work = _Work(core)
     if asyncio.get_running_loop() in _loops:
@@ -160,9 +154,6 @@ async def sleep_unless_stopped(seconds: float) -> None:
     Signals reach the main thread only. A task that was submitted to a thread sees nothing of them, and Prefect then
     waits for the thread. So off the main thread the sleep is cut into slices, each with a look at what the main thread
     is handling.
-
-    Args:
-        seconds: How long to sleep.
 
     Raises:
         TerminationSignal: The main thread is handling a termination or an interrupt.

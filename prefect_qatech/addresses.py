@@ -13,9 +13,6 @@ _WEB_ADDRESS = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0
 def is_loopback(host: str | None) -> bool:
     """Return whether a host is this machine. No name is looked up but `localhost`.
 
-    Args:
-        host: The host of an address, without brackets.
-
     Returns:
         True for `localhost`, 127.0.0.0/8 and ::1.
 
@@ -31,9 +28,6 @@ def is_loopback(host: str | None) -> bool:
 
 def safe_url(url: str | None) -> str | None:
     """Return an address in the form in which it may become a link.
-
-    Args:
-        url: An address from elsewhere.
 
     Returns:
         The address, percent-encoded: https, or http of this machine, without a user name. None for anything else.

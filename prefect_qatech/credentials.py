@@ -267,16 +267,8 @@ class QATechCredentials(Checked, CredentialsBlock):
 def check_credentials(credentials: object) -> None:
     """Check, before anything is sent, that what was passed as credentials can be used.
 
-    Args:
-        credentials: What was passed.
-
     Raises:
         InvalidInputError: It is no `QATechCredentials`, or its token is not here, or must not be used.
-
-    Example:
-        ```python
-        check_credentials(QATechCredentials.load("prod"))
-        ```
     """
     if not isinstance(credentials, QATechCredentials):
         raise InvalidInputError(_not_credentials(credentials))

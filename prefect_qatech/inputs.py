@@ -70,9 +70,6 @@ def is_made_in_code() -> bool:
 def short_repr(value: object) -> str:
     """Return a value as an error may show it.
 
-    Args:
-        value: What was passed in.
-
     Returns:
         Its `repr`, cut to a short line.
     """
@@ -86,14 +83,6 @@ def cut(text: str, max_length: int, *, goes_on: bool = False) -> str:
         text: A text.
         max_length: How many characters it may have.
         goes_on: Whether the text is itself the beginning of a longer one.
-
-    Returns:
-        The text, or its beginning.
-
-    Example:
-        ```python
-        cut("Pay by card", 5)  # "Pay…"
-        ```
     """
     return text[: max_length - 1].rstrip() + "…" if goes_on or len(text) > max_length else text
 
@@ -106,11 +95,6 @@ def clean_text(text: str) -> str:
 
     Returns:
         The text, with replacement characters for what is none; tabs and line breaks stay.
-
-    Example:
-        ```python
-        clean_text("Pay\\0")  # "Pay\\ufffd"
-        ```
     """
     return _NO_CHARACTER.sub("\ufffd", text)
 
@@ -139,11 +123,6 @@ def check_name(name: object, what: str) -> None:
 
     Raises:
         InvalidInputError: It is no text, is empty, or has characters that cannot be stored.
-
-    Example:
-        ```python
-        check_name("checkout", "label")
-        ```
     """
     if not isinstance(name, str) or not name.strip():
         raise InvalidInputError(f"{what} must be a text that is not empty, not {short_repr(name)}")
@@ -159,11 +138,6 @@ def check_target(target: str | None) -> None:
 
     Raises:
         InvalidInputError: It is empty, or not one line.
-
-    Example:
-        ```python
-        check_target("4f2c9e1")
-        ```
     """
     if target is None:
         return

@@ -71,12 +71,6 @@ class NotJSONError(ValueError):
 def read_json(content: bytes) -> Any:
     """Read a body, with texts that can be stored and sent.
 
-    Args:
-        content: The body.
-
-    Returns:
-        What it says.
-
     Raises:
         NotJSONError: It is no JSON, or an object has a name twice: whether the run passed or failed could depend on
             which of the two is read.

@@ -40,16 +40,8 @@ def check_id(value: str, what: str = "an id") -> str:
         value: The text.
         what: What it is the id of, with an example.
 
-    Returns:
-        The same text.
-
     Raises:
         InvalidInputError: It cannot be one.
-
-    Example:
-        ```python
-        check_id("pln_abc123")
-        ```
     """
     fault = _fault_of(value)
     if fault:
@@ -63,9 +55,6 @@ def check_name_or_id(value: str, what: str) -> str:
     Args:
         value: The text.
         what: What it is the name of, with an example.
-
-    Returns:
-        The same text.
 
     Raises:
         InvalidInputError: It cannot be one.
@@ -87,16 +76,8 @@ def check_run_short_id(run_short_id: str) -> str:
     Args:
         run_short_id: For example `abc123`.
 
-    Returns:
-        The same text.
-
     Raises:
         InvalidInputError: It cannot be one; it is an address, say.
-
-    Example:
-        ```python
-        check_run_short_id("abc123")
-        ```
     """
     return check_id(run_short_id, _RUN)
 
@@ -110,11 +91,6 @@ def names(asked: str, answered: str) -> bool:
 
     Returns:
         Whether both may name the same; in doubt they do.
-
-    Example:
-        ```python
-        names("pln_abc123", "pln-smoke-tests_abc123")  # True
-        ```
     """
     _, _, slug = answered.rpartition("_")[0].partition("-")
     return asked == slug or not _without_slug(asked).isdisjoint(_without_slug(answered))
@@ -139,11 +115,6 @@ def described(field: str, short_id: str) -> str:
 
     Returns:
         Both, with a hint where the id looks like that of something else.
-
-    Example:
-        ```python
-        described("test_plan_short_id", "app_x1")  # "test_plan_short_id 'app_x1', which looks like an application's"
-        ```
     """
     kind = _kind_of(short_id)
     is_else = kind is not None and kind.split()[-1].removesuffix("'s") not in field

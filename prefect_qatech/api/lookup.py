@@ -47,12 +47,7 @@ _remembered: OrderedDict[tuple[str, str], Remembered] = OrderedDict()
 
 
 def remembered_in(flow_run_id: object, client: QATechClient) -> Remembered:
-    """Return what is remembered in a flow run of what a token sees; outside a flow run nothing is.
-
-    Args:
-        flow_run_id: The root flow run, if any.
-        client: A client that is open.
-    """
+    """Return what is remembered in a flow run of what a token sees; outside a flow run nothing is."""
     if flow_run_id is None:
         return Remembered()
     key = (str(flow_run_id), client.digest())
@@ -64,11 +59,6 @@ def remembered_in(flow_run_id: object, client: QATechClient) -> Remembered:
 
 async def resolve(client: QATechClient, request: RequestT, remembered: Remembered | None = None) -> RequestT:
     """Return a request with ids in place of names, and with test cases in place of labels.
-
-    Args:
-        client: A client that is open.
-        request: What a user has given.
-        remembered: What was asked before.
 
     Raises:
         InvalidInputError: A name means nothing, or more than one thing; or nothing is selected.

@@ -56,11 +56,7 @@ Answers = Mapping[Question, Sequence[Any]]
 
 
 class NotAsked(Exception):
-    """The answer to a question is needed.
-
-    Args:
-        question: The question.
-    """
+    """The answer to a question is needed."""
 
     def __init__(self, question: Question) -> None:
         super().__init__(question)
@@ -68,17 +64,7 @@ class NotAsked(Exception):
 
 
 def looks_like_id(text: str, kind: Kind) -> bool:
-    """Return whether a text is taken as an id, without a look at the catalogue.
-
-    Args:
-        text: What a user has given.
-        kind: What it is to name.
-
-    Example:
-        ```python
-        looks_like_id("app-shop_abc123", "application")  # True
-        ```
-    """
+    """Return whether a text is taken as an id, without a look at the catalogue."""
     try:
         check_id(text)
     except InvalidInputError:
@@ -118,10 +104,6 @@ def choose(asked: str, things: Iterable[tuple[str, str]], kind: Kind, place: str
 
 def resolved(request: RequestT, answers: Answers) -> RequestT:
     """Return a request with ids in place of the names, and with test cases in place of what selects them.
-
-    Args:
-        request: What a user has given.
-        answers: What the catalogue has answered so far.
 
     Returns:
         The same request where it has ids only.

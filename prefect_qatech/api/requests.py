@@ -215,9 +215,6 @@ def as_request(request: QATechRunRequest | str | None) -> QATechRunRequest:
     Args:
         request: A request; or, for short, the id of a test plan; or None, which is the project's default plan.
 
-    Returns:
-        The request.
-
     Raises:
         InvalidInputError: It is none of these, or not the id of a test plan.
     """

@@ -60,14 +60,6 @@ def assess_status(method: str, status: int, retry_after: str | None = None, *, n
         status: HTTP status; a 2xx stands for an answer whose body could not be read.
         retry_after: The Retry-After header.
         now: The time, for a Retry-After that is a date.
-
-    Returns:
-        What it means.
-
-    Example:
-        ```python
-        assess_status("POST", 429, "30", now=datetime.now(timezone.utc)).retryable  # True
-        ```
     """
     wait = parse_retry_after(retry_after, now=now)
     if method == "GET":
@@ -86,9 +78,6 @@ def assess_transport_error(method: str, error: Exception, *, nothing_was_sent: b
         method: `GET` or `POST`.
         error: What httpx raised, or a time-out of the whole request.
         nothing_was_sent: Whether it is known that no byte of the request has left, whatever the error is.
-
-    Returns:
-        What it means.
     """
     if isinstance(error, (httpx.UnsupportedProtocol, httpx.InvalidURL)) or is_unverified_certificate(error):
         return Assessment(retryable=False)
@@ -99,9 +88,6 @@ def assess_transport_error(method: str, error: Exception, *, nothing_was_sent: b
 
 def is_unverified_certificate(error: BaseException) -> bool:
     """Return whether a connection was given up for a certificate that cannot be verified.
-
-    Args:
-        error: What httpx raised.
 
     Returns:
         Whether that stands among its causes; httpx itself says no more than that there was no connection.
@@ -119,17 +105,8 @@ def is_unverified_certificate(error: BaseException) -> bool:
 def parse_retry_after(header: str | None, *, now: datetime) -> float | None:
     """Read a Retry-After header (RFC 9110, 10.2.3): seconds or a date.
 
-    Args:
-        header: The header's text.
-        now: The time, with a time zone.
-
     Returns:
         Seconds from now, between 0 and `MAX_RETRY_AFTER_SECONDS`; None when there is none or it makes no sense.
-
-    Example:
-        ```python
-        parse_retry_after("120", now=datetime.now(timezone.utc))  # 120.0
-        ```
     """
     if header is None:
         return None

@@ -47,9 +47,6 @@ class BuildFile:
     def of(cls, path: Path) -> BuildFile:
         """Return the file that stands at a path.
 
-        Args:
-            path: Where it is.
-
         Raises:
             InvalidInputError: There is none, or none of a mobile application, or it is empty or too large.
         """

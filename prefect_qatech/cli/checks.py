@@ -116,12 +116,7 @@ _WHEN_SLOW = "Is it up? Check the name server, proxy and firewall of this machin
 
 
 async def examine(where: Where, seconds: float) -> AsyncIterator[Finding]:
-    """Yield what each check finds.
-
-    Args:
-        where: What is examined.
-        seconds: How long each check may take.
-    """
+    """Yield what each check finds."""
     for name, check in CHECKS.items():
         try:
             with anyio.fail_after(seconds):

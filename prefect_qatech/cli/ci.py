@@ -61,10 +61,6 @@ def tell_ci(report: GateReport, directory: Path, environ: Mapping[str, str]) -> 
 def tell_ci_of_an_error(error: Exception, environ: Mapping[str, str]) -> list[str]:
     """Report to the CI service that there is no verdict, and why: a later step may act on the outputs.
 
-    Args:
-        error: Why.
-        environ: The environment.
-
     Returns:
         Lines to print, which the service reads.
 

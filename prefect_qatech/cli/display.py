@@ -37,11 +37,7 @@ class Display(Protocol):
 
 
 class LineDisplay:
-    """One line for each change, for pipes and CI.
-
-    Args:
-        file: Where to.
-    """
+    """One line for each change, for pipes and CI."""
 
     def __init__(self, file: IO[str] | None = None) -> None:
         self._file = file or sys.stderr
@@ -66,11 +62,7 @@ class LineDisplay:
 
 
 class LiveDisplay(LineDisplay):
-    """A line that moves, and what is running, for a terminal.
-
-    Args:
-        file: The terminal.
-    """
+    """A line that moves, and what is running, for a terminal."""
 
     def __init__(self, file: IO[str] | None = None) -> None:
         super().__init__(file)

@@ -12,10 +12,6 @@ EXIT_CODES = {Verdict.PASS: PASS, Verdict.FAIL: FAIL, Verdict.INCONCLUSIVE: INCO
 
 
 def end(message: str) -> NoReturn:
-    """End the command, which could not be carried out.
-
-    Args:
-        message: Why.
-    """
+    """End the command, which could not be carried out."""
     print(f"prefect-qatech: {message}", file=sys.stderr)
     sys.exit(ERROR)

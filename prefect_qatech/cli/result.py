@@ -30,10 +30,6 @@ MAX_TESTS = 50
 def forget_older(*, junit: Path | None, directory: Path | None) -> None:
     """Remove what an earlier command has written: however this one ends, its files must not show another result.
 
-    Args:
-        junit: The JUnit file.
-        directory: The directory of the report.
-
     Raises:
         OSError: A file could be neither moved nor removed.
     """
@@ -102,11 +98,7 @@ def _write_junit(report: GateReport, file: Path) -> None:
 
 
 def lines_of(report: GateReport) -> Iterator[str]:
-    """Return a report as lines for a terminal: links first, then the verdict, then the tests that did not pass.
-
-    Args:
-        report: The report.
-    """
+    """Return a report as lines for a terminal: links first, then the verdict, then the tests that did not pass."""
     for attempt in report.attempts:
         yield one_line(f"Run {attempt.run_short_id}: {attempt.run_url or 'no address given'}")
     yield one_line(headline(report))

@@ -53,9 +53,6 @@ async def ask(report: GateReport, *, timeout_seconds: float, key: str) -> GateDe
         report: What to decide on.
         timeout_seconds: How long to wait for an answer.
         key: Names this question within the flow run; Prefect asks none twice.
-
-    Returns:
-        The decision.
     """
     answer: Any = None
     why = "Nobody answered in time."
@@ -86,9 +83,6 @@ async def ask_suspended(report: GateReport, *, until: datetime, key: str) -> Gat
         report: What to decide on.
         until: How long there is time for an answer.
         key: Names this question within the flow run; Prefect asks none twice.
-
-    Returns:
-        The decision.
 
     Raises:
         Pause: Prefect's signal that ends the process; for nobody but Prefect to catch.
@@ -140,9 +134,6 @@ def question(report: GateReport, until: datetime) -> str:
     Args:
         report: What there is to decide on.
         until: How long there is time for an answer.
-
-    Returns:
-        Markdown.
     """
     names = [test.name for test in report.tests_with(TestVerdict.FAILED)]
     told = ", ".join(markdown_text(name, _NAME_LENGTH) or "(no name)" for name in names[:_MAX_NAMES])

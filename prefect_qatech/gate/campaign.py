@@ -152,9 +152,6 @@ class GateCampaign:
     async def run(self) -> GateReport:
         """Go from the first run to the report.
 
-        Returns:
-            The report.
-
         Raises:
             QATechError: The first run could not be started or followed; there is no evidence to report.
         """

@@ -55,9 +55,6 @@ async def run_gate(
         request: What to run, where.
         run: A run to judge instead of starting one.
         settings: The rest.
-
-    Returns:
-        The report.
     """
     try:
         return await _run_gate(credentials, request, run, settings)

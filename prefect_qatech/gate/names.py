@@ -22,9 +22,6 @@ def run_name(what: str | None, url: str | None = None, target: str | None = None
         url: The address that is tested.
         target: What is tested; of a commit its first seven digits.
 
-    Returns:
-        The name.
-
     Example:
         >>> run_name("pln_checkout", "https://staging.example.com/shop", "4f2c9e1aa07be2d1")
         'pln_checkout on staging.example.com (4f2c9e1)'

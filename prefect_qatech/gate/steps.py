@@ -280,9 +280,6 @@ async def astart_campaign(
         target: What is tested, where it is named.
         label: Names this start within the flow run.
         release_check: The release check that is started beside it, where there is one.
-
-    Returns:
-        The run.
     """
     first = await astart_in_campaign(credentials, request, target=target, label=label, release_check=release_check)
     record = first

@@ -138,12 +138,6 @@ async def suspend_until_ended(
 
     A run that was just started is polled for a while first: errors at the start show early.
 
-    Args:
-        credentials: How to reach QA.tech.
-        record: The run.
-        seconds: How much time it has.
-        polling: How often to poll it first.
-
     Raises:
         Pause: Prefect's signal that ends the process; for nobody but Prefect to catch.
         QATechAPIError: Polling makes no sense any more.
@@ -161,11 +155,6 @@ async def suspend_until_checked(
     credentials: QATechCredentials, check: QATechStartedReleaseCheck, seconds: float
 ) -> None:
     """Return where a release check has ended; else suspend the flow run until it has, or its time is over.
-
-    Args:
-        credentials: How to reach QA.tech.
-        check: The release check.
-        seconds: How much time it has.
 
     Raises:
         Pause: Prefect's signal that ends the process; for nobody but Prefect to catch.
@@ -242,9 +231,6 @@ async def write_note(
         credentials: Where the run is.
         short_id: The run or the release check.
         url: Its address.
-
-    Returns:
-        The note.
     """
     note = Note(
         what=what,
@@ -261,11 +247,7 @@ async def write_note(
 
 
 async def read_note(key: str) -> Note | None:
-    """Read what the current flow run has noted for a suspension.
-
-    Args:
-        key: Of the suspension.
-    """
+    """Read what the current flow run has noted for a suspension."""
     async with get_client() as client:
         return await _note_of(client, _current_flow_run_id(), key)
 
@@ -341,11 +323,7 @@ async def awake_suspended_gates(credentials: QATechCredentials) -> list[UUID]:
 
 
 async def suspended_gates(prefect: PrefectClient) -> list[FlowRun]:
-    """Return the flow runs whose gates wait suspended.
-
-    Args:
-        prefect: A client of Prefect's API.
-    """
+    """Return the flow runs whose gates wait suspended."""
     by_name = FlowRunFilter(state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Suspended"])))
     found: list[FlowRun] = []
     while True:

@@ -116,11 +116,6 @@ async def _still_at_work(candidates: Iterable[FlowRun]) -> list[FlowRun]:
 async def locate(client: PrefectClient, call: Call, flow_run: FlowRun) -> tuple[UUID, Call]:
     """Return the id of the root flow run, whose ledger a call belongs to, and the call with its place.
 
-    Args:
-        client: A client of the Prefect API.
-        call: What is asked for.
-        flow_run: The flow run that it stands in.
-
     Raises:
         InvalidInputError: It stands where only a label tells it apart, and has none.
         LedgerConflict: The flow was called in a thread that has lost the context of another one.
@@ -218,9 +213,6 @@ async def check_that_no_context_was_lost(is_in_main_thread: bool) -> None:
 
     Such a thread cannot be told from one that never was part of that flow; the main thread can, and gates beside each
     other, which have no retries.
-
-    Args:
-        is_in_main_thread: Whether the gate was called there.
 
     Raises:
         LedgerConflict: It did, as far as can be told.

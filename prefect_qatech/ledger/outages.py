@@ -50,9 +50,6 @@ async def through_outages(ask: Callable[[], Awaitable[T]], seconds: float, about
         seconds: How long it may take.
         about: The run that an error names.
 
-    Returns:
-        The answer.
-
     Raises:
         LedgerUnavailable: It did not answer in time.
     """

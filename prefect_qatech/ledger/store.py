@@ -89,9 +89,6 @@ class Ledger(Rows):
             latest_send_seconds: How long after that the POST may still be sent.
             prepare: Comes before the intent, where nothing is on record; it may take its time, and may fail.
 
-        Returns:
-            The run.
-
         Raises:
             StartOutcomeUnknown: A POST was sent, by this call or before, and its outcome is not known.
             LedgerConflict: It cannot be told whether the call means a recorded run, or the record does not fit it.

@@ -58,10 +58,6 @@ def best_forecast(progress: Progress | None, past: Forecast | None) -> Forecast 
 def delay_without_knowledge(elapsed_seconds: float, pause_seconds: float) -> float:
     """Return the expected cost of a pause where only the age of the run is known.
 
-    Args:
-        elapsed_seconds: How long the run has lasted.
-        pause_seconds: How long nobody polls.
-
     Returns:
         Seconds, from 0 to the pause.
     """
@@ -108,9 +104,6 @@ class Progress:
             total: How many test cases it saw.
             finished: How many of them finished.
             running: How many of them running.
-
-        Returns:
-            What is known now.
         """
         if before is None:
             return cls(total, finished, running, elapsed_seconds, finished, elapsed_seconds)

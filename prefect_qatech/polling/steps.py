@@ -179,14 +179,7 @@ class GiveUp:
 
 
 def next_step(watch: Watch, now: float, polling: QATechPolling, random: float) -> Pause | Ended | GiveUp:
-    """Decide how the wait goes on after a poll.
-
-    Args:
-        watch: What is known.
-        now: What time it is.
-        polling: How often to poll.
-        random: A number from 0 to 1.
-    """
+    """Decide how the wait goes on after a poll."""
     if watch.error is not None and watch.is_hopeless(now):
         seconds = now - watch.failing_since
         return GiveUp(gave_up(watch.error, watch.failures, seconds, watch.run_short_id, watch.run_url, watch.what))

@@ -20,12 +20,7 @@ Sleep = Callable[[float], Awaitable[None]]
 
 
 class Throttle:
-    """Lets waits poll no more often than their credentials allow.
-
-    Args:
-        credentials: The credentials.
-        sleep: Sleeps for so many seconds.
-    """
+    """Lets waits poll no more often than their credentials allow."""
 
     def __init__(self, credentials: QATechCredentials, sleep: Sleep = sleep_unless_stopped) -> None:
         self._sleep = sleep
@@ -48,10 +43,6 @@ class RequestBudget:
 
     Places are given out in the order of asking. A wait asks for its next poll when it has had the last one, so none can
     crowd out another. It may be used from any thread and loop.
-
-    Args:
-        requests_per_second: The rate.
-        clock: A monotonic clock in seconds.
     """
 
     def __init__(self, requests_per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -104,11 +95,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class GlobalLimit:
-    """A global concurrency limit of Prefect's. While Prefect's API is down it limits nothing, as the poll matters more.
-
-    Args:
-        name: Its name.
-    """
+    """A global concurrency limit of Prefect's; while Prefect's API is down it limits nothing, as polls matter more."""
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -22,11 +22,7 @@ def goes_on(run_short_id: str, run_url: str | None, what: str = "Run") -> str:
 
 
 def they_go_on(runs: Mapping[str, str | None]) -> str:
-    """Return the sentence that runs go on although nobody waits for them.
-
-    Args:
-        runs: Their short ids and addresses.
-    """
+    """Return the sentence that runs go on although nobody waits for them."""
     if len(runs) == 1:
         return goes_on(*next(iter(runs.items())))
     named = [f"{short_id} ({url or 'address unknown'})" for short_id, url in list(runs.items())[:_MAX_NAMED]]

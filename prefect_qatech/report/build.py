@@ -157,9 +157,6 @@ def build_report(
         evidence_is_older: Whether the evidence was found in an earlier attempt of the flow run.
         is_one_run_only: Whether the gate judges an attached run, of which nothing earlier is known.
         release_check: The release check, where one belongs to the gate.
-
-    Returns:
-        The report.
     """
     incidents, today = tuple(incidents), policy.quarantine_day(ended_at)
     quarantine, unmatched = resolve_quarantine(policy, campaign.names)

@@ -99,12 +99,6 @@ def history_line(report: GateReport) -> str:
 
     A link reference definition: every Markdown dialect takes it out of the text, and no text of the service can look
     like one, as it never stands at the beginning of a line.
-
-    Args:
-        report: The campaign.
-
-    Returns:
-        One line.
     """
     counts = group_counts(report)
     failed, flaky = (
@@ -138,13 +132,10 @@ def history_of(report: GateReport) -> str:
 
 
 def in_order(entries: Iterable[HistoryEntry]) -> list[HistoryEntry]:
-    """Return each campaign once, in the order in which they began.
+    """Return each campaign once, in the order in which they began, of entries with the latest first.
 
     A retry publishes a campaign again: its latest words count, and they change no time that was on record, unless
     there were more reruns since.
-
-    Args:
-        entries: What was published, the latest first.
     """
     campaigns: dict[str | None, HistoryEntry] = {}
     for entry in entries:
@@ -179,14 +170,7 @@ class _Bar(NamedTuple):
 
 
 def attempts_chart(report: GateReport) -> str:
-    """Draw the outcomes of each attempt.
-
-    Args:
-        report: The campaign.
-
-    Returns:
-        A `data:image/svg+xml` address.
-    """
+    """Draw the outcomes of each attempt."""
     bars = [
         _Bar(
             f"{attempt.number + 1} ({attempt_name(attempt.number)})",
@@ -203,9 +187,6 @@ def history_chart(entries: Iterable[HistoryEntry]) -> str:
 
     Args:
         entries: The campaigns, the oldest first; the last 20 are drawn.
-
-    Returns:
-        A `data:image/svg+xml` address.
     """
     bars = [
         _Bar(

@@ -40,10 +40,6 @@ _CELL = re.compile(r"[&<>`*_\[\]|\\~@]|/(?=/)|(?<=www)\.", re.IGNORECASE)
 def plain_text(text: str, max_length: int) -> str:
     """Return a text as one line that shows what it holds: for terminals, attributes and JSON.
 
-    Args:
-        text: A text from elsewhere.
-        max_length: How many characters may remain.
-
     Returns:
         The text without line breaks and invisible characters.
 
@@ -69,10 +65,6 @@ def _visible(character: str) -> str:
 
 def xml_text(text: str, max_length: int) -> str:
     """Return a text of several lines that XML 1.0 takes.
-
-    Args:
-        text: A text from elsewhere.
-        max_length: How many characters may remain.
 
     Returns:
         The text with its line breaks, without anything that XML does not allow or that does not show.
@@ -134,10 +126,6 @@ def _escaped(text: str, max_length: int, escape: Callable[[str], str]) -> str:
 def cell_text(text: str, max_length: int) -> str:
     """Return a text for a cell of a Prefect table artifact, where one UI renders Markdown and the other shows it raw.
 
-    Args:
-        text: A text from elsewhere.
-        max_length: How many characters may remain.
-
     Returns:
         The text with full-width forms in place of the characters that could be markup.
 
@@ -158,10 +146,6 @@ def key_text(name: str, separator: str = "-") -> str:
 
     Different names give different keys: where letters are lost (capitals, accents, blanks), a short hash of the name
     stands behind the rest. The ids of test plans and simple names with dashes keep their form.
-
-    Args:
-        name: A name from elsewhere.
-        separator: What stands between words.
 
     Returns:
         The part of the key; empty for an empty name alone.
@@ -200,9 +184,6 @@ def link(text: str, url: str | None, max_length: int = 200) -> str:
         text: What is shown; escaped here.
         url: An address from elsewhere.
         max_length: How many characters of the text may show.
-
-    Returns:
-        Markdown.
 
     Example:
         >>> link("test", "https://app.qa.tech/x"), link("test", "javascript:alert(1)")

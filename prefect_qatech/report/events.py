@@ -86,12 +86,7 @@ def emit_run_started(record: QATechRunRecord, *, rerun_of: str | None = None) ->
 
 
 def emit_run_finished(run: QATechRun, run_url: str | None) -> None:
-    """Emit that a wait saw a run's end.
-
-    Args:
-        run: What it saw.
-        run_url: The run's address.
-    """
+    """Emit that a wait saw a run's end."""
     payload = {"run_short_id": run.run_short_id, "run_url": run_url, "status": run.status, "result": run.result}
     _emit(RUN_FINISHED, run.run_short_id, payload)
 
@@ -108,11 +103,7 @@ def emit_run_unattended(run_short_id: str, run_url: str | None, why: str) -> Non
 
 
 async def emit_gate_verdict(report: GateReport) -> None:
-    """Emit a gate's verdict, for automations to act on.
-
-    Args:
-        report: The gate's report.
-    """
+    """Emit a gate's verdict, for automations to act on."""
     if report.approved:
         # In place of the verdict: nobody should be called for what a person has settled.
         await _emit_gate(GATE_APPROVED, report)
@@ -123,11 +114,7 @@ async def emit_gate_verdict(report: GateReport) -> None:
 
 
 async def emit_gates_verdict(report: GatesReport) -> None:
-    """Emit the verdict over several gates; each of them emits its own.
-
-    Args:
-        report: What became of them.
-    """
+    """Emit the verdict over several gates; each of them emits its own."""
     context = FlowRunContext.get()
     flow_run_id = context.flow_run.id if context is not None and context.flow_run is not None else "none"
     resource = {
@@ -159,12 +146,7 @@ async def emit_gate_asked(report: GateReport, *, seconds: float) -> None:
 
 
 async def emit_gate_errored(error: Exception, subject: GateSubject) -> None:
-    """Emit that a gate ended without a verdict.
-
-    Args:
-        error: Why.
-        subject: What was to be tested.
-    """
+    """Emit that a gate ended without a verdict."""
     flow_run_id = subject.flow_run_id
     # Our own errors about a run name it.
     run_short_id, run_url = getattr(error, "run_short_id", None), getattr(error, "run_url", None)

@@ -47,16 +47,8 @@ def explain(
         today: The day for which the other policy's quarantine entries are looked at; that of the report by default.
         width: How many columns a line has.
 
-    Returns:
-        Lines for a terminal.
-
     Raises:
         ValueError: A policy has a quarantine, and neither the report nor the caller says for which day.
-
-    Example:
-        ```python
-        print(*explain(report, GatePolicy(max_flaky=0)), sep="\n")
-        ```
     """
     again = report.judge_again(report.policy)
     lines = [
@@ -156,9 +148,6 @@ def load_policy(path: Path) -> GatePolicy:
 
     Args:
         path: The file; it holds the fields of `GatePolicy`, and an empty one is the default policy.
-
-    Returns:
-        The policy.
 
     Raises:
         OSError: It cannot be read.

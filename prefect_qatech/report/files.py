@@ -67,11 +67,6 @@ def check_report_directory(directory: Path | str) -> None:
 
     Raises:
         InvalidInputError: `junitparser` is not installed, or the directory cannot be made or written to.
-
-    Example:
-        ```python
-        check_report_directory("qatech-report")
-        ```
     """
     check_junit()
     try:
@@ -133,11 +128,6 @@ def clear_report_files(directory: Path | str) -> None:
 
     Raises:
         OSError: A file could be neither moved nor removed.
-
-    Example:
-        ```python
-        clear_report_files("qatech-report")
-        ```
     """
     _clear(Path(directory), lambda path: _set_aside(path) if _is_ours(path) else None)
 

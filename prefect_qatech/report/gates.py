@@ -24,11 +24,6 @@ def render_gates(report: GatesReport, *, pages: Mapping[str, str] | None = None)
 
     Returns:
         Markdown: an item for each gate, those that did not pass first.
-
-    Example:
-        ```python
-        render_gates(gather_gates(credentials, requests, raise_unless_passed=False))
-        ```
     """
     targets = sorted({gate.target for gate in report.reports.values() if gate.target})
     ordered = sorted(report.names, key=lambda name: [*Verdict].index(report.verdict_of(name)), reverse=True)

@@ -22,10 +22,6 @@ _LASTING = frozenset({Incident.COUNT_UNREADABLE, Incident.STALE_PASS})
 def headline(report: GateReport, escape: Escape = str) -> str:
     """Return the heading of a report: the verdict, and what keeps it from being a plain one.
 
-    Args:
-        report: The report.
-        escape: What the words of people go through.
-
     Returns:
         "PASS, 1 flaky: look at it this week", "APPROVED by Ada (the verdict is fail)", and so on.
     """
@@ -47,9 +43,6 @@ VERDICT_STATES = ("Passed", "Approved", "Gate failed", "Gates failed", "Inconclu
 
 def state_name(report: GateReport) -> str:
     """Return a name for the state of the gate's flow run, in a few words for lists; one of `VERDICT_STATES` begins it.
-
-    Args:
-        report: The report.
 
     Returns:
         "Passed, 1 flaky", "Gate failed", and so on.
@@ -76,12 +69,7 @@ def symbol(report: GateReport) -> str:
 
 
 def advice(report: GateReport, escape: Escape = str) -> str:
-    """Return what there is to do about a report, in a sentence or two.
-
-    Args:
-        report: The report.
-        escape: What the words of people go through.
-    """
+    """Return what there is to do about a report, in a sentence or two."""
     if report.decision is not None:
         return _decision(report, escape)
     if report.verdict is Verdict.FAIL:

@@ -64,11 +64,7 @@ def _is_duration(seconds: object) -> bool:
 
 
 class PlanHistory:
-    """The durations of a plan's runs, for all waits of a task run: read once, and written one after another.
-
-    Args:
-        plan_short_id: The plan.
-    """
+    """The durations of a plan's runs, for all waits of a task run: read once, and written one after another."""
 
     def __init__(self, plan_short_id: str) -> None:
         self._name = variable_name(plan_short_id)

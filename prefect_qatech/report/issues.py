@@ -76,12 +76,7 @@ def _reported(issue: QATechDetectedIssue, size: int) -> ReportedIssue:
 
 
 def issue_texts(issues: Sequence[ReportedIssue], count: int) -> list[str]:
-    """Return what a report holds of issues as Markdown, one line each, and how many more there are.
-
-    Args:
-        issues: The first issues.
-        count: How many there are.
-    """
+    """Return what a report holds of issues as Markdown, one line each, and how many more there are."""
     more = count - len(issues)
     return [*map(issue_text, issues), *([f"… and {more} more at QA.tech."] if more > 0 else [])]
 

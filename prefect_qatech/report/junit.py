@@ -59,19 +59,8 @@ def check_junit() -> Any:
 def render_junit(report: GateReport) -> str:
     """Return the report as JUnit XML.
 
-    Args:
-        report: The report.
-
-    Returns:
-        One `<testsuite>`, in ASCII.
-
     Raises:
         InvalidInputError: `junitparser` is not installed; the extra `junit` brings it.
-
-    Example:
-        ```python
-        Path("junit.xml").write_text(render_junit(report), encoding="utf-8")
-        ```
     """
     parser = check_junit()
     suite = parser.xunit2.TestSuite(plain_text(f"QA.tech: {campaign_name(report)}", _NAME))

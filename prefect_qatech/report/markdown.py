@@ -73,11 +73,6 @@ def render_markdown(
 
     Returns:
         Markdown, with the line that `read_history` reads at its end.
-
-    Example:
-        ```python
-        render_markdown(report, chart=attempts_chart(report))
-        ```
     """
     attempts = _picture("Outcomes per attempt", chart or "")
     campaigns = _picture("The plan's last campaigns", history_chart(history) if history else "")
@@ -87,15 +82,7 @@ def render_markdown(
 
 
 def render_job_summary(report: GateReport, *, max_bytes: int = MAX_BYTES) -> str:
-    """Return the report as Markdown for the summary of a GitHub or GitLab job, which shows no `data:` images.
-
-    Args:
-        report: The report.
-        max_bytes: The Markdown's largest size in UTF-8.
-
-    Returns:
-        Markdown.
-    """
+    """Return the report as Markdown for the summary of a GitHub or GitLab job, which shows no `data:` images."""
     return _render(report, max_bytes, [], [], "")
 
 

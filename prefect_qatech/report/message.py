@@ -18,9 +18,6 @@ _DECIDED = (TestVerdict.PASSED, TestVerdict.RECOVERED, TestVerdict.FLAKY, TestVe
 def gate_message(report: GateReport) -> str:
     """Return a gate's verdict, what it is about, and where to look, in one line.
 
-    Args:
-        report: The gate's report.
-
     Returns:
         Plain text: "1 of 3 tests failed: Pay with a credit card. The release may not go out. ...", for example.
     """

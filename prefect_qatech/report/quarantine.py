@@ -28,9 +28,6 @@ def entries_to_paste(report: GateReport) -> list[str]:
 
     Reason and owner are empty, which no policy takes: somebody has to fill them in.
 
-    Args:
-        report: The report.
-
     Returns:
         Pieces of YAML, each of a test: a comment with its name, and the entry; of the first `MAX_ENTRIES` tests.
     """

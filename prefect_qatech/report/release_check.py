@@ -83,9 +83,6 @@ def render_release_check(check: ReportedReleaseCheck, *, max_bytes: int = MAX_BY
     Args:
         check: What `report_release_check` returned.
         max_bytes: The Markdown's largest size in UTF-8.
-
-    Returns:
-        Markdown.
     """
     return within(max_bytes, sections(check, level=2))
 
@@ -112,12 +109,7 @@ def within(max_bytes: int, parts: Iterable[Section]) -> str:
 
 
 def sections(check: ReportedReleaseCheck, *, level: int) -> list[Section]:
-    """Return a release check as titles with the lines below them.
-
-    Args:
-        check: The check.
-        level: Of the first title.
-    """
+    """Return a release check as titles with the lines below them."""
     about = [markdown_text(check.summary or "", _TEXT) or "No summary."]
     if check.url:
         about.append(link(f"open release check {check.short_id or ''}", check.url))

@@ -16,16 +16,8 @@ def render_table(report: GateReport) -> list[dict[str, str]]:
 
     The cells are plain text without any markup: the one Prefect UI renders them as Markdown, the other does not.
 
-    Args:
-        report: The report.
-
     Returns:
         One mapping of column to text per test; a last row says how many were left out above 2000.
-
-    Example:
-        ```python
-        create_table_artifact(table=render_table(report), key="qatech-tests-pln-smoke")
-        ```
     """
     order = ("failed", "errored", "cancelled", "missing", "skipped", "flaky", "recovered", "passed")
     tests = sorted(report.tests, key=lambda test: order.index(test.verdict.value))

@@ -40,9 +40,6 @@ _FIRST: dict[str, Any] = dict.fromkeys(("schema_version", "verdict", "verdict_wi
 def rule_outcomes(report: GateReport) -> dict[str, str]:
     """Return what each rule said.
 
-    Args:
-        report: The report.
-
     Returns:
         Name of the rule to `pass`, `inconclusive` or `fail`; `pass` where it was silent.
     """
@@ -54,14 +51,7 @@ def rule_outcomes(report: GateReport) -> dict[str, str]:
 
 
 def render_verdict_json(report: GateReport) -> str:
-    """Return the report as `verdict.json`.
-
-    Args:
-        report: The report.
-
-    Returns:
-        JSON, indented, in ASCII.
-    """
+    """Return the report as `verdict.json`."""
     counts = {verdict.value: report.counts.get(verdict, 0) for verdict in TestVerdict}
     # json, not pydantic's own writer: that one refuses half of a surrogate pair, which JSON itself can say.
     content = {**_FIRST, **report.model_dump(mode="json"), "rules": rule_outcomes(report), "counts": counts}
@@ -91,19 +81,8 @@ def verdict_json_schema() -> dict[str, Any]:
 def load_verdict_json(text: str) -> GateReport:
     """Read a `verdict.json`.
 
-    Args:
-        text: What the file holds.
-
-    Returns:
-        The report.
-
     Raises:
         ValueError: It is anything else, or was written by a later version; the sentence says which.
-
-    Example:
-        ```python
-        load_verdict_json(Path("verdict.json").read_text(encoding="utf-8"))
-        ```
     """
     try:
         content = json.loads(text)

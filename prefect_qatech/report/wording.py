@@ -80,15 +80,7 @@ def shown_attempt(test: ReportedTest) -> int | None:
 
 
 def story(test: ReportedTest, escape: Callable[[str], str] = str) -> str:
-    """Return what became of a test: "failed on attempt 1: no such button; passed on attempt 2".
-
-    Args:
-        test: The test.
-        escape: What the service's words go through.
-
-    Returns:
-        The story, in attempt order.
-    """
+    """Return what became of a test: "failed on attempt 1: no such button; passed on attempt 2"."""
     parts: list[str] = []
     present = [(outcome, index) for index, outcome in enumerate(test.outcomes) if outcome is not Outcome.ABSENT]
     for outcome, members in groupby(present, key=lambda item: item[0]):

@@ -39,10 +39,6 @@ class NoRerun:
 def rerun_base(open_tests: Iterable[str], attempts: Sequence[Attempt]) -> int:
     """Return the attempt whose run a rerun of some tests is asked of.
 
-    Args:
-        open_tests: The tests that the rerun is for.
-        attempts: The runs of the campaign so far.
-
     Returns:
         Index of the latest attempt that lists all of them; 0 where none does.
 
@@ -153,12 +149,6 @@ def next_rerun(
     campaign: Campaign, policy: GatePolicy, *, now: datetime, incidents: Iterable[Incident] = ()
 ) -> Rerun | NoRerun:
     """Decide what to rerun, if anything: `plan_rerun`, for what was observed.
-
-    Args:
-        campaign: What was observed.
-        policy: The policy that decides.
-        now: Its day decides on quarantine entries.
-        incidents: What happened outside of the tests.
 
     Returns:
         What to ask for, or why nothing is asked for.
