@@ -5,7 +5,6 @@ An error ends up in the state of a flow run and in logs, where a report of sever
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,12 +22,12 @@ from pydantic import (
 from typing_extensions import Self
 
 from prefect_qatech.exceptions import InvalidInputError
+from prefect_qatech.texts import clean_text, cut
 
 _MAX_FAULTS = 3
 _MAX_SHOWN = 80
 _MAX_DEPTH = 3
 _SINGLE_ITEM = " (put a single item into [...])"
-_NO_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 # None outside of all models; else whether a call in Python, not a validation, makes the outermost one.
 _is_made_in_code: ContextVar[bool | None] = ContextVar("qatech_is_made_in_code", default=None)
@@ -74,29 +73,6 @@ def short_repr(value: object) -> str:
         Its `repr`, cut to a short line.
     """
     return cut(repr(value), _MAX_SHOWN)
-
-
-def cut(text: str, max_length: int, *, goes_on: bool = False) -> str:
-    """Return a text of limited length, which ends in "…" where it was longer.
-
-    Args:
-        text: A text.
-        max_length: How many characters it may have.
-        goes_on: Whether the text is itself the beginning of a longer one.
-    """
-    return text[: max_length - 1].rstrip() + "…" if goes_on or len(text) > max_length else text
-
-
-def clean_text(text: str) -> str:
-    """Return a text that can be stored and sent: PostgreSQL takes no NUL, and no encoding takes half a character.
-
-    Args:
-        text: A text of a user's or of the service.
-
-    Returns:
-        The text, with replacement characters for what is none; tabs and line breaks stay.
-    """
-    return _NO_CHARACTER.sub("\ufffd", text)
 
 
 CleanText = Annotated[str, AfterValidator(clean_text)]

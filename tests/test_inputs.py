@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from prefect_qatech import GateDecision, GatePolicy, InvalidInputError
 from prefect_qatech.api.requests import QATechApplication, QATechRunRequest
-from prefect_qatech.inputs import Checked, clean_text
+from prefect_qatech.inputs import Checked
+from prefect_qatech.texts import clean_text
 
 CASE = "a1b2c3d4-e5f6-4789-a012-3456789abcde"
 

@@ -19,7 +19,7 @@ PACKAGE = Path(prefect_qatech.__file__).parent
 
 # A module imports from the rooms below it, for types as well, never from its own or one above.
 ROOMS = [
-    {"exceptions", "addresses"},
+    {"exceptions", "addresses", "texts"},
     {"inputs", "_prefect", "_sync"},
     {"api"},
     {"verdict"},
@@ -35,11 +35,11 @@ ROOMS = [
     {"testing", "cli"},
     {"_public"},
 ]
-LOW = {"exceptions", "addresses", "inputs", "_prefect", "api"}
+LOW = {"exceptions", "addresses", "texts", "inputs", "_prefect", "api"}
 HEIGHT = {name: height for height, room in enumerate(ROOMS) for name in room}
 APART = {"sandbox"}
 WITH_PREFECT = {"report": {"artifacts", "deployed", "events", "history"}, "polling": {"throttle", "task_run"}}
-WITHOUT_PREFECT = ["exceptions", "addresses", "inputs", "api", "verdict", "polling"]
+WITHOUT_PREFECT = ["exceptions", "addresses", "texts", "inputs", "api", "verdict", "polling"]
 IN_BOTH_VERSIONS = [
     "get_test_run",
     "publish_gate_report",

@@ -30,7 +30,7 @@ from prefect_qatech.exceptions import (
     UnauthorizedError,
     UsageLimitError,
 )
-from prefect_qatech.inputs import clean_text
+from prefect_qatech.texts import clean_text, listed
 
 
 def where_to_look(makes: str) -> str:
@@ -232,8 +232,7 @@ class Exchange:
 
     def _asked_for(self) -> str:
         ids = [described(field, short_id) for field, short_id in (self.ids or {}).items()]
-        more = f" and {len(ids) - _MAX_IDS} more" if len(ids) > _MAX_IDS else ""
-        return f" ({', '.join(ids[:_MAX_IDS])}{more})" if ids else ""
+        return f" ({listed(ids, _MAX_IDS)})" if ids else ""
 
     def _failure(
         self,

@@ -30,7 +30,8 @@ from prefect_qatech.api.wire import (
     object_or_none,
     objects_only,
 )
-from prefect_qatech.inputs import CleanText, clean_text
+from prefect_qatech.inputs import CleanText
+from prefect_qatech.texts import clean_text
 
 __all__ = [
     "QATechApplicationInfo",

@@ -22,7 +22,8 @@ from prefect_qatech.api.ids import check_id, is_prefixed
 from prefect_qatech.api.requests import QATechRunRequest
 from prefect_qatech.api.wire import Request
 from prefect_qatech.exceptions import InvalidInputError
-from prefect_qatech.inputs import cut, short_repr
+from prefect_qatech.inputs import short_repr
+from prefect_qatech.texts import cut, listed
 
 RequestT = TypeVar("RequestT", bound=Request)
 Kind = Literal["project", "application", "environment", "test case"]
@@ -225,8 +226,7 @@ def _forms(short_id: str, prefix: str) -> set[str]:
 
 def _told(things: Iterable[tuple[str, str]]) -> str:
     told = [f"{short_repr(cut(name, _MAX_NAME))} ({cut(short_id, _MAX_NAME)})" for short_id, name in things]
-    more = f" and {len(told) - _MAX_TOLD} more" if len(told) > _MAX_TOLD else ""
-    return ", ".join(told[:_MAX_TOLD]) + more
+    return listed(told, _MAX_TOLD)
 
 
 def _is_uuid(text: str) -> bool:

@@ -26,7 +26,7 @@ from prefect_qatech.addresses import is_loopback
 from prefect_qatech.api import connections
 from prefect_qatech.api.answers import Exchange, NotJSONError, read_json
 from prefect_qatech.exceptions import QATechAPIError, StartOutcomeUnknown
-from prefect_qatech.inputs import cut
+from prefect_qatech.texts import cut
 
 MAX_RESPONSE_BYTES = 32 * 1024 * 1024
 """More than the results of some thousand test cases with long reasoning; a longer answer is an error."""

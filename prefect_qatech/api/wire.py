@@ -26,7 +26,8 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from typing_extensions import Self
 
-from prefect_qatech.inputs import Checked, clean_text, describe_in_one_sentence
+from prefect_qatech.inputs import Checked, describe_in_one_sentence
+from prefect_qatech.texts import clean_text
 
 _MAX_NUMBER = 1e300
 FilledText = Annotated[str, Field(min_length=1), AfterValidator(clean_text)]

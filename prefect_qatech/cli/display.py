@@ -15,6 +15,7 @@ from prefect_qatech.api.responses import FINAL_STATUSES, QATechRun
 from prefect_qatech.cli.terminal import ASIDE_STYLE, BAR_STYLE
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.report.escape import plain_text
+from prefect_qatech.texts import counted
 
 MAX_RUNNING_SHOWN = 5
 _MAX_LINE = 500
@@ -129,8 +130,7 @@ def one_line(text: str) -> str:
 
 def _started(record: QATechRunRecord) -> str:
     how = "Resuming run" if record.is_resumed else "Rerun" if record.kind == "rerun" else "Run"
-    plural = "" if record.test_count == 1 else "s"
-    count = "" if record.test_count is None else f", {record.test_count} test case{plural}"
+    count = "" if record.test_count is None else f", {counted(record.test_count, 'test case')}"
     return f"{how} {record.run_short_id}: {record.run_url or 'no address given'}{count}"
 
 

@@ -20,7 +20,7 @@ from cyclopts import Parameter
 from prefect_qatech.cli.display import one_line
 from prefect_qatech.cli.exits import end
 from prefect_qatech.cli.terminal import row, show, terminal_width
-from prefect_qatech.inputs import cut
+from prefect_qatech.texts import cut
 
 if TYPE_CHECKING:
     from prefect_qatech.cli.drill_cases import Case, Played

@@ -21,6 +21,7 @@ from pydantic import ConfigDict, Field
 from prefect_qatech.report.escape import link, markdown_text
 from prefect_qatech.report.model import GateDecision, GateReport
 from prefect_qatech.report.wording import campaign_name, time_text
+from prefect_qatech.texts import listed
 from prefect_qatech.verdict import TestVerdict
 
 LOOK_SECONDS = 5
@@ -136,8 +137,7 @@ def question(report: GateReport, until: datetime) -> str:
         until: How long there is time for an answer.
     """
     names = [test.name for test in report.tests_with(TestVerdict.FAILED)]
-    told = ", ".join(markdown_text(name, _NAME_LENGTH) or "(no name)" for name in names[:_MAX_NAMES])
-    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    told = listed(names, _MAX_NAMES, lambda name: markdown_text(name, _NAME_LENGTH) or "(no name)")
     where = ", ".join(markdown_text(app.environment_url, 300) for app in report.applications if app.environment_url)
     about = [
         f"**{markdown_text(campaign_name(report), _NAME_LENGTH)}**",
@@ -150,7 +150,7 @@ def question(report: GateReport, until: datetime) -> str:
             f"**The gate's verdict is {report.verdict.value}.** {' · '.join(part for part in about if part)}",
             "",
             *(f"- {markdown_text(reason.sentence, 500)}" for reason in report.reasons[:_MAX_REASONS]),
-            *([f"- Failed: {told}{more}"] if names else []),
+            *([f"- Failed: {told}"] if names else []),
             "",
             f"There is time until **{time_text(until)}**; no answer is a no.",
             "",

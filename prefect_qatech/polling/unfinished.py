@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.exceptions import NotFoundError, QATechAPIError, QATechError
 from prefect_qatech.polling.exceptions import WaitTimedOut
+from prefect_qatech.texts import listed
 
 _MAX_NAMED = 20
 _MAX_ERRORS_NAMED = 5
@@ -25,12 +26,8 @@ def they_go_on(runs: Mapping[str, str | None]) -> str:
     """Return the sentence that runs go on although nobody waits for them."""
     if len(runs) == 1:
         return goes_on(*next(iter(runs.items())))
-    named = [f"{short_id} ({url or 'address unknown'})" for short_id, url in list(runs.items())[:_MAX_NAMED]]
-    more = f" and {len(runs) - _MAX_NAMED} more" if len(runs) > _MAX_NAMED else ""
-    return (
-        f"{len(runs)} runs go on at QA.tech, which has no call to cancel them: {', '.join(named)}{more}. "
-        "A retry resumes them."
-    )
+    named = listed([*runs.items()], _MAX_NAMED, lambda run: f"{run[0]} ({run[1] or 'address unknown'})")
+    return f"{len(runs)} runs go on at QA.tech, which has no call to cancel them: {named}. A retry resumes them."
 
 
 def gave_up(

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.report.subject import GateSubject, ReportedApplication
+from prefect_qatech.texts import counted
 from prefect_qatech.verdict import GatePolicy
 
 MAX_APPLICATIONS = 10
@@ -75,7 +76,7 @@ def _places(applications: tuple[ReportedApplication, ...]) -> Iterator[Fact]:
         if application.device_preset_short_id:
             yield Fact("device", application.device_preset_short_id)
     if (more := len(applications) - MAX_APPLICATIONS) > 0:
-        yield Fact("more", f"and {more} more application{'' if more == 1 else 's'}")
+        yield Fact("more", f"and {counted(more, 'more application')}")
 
 
 def place_of(application: ReportedApplication) -> str | None:
@@ -100,7 +101,7 @@ def policy_text(policy: GatePolicy) -> str:
         if value == getattr(default, name):
             continue
         if name == "quarantine":
-            parts.append(f"quarantine of {len(value)} test{'' if len(value) == 1 else 's'}")
+            parts.append(f"quarantine of {counted(len(value), 'test')}")
         elif name == "release_check":
             changed = value.model_dump(exclude_defaults=True).items()
             parts += [f"release_check.{field} {_value(each)}" for field, each in changed]

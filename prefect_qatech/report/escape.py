@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from prefect_qatech.addresses import safe_url
-from prefect_qatech.inputs import cut
+from prefect_qatech.texts import cut
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _DIRECTION = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")

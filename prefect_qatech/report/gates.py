@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from prefect_qatech.report.escape import cell_text, link, markdown_text, plain_text
 from prefect_qatech.report.model import GateReport, GatesReport
 from prefect_qatech.report.wording import HEADLINES, SYMBOLS, counts_text, duration_text, spent
+from prefect_qatech.texts import counted, listed
 from prefect_qatech.verdict import TestVerdict, Verdict
 
 _MAX_TOLD = 100
@@ -56,7 +57,7 @@ def _item(report: GatesReport, name: str, page: str | None) -> Iterator[str]:
             f"{head}: {gate.verdict}",
             markdown_text(plan, _NAME_LENGTH) if plan != name else "",
             counts_text(gate),
-            f"{len(gate.attempts)} attempt{'' if len(gate.attempts) == 1 else 's'}",
+            counted(len(gate.attempts), "attempt"),
             duration_text(seconds) if seconds else "",
             f"[flow run]({page})" if page else "",
             link(f"run {gate.run_short_id}", gate.run_url) if gate.run_short_id else "",
@@ -64,9 +65,8 @@ def _item(report: GatesReport, name: str, page: str | None) -> Iterator[str]:
         yield " · ".join(part for part in parts if part)
         for word, verdict in (("Failed", TestVerdict.FAILED), ("Flaky", TestVerdict.FLAKY)):
             if names := [test.name for test in gate.tests_with(verdict)]:
-                told = ", ".join(markdown_text(test, _NAME_LENGTH) or "(no name)" for test in names[:_MAX_NAMED])
-                more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-                yield f"  - {word}: {told}{more}"
+                told = listed(names, _MAX_NAMED, lambda name: markdown_text(name, _NAME_LENGTH) or "(no name)")
+                yield f"  - {word}: {told}"
     for reason in _reasons(report, name):
         yield f"  - {markdown_text(reason, _REASON_LENGTH)}"
 

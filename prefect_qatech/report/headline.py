@@ -9,8 +9,9 @@ from prefect_qatech.api.responses import FINAL_STATUSES
 from prefect_qatech.report.model import GateReport, GatesReport
 from prefect_qatech.report.quarantine import entries_that_end_soon
 from prefect_qatech.report.wording import HEADLINES, SYMBOLS, time_text
+from prefect_qatech.texts import counted
 from prefect_qatech.verdict import Incident, NoRerun, Rerun, TestVerdict, Verdict
-from prefect_qatech.verdict.judge import UNMATCHED, tests_of
+from prefect_qatech.verdict.judge import UNMATCHED
 from prefect_qatech.verdict.outcomes import UNDECIDED
 
 Escape = Callable[[str], str]
@@ -79,7 +80,7 @@ def advice(report: GateReport, escape: Escape = str) -> str:
     flaky, failing, tolerated = _flaky(report), _failing_in_quarantine(report), _tolerated(report)
     parts = [
         "A test that failed first and passed in a rerun may hide a bug that shows only sometimes." if flaky else "",
-        f"This policy tolerates {tests_of(tolerated)} that did not pass." if tolerated else "",
+        f"This policy tolerates {counted(tolerated, 'test')} that did not pass." if tolerated else "",
         "What is in quarantine fails without blocking: see who repairs it, and until when." if failing else "",
         "An entry of the quarantine has no effect: see below." if _has_idle_entry(report) else "",
         "An entry of the quarantine ends soon: see below." if entries_that_end_soon(report) else "",
@@ -137,13 +138,9 @@ def _pass(word: str, report: GateReport) -> str:
     parts = [
         f"{word} under a relaxed policy" if _tolerated(report) else word,
         f"{flaky} flaky" if flaky else "",
-        f"with {_tests(failing)} in quarantine" if failing else "",
+        f"with {counted(failing, 'failing test')} in quarantine" if failing else "",
     ]
     return ", ".join(filter(None, parts))
-
-
-def _tests(failing: int) -> str:
-    return f"{failing} failing test{'' if failing == 1 else 's'}"
 
 
 def _flaky(report: GateReport) -> int:

@@ -8,6 +8,7 @@ from prefect_qatech.report.chart import HistoryEntry
 from prefect_qatech.report.model import GateReport, ReportedTest
 from prefect_qatech.report.quarantine import mark_of
 from prefect_qatech.report.wording import campaign_id, time_text
+from prefect_qatech.texts import counted
 from prefect_qatech.verdict import TestVerdict
 
 
@@ -58,7 +59,7 @@ def new_and_known(report: GateReport, earlier: Sequence[HistoryEntry]) -> str:
     new = sum(told == "new" for told in standings)
     if not standings or not all(standings):
         return ""
-    failed = f"{len(standings)} test{'' if len(standings) == 1 else 's'} failed"
     known = len(standings) - new
     before = f"the {len(earlier)} campaigns" if len(earlier) > 1 else "the campaign"
-    return f"{failed}: {new} new, {known} that failed before, by {before} on record of the same plan here."
+    failed = counted(len(standings), "test")
+    return f"{failed} failed: {new} new, {known} that failed before, by {before} on record of the same plan here."

@@ -36,6 +36,7 @@ from prefect_qatech.report.wording import (
     time_text,
     until_text,
 )
+from prefect_qatech.texts import listed
 from prefect_qatech.verdict import Outcome, QuarantineEntry, Verdict
 
 MAX_BYTES = 200_000
@@ -205,9 +206,9 @@ def _remark(sentence: str, named: Sequence[tuple[str, str | None]], symbol: str 
     text = f"- {symbol} {markdown_text(sentence, _SENTENCE)}"
     if not named:
         return text
-    shown = [markdown_text(name or test_id or "", _WORD) or "(no name)" for name, test_id in named[:_NAMES_PER_REASON]]
-    more = len(named) - len(shown)
-    return f"{text} *{', '.join(shown)}{f' and {more} more' if more else ''}*"
+    names = [name or test_id or "" for name, test_id in named]
+    shown = listed(names, _NAMES_PER_REASON, lambda name: markdown_text(name, _WORD) or "(no name)")
+    return f"{text} *{shown}*"
 
 
 def _name(test: ReportedTest) -> str:
@@ -281,8 +282,8 @@ def _attempt(attempt: ReportedAttempt, ended_at: datetime | None) -> str:
 
 
 def _weak(report: GateReport) -> list[str]:
-    weak = [markdown_text(test.name, _WORD) for test in report.tests if test.identity_is_weak]
+    weak = [test.name for test in report.tests if test.identity_is_weak]
     if not weak:
         return []
-    names = ", ".join(weak[:20]) + (f" and {len(weak) - 20} more" if len(weak) > 20 else "")
+    names = listed(weak, 20, lambda name: markdown_text(name, _WORD))
     return [f"Recognised by name alone, as QA.tech gave no id that lasts across runs: {names}.", ""]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from prefect_qatech.report.escape import cell_text, plain_text
 from prefect_qatech.report.headline import advice, retry_text
 from prefect_qatech.report.model import GateReport
+from prefect_qatech.texts import counted, listed
 from prefect_qatech.verdict import TestVerdict, Verdict
-from prefect_qatech.verdict.judge import tests_of
 
 _MAX_SENTENCE = 1_500
 
@@ -34,7 +34,8 @@ def _not_passed(report: GateReport) -> list[str]:
     undecided = [test.name for test in report.tests if test.verdict not in _DECIDED]
     blocking = [reason.sentence for reason in report.reasons if reason.verdict is not Verdict.PASS]
     is_fail = report.verdict is Verdict.FAIL
-    lead = f"{len(failed)} of {tests_of(len(report.tests))} failed: {_names(failed)}." if failed and is_fail else ""
+    tests = counted(len(report.tests), "test")
+    lead = f"{len(failed)} of {tests} failed: {_names(failed)}." if failed and is_fail else ""
     return [
         _decided(report),
         lead or next(iter(blocking), ""),
@@ -64,5 +65,4 @@ def _where(report: GateReport) -> list[str]:
 
 def _names(names: list[str]) -> str:
     # A log makes links of addresses.
-    told = ", ".join(cell_text(name, _NAME_LENGTH) or "(no name)" for name in names[:_MAX_NAMES])
-    return f"{told} and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else told
+    return listed(names, _MAX_NAMES, lambda name: cell_text(name, _NAME_LENGTH) or "(no name)")

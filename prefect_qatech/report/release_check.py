@@ -9,6 +9,7 @@ from prefect_qatech.report.escape import link, markdown_text
 from prefect_qatech.report.model import ReportedFinding, ReportedReleaseCheck, ReportedScore
 from prefect_qatech.report.sizes import cut_to_bytes
 from prefect_qatech.report.wording import BLOCKER_SYMBOL, SYMBOLS, UNKNOWN_SYMBOL
+from prefect_qatech.texts import counted
 from prefect_qatech.verdict import Verdict
 
 MAX_ITEMS = 50
@@ -130,8 +131,7 @@ def _headline(check: ReportedReleaseCheck) -> str:
     if not check.is_complete:
         return f"{UNKNOWN_SYMBOL} Release check: {markdown_text(check.status, 40) or 'nobody knows what became of it'}"
     score = "no score" if check.score is None else f"score {check.score:g}"
-    findings = f"{check.finding_count} finding{'' if check.finding_count == 1 else 's'}"
-    blockers = f"{check.blocker_count} blocker{'' if check.blocker_count == 1 else 's'} among {findings}"
+    blockers = f"{counted(check.blocker_count, 'blocker')} among {counted(check.finding_count, 'finding')}"
     symbol = BLOCKER_SYMBOL if check.blocker_count else SYMBOLS[Verdict.PASS]
     return f"{symbol} Release check: {score}, {blockers if check.finding_count else 'no findings'}"
 

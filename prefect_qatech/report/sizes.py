@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from prefect_qatech.inputs import cut
+from prefect_qatech.texts import cut
 
 
 def cut_to_bytes(text: str | None, length: int, size: int) -> str | None:

@@ -9,7 +9,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from prefect_qatech.addresses import safe_url
 from prefect_qatech.api.requests import QATechApplication, QATechRunRequest
-from prefect_qatech.inputs import CleanText, cut
+from prefect_qatech.inputs import CleanText
+from prefect_qatech.texts import cut
 from prefect_qatech.verdict.identity import NAME_LENGTH
 
 

@@ -13,6 +13,7 @@ from prefect_qatech.api.catalogue import QATechToolCall, QATechTraceStep
 from prefect_qatech.api.responses import QATechDetectedIssue, QATechRunTestCase, QATechRunTestCaseDetails
 from prefect_qatech.report.escape import link, markdown_text
 from prefect_qatech.report.issues import issue_text
+from prefect_qatech.texts import listed
 
 MAX_LENGTH = 8_000
 MAX_STEPS = 5
@@ -92,13 +93,12 @@ def _head(test: QATechRunTestCase) -> list[str]:
 
 
 def _step(number: int, step: QATechTraceStep) -> str:
-    calls = ", ".join(map(_call, step.tool_calls[:MAX_CALLS]))
-    more = f" and {len(step.tool_calls) - MAX_CALLS} more" if len(step.tool_calls) > MAX_CALLS else ""
+    calls = listed(step.tool_calls, MAX_CALLS, _call)
     result = markdown_text(step.tool_result or "", 300)
     parts = (
         f"**Step {number}:**",
         markdown_text(step.reasoning or "", 500),
-        f"**Did:** {calls}{more}" if calls else "",
+        f"**Did:** {calls}" if calls else "",
         f"**Result:** {result}" if result else "",
         link("picture", step.screenshot_url) if step.screenshot_url else "",
     )

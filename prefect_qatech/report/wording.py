@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Literal, NamedTuple
 
 from prefect_qatech.report.model import GateReport, ReportedReason, ReportedTest
+from prefect_qatech.texts import counted
 from prefect_qatech.verdict import GatePolicy, Incident, Outcome, QuarantineEntry, Reason, TestVerdict, Verdict
 from prefect_qatech.verdict.judge import UNMATCHED
 
@@ -111,9 +112,8 @@ class Spent(NamedTuple):
     seconds: float | None
 
     def __str__(self) -> str:
-        reruns = f"{self.reruns} rerun{'' if self.reruns == 1 else 's'}"
         took = "" if self.seconds is None else f", {duration_text(self.seconds)} of runs"
-        return f"{self.executions} test execution{'' if self.executions == 1 else 's'}, {reruns}{took}"
+        return f"{counted(self.executions, 'test execution')}, {counted(self.reruns, 'rerun')}{took}"
 
 
 def spent(report: GateReport) -> Spent:
@@ -146,7 +146,7 @@ def counts_text(report: GateReport) -> str:
     counts = ", ".join(f"{report.counts[verdict]} {verdict}" for verdict in TestVerdict if report.counts.get(verdict))
     total, apart = len(report.tests), sum(test.quarantined for test in report.tests)
     quarantine = f" ({apart} of them in quarantine)" if apart else ""
-    return f"{total} test{'' if total == 1 else 's'}{quarantine}" + (f": {counts}" if counts else "")
+    return f"{counted(total, 'test')}{quarantine}" + (f": {counts}" if counts else "")
 
 
 def group_counts(report: GateReport) -> Counter[Group]:

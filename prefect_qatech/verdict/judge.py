@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from fractions import Fraction
 
+from prefect_qatech.texts import counted
 from prefect_qatech.verdict.identity import resolve_quarantine
 from prefect_qatech.verdict.outcomes import (
     DECIDED,
@@ -267,14 +268,10 @@ def judge(
     verdict = Verdict.worst([Verdict.PASS, *(reason.verdict for reason in reasons)])
     if verdict is Verdict.PASS:
         passed = tuple(test for test in survey.decided if survey.tests[test] in PASSING)
-        sentence = f"{len(passed)} of {tests_of(survey.test_count)} passed."
+        sentence = f"{len(passed)} of {counted(survey.test_count, 'test')} passed."
         reasons.insert(0, Reason("passed", Verdict.PASS, sentence, passed))
     reasons.sort(key=lambda reason: -list(Verdict).index(reason.verdict))
     return GateVerdict(verdict, survey.tests, tuple(reasons))
-
-
-def tests_of(count: int) -> str:
-    return f"{count} test" if count == 1 else f"{count} tests"
 
 
 def limit_of(count: int) -> str:
@@ -296,11 +293,11 @@ def _test_reasons(survey: Survey) -> Iterable[Reason]:
         yield Reason(
             "max_failed",
             Verdict.FAIL if len(survey.failed) > policy.max_failed else Verdict.PASS,
-            f"{tests_of(len(survey.failed))} failed; this gate allows {limit_of(policy.max_failed)}.",
+            f"{counted(len(survey.failed), 'test')} failed; this gate allows {limit_of(policy.max_failed)}.",
             survey.failed,
         )
     if survey.flaky:
-        sentence = f"{tests_of(len(survey.flaky))} failed first and passed in a rerun"
+        sentence = f"{counted(len(survey.flaky), 'test')} failed first and passed in a rerun"
         if policy.max_flaky is not None and len(survey.flaky) > policy.max_flaky:
             sentence += f": flaky; this gate allows {limit_of(policy.max_flaky)}."
             yield Reason("max_flaky", Verdict.FAIL, sentence, survey.flaky)
@@ -313,18 +310,18 @@ def _test_reasons(survey: Survey) -> Iterable[Reason]:
         yield Reason(
             "max_undecided",
             Verdict.INCONCLUSIVE if undecided > policy.max_undecided else Verdict.PASS,
-            f"{tests_of(undecided)}{unlisted} neither passed nor failed; this gate allows {allowed}.",
+            f"{counted(undecided, 'test')}{unlisted} neither passed nor failed; this gate allows {allowed}.",
             survey.undecided,
         )
     if len(survey.decided) < policy.min_decided:
-        decided = tests_of(len(survey.decided)) if survey.decided else "No test"
+        decided = counted(len(survey.decided), "test") if survey.decided else "No test"
         sentence = f"{decided} passed or failed; at least {policy.min_decided} must."
         yield Reason("min_decided", Verdict.INCONCLUSIVE, sentence, survey.decided)
     if survey.expected and not survey.test_count:
-        sentence = f"The suite has no test outside of the quarantine ({tests_of(len(survey.expected))} in it)."
+        sentence = f"The suite has no test outside of the quarantine ({counted(len(survey.expected), 'test')} in it)."
         yield Reason("only_quarantined", Verdict.INCONCLUSIVE, sentence, tuple(survey.expected))
     if survey.fuse_blown() and len(survey.missed) > len(survey.failed):
-        missed = f"{tests_of(len(survey.missed))} of {survey.test_count}"
+        missed = f"{counted(len(survey.missed), 'test')} of {survey.test_count}"
         sentence = f"{missed} could not be carried out properly: too many to rerun."
         yield Reason("mass_failure", Verdict.INCONCLUSIVE, sentence, survey.missed)
 
@@ -338,7 +335,7 @@ def _run_reasons(survey: Survey) -> Iterable[Reason]:
         # Without a completed run there is no evidence, whatever the tests and the policy say.
         blocks = bool(unproven) or len(broken) == len(survey.attempts)
         runs = ", ".join(f"{_run(index)} ({_word(survey.attempts[index].status)})" for index in broken)
-        whose = f"the result of {tests_of(len(unproven))}" if unproven else "no result that counts"
+        whose = f"the result of {counted(len(unproven), 'test')}" if unproven else "no result that counts"
         yield Reason(
             "run_not_completed",
             Verdict.INCONCLUSIVE if blocks else Verdict.PASS,
@@ -353,12 +350,10 @@ def _run_reasons(survey: Survey) -> Iterable[Reason]:
                 sentence = f"{_run(index)} ended as {_word(attempt.result)}, although none of its tests failed."
                 yield Reason("contradiction", Verdict.INCONCLUSIVE, sentence)
         elif failed := tuple(test for test in survey.failed if survey.histories[test][index] is Outcome.FAILED):
-            yield Reason(
-                "contradiction",
-                Verdict.FAIL if len(survey.failed) > survey.policy.max_failed else Verdict.PASS,
-                f"{_run(index)} ended as PASSED, although {tests_of(len(failed))} in it failed: the tests count.",
-                failed,
-            )
+            verdict = Verdict.FAIL if len(survey.failed) > survey.policy.max_failed else Verdict.PASS
+            tests = counted(len(failed), "test")
+            sentence = f"{_run(index)} ended as PASSED, although {tests} in it failed: the tests count."
+            yield Reason("contradiction", verdict, sentence, failed)
 
 
 def _check_reasons(check: ReleaseCheckEvidence, policy: ReleaseCheckPolicy) -> Iterable[Reason]:
@@ -382,7 +377,7 @@ def _notes(survey: Survey) -> Iterable[Reason]:
         ("quarantine_expired", survey.expired, "counted again, because the quarantine entry expired."),
     ):
         if tests:
-            yield Reason(rule, Verdict.PASS, f"{tests_of(len(tests))} {what}", tests)
+            yield Reason(rule, Verdict.PASS, f"{counted(len(tests), 'test')} {what}", tests)
 
 
 def judge_named(

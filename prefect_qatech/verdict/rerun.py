@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Literal
 
+from prefect_qatech.texts import counted
 from prefect_qatech.verdict.identity import Campaign, resolve_quarantine
-from prefect_qatech.verdict.judge import GateVerdict, Incident, Survey, judge, limit_of, tests_of
+from prefect_qatech.verdict.judge import GateVerdict, Incident, Survey, judge, limit_of
 from prefect_qatech.verdict.outcomes import Attempt, Outcome, Verdict
 from prefect_qatech.verdict.policy import DEFAULT_POLICY, GatePolicy
 
@@ -117,7 +118,7 @@ def _refusal(survey: Survey) -> NoRerun | None:
     if _runs_left(survey) < 1:
         return NoRerun("budget_spent", f"The limit of reruns, {survey.policy.max_reruns}, is reached.")
     if survey.fuse_blown():
-        count = f"{tests_of(len(survey.failed) + len(survey.missed))} of {survey.test_count}"
+        count = f"{counted(len(survey.failed) + len(survey.missed), 'test')} of {survey.test_count}"
         return NoRerun("fuse", f"{count} failed or were missed: a broken build is not flaky, and reruns cost money.")
     if status == "CANCELLED":
         return NoRerun("cancelled", "The latest run was cancelled: somebody meant it.")
@@ -131,7 +132,7 @@ def _too_many_flaky(survey: Survey) -> NoRerun | None:
     if policy.max_flaky is None or count <= policy.max_flaky:
         return None
     sentence = (
-        f"Even if all open tests passed now, {tests_of(count)} would be flaky; "
+        f"Even if all open tests passed now, {counted(count, 'test')} would be flaky; "
         f"this gate allows {limit_of(policy.max_flaky)}."
     )
     return NoRerun("cannot_help", sentence)

@@ -1,0 +1,35 @@
+"""Text for people: cut to a length, cleaned of what cannot be stored, counted and listed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+ItemT = TypeVar("ItemT")
+
+_NO_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def cut(text: str, max_length: int, *, goes_on: bool = False) -> str:
+    """Return a text of limited length, which ends in "…" where it was longer, or is the beginning of one that was."""
+    return text[: max_length - 1].rstrip() + "…" if goes_on or len(text) > max_length else text
+
+
+def clean_text(text: str) -> str:
+    """Return a text that can be stored and sent: PostgreSQL takes no NUL, and no encoding takes half a character.
+
+    Tabs and line breaks stay; a replacement character stands for what is none.
+    """
+    return _NO_CHARACTER.sub("\ufffd", text)
+
+
+def counted(count: int, what: str) -> str:
+    """Return "1 test", "2 tests"."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def listed(items: Sequence[ItemT], most: int, show: Callable[[ItemT], str] = str) -> str:
+    """Return the first of several things in words, and how many more there are: "a, b and 3 more"."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(map(show, items[:most])) + more
