@@ -24,16 +24,16 @@ from prefect_qatech.api.catalogue import (
     QATechTraceStep,
 )
 from prefect_qatech.api.client import MAX_TRACE_STEPS, QATechClient
-from prefect_qatech.api.lookup import Wanted, find_out, remembered_in
+from prefect_qatech.api.lookup import find_out, remembered_in
 from prefect_qatech.api.names import application_id
 from prefect_qatech.api.uploads import BuildFile, UploadedFile, sha256_of
 from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import InvalidInputError, QATechError
-from prefect_qatech.inputs import check_name, short_repr
+from prefect_qatech.inputs import short_repr
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.report import artifacts
+from prefect_qatech.starts import address_of, call_of_start, check_call, send_once
 from prefect_qatech.task_options import RETRIED, task_in_both_versions
-from prefect_qatech.tasks import address_of
 
 T = TypeVar("T")
 
@@ -235,29 +235,17 @@ aget_test_case_trace = get_test_case_trace.async_version
 async def _create(
     credentials: QATechCredentials, request: QATechNewTestCase, label: str | None
 ) -> QATechCreatedTestCase:
-    check_credentials(credentials)
+    check_call(credentials, label)
     if not isinstance(request, QATechNewTestCase):
-        raise InvalidInputError(f"request: a QATechNewTestCase is needed, not {short_repr(request)}")
-    if label is not None:
-        check_name(label, "label")
-    check_that_prefect_returns_results()
-    meaning = request.model_copy(update={"project_short_id": None}).to_json()
-    call = ledger.Call(
-        kind="start",
-        makes="test case",
-        what=f"POST /v1/test-cases ({request.name})",
-        fingerprint=ledger.fingerprint(meaning),
-        address=address_of(credentials, request.project_short_id),
-        label=label,
-    )
-    async with credentials.get_client() as client:
-        wanted = Wanted(client, request)
+        raise InvalidInputError(f"request must be a QATechNewTestCase, not {short_repr(request)}")
+    what = f"POST /v1/test-cases ({request.name})"
+    call = call_of_start(credentials, request, what, makes="test case", label=label)
 
-        async def send() -> QATechRunRecord:
-            created = await client.create_test_case(wanted.request)
-            return _made("test case", created.id, created.url, request.name)
+    async def send(client: QATechClient, wanted: QATechNewTestCase) -> QATechRunRecord:
+        created = await client.create_test_case(wanted)
+        return _made("test case", created.id, created.url, request.name)
 
-        record = await ledger.once(call, send, post_seconds=credentials.timeout_seconds, prepare=wanted.prepare)
+    record = await send_once(credentials, call, request, send)
     return QATechCreatedTestCase(id=record.run_short_id, name=request.name, url=record.run_url)
 
 

@@ -11,18 +11,16 @@ from typing import Literal
 
 from prefect.exceptions import TerminationSignal
 
-from prefect_qatech import ledger
-from prefect_qatech._prefect import check_that_prefect_returns_results, rename_own_task_run, run_logger
+from prefect_qatech._prefect import rename_own_task_run, run_logger
 from prefect_qatech._sync import sleep_unless_stopped
 from prefect_qatech.addresses import safe_url
 from prefect_qatech.api.catalogue import QATechReleaseCheck, QATechReleaseCheckRequest, QATechStartedReleaseCheck
 from prefect_qatech.api.client import QATechClient
 from prefect_qatech.api.ids import check_id
-from prefect_qatech.api.lookup import Wanted
 from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import InvalidInputError, QATechAPIError
-from prefect_qatech.inputs import check_name, check_target, short_repr
+from prefect_qatech.inputs import short_repr
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.polling.exceptions import WaitTimedOut
 from prefect_qatech.polling.schedule import QATechPolling
@@ -32,8 +30,8 @@ from prefect_qatech.polling.unfinished import goes_on
 from prefect_qatech.polling.wait import Surroundings, wait_for_run
 from prefect_qatech.report import artifacts
 from prefect_qatech.report.release_check import report_release_check
+from prefect_qatech.starts import call_of_start, check_call, send_once
 from prefect_qatech.task_options import NOT_CACHED, RETRIED, task_in_both_versions
-from prefect_qatech.tasks import address_of
 
 MAKES_CHECK = "release check"
 """What the ledger calls it."""
@@ -42,30 +40,16 @@ MAKES_CHECK = "release check"
 async def _start(
     credentials: QATechCredentials, request: QATechReleaseCheckRequest, label: str | None, target: str | None
 ) -> QATechStartedReleaseCheck:
-    check_credentials(credentials)
+    check_call(credentials, label, target)
     if not isinstance(request, QATechReleaseCheckRequest):
         raise InvalidInputError(f"request must be a QATechReleaseCheckRequest, not {short_repr(request)}")
-    check_target(target)
-    if label is not None:
-        check_name(label, "label")
-    check_that_prefect_returns_results()
-    call = ledger.Call(
-        kind="start",
-        makes=MAKES_CHECK,
-        what="POST /v1/release-checks",
-        fingerprint=ledger.fingerprint(
-            request.model_copy(update={"project_short_id": None}).to_json(), *([target] if target else [])
-        ),
-        address=address_of(credentials, request.project_short_id),
-        label=f"{label} of {target}" if label is not None and target is not None else label,
-    )
-    async with credentials.get_client() as client:
-        wanted = Wanted(client, request)
+    what = "POST /v1/release-checks"
+    call = call_of_start(credentials, request, what, makes=MAKES_CHECK, target=target, label=label)
 
-        async def send() -> QATechRunRecord:
-            return _accepted(await client.start_release_check(wanted.request))
+    async def send(client: QATechClient, wanted: QATechReleaseCheckRequest) -> QATechRunRecord:
+        return _accepted(await client.start_release_check(wanted))
 
-        record = await ledger.once(call, send, post_seconds=credentials.timeout_seconds, prepare=wanted.prepare)
+    record = await send_once(credentials, call, request, send)
     rename_own_task_run(f"{'resume' if record.is_resumed else 'start'} release check {record.run_short_id}")
     if record.is_resumed:
         sentence = "Resuming QA.tech release check %s, which this flow run has on record: %s"

@@ -13,24 +13,17 @@ from typing import Literal
 from prefect import task
 
 from prefect_qatech import ledger
-from prefect_qatech._prefect import check_that_prefect_returns_results, rename_own_task_run, run_logger
+from prefect_qatech._prefect import rename_own_task_run, run_logger
 from prefect_qatech.api.catalogue import QATechReleaseCheckRequest
-from prefect_qatech.api.lookup import Wanted
+from prefect_qatech.api.client import QATechClient
 from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest, as_request
 from prefect_qatech.api.responses import QATechRun, QATechStartedRun
-from prefect_qatech.credentials import QATechCredentials, check_credentials
-from prefect_qatech.inputs import check_name, check_target
+from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.ledger import QATechRunRecord, record_of, short_id_of
 from prefect_qatech.report import append_job_summary, artifacts, events, write_report_files
 from prefect_qatech.report.model import GateReport
+from prefect_qatech.starts import address_of, call_of_start, check_call, send_once
 from prefect_qatech.task_options import NOT_CACHED, RETRIED, task_in_both_versions
-
-
-def _check(credentials: QATechCredentials, label: str | None = None, target: str | None = None) -> None:
-    check_credentials(credentials)
-    check_target(target)
-    if label is not None:
-        check_name(label, "label")
 
 
 async def _start(
@@ -43,30 +36,15 @@ async def _start(
     release_check: QATechReleaseCheckRequest | None = None,
     first_url: str | None = None,
 ) -> QATechRunRecord:
-    _check(credentials, label, target)
-    check_that_prefect_returns_results()
+    check_call(credentials, label, target)
     plan = request.test_plan_short_id
-    # What was asked for is what tells one start from another, and not what its names mean: a retry has to find its run
-    # also where the catalogue has changed since, or cannot be asked.
-    # Notifications and the project are no part of what is tested.
-    meaning = request.model_copy(update={"notifications": None, "project_short_id": None}).to_json()
-    call = ledger.Call(
-        kind="start",
-        what=f"POST /v1/run ({_what_of(request)})",
-        fingerprint=ledger.fingerprint(meaning, *([target] if target else [])),
-        address=address_of(credentials, request.project_short_id),
-        # A label stands for one start of one target: the next version is tested anew under the same label.
-        label=f"{label} of {target}" if label is not None and target is not None else label,
-        campaign=campaign,
-    )
-    # Opened before the ledger knows of anything: unusable credentials leave no trace.
-    async with credentials.get_client() as client:
-        wanted = Wanted(client, request, beside=release_check)
+    what = f"POST /v1/run ({_what_of(request)})"
+    call = call_of_start(credentials, request, what, target=target, label=label, campaign=campaign)
 
-        async def send() -> QATechRunRecord:
-            return _accepted("start", await client.start_run(wanted.request), plan)
+    async def send(client: QATechClient, wanted: QATechRunRequest) -> QATechRunRecord:
+        return _accepted("start", await client.start_run(wanted), plan)
 
-        record = await ledger.once(call, send, post_seconds=credentials.timeout_seconds, prepare=wanted.prepare)
+    record = await send_once(credentials, call, request, send, beside=release_check)
     await _announce(record, artifacts.artifact_key("run", record.plan_short_id or plan), first_url)
     return record
 
@@ -82,10 +60,9 @@ async def _rerun(
     plan_short_id: str | None,
     first_url: str | None = None,
 ) -> QATechRunRecord:
-    _check(credentials, label)
+    check_call(credentials, label)
     run_short_id = short_id_of(run)
     plan = plan_short_id or (run.plan_short_id if isinstance(run, QATechRunRecord) else None)
-    check_that_prefect_returns_results()
     call = ledger.Call(
         kind="rerun",
         what=f"POST /v1/run/{run_short_id} ({_filter_of(request)})",
@@ -95,24 +72,15 @@ async def _rerun(
         campaign=campaign,
         rerun_of=run_short_id,
     )
-    async with credentials.get_client() as client:
-        # The test cases of a gate's rerun are those that QA.tech has told: they are never taken for names.
-        wanted = Wanted(client, request, has_names=campaign is None)
 
-        async def send() -> QATechRunRecord:
-            started = await client.rerun(run_short_id, wanted.request, plan_short_id=plan)
-            return _accepted("rerun", started, plan, rerun_of=run_short_id)
+    async def send(client: QATechClient, wanted: QATechRerunRequest) -> QATechRunRecord:
+        started = await client.rerun(run_short_id, wanted, plan_short_id=plan)
+        return _accepted("rerun", started, plan, rerun_of=run_short_id)
 
-        record = await ledger.once(call, send, post_seconds=credentials.timeout_seconds, prepare=wanted.prepare)
+    # The test cases of a gate's rerun are those that QA.tech has told: they are never taken for names.
+    record = await send_once(credentials, call, request, send, has_names=campaign is None)
     await _announce(record, artifact_key or artifacts.artifact_key("rerun", run_short_id), first_url)
     return record
-
-
-def address_of(credentials: QATechCredentials, project_short_id: str | None = None) -> str:
-    """Return where a run is: the service, and the project where one is named."""
-    project = project_short_id or credentials.project_short_id
-    service = credentials.api_url.rstrip("/").removesuffix("/v1")
-    return f"{service}, project {project}" if project else service
 
 
 def _what_of(request: QATechRunRequest) -> str:
@@ -360,7 +328,7 @@ async def get_test_run(
         ```
     """
     run_short_id = short_id_of(run)
-    _check(credentials)
+    check_call(credentials)
     async with credentials.get_client() as client:
         return await client.get_run(run_short_id, test_cases=test_cases, with_issues=with_issues)
 

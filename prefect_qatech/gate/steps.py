@@ -32,8 +32,9 @@ from prefect_qatech.report.deployed import run_by
 from prefect_qatech.report.history import PlanHistory
 from prefect_qatech.report.model import GateDecision, GateReport
 from prefect_qatech.report.subject import GateSubject, subject_of
+from prefect_qatech.starts import address_of
 from prefect_qatech.task_options import no_retry_after
-from prefect_qatech.tasks import address_of, apublish_gate_report, arerun_in_campaign, astart_in_campaign
+from prefect_qatech.tasks import apublish_gate_report, arerun_in_campaign, astart_in_campaign
 from prefect_qatech.waits import await_in_a_gate
 
 _RECORD_SECONDS = 10.0

@@ -1,0 +1,91 @@
+"""How a task makes something at QA.tech once in a flow run: what is checked, what the ledger is told, what is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from prefect_qatech import ledger
+from prefect_qatech._prefect import check_that_prefect_returns_results
+from prefect_qatech.api.catalogue import QATechNewTestCase, QATechReleaseCheckRequest
+from prefect_qatech.api.client import QATechClient
+from prefect_qatech.api.lookup import Wanted
+from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest
+from prefect_qatech.credentials import QATechCredentials, check_credentials
+from prefect_qatech.inputs import check_name, check_target
+from prefect_qatech.ledger import QATechRunRecord
+
+RequestT = TypeVar("RequestT", QATechRunRequest, QATechRerunRequest, QATechReleaseCheckRequest, QATechNewTestCase)
+
+
+def address_of(credentials: QATechCredentials, project_short_id: str | None = None) -> str:
+    """Return where a run is: the service, and the project where one is named."""
+    project = project_short_id or credentials.project_short_id
+    service = credentials.api_url.rstrip("/").removesuffix("/v1")
+    return f"{service}, project {project}" if project else service
+
+
+def check_call(credentials: QATechCredentials, label: str | None = None, target: str | None = None) -> None:
+    """Check what each call is given, before anything is sent."""
+    check_credentials(credentials)
+    check_target(target)
+    if label is not None:
+        check_name(label, "label")
+
+
+def call_of_start(
+    credentials: QATechCredentials,
+    request: QATechRunRequest | QATechReleaseCheckRequest | QATechNewTestCase,
+    what: str,
+    *,
+    makes: str = "run",
+    target: str | None = None,
+    label: str | None = None,
+    campaign: tuple[str, int] | None = None,
+) -> ledger.Call:
+    """Return a start as the ledger tells it from others: by its label, else by what was asked for and for what."""
+    # Not by what its names mean: a retry has to find its run also where the catalogue has changed since, or cannot be
+    # asked. Notifications and the project are no part of what is tested.
+    beside = {"notifications", "project_short_id"} & set(type(request).model_fields)
+    meaning = request.model_copy(update=dict.fromkeys(beside)).to_json()
+    return ledger.Call(
+        kind="start",
+        makes=makes,
+        what=what,
+        fingerprint=ledger.fingerprint(meaning, *([target] if target else [])),
+        address=address_of(credentials, request.project_short_id),
+        # A label stands for one start of one target: the next version is tested anew under the same label.
+        label=f"{label} of {target}" if label is not None and target is not None else label,
+        campaign=campaign,
+    )
+
+
+async def send_once(
+    credentials: QATechCredentials,
+    call: ledger.Call,
+    request: RequestT,
+    send: Callable[[QATechClient, RequestT], Awaitable[QATechRunRecord]],
+    *,
+    has_names: bool = True,
+    beside: QATechReleaseCheckRequest | None = None,
+) -> QATechRunRecord:
+    """Return what the call has made before, or send its request, with ids in place of names.
+
+    Args:
+        credentials: How to reach QA.tech.
+        call: What the ledger knows it by.
+        request: What a user has given.
+        send: Sends the POST, once.
+        has_names: Whether names in the request are to be looked up.
+        beside: A request that is sent later: its names must mean something before this one is sent.
+    """
+    check_that_prefect_returns_results()
+    # Opened before the ledger knows of anything: unusable credentials leave no trace.
+    async with credentials.get_client() as client:
+        wanted = Wanted(client, request, has_names=has_names, beside=beside)
+        return await ledger.once(
+            call,
+            lambda: send(client, wanted.request),
+            post_seconds=credentials.timeout_seconds,
+            prepare=wanted.prepare,
+        )
