@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -45,6 +45,7 @@ else:
     from typing_extensions import Never
 
 T = TypeVar("T")
+RequestT = TypeVar("RequestT", QATechRunRequest, QATechRerunRequest)
 
 DEFAULT_JOURNAL = Path(".qatech")
 _MARGIN_SECONDS = 10.0
@@ -217,30 +218,10 @@ def run(*, what: What = What(), rules: Rules = Rules(), output: Output = Output(
         check_target(what.target)
         credentials = QATechCredentials.from_env()
         request = what.to_request()
-        wanted = request
-
-        async def prepare(client: QATechClient) -> None:
-            nonlocal wanted
-            wanted = await resolve(client, request)
-
-        async def start(client: QATechClient) -> QATechStartedRun:
-            return await client.start_run(wanted)
-
         asked = {"request": request.to_json(), "target": what.target}
+        subject = subject_of(request, target=what.target, project_short_id=credentials.project_short_id)
         policy = rules.to_policy()
-        mode = once.mode()
-        steps = TerminalSteps(
-            credentials,
-            once.open(asked, credentials),
-            display,
-            policy.deadline_seconds,
-            start=start,
-            prepare=prepare,
-            subject=subject_of(request, target=what.target, project_short_id=credentials.project_short_id),
-            mode=mode,
-            polling=POLLING,
-        )
-        return _campaign(steps, policy).run()
+        return _started(display, credentials, request, QATechClient.start_run, asked, policy, once, subject)
 
     _gate(work, output, resume=True)
 
@@ -272,31 +253,15 @@ def rerun(
         credentials = QATechCredentials.from_env()
         request = QATechRerunRequest(failed_only=failed_only, test_case_ids=test_case)
         base = check_run_short_id(run)
-        wanted = request
 
-        async def prepare(client: QATechClient) -> None:
-            nonlocal wanted
-            wanted = await resolve(client, request)
-
-        async def start(client: QATechClient) -> QATechStartedRun:
+        async def send(client: QATechClient, wanted: QATechRerunRequest) -> QATechStartedRun:
             return await client.rerun(base, wanted)
 
         asked = {"rerun": request.to_json(), "of": base, "target": target}
+        subject = GateSubject(target=target, project_short_id=credentials.project_short_id)
         policy = rules.to_policy(reruns_unasked=False)
-        mode = once.mode()
-        steps = TerminalSteps(
-            credentials,
-            once.open(asked, credentials),
-            display,
-            policy.deadline_seconds,
-            start=start,
-            prepare=prepare,
-            notes=(f"Only what was run again is judged here, which may be a part of the tests of run {base}.",),
-            subject=GateSubject(target=target, project_short_id=credentials.project_short_id),
-            mode=mode,
-            polling=POLLING,
-        )
-        return _campaign(steps, policy).run()
+        note = f"Only what was run again is judged here, which may be a part of the tests of run {base}."
+        return _started(display, credentials, request, send, asked, policy, once, subject, note)
 
     _gate(work, output, resume=True)
 
@@ -369,6 +334,40 @@ def _status_lines(run: QATechRun) -> Iterator[str]:
     for case in run.test_cases:
         why = f": {case.result_title}" if case.result_title else ""
         yield f"  {one_line(case.result or case.status):<9} {one_line(case.name + why)}"
+
+
+def _started(
+    display: Display,
+    credentials: QATechCredentials,
+    request: RequestT,
+    send: Callable[[QATechClient, RequestT], Awaitable[QATechStartedRun]],
+    asked: dict[str, Any],
+    policy: GatePolicy,
+    once: Once,
+    subject: GateSubject,
+    *notes: str,
+) -> Coroutine[Any, Any, GateReport]:
+    """Run the campaign whose first run a request starts, with ids in place of names."""
+    wanted = request
+
+    async def prepare(client: QATechClient) -> None:
+        nonlocal wanted
+        wanted = await resolve(client, request)
+
+    mode = once.mode()
+    steps = TerminalSteps(
+        credentials,
+        once.open(asked, credentials),
+        display,
+        policy.deadline_seconds,
+        start=lambda client: send(client, wanted),
+        prepare=prepare,
+        subject=subject,
+        notes=notes,
+        mode=mode,
+        polling=POLLING,
+    )
+    return _campaign(steps, policy).run()
 
 
 def _campaign(steps: TerminalSteps, policy: GatePolicy) -> GateCampaign:
