@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -14,6 +15,14 @@ _NO_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 def cut(text: str, max_length: int, *, goes_on: bool = False) -> str:
     """Return a text of limited length, which ends in "…" where it was longer, or is the beginning of one that was."""
     return text[: max_length - 1].rstrip() + "…" if goes_on or len(text) > max_length else text
+
+
+def cut_to_bytes(text: str | None, max_length: int, max_bytes: int) -> str | None:
+    """Return a text that is no longer than this, and no larger as JSON in UTF-8; None stays None."""
+    kept = None if text is None else cut(text, max_length)
+    while kept and kept != "…" and len(json.dumps(kept, ensure_ascii=False).encode()) > max_bytes:
+        kept = cut(kept, max(1, len(kept) * 2 // 3))
+    return kept
 
 
 def clean_text(text: str) -> str:

@@ -22,9 +22,8 @@ from prefect_qatech.report.model import (
     ReportedTest,
 )
 from prefect_qatech.report.release_check import report_release_check
-from prefect_qatech.report.sizes import cut_to_bytes
 from prefect_qatech.report.subject import GateSubject
-from prefect_qatech.texts import cut
+from prefect_qatech.texts import cut, cut_to_bytes
 from prefect_qatech.verdict import GatePolicy, GateVerdict, Incident, Outcome, TestVerdict, judge
 from prefect_qatech.verdict.identity import (
     NAME_LENGTH,

@@ -95,7 +95,7 @@ def retry_text(report: GateReport) -> str:
     if not retry_can_help(report):
         return f"A retry cannot change this verdict. {rerun.sentence if isinstance(rerun, NoRerun) else ''} {anew}"
     count = reruns_left(report)
-    spends = f"may spend {count} more rerun{'s' if count > 1 else ''}" if isinstance(rerun, Rerun) else ""
+    spends = f"may spend {counted(count, 'more rerun')}" if isinstance(rerun, Rerun) else ""
     asks = "asks again" if report.decision is not None else ""
     return f"A retry {' and '.join(filter(None, ['goes on with this campaign', spends, asks]))}. {anew}"
 

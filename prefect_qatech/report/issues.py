@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from prefect_qatech.api.responses import QATechDetectedIssue
 from prefect_qatech.report.escape import markdown_text
 from prefect_qatech.report.model import ReportedIssue
-from prefect_qatech.report.sizes import cut_to_bytes
+from prefect_qatech.texts import cut_to_bytes
 from prefect_qatech.verdict.identity import Campaign
 
 MAX_ISSUES = 200

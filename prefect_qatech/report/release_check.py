@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 from prefect_qatech.api.catalogue import QATechFinding, QATechReleaseCheck
 from prefect_qatech.report.escape import link, markdown_text
 from prefect_qatech.report.model import ReportedFinding, ReportedReleaseCheck, ReportedScore
-from prefect_qatech.report.sizes import cut_to_bytes
 from prefect_qatech.report.wording import BLOCKER_SYMBOL, SYMBOLS, UNKNOWN_SYMBOL
-from prefect_qatech.texts import counted
+from prefect_qatech.texts import counted, cut_to_bytes
 from prefect_qatech.verdict import Verdict
 
 MAX_ITEMS = 50

@@ -201,7 +201,7 @@ def caveats(report: GateReport) -> list[tuple[str, tuple[str, ...]]]:
     if report.attempts and report.expected_count is None and Incident.COUNT_UNREADABLE not in report.incidents:
         sentences.append(("Nobody knows whether all tests are listed: QA.tech did not say how many there are.", ()))
     if unknown := report.causes_unknown:
-        whose = "1 test" if len(unknown) == 1 else f"{len(unknown)} tests"
+        whose = counted(len(unknown), "test")
         sentences.append((f"The cause could not be found out for {whose}: QA.tech did not give the details.", unknown))
     if runs := report.issues_unknown:
         sentences.append(
