@@ -90,7 +90,7 @@ CASE = "a1b2c3d4-e5f6-4789-a012-3456789abcde"
                 QATechRunRequest,
                 {**selection, **more},
                 "labels and application_short_id say which test cases are run: give them instead of a test plan or "
-                "test cases; where an application is tested, `applications` says",
+                "test cases; `applications` says where an application is tested",
                 ("",),
             )
             for selection in ({"labels": ["smoke"]}, {"application_short_id": "Shop"})

@@ -87,8 +87,7 @@ async def find_out(client: QATechClient, settle: Callable[[Answers], T], remembe
         async with memory.lock:
             return await _find_out(client, settle, memory)
     raise QATechTimeoutError(
-        f"The catalogue could not be read within {MAX_SECONDS:.0f} s, to find out what the names mean. Nothing was "
-        "sent; give ids, or try again.",
+        f"QA.tech did not tell within {MAX_SECONDS:.0f} s what the names mean. Nothing was sent: give ids, or retry.",
         retryable=True,
     )
 

@@ -206,11 +206,11 @@ def _selected(request: QATechRunRequest, answers: Answers) -> list[str]:
         told = ", ".join(short_repr(cut(label, _MAX_NAME)) for label in (near or known)[:_MAX_TOLD]) or "none"
         hint = f" The labels that {'are near' if near else 'there are'}: {told}." if labels else ""
         raise InvalidInputError(
-            f"There is no enabled test case of {what}{disabled}. Nothing was sent: that is never a run of everything."
-            f"{hint}"
+            f"There is no enabled test case of {what}{disabled}. Nothing was sent: an empty selection is never a run "
+            f"of everything.{hint}"
         )
     if not all(case.id for case in enabled):
-        raise InvalidInputError(f"QA.tech tells no ids of some test cases of {what}. Nothing was sent.")
+        raise InvalidInputError(f"QA.tech gave no id for some test cases of {what}. Nothing was sent.")
     return list(dict.fromkeys(case.id for case in enabled))
 
 

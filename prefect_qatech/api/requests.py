@@ -63,7 +63,7 @@ class QATechEnvironment(Request):
     def _one_of_three(self) -> QATechEnvironment:
         given = [name for name in ("url", "short_id", "application_build_short_id") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError("an environment is exactly one of url, short_id and application_build_short_id")
+            raise ValueError("give an environment exactly one of url, short_id and application_build_short_id")
         if self.name is not None and self.url is None:
             raise ValueError("name goes with url only")
         return self
@@ -176,7 +176,7 @@ class QATechRunRequest(Request):
         if self.is_selection and (self.test_plan_short_id is not None or self.test_case_ids is not None):
             raise ValueError(
                 "labels and application_short_id say which test cases are run: give them instead of a test plan or "
-                "test cases; where an application is tested, `applications` says"
+                "test cases; `applications` says where an application is tested"
             )
         return self
 

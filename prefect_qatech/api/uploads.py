@@ -60,7 +60,7 @@ class BuildFile:
         if not path.is_file() or not os.access(path, os.R_OK):
             raise InvalidInputError(f"{path} is no file that can be read")
         if not 0 < size <= MAX_BYTES:
-            raise InvalidInputError(f"{path} has {size:,} bytes: more than 0 and at most {MAX_BYTES:,} can be uploaded")
+            raise InvalidInputError(f"{path} has {size:,} bytes: a build has at least 1, and at most {MAX_BYTES:,}")
         return cls(path, platform, size)
 
 

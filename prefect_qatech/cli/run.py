@@ -200,7 +200,7 @@ class Once:
 def _only(open_slots: Sequence[str]) -> str:
     if len(open_slots) != 1:
         raise InvalidInputError(
-            "Nothing is open in the journal of this request: leave --started and --not-started out."
+            "The journal has no start of this request whose outcome is unknown: leave out --started and --not-started."
         )
     return open_slots[0]
 

@@ -200,7 +200,7 @@ class GateCampaign:
             )
         if first.test_count_is_unreadable:
             self._note(
-                Incident.COUNT_UNREADABLE, f"How many tests run {first.run_short_id} has cannot be read ({where})."
+                Incident.COUNT_UNREADABLE, f"The number of tests of run {first.run_short_id} cannot be read ({where})."
             )
 
     def _next_rerun(self) -> Rerun | None:
@@ -225,7 +225,7 @@ class GateCampaign:
                 self.incidents.append(Incident.DEADLINE_PASSED)
                 return None
             if ids is not None and len(ids) < len(rerun.test_ids):
-                self.logger.warning("No rerun: QA.tech has not told the ids of all tests that are open.")
+                self.logger.warning("No rerun: QA.tech did not give the ids of all open tests.")
                 return None
             return await self.steps.rerun(wanted, seconds_left())
         except UsageLimitError as error:
@@ -249,7 +249,7 @@ class GateCampaign:
             why = "The deadline has passed."
         except Exception as error:  # the tests are evidence, whatever becomes of the check
             why = _text_of(error)
-        self._note(Incident.RELEASE_CHECK_INCOMPLETE, f"There is no release check that could be waited for: {why}")
+        self._note(Incident.RELEASE_CHECK_INCOMPLETE, f"No release check could be waited for: {why}")
         return None
 
     async def _end_check(

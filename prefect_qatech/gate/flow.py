@@ -79,7 +79,7 @@ async def _run_gate(
     check_that_each_retry_calls_it()
     settings.check()
     if run is not None and request is not None:
-        raise InvalidInputError("run judges a run as it is: give run or a request, not both.")
+        raise InvalidInputError("run= judges a run that is there already: give run or request, not both.")
     wanted = as_request(request)
     await check_that_no_context_was_lost(settings.is_in_main_thread)
     logger = run_logger()
