@@ -38,7 +38,7 @@ ROOMS = [
 LOW = {"exceptions", "addresses", "texts", "inputs", "_prefect", "api"}
 HEIGHT = {name: height for height, room in enumerate(ROOMS) for name in room}
 APART = {"sandbox"}
-WITH_PREFECT = {"report": {"artifacts", "deployed", "events", "history"}, "polling": {"throttle", "task_run"}}
+WITH_PREFECT = {"report": {"artifacts", "deployed", "events", "plan_durations"}, "polling": {"throttle", "task_run"}}
 WITHOUT_PREFECT = ["exceptions", "addresses", "texts", "inputs", "api", "verdict", "polling"]
 IN_BOTH_VERSIONS = [
     "get_test_run",

@@ -69,7 +69,7 @@ from prefect_qatech import (
     wait_for_test_run,
 )
 from prefect_qatech.report import artifacts
-from prefect_qatech.report.history import PlanHistory
+from prefect_qatech.report.plan_durations import PlanHistory
 from prefect_qatech.sandbox import Sandbox
 from tests.support import (
     UNKNOWN_FAULTS,

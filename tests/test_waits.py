@@ -35,8 +35,8 @@ from prefect_qatech import (
 from prefect_qatech._sync import run_sync
 from prefect_qatech.polling.task_run import all_unless_stopped, delays_of_first_polls
 from prefect_qatech.polling.unfinished import runs_not_ended
-from prefect_qatech.report import artifacts, history
-from prefect_qatech.report.history import PlanHistory
+from prefect_qatech.report import artifacts, plan_durations
+from prefect_qatech.report.plan_durations import PlanHistory
 from prefect_qatech.sandbox import Sandbox
 from tests.support import artifacts_of, credentials_for, flow_run_id, looks
 
@@ -342,7 +342,7 @@ def test_one_looks_for_a_stop_on_behalf_of_all(
 
 async def test_a_plans_durations_are_read_once_and_none_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     reads = 0
-    real = history.durations_in
+    real = plan_durations.durations_in
 
     def counted(value: Any) -> dict[str, list[float]]:
         nonlocal reads
@@ -351,9 +351,9 @@ async def test_a_plans_durations_are_read_once_and_none_is_lost(monkeypatch: pyt
 
     plan = f"pln_{uuid4().hex}"
     slow = {"plans": [{"short_id": plan, "name": "Slow", "test_cases": [{"name": "Test", "duration_seconds": 6000}]}]}
-    monkeypatch.setattr(history, "durations_in", counted)
+    monkeypatch.setattr(plan_durations, "durations_in", counted)
     monkeypatch.setattr(
-        history, "with_duration", lambda value, count, seconds: {"1": [*(value or {}).get("1", []), 1.0]}
+        plan_durations, "with_duration", lambda value, count, seconds: {"1": [*(value or {}).get("1", []), 1.0]}
     )
 
     @flow

@@ -29,8 +29,8 @@ from prefect_qatech.report import artifacts, events
 from prefect_qatech.report.about import environment_of
 from prefect_qatech.report.artifacts import artifact_key
 from prefect_qatech.report.deployed import run_by
-from prefect_qatech.report.history import PlanHistory
 from prefect_qatech.report.model import GateDecision, GateReport
+from prefect_qatech.report.plan_durations import PlanHistory
 from prefect_qatech.report.subject import GateSubject, subject_of
 from prefect_qatech.starts import address_of
 from prefect_qatech.task_options import no_retry_after

@@ -31,7 +31,7 @@ from prefect_qatech.polling.throttle import Sleep, Throttle
 from prefect_qatech.polling.unfinished import runs_not_ended, they_go_on
 from prefect_qatech.polling.wait import Surroundings, wait_for_run
 from prefect_qatech.report import artifacts, events
-from prefect_qatech.report.history import PlanHistory
+from prefect_qatech.report.plan_durations import PlanHistory
 
 _CLEAN_UP_SECONDS = 3.0
 _A_YEAR = 365 * 24 * 3600.0

@@ -3,15 +3,7 @@
 Pure: a report in, text out. Only `files` and `load_policy` touch the disk.
 """
 
-from prefect_qatech.report.chart import (
-    HistoryEntry,
-    attempts_chart,
-    history_chart,
-    history_line,
-    history_of,
-    in_order,
-    read_history,
-)
+from prefect_qatech.report.chart import attempts_chart, history_chart
 from prefect_qatech.report.ctrf import render_ctrf
 from prefect_qatech.report.explain import explain, load_policy
 from prefect_qatech.report.files import (
@@ -21,6 +13,7 @@ from prefect_qatech.report.files import (
     write_report_files,
 )
 from prefect_qatech.report.gates import gates_message, render_gates
+from prefect_qatech.report.history import HistoryEntry, history_line, history_of, in_order, read_history
 from prefect_qatech.report.junit import render_junit
 from prefect_qatech.report.markdown import render_job_summary, render_markdown
 from prefect_qatech.report.table import render_table

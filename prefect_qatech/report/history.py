@@ -1,115 +1,135 @@
-"""How long runs took, kept in a Prefect variable for each test plan: `qatech_durations_<plan>`.
-
-A variable, and not versions of an artifact, because it stays one small row: people can see it in the UI, correct it and
-delete it, and nothing has to clear up behind it. It holds the last `MAX_DURATIONS` durations for each of the
-`MAX_TEST_COUNTS` numbers of test cases that were seen last.
-
-It is a help and nothing depends on it. Two flow runs that end at once may write over each other, and one duration is
-lost; a variable that cannot be read, written or understood counts as empty; what takes longer than `PATIENCE_SECONDS`
-is given up. A Prefect API that failed once is not asked again by the same waits: each would wait for it in turn.
-"""
+"""The last campaigns of a plan: what a report's Markdown remembers of each, in a line that no reader sees."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any
+import json
+import re
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from hashlib import sha256
+from typing import Annotated
 
-import anyio
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import VariableCreate, VariableUpdate
-from prefect.logging import get_logger
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from prefect_qatech._prefect import PATIENCE_SECONDS
-from prefect_qatech.report.escape import cut_key, key_text
+from prefect_qatech.api.ids import RunShortId
+from prefect_qatech.report.about import environment_of
+from prefect_qatech.report.model import GateReport
+from prefect_qatech.report.quarantine import mark_of, marks_of_passed
+from prefect_qatech.report.wording import campaign_id, campaign_seconds, group_counts, in_utc, spent
+from prefect_qatech.verdict import TestVerdict, Verdict
 
-MAX_DURATIONS = 50
-MAX_TEST_COUNTS = 8
-"""Together they stay below the 5,000 characters that a variable may have."""
-
-MAX_SECONDS = 7 * 24 * 3600.0
-
-
-def variable_name(plan_short_id: str) -> str:
-    """Return the name of a plan's variable, different for each plan."""
-    return cut_key(f"qatech_durations_{key_text(plan_short_id, '_')}", 255)
-
-
-def durations_in(value: Any) -> dict[str, list[float]]:
-    """Pure: read what a variable holds, however strange; test counts that were seen last come last."""
-    if not isinstance(value, Mapping):
-        return {}
-    durations = {
-        str(count): [float(second) for second in seconds if _is_duration(second)][-MAX_DURATIONS:]
-        for count, seconds in value.items()
-        if isinstance(seconds, list)
-    }
-    return {count: seconds for count, seconds in durations.items() if seconds}
+MAX_MARKS = 40
+MAX_FAILED_MARKS = 150
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_Count = Annotated[int, Field(ge=0, le=1_000_000)]
+_Mark = Annotated[str, Field(pattern="^[0-9a-f]{8}$")]
+_HISTORY = re.compile(r"^\[//\]: # \(qatech-history (\{[^()\n]{1,4000}\})\)$", re.MULTILINE)
 
 
-def with_duration(value: Any, test_count: int, seconds: float) -> dict[str, list[float]]:
-    """Pure: add a duration to what a variable holds, and drop what is oldest."""
-    durations = durations_in(value)
-    seconds = round(seconds, 1) if math.isfinite(seconds) else seconds
-    if not _is_duration(seconds):
-        return durations
-    longer = [*durations.pop(str(test_count), []), float(seconds)]
-    durations[str(test_count)] = longer[-MAX_DURATIONS:]
-    return dict(list(durations.items())[-MAX_TEST_COUNTS:])
+class HistoryEntry(BaseModel):
+    """One campaign of a plan, as later ones remember it. A test in quarantine is counted in no group.
+
+    Attributes:
+        run_short_id: Its first run, as `campaign_id` writes it.
+        verdict: Its verdict.
+        subject: What it tested and where, as a hash: `history_of` of its report.
+        started_at: When it began.
+        ended_at: When the verdict was given.
+        duration_seconds: How long its runs took, from the start of the first to the end of the last; None if unknown.
+        reruns: How many reruns it had.
+        passed: Tests that passed, those included that were not carried out properly at first.
+        flaky: Tests that failed and passed later.
+        failed: Tests that failed.
+        undecided: Tests that did neither.
+        failed_tests: Which tests failed, those in quarantine included, each by a hash of its id.
+        flaky_tests: Which tests were flaky, likewise.
+        is_cut: Whether these are only the first of them.
+        quarantined_passed: Which tests in quarantine passed, the first `MAX_MARKS` of them, each by a hash of its id.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    run_short_id: RunShortId | None = None
+    verdict: Verdict
+    subject: _Mark | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    duration_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    reruns: _Count = 0
+    passed: _Count = 0
+    flaky: _Count = 0
+    failed: _Count = 0
+    undecided: _Count = 0
+    failed_tests: tuple[_Mark, ...] = ()
+    flaky_tests: tuple[_Mark, ...] = ()
+    is_cut: bool = False
+    quarantined_passed: tuple[_Mark, ...] = ()
 
 
-def _is_duration(seconds: object) -> bool:
-    is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-    return is_number and 0 < seconds <= MAX_SECONDS  # type: ignore[operator]
+def history_line(report: GateReport) -> str:
+    """Return the line of a Markdown report that no reader sees, and that `read_history` reads.
+
+    A link reference definition: every Markdown dialect takes it out of the text, and no text of the service can look
+    like one, as it never stands at the beginning of a line.
+    """
+    counts = group_counts(report)
+    failed, flaky = (
+        tuple(mark_of(test) for test in report.tests_with(verdict))
+        for verdict in (TestVerdict.FAILED, TestVerdict.FLAKY)
+    )
+    entry = HistoryEntry(
+        run_short_id=campaign_id(report),
+        verdict=report.verdict,
+        subject=history_of(report),
+        started_at=in_utc(report.started_at) if report.started_at else None,
+        ended_at=in_utc(report.ended_at) if report.ended_at else None,
+        duration_seconds=campaign_seconds(report),
+        reruns=spent(report).reruns,
+        passed=counts["passed"] + counts["recovered"],
+        flaky=counts["flaky"],
+        failed=counts["failed"],
+        undecided=counts["undecided"],
+        failed_tests=failed[:MAX_FAILED_MARKS],
+        flaky_tests=flaky[:MAX_MARKS],
+        is_cut=len(failed) > MAX_FAILED_MARKS or len(flaky) > MAX_MARKS,
+        quarantined_passed=marks_of_passed(report)[:MAX_MARKS],
+    )
+    return f"[//]: # (qatech-history {entry.model_dump_json(exclude_defaults=True)})"
 
 
-class PlanHistory:
-    """The durations of a plan's runs, for all waits of a task run: read once, and written one after another."""
+def history_of(report: GateReport) -> str:
+    """Return which history a campaign belongs to, as a hash: that of its plan, project, place and deployment."""
+    plan = [report.label, report.plan_short_id, report.project_short_id, report.credentials_block]
+    return sha256(json.dumps([plan, environment_of(report), report.deployment]).encode()).hexdigest()[:8]
 
-    def __init__(self, plan_short_id: str) -> None:
-        self._name = variable_name(plan_short_id)
-        self._known: dict[str, list[float]] | None = None
-        self._has_failed = False
-        self._lock = anyio.Lock()
 
-    async def read(self, test_count: int) -> list[float]:
-        """Return the durations of the runs with that many test cases; an empty list where they cannot be read."""
-        if self._has_failed:
-            return []
-        try:
-            with anyio.fail_after(PATIENCE_SECONDS):
-                async with self._lock:
-                    if self._known is None:
-                        async with get_client() as client:
-                            variable = await client.read_variable_by_name(self._name)
-                        self._known = durations_in(variable.value if variable else None)
-        except Exception as error:  # a wait goes on without
-            self._give_up(error)
-        return (self._known or {}).get(str(test_count), [])
+def in_order(entries: Iterable[HistoryEntry]) -> list[HistoryEntry]:
+    """Return each campaign once, in the order in which they began, of entries with the latest first.
 
-    async def latest_test_count(self) -> int | None:
-        """Return how many test cases the plan's latest run had; None where nobody remembers."""
-        await self.read(0)
-        counts = [int(count) for count in self._known or {} if count.isdigit()]
-        return counts[-1] if counts else None
+    A retry publishes a campaign again: its latest words count, and they change no time that was on record, unless
+    there were more reruns since.
+    """
+    campaigns: dict[str | None, HistoryEntry] = {}
+    for entry in entries:
+        latest = campaigns.setdefault(entry.run_short_id, entry)
+        if latest is not entry and latest.reruns == entry.reruns:
+            times = {"ended_at": entry.ended_at, "duration_seconds": entry.duration_seconds or latest.duration_seconds}
+            campaigns[entry.run_short_id] = latest.model_copy(update=times)
+    return sorted(campaigns.values(), key=lambda entry: in_utc(entry.started_at or entry.ended_at or _LONG_AGO))
 
-    async def add(self, test_count: int, seconds: float) -> None:
-        """Remember how long a run took."""
-        if self._has_failed:
-            return
-        try:
-            with anyio.fail_after(PATIENCE_SECONDS):
-                async with self._lock, get_client() as client:
-                    variable = await client.read_variable_by_name(self._name)
-                    value = with_duration(variable.value if variable else None, test_count, seconds)
-                    if variable is None:
-                        await client.create_variable(VariableCreate(name=self._name, value=value, tags=["qatech"]))
-                    else:
-                        await client.update_variable(VariableUpdate(name=self._name, value=value))
-                    self._known = value
-        except Exception as error:  # the run has ended, and that counts
-            self._give_up(error)
 
-    def _give_up(self, error: Exception) -> None:
-        self._has_failed = True
-        get_logger("qatech").debug("The variable %s was left alone: %r", self._name, error)
+def read_history(markdown: str) -> HistoryEntry | None:
+    """Read what an earlier report's Markdown remembers of its campaign.
+
+    Args:
+        markdown: The report of an earlier campaign, by any version of this library, or any other text.
+
+    Returns:
+        The entry; None where there is none, or none that is understood.
+    """
+    # It is the report's last line; an artifact may hold megabytes of something else.
+    lines = _HISTORY.findall(markdown[-5_000:])
+    try:
+        return HistoryEntry.model_validate_json(lines[-1]) if lines else None
+    except ValidationError:
+        return None

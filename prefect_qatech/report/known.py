@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prefect_qatech.report.chart import HistoryEntry
+from prefect_qatech.report.history import HistoryEntry
 from prefect_qatech.report.model import GateReport, ReportedTest
 from prefect_qatech.report.quarantine import mark_of
 from prefect_qatech.report.wording import campaign_id, time_text

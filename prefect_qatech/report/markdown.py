@@ -12,9 +12,10 @@ from textwrap import indent
 
 from prefect_qatech.addresses import safe_url
 from prefect_qatech.report.about import about_line
-from prefect_qatech.report.chart import HistoryEntry, history_chart, history_line
+from prefect_qatech.report.chart import history_chart
 from prefect_qatech.report.escape import html_text, link, markdown_text
 from prefect_qatech.report.headline import advice, headline, retry_text, symbol
+from prefect_qatech.report.history import HistoryEntry, history_line
 from prefect_qatech.report.issues import issue_texts
 from prefect_qatech.report.known import earlier_campaigns, new_and_known, standing
 from prefect_qatech.report.model import GateReport, ReportedAttempt, ReportedReason, ReportedTest

@@ -18,7 +18,7 @@ from itertools import pairwise
 from prefect_qatech import QATechPolling
 from prefect_qatech.polling.durations import PastDurations
 from prefect_qatech.polling.progress import Progress, best_forecast
-from prefect_qatech.report.history import MAX_DURATIONS
+from prefect_qatech.report.plan_durations import MAX_DURATIONS
 from tests.bench.tables import Bar, print_table
 
 FIXED_SECONDS = (5, 10, 20, 30)

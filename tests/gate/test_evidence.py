@@ -46,7 +46,7 @@ from prefect_qatech import (
 )
 from prefect_qatech.gate import details, journal, steps
 from prefect_qatech.report import events, render_markdown
-from prefect_qatech.report.history import variable_name
+from prefect_qatech.report.plan_durations import variable_name
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.verdict import Incident
 from tests.report.reading import render

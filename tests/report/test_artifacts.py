@@ -32,8 +32,8 @@ from prefect_qatech.report.artifacts import (
 )
 from prefect_qatech.report.build import build_report
 from prefect_qatech.report.escape import cell_text
-from prefect_qatech.report.history import variable_name
 from prefect_qatech.report.model import GateReport, GatesReport
+from prefect_qatech.report.plan_durations import variable_name
 from prefect_qatech.report.subject import GateSubject, ReportedApplication
 from prefect_qatech.verdict import GatePolicy
 from prefect_qatech.verdict.identity import ObservedAttempt, recognise

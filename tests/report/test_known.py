@@ -14,7 +14,7 @@ from prefect.client.schemas.sorting import ArtifactSort
 from prefect_qatech import GateReport
 from prefect_qatech.report import HistoryEntry, history_line, history_of, in_order, read_history, render_markdown
 from prefect_qatech.report.artifacts import artifact_key, publish_report
-from prefect_qatech.report.chart import MAX_FAILED_MARKS
+from prefect_qatech.report.history import MAX_FAILED_MARKS
 from prefect_qatech.report.subject import ReportedApplication
 from tests.report.campaigns import attempt, report_of
 from tests.report.reading import render, words

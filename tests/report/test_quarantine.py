@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from prefect_qatech.report import explain, render_job_summary, render_markdown
-from prefect_qatech.report.chart import HistoryEntry, history_line, read_history
 from prefect_qatech.report.headline import advice
+from prefect_qatech.report.history import HistoryEntry, history_line, read_history
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.verdict import GatePolicy, QuarantineEntry, TestVerdict, Verdict
 from tests.report.campaigns import BEGAN, attempt, everything, hostile, project_id, report_of

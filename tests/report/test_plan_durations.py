@@ -15,8 +15,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import VariableCreate
 from prefect.variables import Variable
 
-from prefect_qatech.report import history
-from prefect_qatech.report.history import MAX_DURATIONS, PlanHistory, durations_in, variable_name, with_duration
+from prefect_qatech.report import plan_durations
+from prefect_qatech.report.plan_durations import MAX_DURATIONS, PlanHistory, durations_in, variable_name, with_duration
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
@@ -75,7 +75,7 @@ async def test_a_variable_that_holds_something_else_is_empty(plan: str) -> None:
 
 
 async def test_a_server_that_fails_disturbs_nobody(plan: str) -> None:
-    with patch.object(history, "get_client", side_effect=RuntimeError("down")):
+    with patch.object(plan_durations, "get_client", side_effect=RuntimeError("down")):
         assert await PlanHistory(plan).read(6) == []
         await PlanHistory(plan).add(6, 300)
 
@@ -87,14 +87,14 @@ async def test_a_server_that_hangs_disturbs_nobody_for_long(plan: str) -> None:
 
         async def __aexit__(self, *args: object) -> None: ...
 
-    with patch.object(history, "get_client", Hanging), patch.object(history, "PATIENCE_SECONDS", 0.05):
+    with patch.object(plan_durations, "get_client", Hanging), patch.object(plan_durations, "PATIENCE_SECONDS", 0.05):
         assert await PlanHistory(plan).read(6) == []
         await PlanHistory(plan).add(6, 300)
 
 
 async def test_a_server_that_failed_is_not_asked_again_by_the_same_waits(plan: str) -> None:
     past = PlanHistory(plan)
-    with patch.object(history, "get_client", side_effect=RuntimeError("down")) as asked:
+    with patch.object(plan_durations, "get_client", side_effect=RuntimeError("down")) as asked:
         for _ in range(3):
             assert await past.read(6) == []
             await past.add(6, 300)
