@@ -1,6 +1,7 @@
 """QA.tech end-to-end tests in Prefect: run, rerun only what failed, decide whether a release may go out, report."""
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -13,8 +14,8 @@ else:
     def __getattr__(name: str) -> Any:
         if name == "__all__":
             return _names()
-        # Python and its tools look for names with underscores in every module.
-        if not name.startswith("_") and name in _names():
+        # Python and its tools look for names with underscores in every module, and imports for modules of the package.
+        if not name.startswith("_") and find_spec(f"{__name__}.{name}") is None and name in _names():
             return getattr(import_module("prefect_qatech._public"), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -135,6 +135,11 @@ def test_the_package_imports_nothing_until_it_is_used() -> None:
     assert printed.strip() == "['prefect_qatech']"
 
 
+@pytest.mark.parametrize("module", ["tasks", "catalogue", "gate.many"])
+def test_any_module_can_be_the_first_to_be_imported(module: str) -> None:
+    subprocess.run([sys.executable, "-c", f"import prefect_qatech.{module}"], check=True)
+
+
 def test_what_is_not_there_is_no_attribute() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = prefect_qatech.nothing  # type: ignore[attr-defined, unused-ignore]
