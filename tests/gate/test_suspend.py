@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
@@ -29,6 +30,7 @@ from prefect_qatech import (
 from prefect_qatech.exceptions import UnauthorizedError
 from prefect_qatech.gate import suspend
 from prefect_qatech.gate.suspend import Note, needs_poll, why_wake
+from prefect_qatech.report.exceptions import GateInconclusive
 from prefect_qatech.sandbox import Sandbox
 from tests.support import cases, counted, credentials_for, one_plan, posts, rows_of
 
@@ -133,6 +135,16 @@ async def woken(credentials: QATechCredentials, *gates: Deployed) -> list[Deploy
     return [gate for gate in gates if gate.id in found]
 
 
+async def late_gate(sandbox: Sandbox) -> Deployed:
+    """A suspended gate whose deadline passes soon; on a busy machine it takes longer until it is suspended."""
+    for seconds in (1, 4, 16):
+        gate = await a_gate(sandbox, policy=GatePolicy(deadline_seconds=seconds))
+        with contextlib.suppress(GateInconclusive):
+            await gate.suspends()
+            return gate
+    raise AssertionError("The deadline passed each time before the gate was suspended.")
+
+
 pytestmark = pytest.mark.usefixtures("prefect_server")
 PASSES = one_plan(cases("passed", "passed"))
 
@@ -203,16 +215,17 @@ async def test_a_gate_sleeps_also_while_its_release_check_goes_on(fault: int | N
 
 async def test_the_deadline_comes_while_it_is_suspended() -> None:
     with Sandbox(PASSES, speed=0) as sandbox:
-        gate = await a_gate(sandbox, policy=GatePolicy(deadline_seconds=2), raise_unless_passed=False)
-        await gate.suspends()
+        gate = await late_gate(sandbox)
         elsewhere = QATechCredentials(api_token="x", api_url="http://127.0.0.1:9")
         while not await woken(elsewhere, gate):
             assert await gate.state() == "Suspended"
-        report = await gate.execute()
+        with pytest.raises(GateInconclusive) as told:
+            await gate.execute()
+        report = told.value.report
         assert report.verdict.value == "inconclusive"
         assert "deadline" in " ".join(reason.sentence for reason in report.reasons)
         [after] = re.findall(r"(\d+) s after its start", " ".join(report.notes))
-        assert int(after) >= 2, "as long as it was suspended, and not as the last process has waited"
+        assert int(after) >= 1, "as long as it was suspended, and not as the last process has waited"
         assert counted(sandbox) == (1, 0)
 
 
@@ -320,9 +333,8 @@ async def test_a_look_that_fails_keeps_no_other_gate_asleep() -> None:
 
 async def test_a_refused_token_is_told_after_the_others_were_woken() -> None:
     with Sandbox(PASSES, speed=0) as sandbox:
-        gate, late = await a_gate(sandbox), await a_gate(sandbox, policy=GatePolicy(deadline_seconds=0.5))
+        gate, late = await a_gate(sandbox), await late_gate(sandbox)
         await gate.suspends()
-        await late.suspends()
         wrong = credentials_for(sandbox, api_token="wrong")
         while await late.state() == "Suspended":
             with pytest.raises(UnauthorizedError):
