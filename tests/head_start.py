@@ -1,4 +1,7 @@
-"""What lets Prefect start sooner in the tests; without it they do the same, only later."""
+"""What lets Prefect start sooner in the tests; without it they do the same, only later.
+
+As a plugin of pytest's it does so for `prefect_test_harness`, wherever it is used.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,12 @@ import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from tempfile import gettempdir
+from tempfile import gettempdir, mkdtemp
 
 import certifi
 import prefect
 
-_ROOT = Path(__file__).parents[1]
-_TABLES = _ROOT / ".pytest_cache" / f"prefect-{prefect.__version__}.db"
+_TABLES = Path(__file__).resolve().parents[1] / ".pytest_cache" / f"prefect-{prefect.__version__}.db"
 _END = "-----END CERTIFICATE-----\n"
 
 
@@ -31,6 +33,18 @@ def keep_tables(database: Path) -> None:
         with closing(sqlite3.connect(database)) as there, closing(sqlite3.connect(draft)) as here:
             there.backup(here)
         draft.replace(_TABLES)
+
+
+def pytest_configure() -> None:
+    """Give each database of `prefect_test_harness` its tables."""
+    from prefect.testing import utilities
+
+    def with_tables() -> str:
+        directory = mkdtemp()
+        copy_tables(Path(directory) / "prefect-test.db")
+        return directory
+
+    utilities.mkdtemp = with_tables
 
 
 def one_certificate() -> Path:
