@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from prefect_qatech.sandbox import Sandbox
-from tests.e2e.world import POOL, World
+from tests.e2e.world import AT_ONCE, POOL, World
 
 FLOWS = (
     "sync_gate",
@@ -33,7 +33,11 @@ class Deployed:
             "QATECH_API_URL": sandbox.url,
             "PYTHONPATH": world.environment()["PYTHONPATH"],
         }
-        self._ids: dict[str, UUID] = {name: world.deploy(f"tests/e2e/flows.py:{name}", self.env) for name in FLOWS}
+        # What is cancelled runs as it does for users.
+        self._ids: dict[str, UUID] = {
+            name: world.deploy(f"tests/e2e/flows.py:{name}", self.env, job={} if "wait" in name else AT_ONCE)
+            for name in FLOWS
+        }
 
     def run(self, flow: str, plan: str, **parameters: object) -> UUID:
         return self.world.run(self._ids[flow], plan=plan, **parameters)

@@ -19,6 +19,8 @@ from tests.head_start import copy_tables, keep_tables, one_certificate
 
 ROOT = Path(__file__).parents[2]
 POOL = "e2e"
+# Variables of a process worker's job: without a command, each flow run imports Prefect twice, first for a workspace.
+AT_ONCE = {"command": f"{sys.executable} -m prefect.engine"}
 T = TypeVar("T")
 
 
@@ -168,7 +170,9 @@ class World:
         assert answer.is_success, f"{path}: {answer.status_code} {answer.text}"
         return answer.json()
 
-    def deploy(self, entrypoint: str, env: Mapping[str, str], name: str = "e2e") -> UUID:
+    def deploy(
+        self, entrypoint: str, env: Mapping[str, str], name: str = "e2e", job: Mapping[str, str] = AT_ONCE
+    ) -> UUID:
         """Create a deployment of a flow for the process worker."""
         flow = self.post("/flows/", {"name": entrypoint.split(":")[1].replace("_", "-")})
         deployment = self.post(
@@ -180,7 +184,7 @@ class World:
                 # Where only a path is given, each flow run begins with a copy of all that is there.
                 "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}],
                 "work_pool_name": POOL,
-                "job_variables": {"env": dict(env)},
+                "job_variables": {"env": dict(env), **job},
                 "enforce_parameter_schema": False,
             },
         )
