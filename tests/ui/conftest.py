@@ -240,7 +240,7 @@ def gates(world: World, beacon: Beacon) -> Iterator[dict[str, Gate]]:
 
 
 @pytest.fixture(scope="package")
-def context(browser: Browser, world: World, gates: dict[str, Gate], beacon: Beacon) -> Iterator[BrowserContext]:
+def context(browser: Browser) -> Iterator[BrowserContext]:
     expect.set_options(timeout=PATIENCE_SECONDS * 1000)
     context = browser.new_context(
         # A picture holds no more than the window shows.

@@ -35,22 +35,31 @@ def sandbox() -> Iterator[Sandbox]:
         yield sandbox
 
 
+def run(world: World, *arguments: str, **more: str) -> None:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env=world.environment(more),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.fixture(scope="module")
-def deployment(world: World, sandbox: Sandbox) -> dict[str, Any]:
+def registered(world: World) -> None:
+    run(world, "-m", "prefect", "block", "register", "-m", "prefect_qatech")
+
+
+@pytest.fixture(scope="module")
+def deployment(world: World, sandbox: Sandbox, registered: None) -> dict[str, Any]:
     """The release gate, deployed as the guide says; nothing works on its pool."""
-    env = world.environment({"QATECH_API_TOKEN": sandbox.token, "QATECH_API_URL": sandbox.url})
     save = "from prefect_qatech import QATechCredentials as C; C.from_env().save('qatech', overwrite=True)"
-    deploy = ["--no-prompt", "deploy", "--name", "release-gate"]
-    for arguments in (
-        ["-m", "prefect", "block", "register", "-m", "prefect_qatech"],
-        ["-c", save],
-        ["-m", "prefect", "work-pool", "create", "qatech", "--type", "process"],
-        ["-m", "prefect", *deploy],
-    ):
-        done = subprocess.run(
-            [sys.executable, *arguments], env=env, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+    run(world, "-c", save, QATECH_API_TOKEN=sandbox.token, QATECH_API_URL=sandbox.url)
+    world.post("/work_pools/", {"name": "qatech", "type": "process", "base_job_template": {}})
+    run(world, "-m", "prefect", "--no-prompt", "deploy", "--name", "release-gate")
     found: dict[str, Any] = world.get(DEPLOYMENT)
     return found
 
@@ -98,15 +107,8 @@ def ask_for_a_run(page: Page) -> None:
     assert answer.ok, f"{answer.status} {answer.text()}"
 
 
+@pytest.mark.usefixtures("registered")
 def test_a_block_of_credentials_is_made_in_the_ui_and_its_token_is_not_shown_again(ui: UI, world: World) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "prefect", "block", "register", "-m", "prefect_qatech"],
-        env=world.environment(),
-        cwd=ROOT,
-        capture_output=True,
-        timeout=120,
-        check=True,
-    )
     page = ui.open("/blocks/catalog/qatech-credentials/create")
     told = answers(ui)
     label = page.get_by_text("API token", exact=True)
@@ -219,11 +221,7 @@ def test_a_wrong_policy_is_not_saved_in_a_block(ui: UI, world: World, deployment
 @pytest.fixture(scope="module")
 def gate(world: World, deployment: dict[str, Any]) -> dict[str, Any]:
     """The gate of the package itself, which takes a whole request."""
-    env = world.environment({"QATECH_WORK_POOL": deployment["work_pool_name"]})
-    done = subprocess.run(
-        [sys.executable, "-c", DEPLOY_GATE], env=env, cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run(world, "-c", DEPLOY_GATE, QATECH_WORK_POOL=deployment["work_pool_name"])
     found: dict[str, Any] = world.get("/deployments/name/release-gate/typed")
     return found
 
