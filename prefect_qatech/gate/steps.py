@@ -62,6 +62,8 @@ class FlowRunSteps:
     async def begin(self) -> Beginning:
         seconds, run, target = self.settings.policy.deadline_seconds, self.run, self.settings.target
         has_stale_pass = False
+        if self.settings.waiting == "suspend":
+            await suspend.show_wait(None)
         if run is None:
             with no_retry_after(seconds):
                 first = await ledger.through_outages(self._start, seconds)
@@ -214,6 +216,8 @@ class FlowRunSteps:
             # A person must see what to decide on.
             await artifacts.publish_report(report)
             await events.emit_gate_asked(report, seconds=seconds)
+            if is_suspending:
+                await suspend.show_wait("decision")
         if is_suspending:
             note = note or await suspend.write_note(
                 key, "decision", seconds, self.credentials, first.run_short_id, first.run_url

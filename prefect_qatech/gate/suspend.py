@@ -7,6 +7,7 @@
   nobody watched, is found by the next round.
 - A gate that wakes runs anew from its top, replays its ledger and polls for itself. So one wake-up too many, from a
   second watcher or from a person, costs a process and nothing else: the gate suspends again.
+- Both states are called "Suspended", so the name of the flow run says what is waited for, until it wakes.
 - Prefect itself fails a suspended flow run that nobody resumes. That is set to a day after the gate's own time, and
   bounds the wait where no watcher runs.
 """
@@ -34,7 +35,7 @@ from prefect.flow_runs import asuspend_flow_run
 from prefect.states import Scheduled
 from pydantic import BaseModel, ConfigDict
 
-from prefect_qatech._prefect import run_logger
+from prefect_qatech._prefect import PATIENCE_SECONDS, run_logger
 from prefect_qatech._sync import run_sync, sleep_unless_stopped
 from prefect_qatech.addresses import safe_url
 from prefect_qatech.api.catalogue import QATechReleaseCheck, QATechStartedReleaseCheck
@@ -59,6 +60,13 @@ ItemT = TypeVar("ItemT")
 
 
 WaitsFor = Literal["run", "release check", "decision"]
+
+
+_ENDINGS: dict[WaitsFor, str] = {
+    "run": " · waits for QA.tech",
+    "release check": " · waits for QA.tech",
+    "decision": " · waits for a person",
+}
 
 
 class Note(BaseModel):
@@ -108,6 +116,49 @@ def why_wake(note: Note, now: datetime, run: QATechRun | QATechReleaseCheck | No
     if note.what != "decision" and run is not None and run.is_final:
         return f"{note.what} {note.run_short_id} has ended"
     return None
+
+
+def name_while(name: str, what: WaitsFor | None) -> str:
+    """Pure: return the name of a flow run while it waits for something.
+
+    Args:
+        name: The name that it has.
+        what: What it waits for; None for the name of one that does not wait.
+
+    Returns:
+        The name.
+
+    Example:
+        >>> name_while("pln_smoke · waits for QA.tech", "decision")
+        'pln_smoke · waits for a person'
+    """
+    for ending in _ENDINGS.values():
+        name = name.removesuffix(ending)
+    return name if what is None else f"{name}{_ENDINGS[what]}"
+
+
+async def show_wait(what: WaitsFor | None) -> None:
+    """Let the name of the current flow run say what it waits for, where lists show no more than "Suspended".
+
+    Args:
+        what: What it waits for; None to take that away again.
+    """
+    context = FlowRunContext.get()
+    if context is not None and context.flow_run is not None:
+        await _rename(context.flow_run, what)
+
+
+async def _rename(flow_run: FlowRun, what: WaitsFor | None) -> None:
+    name = name_while(flow_run.name, what)
+    if name == flow_run.name:
+        return
+    try:
+        with anyio.fail_after(PATIENCE_SECONDS):
+            async with get_client() as client:
+                await client.update_flow_run(flow_run.id, name=name)
+        flow_run.name = name
+    except Exception as error:  # the wait counts, not what it is called
+        run_logger().debug("Flow run %s could not be renamed: %r", flow_run.id, error)
 
 
 def check_can_suspend() -> None:
@@ -180,6 +231,7 @@ async def _suspend(
         short_id,
         url or "no address given",
     )
+    await show_wait(what)
     await asuspend_flow_run(timeout=math.ceil(seconds) + SERVER_GRACE_SECONDS, key=key)
 
 
@@ -279,6 +331,7 @@ async def awake_suspended_gates(credentials: QATechCredentials) -> list[UUID]:
 
         async def wake(flow_run: FlowRun, note: Note, why: str) -> None:
             if await _resume(prefect, flow_run, note):
+                await _rename(flow_run, None)
                 logger.info("Flow run %s is resumed: %s", flow_run.id, why)
                 woken.append(flow_run.id)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from prefect import flow
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow
@@ -26,6 +27,7 @@ from prefect_qatech import (
     QATechReleaseCheckRequest,
     QATechRun,
     arelease_gate,
+    release_gate,
 )
 from prefect_qatech.exceptions import UnauthorizedError
 from prefect_qatech.gate import suspend
@@ -153,12 +155,14 @@ async def test_a_gate_suspends_wakes_and_passes_with_one_start() -> None:
     with Sandbox(PASSES, speed=0) as sandbox:
         gate = await a_gate(sandbox)
         await gate.suspends()
+        assert (await gate.read()).name == "pln_one · waits for QA.tech"
         assert await woken(credentials_for(sandbox), gate) == []
         assert "token" not in "".join((await rows_of(gate.id)).values())
         # It ends before the next look: no event tells of it.
         sandbox.advance(10_000)
         assert await woken(credentials_for(sandbox), gate) == [gate]
         assert await woken(credentials_for(sandbox), gate) == [], "a second watcher finds nothing to do"
+        assert (await gate.read()).name == "pln_one"
         report = await gate.execute()
         assert report.verdict.value == "pass"
         assert report.attempts[0].duration_seconds is not None, "the watcher has seen it end"
@@ -278,6 +282,7 @@ FAILS = one_plan(cases("passed", "failed"))
 async def test_an_approval_wakes_a_suspended_question() -> None:
     with Sandbox(FAILS, speed=0) as sandbox:
         gate = await asked(sandbox)
+        assert (await gate.read()).name == "pln_one · waits for a person"
         assert await woken(credentials_for(sandbox), gate) == [], "there is time left"
         await gate.answer(APPROVE)
         report = await gate.execute()
@@ -292,6 +297,57 @@ async def test_a_question_that_nobody_answers_is_a_no() -> None:
         report = await gate.execute()
         assert not report.approved
         assert report.decision.reason == "Nobody answered in time."
+
+
+@pytest.mark.parametrize("version", ["sync", "async"])
+async def test_the_name_of_a_flow_run_says_what_it_waits_for_until_it_wakes(version: str) -> None:
+    """Also a name that Prefect has made up, and where a person, not the watcher, has it go on."""
+    policy = GatePolicy(max_reruns=0)
+    how: dict[str, Any] = {"polling": POLLING, "waiting": "suspend", "on_failed": "ask", "policy": policy}
+    with Sandbox(FAILS, speed=0) as sandbox:
+        given = credentials_for(sandbox)
+
+        @flow
+        async def gate_async() -> bool:
+            return (await arelease_gate.fn(given, "pln_one", **how)).approved
+
+        @flow
+        def gate_sync() -> bool:
+            return release_gate.fn(given, "pln_one", **how).approved
+
+        gate = await Deployed.of(gate_sync if version == "sync" else gate_async)
+        name = (await gate.read()).name
+        names = []
+        for answer in ({}, APPROVE):
+            await gate.suspends()
+            names.append((await gate.read()).name)
+            sandbox.advance(10_000)
+            await gate.answer(answer)
+        assert await gate.execute()
+        assert [*names, (await gate.read()).name] == [
+            f"{name} · waits for QA.tech",
+            f"{name} · waits for a person",
+            name,
+        ]
+
+
+@pytest.mark.parametrize("answer", ["refuses", "hangs"])
+async def test_a_gate_that_cannot_be_renamed_suspends_all_the_same(
+    answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def update(*_: Any, **__: Any) -> None:
+        if answer == "hangs":
+            await asyncio.Event().wait()
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(suspend, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(PrefectClient, "update_flow_run", update)
+    with Sandbox(PASSES, speed=0) as sandbox:
+        gate = await a_gate(sandbox)
+        await gate.suspends()
+        sandbox.advance(10_000)
+        assert await woken(credentials_for(sandbox), gate) == [gate]
+        assert (await gate.execute()).passed
 
 
 async def test_an_approval_that_comes_too_late_is_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
