@@ -33,6 +33,7 @@ from prefect_qatech.inputs import short_repr
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.report import artifacts
 from prefect_qatech.starts import address_of, call_of_start, check_call, send_once
+from prefect_qatech.task_names import named
 from prefect_qatech.task_options import RETRIED, task_in_both_versions
 
 T = TypeVar("T")
@@ -55,7 +56,7 @@ async def _ask_of(
     return await _ask(credentials, of_it)
 
 
-@task_in_both_versions(description="List the projects of the QA.tech token.", **RETRIED)
+@task_in_both_versions(description="List the projects of the QA.tech token.", task_run_name="list projects", **RETRIED)
 async def list_projects(credentials: QATechCredentials) -> list[QATechProject]:
     """Return the projects that the token may use (`GET /projects`).
 
@@ -76,7 +77,9 @@ async def list_projects(credentials: QATechCredentials) -> list[QATechProject]:
 alist_projects = list_projects.async_version
 
 
-@task_in_both_versions(description="List the applications of a QA.tech project.", **RETRIED)
+@task_in_both_versions(
+    description="List the applications of a QA.tech project.", task_run_name="list applications", **RETRIED
+)
 async def list_applications(credentials: QATechCredentials) -> list[QATechApplicationInfo]:
     """Return the applications of the project (`GET /applications`).
 
@@ -97,7 +100,11 @@ async def list_applications(credentials: QATechCredentials) -> list[QATechApplic
 alist_applications = list_applications.async_version
 
 
-@task_in_both_versions(description="List the environments of a QA.tech application.", **RETRIED)
+@task_in_both_versions(
+    description="List the environments of a QA.tech application.",
+    task_run_name=named("list environments of", "application_short_id"),
+    **RETRIED,
+)
 async def list_environments(credentials: QATechCredentials, application_short_id: str) -> list[QATechEnvironmentInfo]:
     """Return the saved environments of an application (`GET /applications/{shortId}/environments`).
 
@@ -119,7 +126,11 @@ async def list_environments(credentials: QATechCredentials, application_short_id
 alist_environments = list_environments.async_version
 
 
-@task_in_both_versions(description="List the test cases of a QA.tech project.", **RETRIED)
+@task_in_both_versions(
+    description="List the test cases of a QA.tech project.",
+    task_run_name=named("list test cases of", "application_short_id"),
+    **RETRIED,
+)
 async def list_test_cases(
     credentials: QATechCredentials,
     *,
@@ -156,7 +167,11 @@ async def list_test_cases(
 alist_test_cases = list_test_cases.async_version
 
 
-@task_in_both_versions(description="List the builds of a QA.tech application.", **RETRIED)
+@task_in_both_versions(
+    description="List the builds of a QA.tech application.",
+    task_run_name=named("list builds of", "application_short_id"),
+    **RETRIED,
+)
 async def list_builds(
     credentials: QATechCredentials, application_short_id: str, *, max_builds: int = 100
 ) -> list[QATechBuild]:
@@ -183,7 +198,9 @@ async def list_builds(
 alist_builds = list_builds.async_version
 
 
-@task_in_both_versions(description="List the addresses of QA.tech's agents.", **RETRIED)
+@task_in_both_versions(
+    description="List the addresses of QA.tech's agents.", task_run_name="list outbound IPs", **RETRIED
+)
 async def list_outbound_ips(credentials: QATechCredentials) -> list[str]:
     """Return the addresses from which QA.tech's agents come (`GET /outbound-ips`), for a firewall; no token is sent.
 
@@ -204,7 +221,11 @@ async def list_outbound_ips(credentials: QATechCredentials) -> list[str]:
 alist_outbound_ips = list_outbound_ips.async_version
 
 
-@task_in_both_versions(description="Read what the agent did in a QA.tech test.", **RETRIED)
+@task_in_both_versions(
+    description="Read what the agent did in a QA.tech test.",
+    task_run_name=named("get trace of", "run_test_case_short_id"),
+    **RETRIED,
+)
 async def get_test_case_trace(
     credentials: QATechCredentials, run_test_case_short_id: str, *, max_steps: int = MAX_TRACE_STEPS
 ) -> list[QATechTraceStep]:
@@ -258,7 +279,11 @@ def _made(makes: str, made_id: str, url: str | None, name: str) -> QATechRunReco
     return record
 
 
-@task_in_both_versions(description="Create a QA.tech test case, once per flow run.", **RETRIED)
+@task_in_both_versions(
+    description="Create a QA.tech test case, once per flow run.",
+    task_run_name=named("create test case", "request"),
+    **RETRIED,
+)
 async def create_test_case(
     credentials: QATechCredentials, request: QATechNewTestCase, *, label: str | None = None
 ) -> QATechCreatedTestCase:
@@ -357,7 +382,9 @@ async def _upload(
     )
 
 
-@task_in_both_versions(description="Upload a mobile build to QA.tech, once per flow run.", **RETRIED)
+@task_in_both_versions(
+    description="Upload a mobile build to QA.tech, once per flow run.", task_run_name=named("upload", "path"), **RETRIED
+)
 async def upload_build(
     credentials: QATechCredentials,
     application_short_id: str,

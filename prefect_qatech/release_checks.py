@@ -31,6 +31,7 @@ from prefect_qatech.polling.wait import Surroundings, wait_for_run
 from prefect_qatech.report import artifacts
 from prefect_qatech.report.release_check import report_release_check
 from prefect_qatech.starts import call_of_start, check_call, send_once
+from prefect_qatech.task_names import named
 from prefect_qatech.task_options import NOT_CACHED, RETRIED, task_in_both_versions
 
 MAKES_CHECK = "release check"
@@ -141,7 +142,11 @@ def _id_and_url(check: QATechStartedReleaseCheck | str) -> tuple[str, str | None
     return check_id(check), None
 
 
-@task_in_both_versions(description="Start a QA.tech release check, once per flow run.", **RETRIED)
+@task_in_both_versions(
+    description="Start a QA.tech release check, once per flow run.",
+    task_run_name=named("start release check of", "request"),
+    **RETRIED,
+)
 async def start_release_check(
     credentials: QATechCredentials,
     request: QATechReleaseCheckRequest,
@@ -187,7 +192,12 @@ async def start_release_check(
 astart_release_check = start_release_check.async_version
 
 
-@task_in_both_versions(description="Wait for a QA.tech release check.", retries=0, **NOT_CACHED)
+@task_in_both_versions(
+    description="Wait for a QA.tech release check.",
+    task_run_name=named("wait for release check", "check"),
+    retries=0,
+    **NOT_CACHED,
+)
 async def wait_for_release_check(
     credentials: QATechCredentials,
     check: QATechStartedReleaseCheck | str,

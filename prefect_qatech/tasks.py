@@ -23,6 +23,7 @@ from prefect_qatech.ledger import QATechRunRecord, record_of, short_id_of
 from prefect_qatech.report import append_job_summary, artifacts, events, write_report_files
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.starts import address_of, call_of_start, check_call, send_once
+from prefect_qatech.task_names import name_of_report, named
 from prefect_qatech.task_options import NOT_CACHED, RETRIED, task_in_both_versions
 
 
@@ -132,7 +133,9 @@ async def _announce(record: QATechRunRecord, key: str, first_url: str | None) ->
     events.emit_run_started(record, rerun_of=rerun_of)
 
 
-@task_in_both_versions(description="Start a QA.tech run, once per flow run.", **RETRIED)
+@task_in_both_versions(
+    description="Start a QA.tech run, once per flow run.", task_run_name=named("start run of", "request"), **RETRIED
+)
 async def start_test_run(
     credentials: QATechCredentials,
     request: QATechRunRequest | str | None = None,
@@ -181,7 +184,11 @@ async def start_test_run(
 astart_test_run = start_test_run.async_version
 
 
-@task_in_both_versions(description="Rerun a QA.tech run: everything, failed only, or a list.", **RETRIED)
+@task_in_both_versions(
+    description="Rerun a QA.tech run: everything, failed only, or a list.",
+    task_run_name=named("start rerun of", "run"),
+    **RETRIED,
+)
 async def rerun_test_run(
     credentials: QATechCredentials,
     run: QATechRunRecord | str,
@@ -233,7 +240,12 @@ arerun_test_run = rerun_test_run.async_version
 # In a gate's campaign a run is known by its number, even if a retry sees other answers and asks for something else.
 
 
-@task(name="start_test_run", description="Start a QA.tech run, once per flow run.", **RETRIED)
+@task(
+    name="start_test_run",
+    description="Start a QA.tech run, once per flow run.",
+    task_run_name=named("start run of", "request"),
+    **RETRIED,
+)
 async def astart_in_campaign(
     credentials: QATechCredentials,
     request: QATechRunRequest,
@@ -266,7 +278,12 @@ async def astart_in_campaign(
     )
 
 
-@task(name="rerun_test_run", description="Rerun a QA.tech run: everything, failed only, or a list.", **RETRIED)
+@task(
+    name="rerun_test_run",
+    description="Rerun a QA.tech run: everything, failed only, or a list.",
+    task_run_name=named("start rerun of", "run_short_id"),
+    **RETRIED,
+)
 async def arerun_in_campaign(
     credentials: QATechCredentials,
     run_short_id: str,
@@ -299,7 +316,7 @@ async def arerun_in_campaign(
     )
 
 
-@task_in_both_versions(description="Get a QA.tech run as it is now.", **RETRIED)
+@task_in_both_versions(description="Get a QA.tech run as it is now.", task_run_name=named("get run", "run"), **RETRIED)
 async def get_test_run(
     credentials: QATechCredentials,
     run: QATechRunRecord | str,
@@ -336,7 +353,9 @@ async def get_test_run(
 aget_test_run = get_test_run.async_version
 
 
-@task_in_both_versions(description="Publish the report of a QA.tech gate.", retries=0, **NOT_CACHED)
+@task_in_both_versions(
+    description="Publish the report of a QA.tech gate.", task_run_name=name_of_report, retries=0, **NOT_CACHED
+)
 async def publish_gate_report(
     report: GateReport, *, artifact_key: str | None = None, directory: str | None = None
 ) -> None:

@@ -14,22 +14,16 @@ from prefect import task
 
 from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.credentials import QATechCredentials
-from prefect_qatech.inputs import short_repr
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.polling.exceptions import WaitTimedOut
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.polling.task_run import wait_for_many, wait_for_one
+from prefect_qatech.task_names import named
 from prefect_qatech.task_options import NOT_CACHED, task_in_both_versions
-
-
-def _name_of_wait(parameters: dict[str, Any]) -> str:
-    run = parameters.get("run")
-    return f"wait for {run.run_short_id if isinstance(run, QATechRunRecord) else short_repr(run)}"
-
 
 _ONE: dict[str, Any] = {
     "description": "Wait until a QA.tech run has ended.",
-    "task_run_name": _name_of_wait,
+    "task_run_name": named("wait for", "run"),
     "retries": 0,
     **NOT_CACHED,
 }
@@ -101,7 +95,12 @@ async def await_in_a_gate(
         return error
 
 
-@task_in_both_versions(description="Wait until QA.tech runs have ended.", retries=0, **NOT_CACHED)
+@task_in_both_versions(
+    description="Wait until QA.tech runs have ended.",
+    task_run_name=named("wait for", "runs"),
+    retries=0,
+    **NOT_CACHED,
+)
 async def wait_for_test_runs(
     credentials: QATechCredentials,
     runs: Sequence[QATechRunRecord | str],

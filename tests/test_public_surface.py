@@ -26,7 +26,7 @@ ROOMS = [
     {"credentials", "ledger"},
     {"report"},
     {"polling"},
-    {"task_options", "starts"},
+    {"task_names", "task_options", "starts"},
     {"tasks"},
     {"waits", "catalogue"},
     {"release_checks"},
