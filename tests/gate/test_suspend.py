@@ -335,11 +335,17 @@ async def test_the_name_of_a_flow_run_says_what_it_waits_for_until_it_wakes(vers
 async def test_a_gate_that_cannot_be_renamed_suspends_all_the_same(
     answer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def update(*_: Any, **__: Any) -> None:
+    update_anything_else = PrefectClient.update_flow_run
+
+    async def update(*args: Any, **fields: Any) -> Any:
+        if "name" not in fields:
+            return await update_anything_else(*args, **fields)
+        tried.append(fields["name"])
         if answer == "hangs":
             await asyncio.Event().wait()
         raise RuntimeError("no")
 
+    tried: list[str] = []
     monkeypatch.setattr(suspend, "PATIENCE_SECONDS", 0.1)
     monkeypatch.setattr(PrefectClient, "update_flow_run", update)
     with Sandbox(PASSES, speed=0) as sandbox:
@@ -348,6 +354,7 @@ async def test_a_gate_that_cannot_be_renamed_suspends_all_the_same(
         sandbox.advance(10_000)
         assert await woken(credentials_for(sandbox), gate) == [gate]
         assert (await gate.execute()).passed
+    assert tried == ["pln_one · waits for QA.tech"]
 
 
 async def test_an_approval_that_comes_too_late_is_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
