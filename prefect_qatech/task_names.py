@@ -12,7 +12,7 @@ _NAMES = ("run_short_id", "short_id", "test_plan_short_id", "name", "release_nam
 """What the objects that tasks are given are known by."""
 
 
-def named(words: str, parameter: str) -> Callable[[dict[str, Any]], str]:
+def named(words: str, parameter: str) -> Callable[..., str]:
     """Return a `task_run_name` that names one parameter of the task; without a value there it is the words alone.
 
     Args:
