@@ -101,7 +101,7 @@ async def test_it_waits_for_all_from_an_async_flow_in_one_task_run(
     names = started(sandbox, *PLANS)
     runs = await user([*names, names[0]])
     assert [run.run_short_id for run in runs] == [*names, names[0]], "named twice, waited for once, given twice"
-    assert await task_runs_of(ids[0]) == ["wait_for_test_runs"]
+    assert await task_runs_of(ids[0]) == ["wait for 4 runs"]
 
 
 async def task_runs_of(flow_run: UUID) -> list[str]:
@@ -111,7 +111,7 @@ async def task_runs_of(flow_run: UUID) -> list[str]:
             # They reach the server as events, a moment after they have begun.
             while not (found := await client.read_task_runs(flow_run_filter=of_the_flow)):  # noqa: ASYNC110
                 await anyio.sleep(0.1)
-    return [run.name.rpartition("-")[0] for run in found]
+    return [run.name for run in found]
 
 
 async def test_progress_moves_with_the_runs(
