@@ -74,6 +74,8 @@ class World:
         self, name: str, *command: str, env: Mapping[str, str] | None = None, cwd: Path = ROOT
     ) -> subprocess.Popen[bytes]:
         """Start a process with SIGINT as a terminal would leave it."""
+        if (earlier := self._processes.pop(name, None)) is not None:
+            earlier.wait(20)
         with (self.home / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 command,
