@@ -298,8 +298,9 @@ def _run(words: list[str], timeout_seconds: float, log: Callable[[str], None], s
 
     def read() -> None:
         if process.stdout is not None:
-            while line := process.stdout.readline(MAX_LINE_LENGTH):
-                log(line.rstrip())
+            with process.stdout as output:
+                while line := output.readline(MAX_LINE_LENGTH):
+                    log(line.rstrip())
 
     reader = threading.Thread(target=read, name="command-output", daemon=True)
     reader.start()

@@ -69,6 +69,7 @@ def wait_for_end(pid: int) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.filterwarnings("error::ResourceWarning")
 def test_each_line_of_the_output_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     code = "import sys; print('one'); print('two', file=sys.stderr, flush=True); sys.stdout.buffer.write(b'\\xff\\n')"
     run_command("deploy", [sys.executable, "-u", "-c", code])
