@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -86,3 +87,14 @@ def test_each_served_flow_runs(served: Served) -> None:
     # What one of them has tested is there to be looked into.
     tested = [run["short_id"] for run in served.sandbox.runs()][:1]
     served.completed(served.run("triage/served", run_short_ids=tested))
+
+
+@pytest.mark.parametrize("name", ["own-flow/served", "gather-gates/served", "release-gate/served"])
+def test_a_served_flow_is_run_by_the_command(served: Served, name: str) -> None:
+    served.id_of(name)
+    parameters, starts = CALLS[name]
+    before, _ = counted(served.sandbox)
+    given = [f"-p={key}={json.dumps(value)}" for key, value in {"credentials": BLOCK, **parameters}.items()]
+    # It ends with an error where the flow run does not complete.
+    served.world.cli("prefect", "deployment", "run", name, *given, "--watch")
+    assert counted(served.sandbox)[0] == before + starts
