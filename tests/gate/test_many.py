@@ -259,3 +259,16 @@ async def test_what_ends_the_flow_ends_all_gates_first(
     with pytest.raises(Stop), anyio.fail_after(30):
         await agather_gates(credentials, {name: QATechRunRequest() for name in ("a", "fails", "b")})
     assert (gates.at_work, gates.ended) == (0, 3)
+
+
+def test_a_flow_of_a_users_own_is_tested_with_the_fixtures(
+    qatech_sandbox: Sandbox, qatech_credentials: QATechCredentials, qatech_polling: QATechPolling
+) -> None:
+    @flow
+    def own() -> GatesReport:
+        return gather_gates(qatech_credentials, {"one": "pln_green", "two": "pln_broken"}, polling=qatech_polling)
+
+    with pytest.raises(GatesNotPassed, match="two") as told:
+        own()
+    assert {name: told.value.report.verdict_of(name).value for name in ("one", "two")} == {"one": "pass", "two": "fail"}
+    assert qatech_sandbox.counts()["starts"] == 2
