@@ -97,4 +97,4 @@ def test_a_served_flow_is_run_by_the_command(served: Served, name: str) -> None:
     given = [f"-p={key}={json.dumps(value)}" for key, value in {"credentials": BLOCK, **parameters}.items()]
     # It ends with an error where the flow run does not complete.
     served.world.cli("prefect", "deployment", "run", name, *given, "--watch")
-    assert counted(served.sandbox)[0] == before + starts
+    assert counted(served.sandbox)[0] >= before + starts

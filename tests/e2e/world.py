@@ -168,7 +168,14 @@ class World:
         return answer.json()
 
     def get(self, path: str) -> Any:
-        answer = self.http.get(path)
+        def asked() -> httpx.Response | None:
+            # A busy server resets a connection now and then.
+            try:
+                return self.http.get(path)
+            except httpx.ReadError:
+                return None
+
+        answer = eventually(asked, f"an answer of {path}", 30)
         assert answer.is_success, f"{path}: {answer.status_code} {answer.text}"
         return answer.json()
 
