@@ -90,10 +90,14 @@ async def publish_link(url: str | None, text: str, *, key: str, description: str
         return
     # Both name a run by the id that the service gave it, which may look like anything; no UI shows a link's HTML.
     text, description = cell_text(text, 300), cell_text(description, 300)
-    if below_url is not None and await _safely(_put_below(below_url, f"[{text}]({address})", key, description)):
+    # Together they take no longer than a link that stands alone.
+    patience = PATIENCE_SECONDS if below_url is None else PATIENCE_SECONDS / 2
+    if below_url is not None and await _safely(
+        _put_below(below_url, f"[{text}]({address})", key, description), patience
+    ):
         return
     # Rather a second artifact than a run without a link.
-    await _safely(acreate_link_artifact(link=address, link_text=text, key=key, description=description))
+    await _safely(acreate_link_artifact(link=address, link_text=text, key=key, description=description), patience)
 
 
 async def _put_below(url: str, link: str, key: str, description: str) -> bool:

@@ -38,6 +38,7 @@ from prefect_qatech.report.subject import GateSubject, ReportedApplication
 from prefect_qatech.verdict import GatePolicy
 from prefect_qatech.verdict.identity import ObservedAttempt, recognise
 from tests.support import artifacts_of, flow_run_id
+from tests.virtual_time import run_at_once
 
 ARTIFACT = UUID("5e4d3c2b-0000-4000-8000-000000000001")
 WRITERS = [
@@ -346,6 +347,26 @@ async def test_a_gate_whose_artifacts_cannot_be_looked_up_gets_new_ones(
             progress.show(10, is_over=False)
             await asyncio.sleep(0.2)
     assert written.names == ["acreate_link_artifact", "acreate_progress_artifact"]
+
+
+def test_the_link_of_a_rerun_holds_nothing_up_longer_than_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    @asynccontextmanager
+    async def client() -> AsyncIterator[Any]:
+        await asyncio.Event().wait()
+        yield
+
+    async def hang(**_: Any) -> None:
+        await asyncio.sleep(3600)
+
+    async def seconds_of(**options: Any) -> float:
+        began = asyncio.get_running_loop().time()
+        await publish_link("https://app.qa.tech/b", "A run", key="qatech-x", description="Runs", **options)
+        return asyncio.get_running_loop().time() - began
+
+    monkeypatch.setattr(artifacts, "get_client", client)
+    monkeypatch.setattr(artifacts, "acreate_link_artifact", hang)
+    alone, below = run_at_once(seconds_of()), run_at_once(seconds_of(below_url="https://app.qa.tech/a"))
+    assert alone == below == artifacts.PATIENCE_SECONDS
 
 
 @pytest.mark.usefixtures("prefect_server")
