@@ -84,7 +84,7 @@ def for_many(way: str, parameters: dict[str, Any]) -> dict[str, Any]:
 
 def serve() -> None:
     """Do what `.serve(...)` does, and `serve(flow.to_deployment(...))`, in one process."""
-    # Each run is two processes that import Prefect: more of them at once than cores only wait for one another.
+    # More processes at once than cores wait for one another, and Prefect's SQLite then answers nothing for a minute.
     runner = Runner(query_seconds=1, limit=2)
     runner.add_flow(release_gate, name="objects", parameters=as_objects("serve"))
     runner.add_flow(gather_gates, name="objects", parameters=for_many("serve, many", as_objects("serve, many")))

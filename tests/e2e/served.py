@@ -29,7 +29,8 @@ SERVED = (own_flow, release_gate, gather_gates, nightly, preview_check, release,
 
 def main() -> None:
     """Do what `.serve()` does, for all in one process; `prefect.serve()` is something else: it imports them anew."""
-    runner = Runner(query_seconds=1)
+    # More processes at once than cores wait for one another, and Prefect's SQLite then answers nothing for a minute.
+    runner = Runner(query_seconds=1, limit=2)
     for found in SERVED:
         runner.add_flow(found, name="served")
     asyncio.run(runner.start())

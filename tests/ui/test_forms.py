@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Error as PlaywrightError
-from playwright.sync_api import Locator, Page, Response, expect
+from playwright.sync_api import Locator, Page, Response, Route, expect
 
 from prefect_qatech import QATechApplication, QATechEnvironment, QATechGitHubTrigger, QATechRunRequest
 from prefect_qatech.sandbox import Sandbox
@@ -67,21 +67,25 @@ def deployment(world: World, sandbox: Sandbox, registered: None) -> dict[str, An
 
 
 def answers(ui: UI) -> Callable[[], str]:
-    """Note what the server tells the page; each call gives what is new."""
-    heard: list[Response] = []
-    ui.page.on("response", lambda response: heard.append(response))
+    """Note what the server tells the page, on its way there; each call gives what is new."""
+    heard: list[str] = []
+
+    def pass_on(route: Route) -> None:
+        # A page that is left takes no answer any more.
+        with suppress(PlaywrightError):
+            answer = route.fetch()
+            if answer.ok and answer.status != 204:
+                heard.append(answer.text())
+            route.fulfill(response=answer)
+
+    ui.page.route(re.compile("/api/"), pass_on)
 
     def told() -> str:
         ui.page.wait_for_load_state("networkidle")
-        texts = []
-        for one in heard:
-            if "/api/" in one.url and one.ok and one.status != 204:
-                # The browser has forgotten what came for the page before.
-                with suppress(PlaywrightError):
-                    texts.append(one.text())
+        found = "".join(heard)
         heard.clear()
-        assert texts
-        return "".join(texts)
+        assert found
+        return found
 
     return told
 
