@@ -248,7 +248,6 @@ def test_the_commands_of_a_page_do_what_it_says(name: str, reader: Reader) -> No
     assert reader.sandbox.token not in printed
 
 
-@pytest.mark.timeout(900)  # on any machine: it starts two Prefect servers
 def test_start_is_true_as_it_is_written(reader: Reader, tmp_path: Path) -> None:
     home, port = tmp_path / "home", free_port()
     home.mkdir()

@@ -34,7 +34,7 @@ def killed_and_retried(world: World, flow_run_id: UUID) -> None:
 
 
 def completed(world: World, flow_run_id: UUID) -> None:
-    state = world.wait_for_state(flow_run_id, "COMPLETED", "FAILED", "CRASHED", "CANCELLED", seconds=120)
+    state = world.wait_for_state(flow_run_id, "COMPLETED", "FAILED", "CRASHED", "CANCELLED")
     assert state["type"] == "COMPLETED", state["message"]
 
 

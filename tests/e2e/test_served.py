@@ -100,7 +100,7 @@ def test_each_served_flow_runs(served: Served) -> None:
 @pytest.mark.parametrize("name", ["own-flow/served", "gather-gates/served", "release-gate/served"])
 def test_a_served_flow_is_run_by_the_command(served: Served, name: str) -> None:
     served.id_of(name)
-    eventually(served.is_idle, "the end of what was run before", 240)
+    eventually(served.is_idle, "the end of what was run before")
     parameters, starts = CALLS[name]
     before, _ = counted(served.sandbox)
     given = [f"-p={key}={json.dumps(value)}" for key, value in {"credentials": BLOCK, **parameters}.items()]

@@ -19,6 +19,8 @@ from tests.head_start import copy_tables, keep_tables, one_certificate
 
 ROOT = Path(__file__).parents[2]
 POOL = "e2e"
+# Prefect's server on SQLite stands still for a minute, and then again, when all its connections wait for its lock.
+PATIENCE_SECONDS = 300.0
 # Variables of a process worker's job: without a command, each flow run imports Prefect twice, first for a workspace.
 AT_ONCE = {"command": f"{sys.executable} -m prefect.engine"}
 T = TypeVar("T")
@@ -31,7 +33,7 @@ def free_port() -> int:
         return port
 
 
-def eventually(look: Callable[[], T], what: str, seconds: float = 120.0) -> T:
+def eventually(look: Callable[[], T], what: str, seconds: float = PATIENCE_SECONDS) -> T:
     """Look until something true is seen."""
     deadline = time.monotonic() + seconds
     while True:
@@ -207,7 +209,7 @@ class World:
         state: dict[str, Any] = self.get(f"/flow_runs/{flow_run_id}")["state"]
         return state
 
-    def wait_for_state(self, flow_run_id: UUID, *types: str, seconds: float = 120) -> dict[str, Any]:
+    def wait_for_state(self, flow_run_id: UUID, *types: str, seconds: float = PATIENCE_SECONDS) -> dict[str, Any]:
         def look() -> dict[str, Any] | None:
             state = self.state(flow_run_id)
             return state if state["type"] in types else None
@@ -228,7 +230,7 @@ class World:
                 self.post(f"/flow_runs/{flow_run_id}/set_state", body)
             return False
 
-        eventually(taken_up, "the retry", 120)
+        eventually(taken_up, "the retry")
 
     def flow_run_pids(self, flow_run_id: UUID | None = None) -> list[int]:
         """Processes of this world that execute a flow run."""
