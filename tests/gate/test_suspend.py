@@ -276,6 +276,12 @@ async def asked(sandbox: Sandbox, **more: Any) -> Deployed:
     return gate
 
 
+async def asked_too_long_ago(sandbox: Sandbox) -> Deployed:
+    gate = await asked(sandbox, decision_timeout_seconds=0.1)
+    await asyncio.sleep(0.2)
+    return gate
+
+
 FAILS = one_plan(cases("passed", "failed"))
 
 
@@ -292,7 +298,7 @@ async def test_an_approval_wakes_a_suspended_question() -> None:
 
 async def test_a_question_that_nobody_answers_is_a_no() -> None:
     with Sandbox(FAILS, speed=0) as sandbox:
-        gate = await asked(sandbox, decision_timeout_seconds=0.1)
+        gate = await asked_too_long_ago(sandbox)
         assert await woken(credentials_for(sandbox), gate) == [gate]
         report = await gate.execute()
         assert not report.approved
@@ -360,7 +366,7 @@ async def test_a_gate_that_cannot_be_renamed_suspends_all_the_same(
 async def test_an_approval_that_comes_too_late_is_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prefect_qatech.gate.approval.LOOK_SECONDS", 0)
     with Sandbox(FAILS, speed=0) as sandbox:
-        gate = await asked(sandbox, decision_timeout_seconds=0.1)
+        gate = await asked_too_long_ago(sandbox)
         await gate.answer(APPROVE)
         report = await gate.execute()
         assert not report.approved
@@ -369,7 +375,7 @@ async def test_an_approval_that_comes_too_late_is_a_no(monkeypatch: pytest.Monke
 
 async def test_a_question_without_its_form_wakes_as_a_no() -> None:
     with Sandbox(FAILS, speed=0) as sandbox:
-        gate = await asked(sandbox, decision_timeout_seconds=0.1)
+        gate = await asked_too_long_ago(sandbox)
         [schema] = [key for key in await rows_of(gate.id) if key.endswith("-schema")]
         async with get_client() as client:
             await client.delete_flow_run_input(gate.id, schema)
