@@ -19,7 +19,7 @@ from prefect.client.orchestration import get_client
 from prefect.logging import get_run_logger
 
 from prefect_qatech import QATechCredentials, awake_suspended_gates
-from prefect_qatech.gate.suspend import suspended_gates
+from prefect_qatech.gate.watcher import suspended_gates
 
 BLOCK = {"$ref": {"block_document_slug": "qatech-credentials/qatech"}}
 

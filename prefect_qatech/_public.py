@@ -104,7 +104,7 @@ from prefect_qatech.gate.many import (
 from prefect_qatech.gate.state import (
     verdict_as_state as verdict_as_state,
 )
-from prefect_qatech.gate.suspend import (
+from prefect_qatech.gate.watcher import (
     awake_suspended_gates as awake_suspended_gates,
     wake_suspended_gates as wake_suspended_gates,
 )

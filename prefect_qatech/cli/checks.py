@@ -48,7 +48,7 @@ from prefect_qatech.exceptions import (
     UsageLimitError,
 )
 from prefect_qatech.gate.approval import SERVER_GRACE_SECONDS
-from prefect_qatech.gate.suspend import suspended_gates
+from prefect_qatech.gate.watcher import suspended_gates
 
 State = Literal["ok", "note", "wrong", "skipped"]
 

@@ -78,7 +78,7 @@ async def ask(report: GateReport, *, timeout_seconds: float, key: str) -> GateDe
 async def ask_suspended(report: GateReport, *, until: datetime, key: str) -> GateDecision:
     """Suspend the flow run until a person has decided; the resumed process calls it again for the decision.
 
-    Nothing here wakes the flow run when the time is over: `prefect_qatech.gate.suspend` does.
+    Nothing here wakes the flow run when the time is over: `prefect_qatech.gate.watcher` does.
 
     Args:
         report: What to decide on.

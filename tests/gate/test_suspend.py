@@ -31,7 +31,8 @@ from prefect_qatech import (
 )
 from prefect_qatech.exceptions import UnauthorizedError
 from prefect_qatech.gate import suspend
-from prefect_qatech.gate.suspend import Note, needs_poll, why_wake
+from prefect_qatech.gate.suspend import Note
+from prefect_qatech.gate.watcher import awake_suspended_gates, needs_poll, why_wake
 from prefect_qatech.report.exceptions import GateInconclusive
 from prefect_qatech.sandbox import Sandbox
 from tests.support import cases, counted, credentials_for, one_plan, posts, rows_of
@@ -127,11 +128,10 @@ async def a_gate(sandbox: Sandbox, scenario: str = "pln_one", **more: Any) -> De
 async def woken(credentials: QATechCredentials, *gates: Deployed) -> list[Deployed]:
     """Which of these gates a round of the watcher wakes."""
     found: list[UUID] = []
-    wake = suspend.awake_suspended_gates
 
     @flow
     async def round() -> None:
-        found.extend(await wake(credentials))
+        found.extend(await awake_suspended_gates(credentials))
 
     await round()
     return [gate for gate in gates if gate.id in found]
