@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 from cyclopts import Parameter
 
-from prefect_qatech.cli.checks import Finding, Where, examine
+from prefect_qatech.cli.doctor_checks import Finding, Where, examine
 from prefect_qatech.cli.terminal import row, show, terminal_width
 
 EXIT_WRONG = 1

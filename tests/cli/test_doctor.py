@@ -20,7 +20,7 @@ from prefect.states import Suspended
 
 from prefect_qatech import QATechCredentials, QATechTestPlan
 from prefect_qatech.cli import main
-from prefect_qatech.cli.checks import Finding, Where, check_clock, check_network, check_watcher, examine
+from prefect_qatech.cli.doctor_checks import Finding, Where, check_clock, check_network, check_watcher, examine
 from prefect_qatech.sandbox import Sandbox
 from tests.support import cases, counted, new_flow_run, one_plan
 
