@@ -19,22 +19,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from prefect import flow
 from pydantic import SecretStr
 
 from prefect_qatech import (
-    InvalidInputError,
     QATechClient,
-    QATechCredentials,
-    QATechPolling,
-    QATechRun,
-    QATechTestPlan,
-    UnauthorizedError,
-    gather_gates,
-    release_gate,
-    rerun_test_run,
-    start_test_run,
-    wait_for_test_run,
 )
 from prefect_qatech.api import transport as module
 from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest
@@ -234,30 +222,6 @@ async def test_the_token_is_in_no_log_in_no_form(
     assert {"asyncio", "httpcore"} <= everything.names, "the libraries did log"
     whole = "\n".join(everything.texts)
     assert not [form for form in forms_of(TOKEN) if form in whole]
-
-
-@pytest.mark.usefixtures("prefect_server")
-def test_the_token_is_in_no_log_of_a_flow(
-    everything: Everything, credentials: QATechCredentials, polling: QATechPolling, tmp_path: Path
-) -> None:
-    @flow
-    def user(given: QATechCredentials) -> QATechRun:
-        run = start_test_run(given, "pln_green")
-        rerun_test_run(given, run)
-        plan = QATechTestPlan(credentials=given, test_plan_short_id="pln_green", polling=polling)
-        plan.trigger().wait_for_completion()
-        release_gate(given, "pln_flaky", polling=polling, report_directory=str(tmp_path))
-        gather_gates(given, {"green": "pln_green", "broken": "pln_broken"}, polling=polling, raise_unless_passed=False)
-        return wait_for_test_run(given, run, 30, polling=polling)
-
-    assert user(credentials).result == "PASSED"
-    with pytest.raises(UnauthorizedError):
-        start_test_run(QATechCredentials(api_token=f"{TOKEN}-2", api_url=credentials.api_url))
-    with pytest.raises(InvalidInputError):
-        start_test_run(credentials, "check out")
-    assert {"prefect", "httpcore"} <= everything.names
-    whole = "\n".join(everything.texts)
-    assert not [form for form in forms_of(credentials.api_token.get_secret_value()) | forms_of(TOKEN) if form in whole]
 
 
 def test_the_forms_would_be_found() -> None:
