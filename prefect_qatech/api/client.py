@@ -317,7 +317,7 @@ class QATechClient(Lists):
         """
         exchange = self._exchange("POST", "test-cases", ids=request.ids(), makes="test case")
         answer = await self._send(exchange, body=body_of(request))
-        return self._made(QATechCreatedTestCase, answer.get("testCase") if isinstance(answer, dict) else None, exchange)
+        return self._made(QATechCreatedTestCase, answer, exchange, within="testCase")
 
     async def start_release_check(self, request: QATechReleaseCheckRequest) -> QATechStartedReleaseCheck:
         """Start a release check (`POST /release-checks`).

@@ -112,12 +112,19 @@ class Lists(Transport):
                     return list({key(item): item for item in found}.values())
         raise exchange.undocumented(f"The list of {exchange} changed each time while it was read.")
 
-    def _made(self, model: type[ModelT], answer: Any, exchange: Exchange) -> ModelT:
-        """Read the answer to a POST that was carried out; one that cannot be read leaves its outcome unknown."""
+    def _made(self, model: type[ModelT], answer: Any, exchange: Exchange, *, within: str | None = None) -> ModelT:
+        """Read the answer to a POST that was carried out; one that cannot be read leaves its outcome unknown.
+
+        Args:
+            model: What was made.
+            answer: The whole answer.
+            exchange: What was sent.
+            within: The field of the answer that holds it; None where the answer itself does.
+        """
         if isinstance(answer, dict) and not answer.get("success", True):
             raise exchange.outcome_unknown("the answer says success: false")
         try:
-            return model.model_validate(answer)
-        except ValidationError:
+            return model.model_validate(answer if within is None else answer[within])
+        except (KeyError, TypeError, ValidationError):
             pass
         raise exchange.outcome_unknown("the answer does not name it")

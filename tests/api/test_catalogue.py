@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from prefect_qatech import (
     InvalidResponseError,
     NotFoundError,
     QATechAPIError,
+    QATechChange,
     QATechNewTestCase,
     QATechRegression,
     QATechReleaseCheckRequest,
@@ -24,6 +25,8 @@ from prefect_qatech import (
     StartOutcomeUnknown,
 )
 from prefect_qatech.api import lists as module
+from prefect_qatech.api.client import QATechClient
+from prefect_qatech.api.uploads import UploadedFile
 from prefect_qatech.sandbox import Sandbox
 from tests.support import credentials_for
 from tests.wire import TOKEN, Service, answer
@@ -210,6 +213,39 @@ async def test_a_test_case_that_may_have_been_created_is_not_created_again(body:
             await client.create_test_case(QATechNewTestCase(name="x", goal="y", application_short_id="app_shop"))
     assert not caught.value.retryable
     assert "paid" not in str(caught.value)
+
+
+@pytest.mark.parametrize("success", [False, None, 0], ids=repr)
+@pytest.mark.parametrize(
+    ("made", "call"),
+    [
+        (
+            {"testCase": {"id": "1", "name": "x"}},
+            lambda client: client.create_test_case(
+                QATechNewTestCase(name="x", goal="y", application_short_id="app_shop")
+            ),
+        ),
+        (
+            {"shortId": "rc_1"},
+            lambda client: client.start_release_check(
+                QATechReleaseCheckRequest(changes=[QATechChange(summary="A new basket")])
+            ),
+        ),
+        (
+            {"applicationBuildShortId": "bld_1"},
+            lambda client: client.register_build("app_droid", UploadedFile("token", "android", "0" * 64)),
+        ),
+    ],
+    ids=["test case", "release check", "build"],
+)
+async def test_what_an_answer_names_but_does_not_confirm_may_or_may_not_be_there(
+    made: dict[str, Any], call: Callable[[QATechClient], Awaitable[Any]], success: Any
+) -> None:
+    async with Service(made).client() as client:
+        await call(client)
+    async with Service({**made, "success": success}).client() as client:
+        with pytest.raises(StartOutcomeUnknown, match="success: false"):
+            await call(client)
 
 
 async def test_a_project_is_named_in_each_call() -> None:
