@@ -84,6 +84,7 @@ def test_the_worst_verdict_is_not_the_last_in_the_alphabet() -> None:
         ("COMPLETED", "FAILED", "AGENT_STUCK", MISSED),
         ("COMPLETED", "FAILED", "PLATFORM_DOWN", MISSED),
         ("COMPLETED", "SKIPPED", "PLATFORM_DOWN", MISSED),
+        ("COMPLETED", "SKIPPED", "AGENT_STUCK", MISSED),
         ("COMPLETED", "PASSED", None, PASSED),
         ("COMPLETED", "PASSED", "TEST_FAILED", MISSED),
         ("COMPLETED", "PASSED", "SOMETHING", MISSED),
@@ -153,6 +154,10 @@ def test_merge(letters: str, passes_required: int, verdict: TestVerdict) -> None
     assert merge(outcomes, passes_required) is verdict
     plain: Any = [outcome.value for outcome in outcomes]
     assert merge(plain, passes_required) is verdict
+
+
+def test_one_pass_after_a_failure_is_enough_unless_told_otherwise() -> None:
+    assert merge([FAILED, PASSED]) is TestVerdict.FLAKY
 
 
 def test_merge_refuses_what_it_cannot_judge() -> None:

@@ -124,6 +124,22 @@ OLD = quarantine("b", expires=date(2026, 8, 31))
             "ab",
         ),
         (
+            Gate(attempts=[run("a:p b:p", "INITIATED"), run("a:p b:p", "RUNNING")]),
+            "run_not_completed",
+            INCONCLUSIVE,
+            "The first run (INITIATED), Rerun 1 (RUNNING) did not complete, "
+            "and the result of 2 tests comes from there.",
+            "ab",
+        ),
+        (
+            # One pass is enough for a test that never failed, whatever its failures would need.
+            Gate(attempts=[run("a:p b:p", "ERROR"), run("a:p b:p")], policy={"passes_required": 2}),
+            "run_not_completed",
+            PASS,
+            "The first run (ERROR) did not complete, and no result that counts comes from there.",
+            "",
+        ),
+        (
             Gate(attempts=[run("a:p b:p"), run("", "CANCELLED")]),
             "run_not_completed",
             PASS,
@@ -136,6 +152,20 @@ OLD = quarantine("b", expires=date(2026, 8, 31))
             INCONCLUSIVE,
             "The first run ended as FAILED, although none of its tests failed.",
             "",
+        ),
+        (
+            Gate(attempts=[run("a:p b:p", "ERROR"), run("a:p b:p", result="SKIPPED")]),
+            "contradiction",
+            INCONCLUSIVE,
+            "Rerun 1 ended as SKIPPED, although none of its tests failed.",
+            "",
+        ),
+        (
+            Gate(attempts=[run("a:p b:f"), run("b:f", result="PASSED")]),
+            "contradiction",
+            FAIL,
+            "Rerun 1 ended as PASSED, although 1 test in it failed: the tests count.",
+            "b",
         ),
         (
             Gate(attempts=[run("a:p b:p", result="<b>")]),
@@ -201,6 +231,13 @@ OLD = quarantine("b", expires=date(2026, 8, 31))
             "b",
         ),
         (
+            Gate(attempts=[run("a:p b:f"), run("b:p"), run("a:p")], policy={"passes_required": 2}),
+            "vanished",
+            PASS,
+            "1 test still open but not in the list of a rerun: the earlier verdict stands.",
+            "b",
+        ),
+        (
             Gate(attempts=[run("a:p b:p x:p y:p")]),
             "appeared",
             PASS,
@@ -251,6 +288,10 @@ def test_an_entry_without_effect_is_named(keys: list[str], what: str) -> None:
         names, "ab", [GOOD], policy, expected_count=2, today=TODAY, incidents=[Incident.DEADLINE_PASSED]
     )
     assert [reason.rule for reason in happened.blocking] == ["deadline_passed"]
+
+
+def test_where_no_number_of_tests_was_announced_none_is_missing() -> None:
+    assert {reason.rule for reason in judge([], [run("")]).blocking} == {"min_decided"}
 
 
 FLAKY_LIMIT = {"max_flaky": 0}
