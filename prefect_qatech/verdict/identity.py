@@ -8,7 +8,7 @@ which quarantine entry finds it. Details tell causes, and the id by which a reru
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
@@ -183,78 +183,69 @@ def attempt_of(status: str, result: str | None, outcomes: Mapping[str, Outcome])
     return Attempt("RUNNING" if status == "COMPLETED" and result is None else status, outcomes, result)
 
 
-_Key = tuple[str | None, ...]
-
-
 def _match(cases: Sequence[QATechRunTestCase], tests: Sequence[CampaignTest]) -> dict[int, CampaignTest]:
     """Find the known tests that a list holds: place in the list to test."""
     matches: dict[int, CampaignTest] = {}
     taken: set[str] = set()
     cases_by_name, tests_by_name = Counter(case.name for case in cases), Counter(test.name for test in tests)
 
-    def match(index: _Index, keys_of: Callable[[QATechRunTestCase], list[_Key]], *, is_weak: bool = False) -> None:
+    def match(index: _Index, key_of: Callable[[QATechRunTestCase], Hashable], *, is_weak: bool = False) -> None:
         for place, case in enumerate(cases):
-            if place not in matches and (test := index.first(keys_of(case), taken)) is not None:
+            if place not in matches and (test := index.first(key_of(case), taken)) is not None:
                 matches[place] = test
                 taken.add(test.test_id)
                 test.identity_is_weak = test.identity_is_weak or is_weak
 
     # The stronger identity goes first for the whole list: a name must not take what an id names.
-    match(
-        _Index(tests, _project_keys), lambda case: [(case.project_test_case_id,)] if case.project_test_case_id else []
-    )
-    match(_Index(tests, _id_keys), lambda case: _keys_of_case(case.id, case))
+    match(_Index(tests, _project_keys), lambda case: case.project_test_case_id)
+    match(_Index(tests, _id_keys), lambda case: _key_of_case(case.id, case))
     unique = [test for test in tests if tests_by_name[test.name] == 1]
     match(
         _Index(unique, lambda test: _keys_of_test(test.name, test)),
-        lambda case: _keys_of_case(case.name, case) if cases_by_name[case.name] == 1 else [],
+        lambda case: _key_of_case(case.name, case) if cases_by_name[case.name] == 1 else None,
         is_weak=True,
     )
     return matches
 
 
-def _project_keys(test: CampaignTest) -> list[_Key]:
+def _project_keys(test: CampaignTest) -> Iterable[Hashable]:
     # The vendor's examples show the id in a list equal to the projectTestCaseId, which not every list gives.
-    return [(test_id,) for test_id in ([test.project_test_case_id] if test.project_test_case_id else test.ids)]
+    return [test.project_test_case_id] if test.project_test_case_id else test.ids
 
 
-def _id_keys(test: CampaignTest) -> list[_Key]:
+def _id_keys(test: CampaignTest) -> Iterable[Hashable]:
     keys = [key for test_id in test.ids for key in _keys_of_test(test_id, test)]
-    return [*keys, (test.project_test_case_id,)] if test.project_test_case_id else keys
+    return [*keys, (test.project_test_case_id, _ANY)] if test.project_test_case_id else keys
 
 
-# An id or a name does not make one test of two whose projectTestCaseIds differ. So a test is found by it alone (by a
-# case that has no projectTestCaseId), and by it together with its own projectTestCaseId, which may be none.
+# An id or a name does not make one test of two whose projectTestCaseIds differ. So a case that has one, and whose test
+# was not found by it, is looked for among the tests that have none.
+_ANY, _WITHOUT = "any", "without projectTestCaseId"
 
 
-def _keys_of_test(name: str, test: CampaignTest) -> list[_Key]:
-    return [(name,), (name, test.project_test_case_id)]
+def _keys_of_test(name: str, test: CampaignTest) -> Iterable[Hashable]:
+    return [(name, _ANY)] if test.project_test_case_id else [(name, _ANY), (name, _WITHOUT)]
 
 
-def _keys_of_case(name: str | None, case: QATechRunTestCase) -> list[_Key]:
-    if not name:
-        return []
-    return [(name, None), (name, case.project_test_case_id)] if case.project_test_case_id else [(name,)]
+def _key_of_case(name: str | None, case: QATechRunTestCase) -> Hashable:
+    return (name, _WITHOUT if case.project_test_case_id else _ANY) if name else None
 
 
 class _Index:
     """Known tests by key, each line in the order of their first appearance."""
 
-    def __init__(self, tests: Iterable[CampaignTest], keys_of: Callable[[CampaignTest], list[_Key]]) -> None:
-        self._lines: dict[_Key, deque[tuple[int, CampaignTest]]] = defaultdict(deque)
-        for place, test in enumerate(tests):
+    def __init__(self, tests: Iterable[CampaignTest], keys_of: Callable[[CampaignTest], Iterable[Hashable]]) -> None:
+        self._lines: dict[Hashable, deque[CampaignTest]] = defaultdict(deque)
+        for test in tests:
             for key in keys_of(test):
-                self._lines[key].append((place, test))
+                self._lines[key].append(test)
 
-    def first(self, keys: Iterable[_Key], taken: Container[str]) -> CampaignTest | None:
-        """Return the first test under one of the keys that is not taken."""
-        heads = []
-        for key in keys:
-            line = self._lines.get(key, deque())
-            while line and line[0][1].test_id in taken:
-                line.popleft()
-            heads += [line[0]] if line else []
-        return min(heads, key=lambda head: head[0])[1] if heads else None
+    def first(self, key: Hashable, taken: Container[str]) -> CampaignTest | None:
+        """Return the first test under a key that is not taken."""
+        line = self._lines.get(key)
+        while line and line[0].test_id in taken:
+            line.popleft()
+        return line[0] if line else None
 
 
 def _new_test(case: QATechRunTestCase, tests: Mapping[str, CampaignTest], twins: Counter[str]) -> CampaignTest:
