@@ -30,7 +30,7 @@ from tests.support import a_report, credentials_for
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 POLLING = QATechPolling(first_seconds=0.2, max_seconds=0.5)
-SLOW_MACHINE_SECONDS = 20.0
+SLOW_MACHINE_SECONDS = 45.0
 """What all the rest may need where the machine is busy; a Prefect API that hangs is waited for a minute or more."""
 
 
@@ -78,7 +78,7 @@ def test_a_run_that_passes_meanwhile_is_seen_to_pass(prefect: PrefectInFront) ->
         record = start_test_run(credentials, "pln_one")
         prefect.set("hangs")
         try:
-            seen.append(wait_for_test_run(credentials, record, 30, polling=POLLING).result)
+            seen.append(wait_for_test_run(credentials, record, 200, polling=POLLING).result)
         finally:
             prefect.set("up")
 

@@ -13,12 +13,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import anyio
 import anyio.lowlevel
 import pytest
 from prefect.exceptions import TerminationSignal
 
 from prefect_qatech import _sync
 from prefect_qatech._sync import run_sync, sleep_unless_stopped
+from tests.virtual_time import run_at_once
 
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="nothing")
 
@@ -47,7 +49,7 @@ def test_in_a_worker_thread() -> None:
         return (*run_sync(where_am_i), threading.get_ident())
 
     with ThreadPoolExecutor() as pool:
-        seen, thread, worker = pool.submit(work).result(timeout=30)
+        seen, thread, worker = pool.submit(work).result(timeout=120)
     assert seen == "worker"
     assert thread != worker
 
@@ -68,7 +70,7 @@ def test_what_the_core_sets_stays_its_own() -> None:
 
 
 def test_twins_do_not_wait_for_each_other() -> None:
-    both = threading.Barrier(2, timeout=20)
+    both = threading.Barrier(2, timeout=120)
 
     async def core() -> int:
         return await asyncio.to_thread(both.wait)
@@ -98,7 +100,7 @@ def test_a_twin_inside_of_a_twin() -> None:
 
 
 def test_an_end_of_one_is_no_end_of_another() -> None:
-    both = threading.Barrier(2, timeout=20)
+    both = threading.Barrier(2, timeout=120)
 
     async def leaves() -> None:
         await asyncio.to_thread(both.wait)
@@ -111,8 +113,8 @@ def test_an_end_of_one_is_no_end_of_another() -> None:
 
     with ThreadPoolExecutor() as pool:
         left, stayed = pool.submit(run_sync, leaves), pool.submit(run_sync, stays)
-        assert isinstance(left.exception(timeout=30), SystemExit)
-        assert stayed.result(timeout=30) == "done"
+        assert isinstance(left.exception(timeout=120), SystemExit)
+        assert stayed.result(timeout=120) == "done"
 
 
 def test_no_thread_stays_behind() -> None:
@@ -263,12 +265,12 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[BaseException | None]:
     "handled", [TerminationSignal(signal.SIGTERM), KeyboardInterrupt(), asyncio.CancelledError()], ids=repr
 )
 def test_a_sleep_ends_when_the_main_thread_is_being_stopped(handled: BaseException, looks: list[Any]) -> None:
-    sleeper = Sleeper(60)
+    sleeper = Sleeper(600)
     try:
         raise handled
     except BaseException:
         sleeper.start()
-        error = sleeper.outcome.exception(timeout=20)
+        error = sleeper.outcome.exception(timeout=120)
     assert isinstance(error, TerminationSignal)
     assert handled in looks
 
@@ -280,7 +282,7 @@ def test_a_sleep_goes_on_when_the_main_thread_handles_something_else(handled: Ba
         raise handled
     except BaseException:
         sleeper.start()
-        slept = sleeper.outcome.result(timeout=20)
+        slept = sleeper.outcome.result(timeout=120)
     assert handled in looks, "it was seen"
     assert slept >= 0.2
 
@@ -288,7 +290,7 @@ def test_a_sleep_goes_on_when_the_main_thread_handles_something_else(handled: Ba
 def test_a_sleep_goes_on_when_the_main_thread_handles_nothing(looks: list[Any]) -> None:
     sleeper = Sleeper(0.2)
     sleeper.start()
-    assert sleeper.outcome.result(timeout=20) >= 0.2
+    assert sleeper.outcome.result(timeout=120) >= 0.2
     assert set(looks) == {None}
 
 
@@ -296,9 +298,15 @@ def test_a_cancellation_that_is_over_soon_stops_nothing(monkeypatch: pytest.Monk
     passing: list[BaseException | None] = [asyncio.CancelledError(), None, asyncio.CancelledError(), None]
     monkeypatch.setattr(_sync, "WATCH_SECONDS", 0.01)
     monkeypatch.setattr(_sync, "_exception_of_main_thread", lambda: passing.pop(0) if passing else None)
-    sleeper = Sleeper(0.2)
-    sleeper.start()
-    assert sleeper.outcome.result(timeout=20) >= 0.2
+
+    async def sleeps() -> float:
+        began = anyio.current_time()
+        await sleep_unless_stopped(0.2)
+        return anyio.current_time() - began
+
+    # In virtual time, so that there are four looks on any machine.
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(lambda: run_at_once(sleeps())).result(timeout=120) >= 0.2
     assert passing == []
 
 

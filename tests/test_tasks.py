@@ -872,7 +872,7 @@ def test_a_default_of_prefects_retries_does_not_decide_about_a_post(sandbox: San
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.stdout.splitlines()[-1:] == ["unknown 3 3"], done.stdout + done.stderr
     assert len(posts(sandbox)) == 1

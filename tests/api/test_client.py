@@ -807,8 +807,9 @@ async def test_a_refused_connection(call: str) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-    client = QATechClient(api_token=SecretStr(TOKEN), api_url=f"http://127.0.0.1:{port}")
-    error = await failure(client, call)
+        # Bound, nobody else can listen on it.
+        client = QATechClient(api_token=SecretStr(TOKEN), api_url=f"http://127.0.0.1:{port}")
+        error = await failure(client, call)
     assert type(error) is QATechConnectionError
     assert (error.retryable, error.status, error.request) == (True, None, REQUESTS[call])
 
@@ -870,9 +871,15 @@ async def test_a_post_that_may_have_arrived_is_not(call: str, raised: Exception,
 
 
 async def test_a_cancelled_call_is_cancelled() -> None:
-    drip = Body(b" ", times=1000, pause=lambda: anyio.sleep(0.01))
+    scope = anyio.CancelScope()
+
+    async def pause() -> None:
+        scope.cancel()
+        await anyio.sleep(0.01)
+
+    drip = Body(b" ", times=1000, pause=pause)
     async with Service(lambda request: answer(drip)).client() as client:
-        with anyio.move_on_after(0.1) as scope:
+        with scope:
             await POSTS["start"](client)
     assert scope.cancelled_caught
     assert drip.closed

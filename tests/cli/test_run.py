@@ -360,7 +360,7 @@ def test_a_command_that_was_ended_is_resumed_and_starts_nothing_twice(
     assert process.stderr is not None
     link = process.stderr.readline()
     process.send_signal(number)
-    told = process.communicate(timeout=60)[1]
+    told = process.communicate(timeout=240)[1]
     assert re.match(LINK, link)
     if number is not signal.SIGKILL:
         assert process.returncode == 130
@@ -385,7 +385,7 @@ def test_an_interruption_waits_for_the_answer_to_a_post(
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(number)
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     assert process.returncode == 130
     slow.clear_faults()
     slow.advance(3600)
@@ -408,7 +408,7 @@ def test_a_terminal_shows_what_is_running(slow: Sandbox, environment: dict[str, 
         while "░".encode() not in seen:
             seen += os.read(main_end, 4096)
         slow.advance(3600)
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=240)
     finally:
         process.kill()
         os.close(main_end)
@@ -559,7 +559,7 @@ def test_a_reader_that_has_gone_changes_no_verdict(environment: dict[str, str], 
     assert process.stdout is not None
     process.stdout.close()
     process.stdout = None
-    told = process.communicate(timeout=60)[1]
+    told = process.communicate(timeout=240)[1]
     assert (process.returncode, b"Broken pipe" in told) == (0, False)
     assert json.loads((tmp_path / "out/verdict.json").read_text())["verdict"] == "pass"
 
@@ -629,7 +629,7 @@ def test_a_verdict_has_its_colour_in_a_terminal_only(
                 printed += os.read(main_end, 4096)
             except OSError:  # what Linux gives for the end of a terminal
                 break
-        process.wait(timeout=60)
+        process.wait(timeout=240)
     finally:
         process.kill()
         os.close(main_end)

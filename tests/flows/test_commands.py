@@ -49,7 +49,7 @@ RUNNERS = [
         marks=pytest.mark.xfail(strict=True, raises=AssertionError, reason="leaves it running"),
     ),
 ]
-PATIENCE_SECONDS = 10
+PATIENCE_SECONDS = 120
 
 
 def is_alive(pid: int) -> bool:
@@ -126,12 +126,12 @@ def test_it_is_stopped_with_all_its_children_when_it_takes_too_long(
     # Neither the command nor its child listens to SIGTERM.
     code = (
         "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); child = os.fork();"
-        f"open({str(pids)!r}, 'a').write(f'{{os.getpid()}}\\n'); print('working', flush=True); time.sleep(60)"
+        f"open({str(pids)!r}, 'a').write(f'{{os.getpid()}}\\n'); print('working', flush=True); time.sleep(600)"
     )
     began = time.monotonic()
     with pytest.raises(CommandFailed, match=r"did not end within 3 s and was stopped\. Its last lines:\nworking"):
         run_command("deploy", python(code), 3)
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 200
     for pid in pids.read_text().split():
         wait_for_end(int(pid))
 
@@ -140,8 +140,8 @@ def test_what_a_command_leaves_running_on_purpose_goes_on(tmp_path: Path, monkey
     monkeypatch.setattr("flows.release.GRACE_SECONDS", 0.5)
     began = time.monotonic()
     # The background process holds the output open.
-    run_command("deploy", ["sh", "-c", f"sleep 30 & echo $! > {tmp_path}/pid; echo started"])
-    assert time.monotonic() - began < 25
+    run_command("deploy", ["sh", "-c", f"sleep 600 & echo $! > {tmp_path}/pid; echo started"])
+    assert time.monotonic() - began < 200
     pid = int((tmp_path / "pid").read_text())
     assert is_alive(pid)
     os.kill(pid, signal.SIGKILL)
@@ -171,7 +171,7 @@ def interrupt_once_it_runs(tmp_path: Path) -> Iterator[Callable[[], None]]:
 def test_an_interruption_stops_the_command(interrupt_once_it_runs: Callable[[], None], tmp_path: Path) -> None:
     threading.Thread(target=interrupt_once_it_runs, daemon=True).start()
     with pytest.raises(TerminationSignal):
-        run_command("deploy", ["sh", "-c", f"echo $$ > {tmp_path}/pid; sleep 60"])
+        run_command("deploy", ["sh", "-c", f"echo $$ > {tmp_path}/pid; sleep 600"])
     wait_for_end(int((tmp_path / "pid").read_text()))
 
 
@@ -192,7 +192,7 @@ def test_an_interruption_stops_a_command_that_was_started_this_moment(
 
     monkeypatch.setattr(subprocess, "Popen", start)
     with pytest.raises(TerminationSignal):
-        run("deploy", ["sh", "-c", f"echo $$ > {tmp_path}/pid; sleep 60"])
+        run("deploy", ["sh", "-c", f"echo $$ > {tmp_path}/pid; sleep 600"])
     wait_for_end(int((tmp_path / "pid").read_text()))
 
 
@@ -205,7 +205,7 @@ def test_an_interruption_stops_what_does_not_listen(
 ) -> None:
     monkeypatch.setattr("flows.release.GRACE_SECONDS", 0.5)
     # The command itself ends at SIGTERM, its child does not.
-    child = f"trap '' TERM; echo $$ > {tmp_path}/pid; sleep 60; sleep 60"
+    child = f"trap '' TERM; echo $$ > {tmp_path}/pid; sleep 600; sleep 600"
     threading.Thread(target=interrupt_once_it_runs, daemon=True).start()
     with pytest.raises(TerminationSignal):
         run("deploy", ["sh", "-c", f"sh -c {shlex.quote(child)}; true"])
@@ -218,7 +218,7 @@ def test_a_time_out_of_prefects_stops_the_command_in_a_thread_too(tmp_path: Path
 
     def work() -> None:
         try:
-            run_command("deploy", ["sh", "-c", f"echo $$ > {pid}; sleep 60"])
+            run_command("deploy", ["sh", "-c", f"echo $$ > {pid}; sleep 600"])
         except BaseException as error:
             caught.append(error)
 
@@ -228,6 +228,6 @@ def test_a_time_out_of_prefects_stops_the_command_in_a_thread_too(tmp_path: Path
         time.sleep(0.05)
     # What Prefect does to a thread.
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_long(thread.ident or 0), ctypes.py_object(TimeoutError))
-    thread.join(20)
+    thread.join(PATIENCE_SECONDS)
     assert [type(error) for error in caught] == [TimeoutError]
     wait_for_end(int(pid.read_text()))

@@ -18,7 +18,7 @@ from flows.demo import EXPECTED, Seen, environment, table
 from flows.storefront.local import LocalStorefront
 from prefect_qatech.sandbox import Sandbox
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 PROC = Path("/proc")
@@ -78,7 +78,7 @@ def test_the_three_versions(home: Path) -> None:
     }
     running = Demo(home, **elsewhere)
     try:
-        assert running.finish(180) == 0, running.output
+        assert running.finish(800) == 0, running.output
     finally:
         running.process.kill()
     rows = [re.split(r"\s{2,}", line.strip()) for line in running.output.splitlines()]
@@ -110,7 +110,7 @@ def test_nothing_is_left_when_it_is_interrupted(home: Path, moment: str, number:
         running.read_until(moment)
         assert len(running.processes()) >= 1
         running.process.send_signal(number)
-        assert running.finish(30) == 128 + number
+        assert running.finish(300) == 128 + number
     finally:
         running.process.kill()
     assert "everything that the demo had started is ended" in running.output

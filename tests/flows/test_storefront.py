@@ -130,7 +130,7 @@ def test_the_server_command() -> None:
         assert version_served_at(url) == "v1-good"
     finally:
         process.terminate()
-        process.communicate(timeout=10)
+        process.communicate(timeout=120)
 
 
 def test_a_port_in_use_is_one_sentence() -> None:

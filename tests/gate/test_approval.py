@@ -94,7 +94,7 @@ async def ended(sandbox: Sandbox, *answers: Answer, retries: int = 0, **argument
     questions: set[str] = set()
     work = asyncio.ensure_future(user())
     try:
-        with anyio.fail_after(60):
+        with anyio.fail_after(240):
             async with get_client() as client:
                 for answer in answers:
                     await answer(client, await _next_question(client, ids, questions))

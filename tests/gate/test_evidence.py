@@ -477,7 +477,7 @@ async def test_a_service_that_does_not_know_issues_is_asked_for_none() -> None:
     [
         {"kind": "status", "status": 503},
         {"kind": "status", "status": 403},
-        {"kind": "latency", "seconds": 60},
+        {"kind": "latency", "seconds": 600},
         {"kind": "html"},
         {"kind": "drop_after"},
     ],
@@ -489,7 +489,7 @@ async def test_issues_that_are_lost_are_told_and_hold_nothing_up(
     monkeypatch.setattr(details, "MAX_ISSUES_SECONDS", 0.5)
     with Sandbox(one_plan(cases(NOTICED)), speed=2000) as sandbox:
         sandbox.set_faults([{"on": ISSUES, **lost, "times": -1}])
-        report = await judge(sandbox, policy=GatePolicy(max_reruns=0, deadline_seconds=30))
+        report = await judge(sandbox, policy=GatePolicy(max_reruns=0, deadline_seconds=120))
     assert report.verdict is Verdict.FAIL
     assert report.incidents == ()
     assert report.causes_unknown == ()
@@ -511,10 +511,10 @@ async def test_issues_are_asked_for_again() -> None:
 
 
 async def test_no_rerun_is_sent_that_cannot_be_waited_for(flaky: Sandbox) -> None:
-    flaky.set_faults(fault({"kind": "status", "status": 429, "retry_after": 60, "times": 3}, "rerun"))
+    flaky.set_faults(fault({"kind": "status", "status": 429, "retry_after": 240, "times": 3}, "rerun"))
     began = time.monotonic()
-    report = await judge(flaky, policy=GatePolicy(deadline_seconds=30))
-    assert time.monotonic() - began < 30
+    report = await judge(flaky, policy=GatePolicy(deadline_seconds=120))
+    assert time.monotonic() - began < 120
     assert report.incidents == (Incident.RERUN_REFUSED,)
     assert len(posts(flaky)) == 2
 
@@ -544,7 +544,11 @@ async def test_an_outage_of_prefect_at_the_rerun_is_waited_through(
 
 async def test_an_outage_of_prefect_that_lasts_is_an_incident(flaky: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     Outage(monkeypatch, times=10_000)
-    report = await judge(flaky, policy=GatePolicy(deadline_seconds=6))
+    for seconds in (6, 24, 96):
+        flaky.reset()
+        report = await judge(flaky, policy=GatePolicy(deadline_seconds=seconds))
+        if report.verdict is not Verdict.INCONCLUSIVE:
+            break  # else the machine is busy: the deadline passed before the run had ended
     assert report.verdict is Verdict.FAIL
     assert report.incidents == (Incident.RERUN_REFUSED,)
     assert report.attempts[0].run_short_id in report.notes[0]
@@ -608,7 +612,7 @@ async def test_a_verdict_does_not_wait_for_a_record_of_it_that_hangs(
 
     monkeypatch.setattr(steps, "_RECORD_SECONDS", 0.1)
     monkeypatch.setattr(journal, "record_end", hang)
-    with anyio.fail_after(60):
+    with anyio.fail_after(240):
         report = await judge(flaky, policy=GatePolicy(max_reruns=0))
     assert report.verdict is Verdict.FAIL
 

@@ -135,7 +135,7 @@ async def test_task_runs_say_which_run_they_start_and_which_they_resume(credenti
 
     # The server notes them a moment later.
     names: list[str] = []
-    for _ in range(50):
+    for _ in range(600):
         async with get_client() as client:
             mine = FlowRunFilter(id=FlowRunFilterId(any_=[own]))
             names = [task_run.name for task_run in await client.read_task_runs(flow_run_filter=mine)]

@@ -230,7 +230,7 @@ async def test_a_start_that_is_repeated_until_the_ledger_is_there_is_found_by_a_
             runs.append(await ask(send))
         step()
 
-    with anyio.fail_after(60):
+    with anyio.fail_after(240):
         await user()
     assert trouble.failed == 1
     assert (runs, send.count) == (["run1", "run1"], 1)

@@ -154,7 +154,7 @@ async def test_the_server_stores_it_once() -> None:
     await user()
     await events.deliver()
     found: list[dict[str, Any]] = []
-    with anyio.fail_after(60):
+    with anyio.fail_after(240):
         async with get_client() as client:
             while not any(event["payload"]["target"] == "last" for event in found):
                 await anyio.sleep(0.2)

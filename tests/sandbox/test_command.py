@@ -47,7 +47,7 @@ def test_it_serves_until_a_signal(number: signal.Signals) -> None:
         assert httpx.post(f"{url}/v1/run", headers=headers).status_code == 200
         assert httpx.get(f"{url}/sandbox/health").json()["speed"] == 5000
         process.send_signal(number)
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=120) == 0
         assert process.stdout
         assert process.stderr
         out = process.stdout.read()
@@ -57,7 +57,7 @@ def test_it_serves_until_a_signal(number: signal.Signals) -> None:
 
 
 def fail(*arguments: str) -> str:
-    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 3
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
