@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import respx
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +27,7 @@ from prefect_qatech import (
 )
 from prefect_qatech.api import lists as module
 from prefect_qatech.api.client import QATechClient
-from prefect_qatech.api.uploads import UploadedFile
+from prefect_qatech.api.uploads import BuildFile, UploadedFile, put_file
 from prefect_qatech.sandbox import Sandbox
 from tests.support import credentials_for
 from tests.wire import TOKEN, Service, answer
@@ -170,6 +171,18 @@ async def test_a_file_goes_to_https_only(address: str, tmp_path: Path) -> None:
             await client.upload_build("app_droid", tmp_path / "shop.apk")
     assert "sig=1" not in str(caught.value)
     assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_an_upload_that_is_sent_elsewhere_was_not_taken(status: int, tmp_path: Path) -> None:
+    """Where it is sent need not be trusted; and by a 303 the page there would be read, and pass for an upload."""
+    (tmp_path / "shop.apk").write_bytes(b"x")
+    with respx.mock(assert_all_called=False) as store:
+        store.put("https://store.example.com/x").respond(status, headers={"Location": "https://else.example.com/"})
+        elsewhere = store.route(host="else.example.com").respond(200)
+        with pytest.raises(QATechAPIError, match="refused the upload"):
+            await put_file(BuildFile.of(tmp_path / "shop.apk"), "https://store.example.com/x", timeout_seconds=60)
+        assert not elsewhere.called
 
 
 async def test_a_release_check_is_started_and_read(sandbox: Sandbox) -> None:
