@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,21 @@ async def test_a_file_goes_to_https_only(address: str, tmp_path: Path) -> None:
             await client.upload_build("app_droid", tmp_path / "shop.apk")
     assert "sig=1" not in str(caught.value)
     assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize("status", [None, 403, 503])
+async def test_no_error_of_an_upload_shows_its_address(status: int | None, tmp_path: Path) -> None:
+    """Whoever has it may write there."""
+    (tmp_path / "shop.apk").write_bytes(b"x")
+    address = "https://store.example.com/x?sig=1"
+    with respx.mock() as store:
+        broken = httpx.ConnectError(f"no way to {address}")
+        store.put(address).mock(side_effect=broken if status is None else [httpx.Response(status)])
+        with pytest.raises(QATechAPIError, match=r"store\.example\.com") as caught:
+            await put_file(BuildFile.of(tmp_path / "shop.apk"), address, timeout_seconds=60)
+    assert caught.value.retryable
+    whole = "".join(traceback.format_exception(caught.value))
+    assert "sig=1" not in whole + repr(vars(caught.value))
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
