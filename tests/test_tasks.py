@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -726,9 +727,12 @@ async def test_a_service_that_never_takes_it_is_asked_four_times_and_leaves_no_t
 
 
 async def test_a_refused_connection_is_tried_again(monkeypatch: pytest.MonkeyPatch, slept: list[float]) -> None:
-    with Sandbox(speed=2000) as before:
-        port = int(before.url.rpartition(":")[2])
-        credentials = credentials_for(before)
+    # Bound until a sandbox listens on it: nobody else is given it meanwhile.
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    port = held.getsockname()[1]
+    credentials = QATechCredentials(api_token="sandbox-token", api_url=f"http://127.0.0.1:{port}")
     running: list[Sandbox] = []
 
     async def sleep(seconds: float) -> None:
@@ -743,6 +747,7 @@ async def test_a_refused_connection_is_tried_again(monkeypatch: pytest.MonkeyPat
     finally:
         for sandbox in running:
             sandbox.__exit__(None, None, None)
+        held.close()
     assert len(slept) == 2
 
 

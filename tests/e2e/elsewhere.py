@@ -13,7 +13,7 @@ from typing import Any
 
 from prefect_qatech.sandbox import Sandbox, SandboxScenario, load_scenario
 from tests.e2e.runner_flows import BLOCK
-from tests.e2e.world import ROOT, World
+from tests.e2e.world import PATIENCE_SECONDS, ROOT, World
 
 TOKEN = "qat-7d2f91c04be85a63"
 _BASE64 = re.compile(rb"[A-Za-z0-9+/\\n]{24,}={0,2}")
@@ -35,7 +35,7 @@ class Elsewhere:
             env=world.environment({"QATECH_API_TOKEN": sandbox.token, "QATECH_API_URL": sandbox.url}),
             cwd=ROOT,
             check=True,
-            timeout=120,
+            timeout=PATIENCE_SECONDS,
         )
 
     def run(self, kind: str, flow: str) -> Any:
@@ -43,7 +43,7 @@ class Elsewhere:
         name = f"{kind}-{flow}"
         process = self.world.spawn(name, sys.executable, "-m", "tests.e2e.runner_flows", kind, flow)
         try:
-            assert process.wait(300) == 0, self.world.log(name)[-5_000:]
+            assert process.wait(PATIENCE_SECONDS) == 0, self.world.log(name)[-5_000:]
         finally:
             self.world.stop(name)
         return json.loads([line for line in self.world.log(name).splitlines() if line.startswith(("{", "["))][-1])

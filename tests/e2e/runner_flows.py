@@ -114,18 +114,18 @@ def delayed(credentials: QATechCredentials) -> dict[str, Any]:
     """Tasks for a task worker: starts of one label and of another, then looks while the run goes on."""
     starts = [start_test_run.delay(credentials, "pln_flaky", label="one") for _ in range(2)]
     labelled = astart_test_run.delay(credentials, "pln_flaky", label="another")
-    runs = [future.result(timeout=120) for future in [*starts, labelled]]
+    runs = [future.result(timeout=300) for future in [*starts, labelled]]
     run_short_id = runs[0].run_short_id
     looks = []
     for task in (get_test_run, get_test_run, aget_test_run, aget_test_run):
         look = task.delay(credentials, run_short_id)
-        look.wait(timeout=120)
-        looks.append((look.state.name, look.result(timeout=120).run_short_id))
-    waited = wait_for_test_run.delay(credentials, run_short_id, 600, polling=POLLING).result(timeout=120)
-    rerun = rerun_test_run.delay(credentials, run_short_id, failed_only=True, label="failed").result(timeout=120)
+        look.wait(timeout=300)
+        looks.append((look.state.name, look.result(timeout=300).run_short_id))
+    waited = wait_for_test_run.delay(credentials, run_short_id, 600, polling=POLLING).result(timeout=300)
+    rerun = rerun_test_run.delay(credentials, run_short_id, failed_only=True, label="failed").result(timeout=300)
     missing = start_test_run.delay(credentials, "pln_missing", label="missing")
     try:
-        missing.result(timeout=120)
+        missing.result(timeout=300)
     except NotFoundError as error:
         caught = told(error)
     return {
@@ -140,7 +140,7 @@ def delayed(credentials: QATechCredentials) -> dict[str, Any]:
 def delayed_without_a_flow(credentials: QATechCredentials) -> list[str]:
     """Equal starts that no flow run has a record of."""
     futures = [start_test_run.delay(credentials, "pln_green") for _ in range(2)]
-    return [future.result(timeout=120).run_short_id for future in futures]
+    return [future.result(timeout=300).run_short_id for future in futures]
 
 
 def main(kind: str, name: str) -> None:

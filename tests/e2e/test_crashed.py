@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 
 from prefect_qatech.sandbox import Sandbox
-from tests.e2e.world import POOL, ROOT, World, eventually
+from tests.e2e.world import PATIENCE_SECONDS, POOL, ROOT, World, eventually
 
 # The shortest heartbeats that Prefect allows.
 HEARTBEAT_SECONDS, CRASHED_AFTER_SECONDS = 30, 75
@@ -44,11 +44,13 @@ def test_a_gate_without_a_process_is_marked_as_crashed_and_no_other(lonely: Worl
         world.deploy("flows/triage.py:triage", {}, "triage")
         env = world.environment() | {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}
         command = [sys.executable, "deployments/automations.py", "--crashed-after", str(CRASHED_AFTER_SECONDS)]
-        done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+        )
         assert done.returncode == 0, done.stderr
         save = "from prefect_qatech import QATechCredentials as C; C.from_env().save('crashed')"
         at_hand = env | {"QATECH_API_TOKEN": sandbox.token, "QATECH_API_URL": sandbox.url}
-        subprocess.run([sys.executable, "-c", save], env=at_hand, cwd=ROOT, timeout=60, check=True)
+        subprocess.run([sys.executable, "-c", save], env=at_hand, cwd=ROOT, timeout=PATIENCE_SECONDS, check=True)
 
         def execute(flow_run_id: UUID) -> int:
             command = (sys.executable, "-m", "prefect", "flow-run", "execute", str(flow_run_id))
@@ -84,13 +86,13 @@ def test_a_gate_without_a_process_is_marked_as_crashed_and_no_other(lonely: Worl
         world.kill(killed)
         assert world.state(killed)["type"] == "RUNNING"
 
-        state = world.wait_for_state(killed, "CRASHED", seconds=CRASHED_AFTER_SECONDS + 60)
+        state = world.wait_for_state(killed, "CRASHED", seconds=CRASHED_AFTER_SECONDS + PATIENCE_SECONDS)
         assert "No sign of life" in state["message"]
         # Each of them has been silent or alive for longer than that.
         assert world.state(suspended)["name"] == "Suspended"
         assert world.state(waiting)["type"] == "RUNNING"
         assert world.state(asking)["type"] == "PAUSED"
-        assert len(heartbeats(waiting)) >= 3
+        eventually(lambda: len(heartbeats(waiting)) >= 3, "its heartbeats")
 
         body = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}, "force": True}
         world.post(f"/flow_runs/{killed}/set_state", body)

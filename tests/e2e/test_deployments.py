@@ -19,7 +19,7 @@ import pytest
 from prefect_qatech.sandbox import Sandbox
 from tests.documents import PAGES, blocks
 from tests.e2e.flows import promote
-from tests.e2e.world import World, eventually
+from tests.e2e.world import PATIENCE_SECONDS, World, eventually
 from tests.support import posts, unpacked_wheel
 
 GATE, NIGHT = "check-release/release-gate", "nightly-regression/nightly-regression"
@@ -50,7 +50,7 @@ class Scene:
             cwd=self.directory,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE_SECONDS,
         )
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
         return done.stdout + done.stderr
@@ -226,7 +226,7 @@ def test_the_event_of_the_guide_starts_a_check_of_the_preview(scene: Scene) -> N
     environment = {**scene.world.environment(), "PYTHONPATH": ""}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     [line] = blocks(PAGES["guides/previews.md"], "sh")
-    subprocess.run(["sh", "-c", line], env=environment, timeout=60, check=True)
+    subprocess.run(["sh", "-c", line], env=environment, timeout=PATIENCE_SECONDS, check=True)
     [run] = eventually(lambda: scene.runs_of(PREVIEW), "the check of the preview")
     assert run["parameters"]["pull_request"] == 42
     scene.world.wait_for_state(UUID(run["id"]), "COMPLETED")
@@ -319,7 +319,7 @@ def test_a_question_is_told_and_an_approval_promotes_where_that_is_wanted(scene:
             acting.make(*wanted)
             gate = scene.run(GATE, polling=POLLING, target="v2", on_failed="ask")
             # The flow run that people open is the one that asks.
-            scene.world.wait_for_state(gate, "PAUSED", seconds=300)
+            scene.world.wait_for_state(gate, "PAUSED")
             eventually(lambda gate=gate: acting.told_of(gate), "the notification of the question")
             [asked] = [one for one in acting.told if str(gate) in one["body"]]
             assert asked["subject"] == "QA.tech gate pln_broken: a person has to decide"

@@ -12,7 +12,7 @@ import pytest
 
 from prefect_qatech.sandbox import Sandbox
 from tests.e2e.conftest import Deployed
-from tests.e2e.world import World, eventually
+from tests.e2e.world import PATIENCE_SECONDS, World, eventually
 
 SLOW_ANSWER = {"on": {"path": "start"}, "kind": "latency", "seconds": 6, "times": 1, "accepted": True}
 
@@ -52,7 +52,7 @@ def test_a_killed_gate_is_taken_up(deployed: Deployed, sandbox: Sandbox) -> None
 
 def test_a_kill_during_the_post_is_never_guessed_and_a_person_settles_it(deployed: Deployed, sandbox: Sandbox) -> None:
     world = deployed.world
-    sandbox.set_faults([SLOW_ANSWER])
+    sandbox.set_faults([{**SLOW_ANSWER, "seconds": 600}])
     flow_run_id = deployed.run("sync_gate", "pln_green")
     eventually(lambda: sandbox.counts()["starts"] == 1, "the accepted start")
     assert not recorded(world, flow_run_id)
@@ -83,7 +83,7 @@ def test_an_evicted_gate_goes_on_in_another_process(deployed: Deployed, sandbox:
     flow_run_id, pod = deployed.run_in_a_pod(flow, "pln_flaky")
     eventually(lambda: recorded(world, flow_run_id), "the record of the start")
     pod.send_signal(signal.SIGTERM)
-    assert pod.wait(90) == 0
+    assert pod.wait(PATIENCE_SECONDS) == 0
     # Scheduled anew, and taken up by the worker.
     completed(world, flow_run_id)
     assert world.get(f"/flow_runs/{flow_run_id}")["run_count"] == 2

@@ -11,7 +11,7 @@ import pytest
 
 from prefect_qatech.sandbox import Sandbox
 from tests.e2e.parameters import as_json, for_many, request
-from tests.e2e.world import World, eventually
+from tests.e2e.world import PATIENCE_SECONDS, World, eventually
 from tests.support import posts
 
 GATE, MANY = "release-gate/objects", "gather-gates/objects"
@@ -29,7 +29,7 @@ def sandbox(world: World) -> Iterator[Sandbox]:
     with Sandbox(speed=600) as sandbox:
         env = {"QATECH_API_URL": sandbox.url, "QATECH_API_TOKEN": sandbox.token}
         save = "from prefect_qatech import QATechCredentials as C; C.from_env().save('parameters', overwrite=True)"
-        assert world.spawn("save-parameters", sys.executable, "-c", save, env=env).wait(60) == 0
+        assert world.spawn("save-parameters", sys.executable, "-c", save, env=env).wait(PATIENCE_SECONDS) == 0
         world.spawn("parameters", sys.executable, "-m", "tests.e2e.parameters", "serve")
         try:
             for name in (GATE, MANY, "release-gate/to-deployment"):
@@ -51,7 +51,7 @@ def created(world: World, name: str, parameters: dict[str, Any]) -> None:
 
 def test_the_same_request_arrives_in_each_way(world: World, sandbox: Sandbox) -> None:
     process = world.spawn("deploy", sys.executable, "-m", "tests.e2e.parameters", "deploy")
-    assert process.wait(300) == 0, world.log("deploy")
+    assert process.wait(PATIENCE_SECONDS) == 0, world.log("deploy")
     for name in (GATE, MANY, "release-gate/to-deployment", "release-gate/deployed", "release-gate/deployed-json"):
         created(world, name, {})
     created(world, GATE, as_json("API"))

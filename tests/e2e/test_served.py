@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from prefect_qatech.sandbox import Sandbox
-from tests.e2e.world import World, eventually
+from tests.e2e.world import PATIENCE_SECONDS, World, eventually
 from tests.support import counted
 
 BLOCK = {"$ref": {"block_document_slug": "qatech-credentials/qatech"}}
@@ -76,7 +76,7 @@ def served(world: World) -> Iterator[Served]:
     with Sandbox(speed=600) as sandbox:
         env = {"QATECH_API_URL": sandbox.url, "QATECH_API_TOKEN": sandbox.token}
         save = "from prefect_qatech import QATechCredentials as C; C.from_env().save('qatech', overwrite=True)"
-        assert world.spawn("save", sys.executable, "-c", save, env=env).wait(60) == 0, world.log("save")
+        assert world.spawn("save", sys.executable, "-c", save, env=env).wait(PATIENCE_SECONDS) == 0, world.log("save")
         for program in PROGRAMS:
             world.spawn(program, sys.executable, "-m", program, env=env)
         try:

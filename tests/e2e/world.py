@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
@@ -27,10 +29,12 @@ T = TypeVar("T")
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A port for a server that starts later: below those that the system gives to connections meanwhile."""
+    while True:
+        with suppress(OSError), socket.socket() as listener:
+            listener.bind(("127.0.0.1", random.randint(20_000, 32_000)))
+            port: int = listener.getsockname()[1]
+            return port
 
 
 def eventually(look: Callable[[], T], what: str, seconds: float = PATIENCE_SECONDS) -> T:
@@ -52,8 +56,8 @@ class World:
         self.port = free_port()
         self.api_url = f"http://127.0.0.1:{self.port}/api"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        # A lock of SQLite is waited for by the server for up to 60 s.
-        self.http = httpx.Client(base_url=self.api_url, timeout=90)
+        # A lock of SQLite is waited for by the server for up to 60 s, more than once.
+        self.http = httpx.Client(base_url=self.api_url, timeout=PATIENCE_SECONDS)
 
     def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """The environment of everything in this world."""
@@ -77,7 +81,7 @@ class World:
     ) -> subprocess.Popen[bytes]:
         """Start a process with SIGINT as a terminal would leave it."""
         if (earlier := self._processes.pop(name, None)) is not None:
-            earlier.wait(20)
+            earlier.wait(PATIENCE_SECONDS)
         with (self.home / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 command,
@@ -118,7 +122,7 @@ class World:
             except httpx.HTTPError:
                 return False
 
-        eventually(healthy, "the Prefect server's health", 120)
+        eventually(healthy, "the Prefect server's health")
         keep_tables(database)
 
     def stop(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
@@ -131,7 +135,7 @@ class World:
             process.wait(20)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
+            process.wait(60)
 
     def start_worker(self) -> subprocess.Popen[bytes]:
         return self.spawn(
@@ -155,7 +159,7 @@ class World:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE_SECONDS,
         )
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
@@ -174,10 +178,10 @@ class World:
             # A busy server resets a connection now and then.
             try:
                 return self.http.get(path)
-            except httpx.ReadError:
+            except (httpx.NetworkError, httpx.RemoteProtocolError):
                 return None
 
-        answer = eventually(asked, f"an answer of {path}", 30)
+        answer = eventually(asked, f"an answer of {path}")
         assert answer.is_success, f"{path}: {answer.status_code} {answer.text}"
         return answer.json()
 

@@ -62,8 +62,8 @@ def is_alive(pid: int) -> bool:
     return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
-def wait_for_end(pid: int) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
+def wait_for_end(pid: int, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    deadline = time.monotonic() + patience_seconds
     while is_alive(pid):
         assert time.monotonic() < deadline, f"process {pid} is still there"
         time.sleep(0.05)
@@ -193,7 +193,7 @@ def test_an_interruption_stops_a_command_that_was_started_this_moment(
     monkeypatch.setattr(subprocess, "Popen", start)
     with pytest.raises(TerminationSignal):
         run("deploy", ["sh", "-c", f"echo $$ > {tmp_path}/pid; sleep 600"])
-    wait_for_end(int((tmp_path / "pid").read_text()))
+    wait_for_end(int((tmp_path / "pid").read_text()), PATIENCE_SECONDS if run is run_command else 5)
 
 
 @pytest.mark.parametrize("run", RUNNERS)
@@ -209,7 +209,7 @@ def test_an_interruption_stops_what_does_not_listen(
     threading.Thread(target=interrupt_once_it_runs, daemon=True).start()
     with pytest.raises(TerminationSignal):
         run("deploy", ["sh", "-c", f"sh -c {shlex.quote(child)}; true"])
-    wait_for_end(int((tmp_path / "pid").read_text()))
+    wait_for_end(int((tmp_path / "pid").read_text()), PATIENCE_SECONDS if run is run_command else 5)
 
 
 def test_a_time_out_of_prefects_stops_the_command_in_a_thread_too(tmp_path: Path) -> None:

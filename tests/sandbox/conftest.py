@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -13,13 +14,21 @@ import pytest
 from prefect_qatech.sandbox import Sandbox
 
 
+def eventually(is_so: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + 120
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 class Api:
     """A sandbox with a manual clock, and a client of it."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
         self.client = httpx.Client(
-            base_url=f"{sandbox.url}/v1", headers={"Authorization": f"Bearer {sandbox.token}"}, timeout=10
+            base_url=f"{sandbox.url}/v1", headers={"Authorization": f"Bearer {sandbox.token}"}, timeout=120
         )
 
     def start(self, plan: str | None = None, **body: Any) -> str:
@@ -92,7 +101,7 @@ class Site:
             def do_GET(self) -> None:
                 site.seen.append(self.path)
                 if site.hold is not None:
-                    site.hold.wait(10)
+                    site.hold.wait(300)
                 status, body = site.pages.get(self.path, (404, "<h1>Not here</h1>"))
                 raw = body.encode()
                 self.send_response(status)

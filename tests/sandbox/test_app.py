@@ -12,7 +12,7 @@ import pytest
 
 from prefect_qatech.sandbox import Sandbox
 
-from .conftest import Api, Site
+from .conftest import Api, Site, eventually
 
 UUID = "a1b2c3d4-e5f6-4789-a012-3456789abcde"
 
@@ -242,10 +242,13 @@ def test_only_this_machine_steers(api: Api) -> None:
 
 
 def test_an_answer_does_not_wait_for_an_acknowledgement(api: Api) -> None:
-    began = time.monotonic()
+    lasted = []
     for _ in range(40):
+        began = time.monotonic()
         api.client.get("/projects")
-    assert time.monotonic() - began < 1.2  # with Nagle's algorithm 1.76 s, without it 0.02 s
+        lasted.append(time.monotonic() - began)
+    # With Nagle's algorithm nearly each lasts 40 ms, without it 0.5 ms; a busy machine holds up some of them.
+    assert sorted(lasted)[10] < 0.035
 
 
 def test_time_passes_by_itself() -> None:
@@ -380,18 +383,19 @@ def test_a_page_that_hangs_holds_its_test_and_nobody_else(
     api: Api, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("prefect_qatech.sandbox.service.MAX_WAIT_FOR_CHECKS_SECONDS", 0.1)
-    monkeypatch.setattr("prefect_qatech.sandbox.checks._TIMEOUT_SECONDS", 0.6)
+    monkeypatch.setattr("prefect_qatech.sandbox.checks._TIMEOUT_SECONDS", 3600)
     site.hold = threading.Event()
-    run = api.start("pln_storefront", applications=at(site.url))
-    shown = api.finish(run)
-    assert shown["status"] == "RUNNING"
+    held = api.start("pln_storefront", applications=at(site.url))
+    assert api.finish(held)["status"] == "RUNNING"
     assert set(api.results(api.start("pln_green")).values()) == {"PASSED"}
-    for _ in range(50):
-        shown = api.get(run)
-        if shown["status"] == "COMPLETED":
-            break
-    assert shown["runTestCases"][0]["resultTitle"] == "The page /index.html did not answer"
-    assert api.sandbox.counts()["http_checks"] == 5
+    checks = api.sandbox.counts()["http_checks"]
+    monkeypatch.setattr("prefect_qatech.sandbox.checks._TIMEOUT_SECONDS", 0.3)
+    run = api.start("pln_storefront", applications=at(site.url))
+    api.finish(run)
+    eventually(lambda: api.get(run)["status"] == "COMPLETED")
+    assert api.get(run)["runTestCases"][0]["resultTitle"] == "The page /index.html did not answer"
+    assert api.get(held)["status"] == "RUNNING"
+    assert api.sandbox.counts()["http_checks"] == checks + 5
 
 
 def test_everybody_looks_at_once_and_each_page_is_fetched_once(api: Api, site: Site) -> None:

@@ -22,12 +22,11 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, TimeoutError, expect, sync_playwright
 
 from prefect_qatech.sandbox import Sandbox
-from tests.e2e.world import ROOT, World, eventually
+from tests.e2e.world import PATIENCE_SECONDS, ROOT, World, eventually
 from tests.ui import scenario
 
 CHROMIUM = Path("/usr/bin/chromium")
 PICTURES = os.environ.get("QATECH_PICTURES")
-PATIENCE_SECONDS = 30
 # The new UI asks its telemetry's maker for a configuration, again and again; it is not answered here.
 KNOWN = ("https://sr-client-cfg.amplitude.com/",)
 # It runs as root in CI, and without the others Chromium asks its makers' servers for this and that.
@@ -224,7 +223,13 @@ def gates(world: World, beacon: Beacon) -> Iterator[dict[str, Gate]]:
         jobs[-1]["triage"] = "hostile"
         command = [sys.executable, "-m", "tests.ui.gates", json.dumps(jobs)]
         done = subprocess.run(
-            command, env=world.environment(), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+            command,
+            env=world.environment(),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         artifacts = world.post("/artifacts/filter", {"limit": 200, "sort": "CREATED_DESC"})

@@ -17,7 +17,7 @@ from playwright.sync_api import Locator, Page, Response, Route, expect
 
 from prefect_qatech import QATechApplication, QATechEnvironment, QATechGitHubTrigger, QATechRunRequest
 from prefect_qatech.sandbox import Sandbox
-from tests.e2e.world import ROOT, World, eventually
+from tests.e2e.world import PATIENCE_SECONDS, ROOT, World, eventually
 from tests.ui import scenario
 from tests.ui.conftest import UI
 
@@ -44,7 +44,7 @@ def run(world: World, *arguments: str, **more: str) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
