@@ -7,8 +7,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -403,14 +405,26 @@ def test_a_terminal_shows_what_is_running(slow: Sandbox, environment: dict[str, 
         stderr=terminal,
     )
     os.close(terminal)
-    seen = b""
+    seen = bytearray()
+    has_bar = threading.Event()
+
+    def read() -> None:
+        # To the end, what Linux gives as an error: a terminal that nobody reads holds the command up.
+        with suppress(OSError):
+            while True:
+                seen.extend(os.read(main_end, 4096))
+                if "░".encode() in seen:
+                    has_bar.set()
+
+    reader = threading.Thread(target=read)
+    reader.start()
     try:
-        while "░".encode() not in seen:
-            seen += os.read(main_end, 4096)
+        assert has_bar.wait(120)
         slow.advance(3600)
-        out, _ = process.communicate(timeout=240)
+        out, _ = process.communicate(timeout=120)
     finally:
         process.kill()
+        reader.join(60)
         os.close(main_end)
     assert process.returncode == 0
     assert re.search(LINK, seen.decode())
