@@ -190,9 +190,11 @@ def test_a_github_step_gets_outputs_a_summary_and_annotations(
 HOSTILE = "Pay\n::set-env name=X::1\n##vso[task.setvariable variable=X]1 ##[command] %0A\x1b[2J"
 
 
-@pytest.mark.parametrize("service", ["GITHUB_ACTIONS", "TF_BUILD"])
+@pytest.mark.parametrize(
+    ("service", "escaped"), [("GITHUB_ACTIONS", ["%250A"]), ("TF_BUILD", ["%AZP250A", "variable=X%5D1"])]
+)
 def test_a_test_cannot_give_commands_to_a_ci_runner(
-    service: str, command: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    service: str, escaped: list[str], command: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = one_plan([{"name": HOSTILE, "outcomes": "failed"}])
     with Sandbox(plan, speed=2000) as other:
@@ -206,6 +208,9 @@ def test_a_test_cannot_give_commands_to_a_ci_runner(
         rest = line[is_ours.end() :] if is_ours else line
         assert "::" not in rest
         assert "##" not in rest
+    # What the service would read as an end of a line, or of the head of a command.
+    [annotation] = [line for line in printed.err.splitlines() if "0A" in line and line.startswith(("::", "##vso"))]
+    assert all(text in annotation for text in escaped)
 
 
 def test_azure_gets_issues_variables_and_a_summary(
