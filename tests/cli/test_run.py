@@ -424,11 +424,12 @@ def test_a_terminal_shows_what_is_running(slow: Sandbox, environment: dict[str, 
     reader = threading.Thread(target=read)
     reader.start()
     try:
-        assert has_bar.wait(120)
+        assert has_bar.wait(240)
         slow.advance(3600)
         out, _ = process.communicate(timeout=120)
     finally:
         process.kill()
+        process.wait()
         reader.join(60)
         os.close(main_end)
     assert process.returncode == 0
