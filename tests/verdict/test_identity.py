@@ -85,6 +85,21 @@ def test_without_any_id_by_name() -> None:
     assert found == {"name:Pay": "fpw", "name:Search": "pa"}
 
 
+@pytest.mark.parametrize(
+    ("known", "listed", "found"),
+    [
+        ({"id": "1"}, {"id": "1", "projectTestCaseId": "P"}, {"1": "fp"}),
+        ({"id": "1", "projectTestCaseId": "P"}, {"id": "1"}, {"P": "fp"}),
+        ({"id": "1"}, {"id": "2", "projectTestCaseId": "P"}, {"1": "fpw"}),
+        ({"id": "1", "projectTestCaseId": "P"}, {"id": "2"}, {"P": "fpw"}),
+    ],
+)
+def test_by_id_or_name_where_one_list_alone_tells_the_project_test_case_id(
+    known: dict[str, str], listed: dict[str, str], found: dict[str, str]
+) -> None:
+    assert outcomes(attempt(case("Pay", **known, **FAILED)), attempt(case("Pay", **listed))) == found
+
+
 def test_a_strong_identity_stays_strong() -> None:
     assert outcomes(attempt(case("Pay", id="1")), attempt(case("Pay", id="1"))) == {"1": "pp"}
 
