@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 from uuid import UUID
 
 import httpx
@@ -25,6 +25,8 @@ POOL = "e2e"
 PATIENCE_SECONDS = 300.0
 # Variables of a process worker's job: without a command, each flow run imports Prefect twice, first for a workspace.
 AT_ONCE = {"command": f"{sys.executable} -m prefect.engine"}
+# What the server says when it gave up a part of its work, such as an automation's action, which it never repeats.
+REFUSALS = ("database is locked", "QueuePool limit")
 T = TypeVar("T")
 
 
@@ -51,7 +53,10 @@ def eventually(look: Callable[[], T], what: str, seconds: float = PATIENCE_SECON
 class World:
     """One Prefect server (SQLite) and one process worker on free ports and a folder of their own."""
 
+    started: ClassVar[list[World]] = []
+
     def __init__(self, home: Path) -> None:
+        self.started.append(self)
         self.home = home
         self.port = free_port()
         self.api_url = f"http://127.0.0.1:{self.port}/api"
@@ -68,6 +73,8 @@ class World:
             "PREFECT_API_URL": self.api_url,
             "PREFECT_API_SSL_CERT_FILE": str(one_certificate()),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            # Else its log does not hold each refusal of a locked SQLite.
+            "PREFECT_SERVER_LOG_RETRYABLE_ERRORS": "true",
             # Else the pages of the server would ask the server on the default port.
             "PREFECT_SERVER_UI_API_URL": self.api_url,
             "PREFECT_WORKER_QUERY_SECONDS": "1",
@@ -98,6 +105,13 @@ class World:
 
     def log(self, name: str) -> str:
         return (self.home / f"{name}.log").read_text(errors="replace")
+
+    @classmethod
+    def refusals(cls) -> int:
+        """How often SQLite's lock has made a server of this process give something up."""
+        logs = [world.home / "server.log" for world in cls.started]
+        texts = [log.read_text(errors="replace") for log in logs if log.exists()]
+        return sum(text.count(sentence) for text in texts for sentence in REFUSALS)
 
     def start_server(self) -> None:
         database = self.home / "prefect.db"
