@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from typing import Any, Generic, ParamSpec, TypeVar
 from weakref import WeakSet
 
@@ -51,6 +52,11 @@ def run_sync(core: Callable[[], Coroutine[Any, Any, T]]) -> T:
             work.ended.wait()
             raise
         raise error
+
+
+def calling_thread() -> threading.Thread:
+    """Return the thread that called the sync version of what runs here; this thread where nobody did."""
+    return _caller.get() or threading.current_thread()
 
 
 def sync_version(core: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
@@ -108,11 +114,13 @@ class _Work(Generic[T]):
 
     def __init__(self, core: Callable[[], Coroutine[Any, Any, T]]) -> None:
         self._core = core
+        self._caller = calling_thread()
         self.ended = threading.Event()
         self.raised: BaseException = _Raised()
 
     async def __call__(self) -> T:
         _loops.add(asyncio.get_running_loop())
+        _caller.set(self._caller)
         try:
             return await self._core()
         except asyncio.CancelledError:
@@ -126,6 +134,7 @@ class _Work(Generic[T]):
 
 _provider = BlockingPortalProvider()
 _loops: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
+_caller: ContextVar[threading.Thread | None] = ContextVar("caller", default=None)
 
 
 def _portal() -> AbstractContextManager[BlockingPortal]:

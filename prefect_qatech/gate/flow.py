@@ -19,10 +19,7 @@ Once the first run has ended, whatever goes wrong (a rerun that is refused, a wa
 down) is an incident in a report with a verdict.
 """
 
-from prefect import flow
-
 from prefect_qatech._prefect import run_logger
-from prefect_qatech._sync import run_sync
 from prefect_qatech.api.catalogue import QATechReleaseCheckRequest
 from prefect_qatech.api.requests import QATechRunRequest, as_request
 from prefect_qatech.credentials import QATechCredentials, check_credentials
@@ -30,7 +27,7 @@ from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.gate.campaign import MAX_SENTENCE, GateCampaign, ReleaseCheck
 from prefect_qatech.gate.names import name_of_this_gate
 from prefect_qatech.gate.settings import GateSettings, HowToWait, OnNoPass
-from prefect_qatech.gate.state import check_that_each_retry_calls_it, verdict_as_state
+from prefect_qatech.gate.state import check_that_each_retry_calls_it, gate_in_both_versions
 from prefect_qatech.gate.steps import FlowRunSteps, this_subject
 from prefect_qatech.ledger import QATechRunRecord, check_that_no_context_was_lost
 from prefect_qatech.polling.schedule import QATechPolling
@@ -81,7 +78,7 @@ async def _run_gate(
     if run is not None and request is not None:
         raise InvalidInputError("run= judges a run that is there already: give run or request, not both.")
     wanted = as_request(request)
-    await check_that_no_context_was_lost(settings.is_in_main_thread)
+    await check_that_no_context_was_lost()
     logger = run_logger()
     steps = FlowRunSteps(credentials, wanted, settings, run)
     gate = GateCampaign(
@@ -109,46 +106,8 @@ async def _run_gate(
     return report
 
 
-@verdict_as_state
-@flow(name="release-gate", flow_run_name=name_of_this_gate, retries=0)
-async def arelease_gate(
-    credentials: QATechCredentials,
-    request: QATechRunRequest | str | None = None,
-    *,
-    target: str | None = None,
-    policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen, and the UI's form shows it
-    run: QATechRunRecord | str | None = None,
-    label: str | None = None,
-    polling: QATechPolling | None = None,
-    report_directory: str | None = None,
-    raise_unless_passed: bool = True,
-    on_inconclusive: OnNoPass = "stop",
-    on_failed: OnNoPass = "stop",
-    decision_timeout_seconds: float = 3600.0,
-    waiting: HowToWait = "poll",
-    release_check: QATechReleaseCheckRequest | None = None,
-) -> GateReport:
-    """Async version of `release_gate`: the same arguments, result and errors."""
-    settings = GateSettings(
-        policy=policy,
-        target=target,
-        label=label,
-        slot_label=label,
-        polling=polling or QATechPolling(),
-        report_directory=report_directory,
-        raise_unless_passed=raise_unless_passed,
-        on_inconclusive=on_inconclusive,
-        on_failed=on_failed,
-        decision_timeout_seconds=decision_timeout_seconds,
-        waiting=waiting,
-        release_check=release_check,
-    )
-    return await run_gate(credentials, request, run, settings)
-
-
-@verdict_as_state
-@flow(name="release-gate", flow_run_name=name_of_this_gate, retries=0)
-def release_gate(
+@gate_in_both_versions(name="release-gate", flow_run_name=name_of_this_gate)
+async def release_gate(
     credentials: QATechCredentials,
     request: QATechRunRequest | str | None = None,
     *,
@@ -230,4 +189,7 @@ def release_gate(
         waiting=waiting,
         release_check=release_check,
     )
-    return run_sync(lambda: run_gate(credentials, request, run, settings))
+    return await run_gate(credentials, request, run, settings)
+
+
+arelease_gate = release_gate.async_version

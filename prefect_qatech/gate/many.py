@@ -14,13 +14,12 @@ from prefect.client.orchestration import get_client
 
 from prefect_qatech import ledger
 from prefect_qatech._prefect import run_logger
-from prefect_qatech._sync import run_sync
 from prefect_qatech.api.requests import QATechRunRequest, as_request
 from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.gate.flow import run_gate
 from prefect_qatech.gate.settings import GateSettings
-from prefect_qatech.gate.state import check_that_each_retry_calls_it, verdict_as_state
+from prefect_qatech.gate.state import check_that_each_retry_calls_it, gate_in_both_versions, verdict_as_state
 from prefect_qatech.inputs import check_name
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.report import artifacts, clear_report_files, events, gates_message
@@ -62,7 +61,7 @@ async def _gather(
     check_credentials(credentials)
     check_that_each_retry_calls_it()
     requests = _checked(plans, gates_at_once)
-    await ledger.check_that_no_context_was_lost(settings.is_in_main_thread)
+    await ledger.check_that_no_context_was_lost()
     place = settings.label if settings.label is not None else await _place(requests)
     logger, limit = run_logger(), asyncio.Semaphore(gates_at_once)
     reports: dict[str, GateReport] = {}
@@ -137,35 +136,8 @@ async def _place(requests: dict[str, QATechRunRequest]) -> str | None:
     return call.place
 
 
-@verdict_as_state
-@flow(name="gather-gates", retries=0)
-async def agather_gates(
-    credentials: QATechCredentials,
-    requests: Mapping[str, QATechRunRequest | str],
-    *,
-    target: str | None = None,
-    label: str | None = None,
-    policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen, and the UI's form shows it
-    gates_at_once: int = 8,
-    polling: QATechPolling | None = None,
-    report_directory: str | None = None,
-    raise_unless_passed: bool = True,
-) -> GatesReport:
-    """Async version of `gather_gates`: the same arguments, result and errors."""
-    settings = GateSettings(
-        policy=policy,
-        target=target,
-        label=label,
-        polling=polling or QATechPolling(),
-        report_directory=report_directory,
-        raise_unless_passed=raise_unless_passed,
-    )
-    return await _gather(credentials, requests, settings, gates_at_once)
-
-
-@verdict_as_state
-@flow(name="gather-gates", retries=0)
-def gather_gates(
+@gate_in_both_versions(name="gather-gates")
+async def gather_gates(
     credentials: QATechCredentials,
     requests: Mapping[str, QATechRunRequest | str],
     *,
@@ -236,4 +208,7 @@ def gather_gates(
         report_directory=report_directory,
         raise_unless_passed=raise_unless_passed,
     )
-    return run_sync(lambda: _gather(credentials, requests, settings, gates_at_once))
+    return await _gather(credentials, requests, settings, gates_at_once)
+
+
+agather_gates = gather_gates.async_version

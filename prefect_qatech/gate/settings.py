@@ -1,6 +1,5 @@
 """How a gate goes about its work."""
 
-import threading
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,10 +14,6 @@ from prefect_qatech.verdict import GatePolicy, Verdict
 OnNoPass = Literal["stop", "ask"]
 HowToWait = Literal["poll", "suspend"]
 _MAX_DECISION_SECONDS = 30 * 24 * 3600
-
-
-def _is_in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
 
 
 @dataclass(frozen=True)
@@ -37,7 +32,6 @@ class GateSettings:
     decision_timeout_seconds: float = 3600.0
     waiting: HowToWait = "poll"
     release_check: QATechReleaseCheckRequest | None = None
-    is_in_main_thread: bool = field(default_factory=_is_in_main_thread)
 
     def check(self) -> None:
         """Raise where something makes no sense.

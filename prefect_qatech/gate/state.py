@@ -5,10 +5,10 @@ calls the flow gets what it would get without: the report, or `GateFailed` raise
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
 from prefect import Flow, State
@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.states import Completed, exception_to_failed_state
 
-from prefect_qatech._sync import run_sync
+from prefect_qatech._sync import run_sync, sync_version
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.report import gates_message
 from prefect_qatech.report.exceptions import GateFailed, GateNotPassed, GatesNotPassed
@@ -25,11 +25,40 @@ from prefect_qatech.report.message import gate_message
 from prefect_qatech.report.model import GateReport, GatesReport
 
 FlowT = TypeVar("FlowT", bound=Flow[..., Any])
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _reports: dict[UUID, GateReport | GatesReport] = {}
 """The reports of flow runs that are about to end, in this process."""
 
 _judging: ContextVar[UUID | None] = ContextVar("judging", default=None)
+
+
+class SyncFlow(Flow[P, T]):
+    """The sync version of a flow, which knows the async one."""
+
+    async_version: Flow[P, Coroutine[Any, Any, T]]
+
+
+def gate_in_both_versions(**options: Any) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], SyncFlow[P, T]]:
+    """Make two flows of an async function: the sync version, under its name, and its `async_version`.
+
+    Both end in a state that names the verdict, and are not retried.
+
+    Args:
+        options: Options of Prefect's `@flow`, for both of them.
+    """
+
+    def decorate(core: Callable[P, Coroutine[Any, Any, T]]) -> SyncFlow[P, T]:
+        sync = sync_version(core)
+        core.__name__ = core.__qualname__ = f"a{core.__name__}"
+        async_version = Flow(core, retries=0, **options)
+        # Prefect's default is a hash of the file in which the function stands: of the sync one, that is `_sync.py`.
+        version = SyncFlow(sync, version=async_version.version, retries=0, **options)
+        version.async_version = verdict_as_state(async_version)
+        return verdict_as_state(version)
+
+    return decorate
 
 
 def verdict_as_state(flow: FlowT) -> FlowT:

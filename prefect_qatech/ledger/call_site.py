@@ -26,6 +26,7 @@ from prefect_qatech._prefect import (
     stands_in_users_task,
     stands_on_distributed_runner,
 )
+from prefect_qatech._sync import calling_thread
 from prefect_qatech.exceptions import InvalidInputError, LedgerConflict
 from prefect_qatech.ledger.slots import Call, Chain
 
@@ -208,7 +209,7 @@ def _check_that_root_is_not_stray(call: Call, root: str) -> None:
     )
 
 
-async def check_that_no_context_was_lost(is_in_main_thread: bool) -> None:
+async def check_that_no_context_was_lost() -> None:
     """Raise where a gate became a flow run of its own because its thread has lost the context of a retried flow.
 
     Such a thread cannot be told from one that never was part of that flow; the main thread can, and gates beside each
@@ -219,7 +220,7 @@ async def check_that_no_context_was_lost(is_in_main_thread: bool) -> None:
     """
     context = FlowRunContext.get()
     own = context.flow_run if context is not None else None
-    if own is None or own.parent_task_run_id is not None or is_in_main_thread:
+    if own is None or own.parent_task_run_id is not None or calling_thread() is threading.main_thread():
         return
     retried = [
         other

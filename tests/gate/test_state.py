@@ -19,8 +19,10 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.server.events.schemas.automations import EventTrigger as ServersTrigger
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+from prefect.utilities.hashing import file_hash
 
 import flows.check
+import prefect_qatech.gate.flow
 from flows.check import check_release
 from flows.nightly import nightly
 from prefect_qatech import (
@@ -283,6 +285,12 @@ def test_a_flow_that_is_pickled_by_value_works(credentials: QATechCredentials) -
     assert state.name == "Gate failed"
     with pytest.raises(GateFailed):
         read.fn(credentials, "pln_broken", policy=NO_RERUN, polling=POLLING)
+
+
+def test_both_versions_of_a_gate_are_known_by_the_version_of_its_own_module() -> None:
+    """Prefect shows it with each flow run: another version is another gate."""
+    own = file_hash(prefect_qatech.gate.flow.__file__)
+    assert [release_gate.version, arelease_gate.version] == [own, own]
 
 
 def test_a_gate_that_has_ended_needs_no_sign_of_life() -> None:
