@@ -6,8 +6,7 @@ import contextvars
 import gc
 import logging
 from contextlib import suppress
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 
 from prefect import runtime
 from prefect.client.orchestration import PrefectClient
@@ -17,6 +16,7 @@ from prefect.logging import get_logger, get_run_logger
 from prefect.logging.handlers import APILogHandler
 
 from prefect_qatech.exceptions import QATechError
+from prefect_qatech.texts import http_date
 
 PATIENCE_SECONDS = 5.0
 """How long a wait or a gate is held up by a Prefect API that hangs, where it only shows or remembers something."""
@@ -157,8 +157,4 @@ async def server_time(client: PrefectClient) -> datetime | None:
     Returns:
         The time; None where a proxy has taken it out.
     """
-    date = (await client.hello()).headers.get("date")
-    try:
-        return parsedate_to_datetime(date).astimezone(timezone.utc) if date else None
-    except ValueError:
-        return None
+    return http_date((await client.hello()).headers.get("date", ""))

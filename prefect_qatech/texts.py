@@ -1,10 +1,12 @@
-"""Text for people: cut to a length, cleaned of what cannot be stored, counted and listed."""
+"""Text for people: cut to a length, cleaned of what cannot be stored, counted and listed; and the dates of HTTP."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 ItemT = TypeVar("ItemT")
@@ -42,3 +44,12 @@ def listed(items: Sequence[ItemT], most: int, show: Callable[[ItemT], str] = str
     """Return the first of several things in words, and how many more there are: "a, b and 3 more"."""
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(map(show, items[:most])) + more
+
+
+def http_date(header: str) -> datetime | None:
+    """Return the time that the header of an HTTP answer tells; None where it makes no sense."""
+    try:
+        moment = parsedate_to_datetime(header)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)

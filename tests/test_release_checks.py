@@ -35,7 +35,8 @@ from prefect_qatech import (
     start_release_check,
     wait_for_release_check,
 )
-from prefect_qatech.report.release_check import MAX_ITEMS, render_release_check, report_release_check
+from prefect_qatech.report.markdown import render_release_check
+from prefect_qatech.report.release_check import MAX_ITEMS, report_release_check
 from prefect_qatech.sandbox import Sandbox
 from tests.report.reading import HOSTILE, render
 from tests.support import (

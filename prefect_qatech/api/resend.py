@@ -20,10 +20,11 @@ from __future__ import annotations
 import math
 import ssl
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 
 import httpx
+
+from prefect_qatech.texts import http_date
 
 RETRY_DELAYS_SECONDS = (2.0, 10.0, 30.0)
 """How long after each failure a request is sent again, where it may be: as often as there are delays."""
@@ -114,12 +115,9 @@ def parse_retry_after(header: str | None, *, now: datetime) -> float | None:
     try:
         seconds = float(text)
     except ValueError:
-        try:
-            moment = parsedate_to_datetime(text)
-        except (ValueError, TypeError, IndexError, OverflowError):
+        moment = http_date(text)
+        if moment is None:
             return None
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=timezone.utc)
         seconds = max(0.0, (moment - now).total_seconds())
     if math.isnan(seconds) or seconds < 0:
         return None

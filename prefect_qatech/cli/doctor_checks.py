@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -49,6 +48,7 @@ from prefect_qatech.exceptions import (
 )
 from prefect_qatech.gate.approval import SERVER_GRACE_SECONDS
 from prefect_qatech.gate.watcher import suspended_gates
+from prefect_qatech.texts import http_date
 
 State = Literal["ok", "note", "wrong", "skipped"]
 
@@ -192,7 +192,7 @@ async def check_service(where: Where) -> Answer:
         else:
             told = f"{client.api_url} answers, in {1000 * (time.monotonic() - began):.0f} ms."
             answer = ("ok", told, "")
-        _note_skew(where, "QA.tech", _parsed(client.latest_date))
+        _note_skew(where, "QA.tech", http_date(client.latest_date or ""))
     where.is_service_up = True
     return answer
 
@@ -414,13 +414,6 @@ def _without_user(url: str) -> str:
 
 def _release(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
-
-
-def _parsed(date: str | None) -> datetime | None:
-    try:
-        return parsedate_to_datetime(date).astimezone(timezone.utc) if date else None
-    except ValueError:
-        return None
 
 
 def _note_skew(where: Where, whose: str, time_there: datetime | None) -> None:

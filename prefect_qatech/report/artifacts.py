@@ -40,8 +40,8 @@ from prefect_qatech.report import (
 )
 from prefect_qatech.report.about import about_line, environment_of
 from prefect_qatech.report.escape import cell_text, cut_key, key_text
+from prefect_qatech.report.markdown import render_release_check
 from prefect_qatech.report.model import GateReport, GatesReport, ReportedReleaseCheck
-from prefect_qatech.report.release_check import render_release_check
 from prefect_qatech.report.wording import campaign_name, counts_text
 from prefect_qatech.verdict import TestVerdict
 

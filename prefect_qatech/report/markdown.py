@@ -18,9 +18,9 @@ from prefect_qatech.report.headline import advice, headline, retry_text, symbol
 from prefect_qatech.report.history import HistoryEntry, history_line
 from prefect_qatech.report.issues import issue_texts
 from prefect_qatech.report.known import earlier_campaigns, new_and_known, standing
-from prefect_qatech.report.model import GateReport, ReportedAttempt, ReportedReason, ReportedTest
+from prefect_qatech.report.model import GateReport, ReportedAttempt, ReportedReason, ReportedReleaseCheck, ReportedTest
 from prefect_qatech.report.quarantine import entries_to_paste, remarks
-from prefect_qatech.report.release_check import sections
+from prefect_qatech.report.release_check import Section, sections
 from prefect_qatech.report.wording import (
     NOTE_SYMBOL,
     SYMBOLS,
@@ -103,19 +103,32 @@ def _render(
     budget = max_bytes - len(ending.encode())
     head = _head(report)
     tail = ["### Attempts\n", *attempts, *_attempts_table(report), _sum(report), "", *campaigns, *_weak(report)]
-    left = budget - len("\n".join([*head, *tail]).encode()) - 1_000  # the last for what the lists leave out
-    lists: list[str] = []
-    for title, items in _lists(report, earlier):
-        section: list[str] = [title] if title else []
+    left = budget - len("\n".join([*head, *tail]).encode())
+    lists = _fitting(_lists(report, earlier), left, "verdict.json")
+    return _cut("\n".join([*head, *lists, *tail]).rstrip() + "\n", budget) + ending
+
+
+def render_release_check(check: ReportedReleaseCheck, *, max_bytes: int = MAX_BYTES) -> str:
+    """Return a release check as the Markdown artifact of the Prefect UI; the parameters are those of a report."""
+    lines = _fitting(sections(check, level=2), max_bytes, "QA.tech")
+    return _cut("\n".join(lines).rstrip() + "\n", max_bytes)
+
+
+def _fitting(parts: Iterable[Section], max_bytes: int, whole: str) -> list[str]:
+    """Return the lines of all parts that have room, the first ones first; `whole` names what has all of them."""
+    lines: list[str] = []
+    left = max_bytes - 1_000  # for the titles, and for what is said of what is left out
+    for title, items in parts:
+        lines += [title] if title else []
         for number, item in enumerate(items):
             size = len(item.encode()) + 1
             if size > left:
-                section.append(f"- … and {len(items) - number} more; verdict.json has them all.")
+                lines.append(f"- … and {len(items) - number} more; {whole} has them all.")
                 break
             left -= size
-            section.append(item)
-        lists += [*section, ""]
-    return _cut("\n".join([*head, *lists, *tail]).rstrip() + "\n", budget) + ending
+            lines.append(item)
+        lines.append("")
+    return lines
 
 
 def _cut(markdown: str, max_bytes: int) -> str:
@@ -166,7 +179,7 @@ def _plan(report: GateReport) -> str:
     return f"{name} ({short_id})" if name and short_id else name or short_id or "Default test plan"
 
 
-def _lists(report: GateReport, earlier: Sequence[HistoryEntry]) -> Iterable[tuple[str, list[str]]]:
+def _lists(report: GateReport, earlier: Sequence[HistoryEntry]) -> Iterable[Section]:
     by_id, quarantine = {test.test_id: test for test in report.tests}, report.quarantine
     unknown = frozenset(report.causes_unknown)
     lines = [_reason(reason, by_id) for reason in report.reasons]
@@ -192,8 +205,7 @@ def _lists(report: GateReport, earlier: Sequence[HistoryEntry]) -> Iterable[tupl
         # Indented code, as each line of it stays code when others are cut.
         yield _TO_PASTE, [indent(entry, "    ") for entry in entries]
     if report.release_check is not None:
-        for title, findings in sections(report.release_check, level=3):
-            yield f"{title}\n", list(findings)
+        yield from sections(report.release_check, level=3)
 
 
 def _reason(reason: ReportedReason, tests: Mapping[str, ReportedTest]) -> str:

@@ -1,8 +1,6 @@
-"""Pure: a release check as a part of a gate's report, and as Markdown for the Prefect UI."""
+"""Pure: a release check as a part of a gate's report, and the parts of its Markdown."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable, Sequence
 
 from prefect_qatech.api.catalogue import QATechFinding, QATechReleaseCheck
 from prefect_qatech.report.escape import link, markdown_text
@@ -13,12 +11,12 @@ from prefect_qatech.verdict import Verdict
 
 MAX_ITEMS = 50
 """So many findings, categories and follow-ups of a check are in a report, each."""
-MAX_BYTES = 100_000
 _NAME, _TEXT = 300, 1_000
 _TEXTS_BYTES = 96 * 1024
 _WORST_FIRST = ("blocker", "critical", "high", "major", "medium", "moderate", "minor", "low", "info")
 
-Section = tuple[str, Sequence[str]]
+Section = tuple[str, list[str]]
+"""A title and the lines below it."""
 
 
 def report_release_check(check: QATechReleaseCheck, url: str | None = None) -> ReportedReleaseCheck:
@@ -77,52 +75,21 @@ def _rank(finding: QATechFinding) -> tuple[int, int]:
     return {True: 0, None: 1, False: 2}[finding.is_blocker], severity_rank(finding.severity)
 
 
-def render_release_check(check: ReportedReleaseCheck, *, max_bytes: int = MAX_BYTES) -> str:
-    """Return a release check as the Markdown of a Prefect artifact: blockers first, then scores and follow-ups.
-
-    Args:
-        check: What `report_release_check` returned.
-        max_bytes: The Markdown's largest size in UTF-8.
-    """
-    return within(max_bytes, sections(check, level=2))
-
-
-def within(max_bytes: int, parts: Iterable[Section]) -> str:
-    """Return Markdown of limited size; what does not fit is counted.
-
-    Args:
-        max_bytes: Its largest size in UTF-8.
-        parts: Titles with their items, the most important first.
-    """
-    lines: list[str] = []
-    left = max_bytes - 200
-    for title, items in parts:
-        lines += [title, ""] if title else []
-        left -= len(title.encode()) + 2
-        for number, item in enumerate(items):
-            left -= len(item.encode()) + 1
-            if left < 0:
-                return "\n".join([*lines, f"- … and {len(items) - number} more here; QA.tech has them all.", ""])
-            lines.append(item)
-        lines.append("")
-    return "\n".join(lines).rstrip() + "\n"
-
-
 def sections(check: ReportedReleaseCheck, *, level: int) -> list[Section]:
-    """Return a release check as titles with the lines below them."""
+    """Return a release check as Markdown: blockers first, then scores and follow-ups."""
     about = [markdown_text(check.summary or "", _TEXT) or "No summary."]
     if check.url:
         about.append(link(f"open release check {check.short_id or ''}", check.url))
-    parts: list[Section] = [(f"{'#' * level} {_headline(check)}", [f"- {' · '.join(about)}"])]
+    parts: list[Section] = [(f"{'#' * level} {_headline(check)}\n", [f"- {' · '.join(about)}"])]
     mark = "#" * (level + 1)
     if check.findings:
         items = [_finding(finding) for finding in check.findings]
-        parts.append((f"{mark} Findings, blockers first ({check.finding_count})", _more(items, check.finding_count)))
+        parts.append((f"{mark} Findings, blockers first ({check.finding_count})\n", _more(items, check.finding_count)))
     if check.scores:
-        parts.append((f"{mark} Score per category", [_score(score) for score in check.scores]))
+        parts.append((f"{mark} Score per category\n", [_score(score) for score in check.scores]))
     if check.manual_follow_ups:
         items = [f"- {markdown_text(text, _TEXT) or '(no text)'}" for text in check.manual_follow_ups]
-        parts.append((f"{mark} For people to look at ({len(items)})", items))
+        parts.append((f"{mark} For people to look at ({len(items)})\n", items))
     return parts
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -685,3 +686,21 @@ def test_gates_in_threads_beside_each_other_are_no_part_of_each_other(sandbox: S
     with ThreadPoolExecutor() as pool:
         assert all(pool.map(gate_of, ["release_gate"] * 2, [sandbox] * 2))
     assert counted(sandbox) == (2, 0)
+
+
+def test_a_gate_in_the_main_thread_is_no_part_of_a_retried_flow_in_another_thread(sandbox: Sandbox) -> None:
+    is_running, may_end = threading.Event(), threading.Event()
+
+    @flow(retries=1)
+    def elsewhere() -> None:
+        is_running.set()
+        may_end.wait()
+
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(elsewhere)
+        try:
+            assert is_running.wait(240)
+            assert gate_of("release_gate", sandbox)
+        finally:
+            may_end.set()
+        running.result()
