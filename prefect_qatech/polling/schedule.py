@@ -21,8 +21,6 @@ _EARLY_POLLS = (1.0, 10 / 3, 10.0)
 """In first_seconds: 3, 10 and 30 s. Errors at the start show there, whatever a forecast says. Where a request is worth
 more than by default, 3 and 30 s."""
 
-_HALVINGS = 24
-
 
 class QATechPolling(Checked):
     """How often a run is polled while it goes on.
@@ -105,12 +103,10 @@ class QATechPolling(Checked):
         if forecast.expected_delay(elapsed_seconds, longest) <= price:
             return longest
         low, high = 0.0, longest
-        for _ in range(_HALVINGS):
+        while not math.isclose(low, high, rel_tol=0.01):
             middle = (low + high) / 2
             if forecast.expected_delay(elapsed_seconds, middle) > price:
                 high = middle
             else:
                 low = middle
-            if high - low < 0.01 * high:
-                break
         return low

@@ -118,8 +118,15 @@ class Linear:
 
 @pytest.mark.parametrize(
     ("seconds", "pause"),
-    [(64, 64), (640, 64), (32, 32), (48, 48), (0.5, 0.5)],
-    ids=["just the longest", "longer than the longest", "half of it", "three quarters of it", "less than a second"],
+    [(64, 64), (640, 64), (32, 32), (48, 48), (32.9, 32.9), (0.5, 0.5)],
+    ids=[
+        "just the longest",
+        "longer than the longest",
+        "half of it",
+        "three quarters of it",
+        "a little more than half",
+        "less than a second",
+    ],
 )
 def test_a_pause_is_as_long_as_its_expected_delay_is_worth_a_request(seconds: float, pause: float) -> None:
     polling = QATechPolling(first_seconds=0.01, max_seconds=64, jitter=0)
