@@ -8,6 +8,7 @@ from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 from pydantic import TypeAdapter, ValidationError
 
 from prefect_qatech.exceptions import InvalidInputError
@@ -136,6 +137,14 @@ def test_policy_makes_a_form() -> None:
         assert field["title"]
         assert field["description"].endswith(".")
     assert schema["additionalProperties"] is False
+
+
+def test_the_form_takes_whole_entries_of_the_quarantine_only() -> None:
+    schema = GatePolicy.model_json_schema()
+    whole, form = {"reason": "known bug", "owner": "web team", "expires": "2030-12-31"}, Draft202012Validator(schema)
+    assert form.is_valid({"quarantine": {"Pay by card": whole}})
+    assert not form.is_valid({"quarantine": {"Pay by card": {"reason": "known bug"}}})
+    assert "additionalProperties" not in schema["properties"]["quarantine"], "of which Prefect's form takes no notice"
 
 
 def test_a_moment_without_a_time_zone_is_in_utc_wherever_the_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
