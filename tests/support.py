@@ -25,6 +25,7 @@ from prefect.context import FlowRunContext
 from prefect_qatech import GatePolicy, GateReport, QATechCredentials, QATechRun, QATechRunTestCase
 from prefect_qatech.report.build import build_report
 from prefect_qatech.report.subject import GateSubject
+from prefect_qatech.report.verdict_json import load_verdict_json
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.verdict.identity import ObservedAttempt, recognise
 
@@ -204,6 +205,11 @@ async def when_it_is_over(settle: Callable[[], Awaitable[T]]) -> T:
             if "under way" not in str(error):
                 raise
         await asyncio.sleep(0.1)
+
+
+def verdict_in(directory: Path) -> GateReport:
+    """The report that stands in the file of a directory."""
+    return load_verdict_json((directory / "verdict.json").read_text(encoding="utf-8"))
 
 
 def a_report() -> GateReport:

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -35,7 +36,7 @@ from prefect_qatech.report.subject import ReportedApplication
 from prefect_qatech.sandbox import Sandbox
 from tests.report.campaigns import attempt, report_of
 from tests.report.reading import raw_references, render, words
-from tests.support import Failing, artifacts_of, cases, counted, credentials_for, flow_run_id, one_plan
+from tests.support import Failing, artifacts_of, cases, counted, credentials_for, flow_run_id, one_plan, verdict_in
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -152,14 +153,15 @@ def test_the_form_says_what_is_decided_where_and_until_when() -> None:
 
 @pytest.mark.parametrize(("scenario", "verdict"), [(FAILS, Verdict.FAIL), (SKIPS, Verdict.INCONCLUSIVE)])
 async def test_an_approval_lets_the_release_out_and_is_no_pass(
-    scenario: dict[str, Any], verdict: Verdict, emitted: list[tuple[str, Mapping[str, Any]]]
+    scenario: dict[str, Any], verdict: Verdict, emitted: list[tuple[str, Mapping[str, Any]]], tmp_path: Path
 ) -> None:
     with Sandbox(scenario, speed=2000) as sandbox:
-        report, _ = await ended(sandbox, resume(APPROVE))
+        report, _ = await ended(sandbox, resume(APPROVE), report_directory=str(tmp_path))
         assert (report.verdict, report.passed, report.approved) == (verdict, False, True)
         assert (report.decision.decided_by, report.decision.reason) == ("Ada", APPROVE["reason"])
         assert report.decision.evidence_sha256 == report.evidence_sha256
         assert counted(sandbox) == (1, 0)
+    assert verdict_in(tmp_path) == report
     names = [name for name, _ in emitted if name.startswith("qatech.gate.")]
     assert names == ["qatech.gate.asked", "qatech.gate.approved"], "nobody is told of what a person has settled"
     payload = emitted[-1][1]

@@ -51,7 +51,7 @@ from prefect_qatech.report.plan_durations import variable_name
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.verdict import Incident
 from tests.report.reading import render
-from tests.support import Failing, cases, counted, credentials_for, fault, flow_run_id, one_plan, posts
+from tests.support import Failing, cases, counted, credentials_for, fault, flow_run_id, one_plan, posts, verdict_in
 from tests.wire import accepted
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -620,18 +620,19 @@ async def test_a_verdict_does_not_wait_for_a_record_of_it_that_hangs(
 
 @pytest.mark.parametrize("target", [None, "v1"])
 async def test_a_pass_that_cannot_be_recorded_is_one_for_its_named_target_only(
-    target: str | None, flaky: Sandbox, monkeypatch: pytest.MonkeyPatch
+    target: str | None, flaky: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     async def refuse(*_: object) -> None:
         raise CONNECTION_REFUSED
 
     monkeypatch.setattr(steps, "_PASS_SECONDS", 0.1)
     monkeypatch.setattr(journal, "record_pass", refuse)
-    report = await judge(flaky, target=target)
+    report = await judge(flaky, target=target, report_directory=str(tmp_path))
     if target is None:
         assert (report.verdict, report.incidents) == (Verdict.INCONCLUSIVE, (Incident.PASS_NOT_RECORDED,))
     else:
         assert report.verdict is Verdict.PASS
+    assert verdict_in(tmp_path) == report
 
 
 @pytest.mark.parametrize("status", [404, 302, 401])

@@ -58,6 +58,7 @@ from tests.support import (
     rewrite,
     rows_of,
     time_goes_on,
+    verdict_in,
 )
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -636,7 +637,7 @@ async def test_a_gate_whose_time_is_over_publishes_its_report(sandbox: Sandbox, 
     text = str(published["qatech-report-pln-never"].data)
     assert text.startswith("## ⚠️ INCONCLUSIVE: do not release yet")
     assert "The deadline passed before the tests had ended" in text
-    assert load_verdict_json((tmp_path / "verdict.json").read_text(encoding="utf-8")) == report
+    assert verdict_in(tmp_path) == report
 
 
 @pytest.mark.parametrize(("plan", "version"), [("pln_green", "sync"), ("pln_broken", "async")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from prefect_qatech.report import load_verdict_json, render_ctrf, render_junit, 
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.verdict import Incident
 from tests.report.reading import render
-from tests.support import Failing, cases, counted, credentials_for, fault, one_plan, posts
+from tests.support import Failing, cases, counted, credentials_for, fault, one_plan, posts, verdict_in
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -96,12 +97,13 @@ async def test_a_check_without_a_blocker_lets_the_gate_pass_and_is_told(version:
 @pytest.mark.parametrize(
     ("policy", "verdict"), [("inconclusive", Verdict.INCONCLUSIVE), ("fail", Verdict.FAIL), ("report", Verdict.PASS)]
 )
-async def test_a_blocker_is_what_the_policy_says(policy: Any, verdict: Verdict) -> None:
+async def test_a_blocker_is_what_the_policy_says(policy: Any, verdict: Verdict, tmp_path: Path) -> None:
     rule = GatePolicy(release_check=ReleaseCheckPolicy(on_blocker=policy))
     with sandbox_of({"findings": [MINOR, BLOCKER]}) as sandbox:
-        report = await judge(sandbox, policy=rule)
+        report = await judge(sandbox, policy=rule, report_directory=str(tmp_path))
     assert report.verdict is verdict
     assert rules(report)["release_check_blockers"] is verdict
+    assert verdict_in(tmp_path) == report
     assert "Nobody can pay" in render(render_markdown(report)).text
     # Offline, another policy judges the same check.
     assert report.judge_again(GatePolicy()).verdict is Verdict.INCONCLUSIVE

@@ -34,12 +34,11 @@ from prefect_qatech import (
     wait_for_test_run,
 )
 from prefect_qatech.api.responses import QATechRunTestCaseDetails
-from prefect_qatech.report import load_verdict_json
 from prefect_qatech.report.build import build_report
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.verdict.identity import ObservedAttempt, recognise
 from tests.observed import FAILED, NOW, case
-from tests.support import counted
+from tests.support import counted, verdict_in
 
 
 def a_run(number: int, *cases: dict[str, Any], status: str = "COMPLETED") -> QATechRun:
@@ -180,7 +179,7 @@ def test_a_flow_of_ones_own(
     assert counted(sandbox) == (1, 1)
     assert (report.verdict, report.verdict_without_reruns) == (Verdict.PASS, Verdict.FAIL)
     assert [test.name for test in report.tests_with(TestVerdict.FLAKY)] == ["Apply a voucher"]
-    assert load_verdict_json((tmp_path / "verdict.json").read_text(encoding="utf-8")) == report
+    assert verdict_in(tmp_path) == report
 
 
 def test_what_cannot_be_stored_is_in_no_report() -> None:
