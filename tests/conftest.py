@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import mkdtemp
+from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -55,6 +58,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
+def _without_garbage_collection(args: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Start `python -m uvicorn ...` as tests/e2e/world.py starts its server, which says why."""
+    assert args[1:3] == ["-m", "uvicorn"]
+    code = "import gc, uvicorn; gc.disable(); uvicorn.main()"
+    return subprocess.Popen([args[0], "-c", code, *args[3:]], **options)
+
+
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     """A real Prefect server on a fresh database."""
@@ -63,8 +73,10 @@ def prefect_server() -> Iterator[None]:
 
     database = Path(mkdtemp()) / "prefect-test.db"
     copy_tables(database)
+    started = {**vars(subprocess), "Popen": _without_garbage_collection}
     with (
         patch("prefect.testing.utilities.mkdtemp", lambda: str(database.parent)),
+        patch("prefect.server.api.server.subprocess", SimpleNamespace(**started)),
         temporary_settings({PREFECT_API_SSL_CERT_FILE: str(one_certificate())}),
         prefect_test_harness(server_startup_timeout=120),
         # Prefect joins its heartbeat thread at the end of each sync flow run, which takes a second.
