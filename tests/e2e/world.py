@@ -77,6 +77,8 @@ class World:
             "PREFECT_API_URL": self.api_url,
             "PREFECT_API_SSL_CERT_FILE": str(one_certificate()),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            # It writes every five seconds where runs wait for each other, and nothing here is about late runs.
+            "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
             # Else the pages of the server would ask the server on the default port.
             "PREFECT_SERVER_UI_API_URL": self.api_url,
             "PREFECT_WORKER_QUERY_SECONDS": "1",
