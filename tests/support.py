@@ -179,6 +179,15 @@ async def rewrite(flow_run_id: UUID, key: str, value: Mapping[str, Any] | None) 
             await client.create_flow_run_input(flow_run_id=flow_run_id, key=key, value=json.dumps(value))
 
 
+def keep_to_schema(schema: str, *files: Path) -> None:
+    """Check that files are valid by a schema that `check-jsonschema` brings."""
+    import check_jsonschema  # not there where the lowest versions are tried
+
+    with pytest.raises(SystemExit) as ended:
+        check_jsonschema.main(["--builtin-schema", schema, *map(str, files)])
+    assert ended.value.code == 0
+
+
 def build_packages(source: Path, to: Path) -> tuple[Path, Path]:
     """Build sdist and wheel, as `python -m build` does, but with the hatchling that is here."""
     command = [sys.executable, "-m", "hatchling", "build", "-d", str(to)]

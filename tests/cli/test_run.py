@@ -1,5 +1,6 @@
 """The command line without a Prefect server: what it prints, how it ends, and that it starts nothing twice."""
 
+import io
 import json
 import os
 import pty
@@ -379,9 +380,8 @@ def test_a_command_that_was_ended_is_resumed_and_starts_nothing_twice(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_an_interruption_waits_for_the_answer_to_a_post(
-    number: signal.Signals, slow: Sandbox, environment: dict[str, str], command: Run, monkeypatch: pytest.MonkeyPatch
+    slow: Sandbox, environment: dict[str, str], command: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QATECH_API_URL", slow.url)
     slow.set_faults([{"on": {"path": "start"}, "kind": "latency", "seconds": 2}])
@@ -391,7 +391,7 @@ def test_an_interruption_waits_for_the_answer_to_a_post(
     while not list(Path().glob(".qatech/*/first.intent")):
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
     process.communicate(timeout=240)
     assert process.returncode == 130
     slow.clear_faults()
@@ -556,19 +556,19 @@ def test_a_target_that_names_nothing_is_refused(
     assert not sandbox.requests()
 
 
-def test_letters_that_a_terminal_does_not_have_change_no_verdict(environment: dict[str, str], tmp_path: Path) -> None:
+def test_letters_that_a_terminal_does_not_have_change_no_verdict(
+    command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
     with Sandbox(one_plan([{"name": "Zahlen – für alle", "outcomes": "failed"}]), speed=2000) as other:
-        done = subprocess.run(
-            [*COMMAND, "run", "--plan", "pln_one", "--rerun-failed", "0", "--junit", "tests.xml"],
-            env={**environment, "QATECH_API_URL": other.url, "PYTHONIOENCODING": "ascii"},
-            capture_output=True,
-            check=False,
-        )
-    assert done.returncode == 1
-    assert b"Zahlen" in done.stdout
+        monkeypatch.setenv("QATECH_API_URL", other.url)
+        assert command("run", "--plan", "pln_one", "--rerun-failed", "0", "--junit", "tests.xml") == 1
+    assert b"Zahlen" in written.getvalue()
     assert (tmp_path / "tests.xml").exists()
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_gone_changes_no_verdict(environment: dict[str, str], tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*COMMAND, "run", "--plan", "pln_one", "--rerun-failed", "1", "--report", "out"],
@@ -630,28 +630,20 @@ def test_a_word_that_has_another_place_gets_a_hint(
     assert not sandbox.requests()
 
 
+class Terminal(io.StringIO):
+    """What is printed, in a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 @pytest.mark.parametrize("no_colour", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)
 def test_a_verdict_has_its_colour_in_a_terminal_only(
-    no_colour: dict[str, str], sandbox: Sandbox, environment: dict[str, str]
+    no_colour: dict[str, str], command: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    main_end, terminal = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, "run", "--plan", "pln_one", "--rerun-failed", "0"],
-        env={**environment, "TERM": "xterm-256color", **no_colour},
-        stdout=terminal,
-        stderr=subprocess.DEVNULL,
-    )
-    os.close(terminal)
-    printed = b""
-    try:
-        while True:
-            try:
-                printed += os.read(main_end, 4096)
-            except OSError:  # what Linux gives for the end of a terminal
-                break
-        process.wait(timeout=240)
-    finally:
-        process.kill()
-        os.close(main_end)
-    assert b"FAIL" in printed
-    assert (b"\x1b[31m" in printed) is (no_colour == {})
+    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    for name, value in {"TERM": "xterm-256color", **no_colour}.items():
+        monkeypatch.setenv(name, value)
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "0") == 1
+    assert "FAIL" in terminal.getvalue()
+    assert ("\x1b[31m" in terminal.getvalue()) is (no_colour == {})

@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from uuid import uuid4
 
+import prefect
 import pytest
 
 from flows import demo
 from flows.demo import EXPECTED, Seen, environment, table
 from flows.storefront.local import LocalStorefront
 from prefect_qatech.sandbox import Sandbox
+from tests.head_start import copy_tables
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -66,7 +68,10 @@ class Demo:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("demo")
+    home = tmp_path_factory.mktemp("demo")
+    (prefect_home := home / f"prefect-{prefect.__version__}").mkdir()
+    copy_tables(prefect_home / "prefect.db")
+    return home
 
 
 def test_the_three_versions(home: Path) -> None:
