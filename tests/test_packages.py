@@ -157,20 +157,27 @@ def test_each_flow_can_be_copied_alone(installed: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+WHERE = """
+def pytest_unconfigure():
+    import flows.check, prefect_qatech
+    print("from", prefect_qatech.__file__, flows.check.__file__)
+"""
+
+
 def test_the_test_that_init_writes_passes_from_the_wheel_alone(written: Path, installed: Path, tmp_path: Path) -> None:
-    code = "import prefect_qatech, flows.check; print(prefect_qatech.__file__, flows.check.__file__)"
     # Beside the wheel's files stands only what spares Prefect's test harness from making its tables.
-    sooner = tmp_path / "head_start.py"
-    sooner.symlink_to(ROOT / "tests" / "head_start.py")
-    path = os.pathsep.join([str(installed), str(tmp_path)])
-    environment = {"PYTHONPATH": path, "PREFECT_HOME": str(written / ".prefect"), "PYTEST_PLUGINS": sooner.stem}
-    where = run(sys.executable, "-c", code, cwd=written, **environment).stdout.split()
-    assert where == [str(installed / "prefect_qatech/__init__.py"), str(written / "flows/check.py")]
-    # `pytest` finds the flows as well: it does not put the working directory on the path of imports.
-    for command, said in (("pytest --collect-only", "2 tests collected"), ("python -m pytest", "2 passed")):
-        words = [str(Path(sys.executable).parent / command.split()[0]), *command.split()[1:]]
-        done = run(*words, "-q", "-p", "no:cacheprovider", cwd=written, **environment)
-        assert said in done.stdout, done.stdout + done.stderr
+    (tmp_path / "head_start.py").symlink_to(ROOT / "tests" / "head_start.py")
+    (tmp_path / "where.py").write_text(WHERE)
+    environment = {
+        "PYTHONPATH": os.pathsep.join([str(installed), str(tmp_path)]),
+        "PREFECT_HOME": str(written / ".prefect"),
+        "PYTEST_PLUGINS": "head_start,where",
+    }
+    # It finds the flows although, other than `python -m pytest`, it does not put the working directory on the path.
+    pytest_itself = str(Path(sys.executable).parent / "pytest")
+    done = run(pytest_itself, "-q", "-p", "no:cacheprovider", cwd=written, **environment)
+    assert "2 passed" in done.stdout, done.stdout + done.stderr
+    assert f"from {installed / 'prefect_qatech/__init__.py'} {written / 'flows/check.py'}" in done.stdout
     assert not (written / ".prefect" / "prefect.db").exists(), "a test has reached the user's own Prefect"
 
 

@@ -135,9 +135,15 @@ def test_the_package_imports_nothing_until_it_is_used() -> None:
     assert printed.strip() == "['prefect_qatech']"
 
 
-@pytest.mark.parametrize("module", ["tasks", "catalogue", "gate.many"])
-def test_any_module_can_be_the_first_to_be_imported(module: str) -> None:
-    subprocess.run([sys.executable, "-c", f"import prefect_qatech.{module}"], check=True)
+@pytest.mark.slow
+def test_any_module_can_be_the_first_to_be_imported() -> None:
+    code = (
+        "import sys, importlib\n"
+        "for module in ('tasks', 'catalogue', 'gate.many'):\n"
+        "    for name in [name for name in sys.modules if name.startswith('prefect_qatech')]: del sys.modules[name]\n"
+        "    importlib.import_module(f'prefect_qatech.{module}')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_what_is_not_there_is_no_attribute() -> None:

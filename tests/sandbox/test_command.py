@@ -7,16 +7,15 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
+from prefect_qatech.cli import main
 from prefect_qatech.sandbox import SandboxError, serve
-
-pytestmark = pytest.mark.slow
 
 COMMAND = [sys.executable, "-m", "prefect_qatech.cli", "sandbox"]
 
@@ -40,6 +39,7 @@ def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_until_a_signal(number: signal.Signals) -> None:
     with running("--port", "0", "--speed", "5000") as (process, url):
@@ -56,15 +56,22 @@ def test_it_serves_until_a_signal(number: signal.Signals) -> None:
         assert "development and tests only" in out
 
 
-def fail(*arguments: str) -> str:
-    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 3
-    assert done.stdout == ""
-    assert done.stderr.count("\n") == 1
-    return done.stderr
+@pytest.fixture
+def fail(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Run the command in this process; it must end with an error of one line."""
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["prefect-qatech", "sandbox", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        assert (ended.value.code, printed.out, printed.err.count("\n")) == (3, "", 1)
+        return printed.err
+
+    return run
 
 
-def test_a_port_in_use() -> None:
+def test_a_port_in_use(fail: Callable[..., str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -72,7 +79,7 @@ def test_a_port_in_use() -> None:
         assert f"Port {port} is in use" in fail("--port", str(port))
 
 
-def test_a_scenario_that_is_wrong_or_not_there(tmp_path: Path) -> None:
+def test_a_scenario_that_is_wrong_or_not_there(fail: Callable[..., str], tmp_path: Path) -> None:
     file = tmp_path / "shop.yaml"
     assert "there is no such scenario file" in fail("--scenario", str(file))
     file.write_text("plans:\n  - short_id: pln_a\n    name: A\n    test_cases: [{name: t, outcomes: odd}]\n")
