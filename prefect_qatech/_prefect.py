@@ -54,6 +54,12 @@ def run_logger() -> RunLogger:
     return RunLogger()
 
 
+def own_flow_run() -> FlowRun | None:
+    """Return the flow run that the caller stands in; None outside of any."""
+    context = FlowRunContext.get()
+    return context.flow_run if context is not None else None
+
+
 def check_that_prefect_returns_results() -> None:
     """Raise where Prefect itself would fail a task run after its body, so that a run's record would be lost.
 

@@ -25,7 +25,7 @@ from prefect_qatech.api.catalogue import (
 )
 from prefect_qatech.api.client import MAX_TRACE_STEPS, QATechClient
 from prefect_qatech.api.lookup import find_out, remembered_in
-from prefect_qatech.api.names import application_id
+from prefect_qatech.api.names import Question, id_of
 from prefect_qatech.api.uploads import BuildFile, UploadedFile, sha256_of
 from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import InvalidInputError, QATechError
@@ -321,8 +321,11 @@ acreate_test_case = create_test_case.async_version
 
 async def _application_id(client: QATechClient, application: str, flow_run_id: object = None) -> str:
     await client.know_project()
+    question = Question("application")
     return await find_out(
-        client, lambda answers: application_id(application, answers), remembered_in(flow_run_id, client)
+        client,
+        lambda answers: id_of(application, question, answers, "application_short_id"),
+        remembered_in(flow_run_id, client),
     )
 
 

@@ -123,14 +123,13 @@ async def _announce(record: QATechRunRecord, key: str, first_url: str | None) ->
         sentence = "Resuming QA.tech run %s, which this flow run has on record: %s"
         run_logger().info(sentence, record.run_short_id, record.run_url or "no address given")
         return
-    rerun_of = record.rerun_of
     if first_url is not None:
         description = "QA.tech runs of this gate: the first one, and those after it"
     else:
-        description = "QA.tech run" if rerun_of is None else f"QA.tech rerun of {rerun_of}"
+        description = "QA.tech run" if record.rerun_of is None else f"QA.tech rerun of {record.rerun_of}"
     text = f"{what.capitalize()} {record.run_short_id} on QA.tech"
     await artifacts.publish_link(record.run_url, text, key=key, description=description, below_url=first_url)
-    events.emit_run_started(record, rerun_of=rerun_of)
+    events.emit_run_started(record)
 
 
 @task_in_both_versions(

@@ -241,7 +241,7 @@ async def test_every_event_has_the_payload_that_is_written(monkeypatch: pytest.M
     )
     report = a_report()
     events.emit_run_started(record)
-    events.emit_run_started(record, rerun_of="abc122")
+    events.emit_run_started(record.model_copy(update={"rerun_of": "abc122"}))
     events.emit_run_finished(QATechRun(run_short_id="abc123", status="COMPLETED", result="PASSED"), None)
     events.emit_run_unattended("abc123", None, "cancelled")
     await events.emit_gate_asked(report, seconds=60)

@@ -174,7 +174,7 @@ class Exchange:
             status: Its status.
             what: What it is instead, as in "an answer that ...".
         """
-        assessment = assess_status(self.method, status, now=self._now())
+        assessment = assess_status(self.method, status, now=datetime.now(timezone.utc))
         if assessment.outcome_unknown:
             return self.outcome_unknown(f"QA.tech answered {status} with an answer {what}")
         sentence = f"{self} got an answer {what} with status {status} from {self.api_url}."
@@ -200,15 +200,16 @@ class Exchange:
         """
         words = "" if content is None else self.clean(message_of(content))
         said = f' and says: "{words}"' if words else f" with an answer {too_long}" if content is None else ""
-        assessment = assess_status(self.method, status, headers.get("retry-after"), now=self._now())
+        assessment = assess_status(self.method, status, headers.get("retry-after"), now=datetime.now(timezone.utc))
         if assessment.outcome_unknown:
             return self.outcome_unknown(f"QA.tech answered {status}{said}")
+        is_rerun = self.method == "POST" and self.run_short_id is not None
         kind, hint = _HINTS.get(status, (ServerError if status >= 500 else QATechAPIError, ""))
         if status >= 500:
             hint = "The service, or a gateway before it, failed: try again later."
         elif status in (301, 302, 303, 307, 308):
             kind, hint = InvalidResponseError, f"Redirects are not followed (to {_host_of(location)}): check api_url."
-        elif status == 400 and self._is_rerun and _NOTHING_TO_RERUN.search(words):
+        elif status == 400 and is_rerun and _NOTHING_TO_RERUN.search(words):
             kind, hint = NothingToRerunError, "No test case of this run is left to rerun."
         sentence = f"{self} was refused: QA.tech answered {status}{said}. {hint.replace('{ids}', self._asked_for())}"
         return self._failure(kind, sentence.rstrip(), assessment, status, words or None)
@@ -225,10 +226,6 @@ class Exchange:
             run_short_id=run_short_id,
             run_url=run_url,
         )
-
-    @property
-    def _is_rerun(self) -> bool:
-        return self.method == "POST" and self.run_short_id is not None
 
     def _asked_for(self) -> str:
         ids = [described(field, short_id) for field, short_id in (self.ids or {}).items()]
@@ -251,10 +248,6 @@ class Exchange:
             retry_after_seconds=assessment.retry_after_seconds,
             run_short_id=self.run_short_id,
         )
-
-    @staticmethod
-    def _now() -> datetime:
-        return datetime.now(timezone.utc)
 
 
 def _host_of(location: str) -> str:

@@ -33,26 +33,6 @@ from prefect_qatech.api.wire import (
 from prefect_qatech.inputs import CleanText
 from prefect_qatech.texts import clean_text
 
-__all__ = [
-    "QATechApplicationInfo",
-    "QATechBuild",
-    "QATechChange",
-    "QATechCreatedTestCase",
-    "QATechEnvironmentInfo",
-    "QATechFinding",
-    "QATechLastRun",
-    "QATechNewTestCase",
-    "QATechProject",
-    "QATechRegression",
-    "QATechReleaseCheck",
-    "QATechReleaseCheckRequest",
-    "QATechScore",
-    "QATechStartedReleaseCheck",
-    "QATechTestCase",
-    "QATechToolCall",
-    "QATechTraceStep",
-]
-
 
 def _flag_or_none(value: object) -> object:
     return value if isinstance(value, bool) else None

@@ -31,7 +31,6 @@ from prefect_qatech.api.ids import check_id, check_run_short_id, names
 from prefect_qatech.api.lists import Lists
 from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest, body_of
 from prefect_qatech.api.responses import QATechRun, QATechRunTestCaseDetails, QATechStartedRun
-from prefect_qatech.api.transport import MAX_RESPONSE_BYTES
 from prefect_qatech.api.uploads import BuildFile, UploadAddress, UploadedFile, put_file
 from prefect_qatech.exceptions import (
     BadRequestError,
@@ -43,8 +42,6 @@ from prefect_qatech.exceptions import (
     StartOutcomeUnknown,
 )
 from prefect_qatech.inputs import short_repr
-
-__all__ = ["MAX_RESPONSE_BYTES", "QATechClient"]
 
 MAX_TEST_CASES = 20_000
 MAX_TRACE_STEPS = 5_000
@@ -315,9 +312,14 @@ class QATechClient(Lists):
             StartOutcomeUnknown: It may or may not have been created.
             QATechAPIError: It was surely not created; `retryable` tells whether it may be sent again.
         """
-        exchange = self._exchange("POST", "test-cases", ids=request.ids(), makes="test case")
-        answer = await self._send(exchange, body=body_of(request))
-        return self._made(QATechCreatedTestCase, answer, exchange, within="testCase")
+        return await self._make(
+            QATechCreatedTestCase,
+            "test-cases",
+            body_of(request),
+            ids=request.ids(),
+            makes="test case",
+            within="testCase",
+        )
 
     async def start_release_check(self, request: QATechReleaseCheckRequest) -> QATechStartedReleaseCheck:
         """Start a release check (`POST /release-checks`).
@@ -329,9 +331,9 @@ class QATechClient(Lists):
             StartOutcomeUnknown: It may or may not have been started.
             QATechAPIError: It was surely not started; `retryable` tells whether it may be sent again.
         """
-        exchange = self._exchange("POST", "release-checks", ids=request.ids(), makes="release check")
-        answer = await self._send(exchange, body=body_of(request))
-        return self._made(QATechStartedReleaseCheck, answer, exchange)
+        return await self._make(
+            QATechStartedReleaseCheck, "release-checks", body_of(request), ids=request.ids(), makes="release check"
+        )
 
     async def get_release_check(self, release_check_short_id: str) -> QATechReleaseCheck:
         """Look at a release check (`GET /release-checks/{shortId}`).
@@ -393,14 +395,12 @@ class QATechClient(Lists):
             QATechAPIError: It was not uploaded; `retryable` tells whether it may be tried again.
         """
         ids = {"application_short_id": application_short_id}
-        where = f"applications/{check_id(application_short_id)}/builds"
-        exchange = self._exchange("POST", f"{where}/upload-url", ids=ids, makes="upload")
+        path = f"applications/{check_id(application_short_id)}/builds/upload-url"
         try:
-            answer = await self._send(exchange, body={"fileName": file.name})
-            address = self._made(UploadAddress, answer, exchange)
-        except StartOutcomeUnknown:
-            told = f"{exchange} gave no address for the upload of {file.name}; it can be tried again."
-            raise QATechConnectionError(told, request=str(exchange), retryable=True) from None
+            address = await self._make(UploadAddress, path, {"fileName": file.name}, ids=ids, makes="upload")
+        except StartOutcomeUnknown as error:
+            told = f"{error.request} gave no address for the upload of {file.name}; it can be tried again."
+            raise QATechConnectionError(told, request=error.request, retryable=True) from None
         sha256 = await put_file(file, address.upload_url, timeout_seconds=timeout_seconds, on_progress=on_progress)
         return UploadedFile(address.build_token, file.platform, sha256)
 
@@ -417,9 +417,8 @@ class QATechClient(Lists):
         """
         ids = {"application_short_id": application_short_id}
         path = f"applications/{check_id(application_short_id)}/builds"
-        exchange = self._exchange("POST", path, ids=ids, makes="build")
-        answer = await self._send(exchange, body={"platform": file.platform, "buildToken": file.build_token})
-        return self._made(QATechBuild, answer, exchange)
+        body = {"platform": file.platform, "buildToken": file.build_token}
+        return await self._make(QATechBuild, path, body, ids=ids, makes="build")
 
     def _check_plan(self, asked: str | None, run: QATechStartedRun, exchange: Exchange) -> None:
         started = run.test_plan.short_id if run.test_plan else None

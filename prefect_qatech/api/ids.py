@@ -43,23 +43,10 @@ def check_id(value: str, what: str = "an id") -> str:
     Raises:
         InvalidInputError: It cannot be one.
     """
-    fault = _fault_of(value)
-    if fault:
-        raise InvalidInputError(f"{short_repr(value)} {fault}: {what} is needed")
-    return value
+    return _checked(value, _fault_of(value), what)
 
 
-def check_name_or_id(value: str, what: str) -> str:
-    """Check that a text can be the name of something, or its id.
-
-    Args:
-        value: The text.
-        what: What it is the name of, with an example.
-
-    Raises:
-        InvalidInputError: It cannot be one.
-    """
-    fault = _fault_of_name(value)
+def _checked(value: str, fault: str | None, what: str) -> str:
     if fault:
         raise InvalidInputError(f"{short_repr(value)} {fault}: {what} is needed")
     return value
@@ -157,7 +144,7 @@ def _id_of(what: str) -> AfterValidator:
 
 
 def _name_or_id_of(what: str) -> AfterValidator:
-    return AfterValidator(lambda value: check_name_or_id(value, what))
+    return AfterValidator(lambda value: _checked(value, _fault_of_name(value), what))
 
 
 # What a form refuses before there is a flow run, and the API with it.

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from prefect_qatech.api.answers import Exchange
 from prefect_qatech.api.catalogue import QATechProject
-from prefect_qatech.api.names import Question, looks_like_id, project_id
+from prefect_qatech.api.names import Question, id_of, looks_like_id
 from prefect_qatech.api.transport import ModelT, Transport
 
 PAGE_SIZE = 1_000
@@ -56,7 +56,8 @@ class Lists(Transport):
         async with self._project_lock:
             key = self.digest()
             if key not in _projects:
-                _projects[key] = project_id(given, {Question("project"): await self.list_projects()})
+                projects = Question("project")
+                _projects[key] = id_of(given, projects, {projects: await self.list_projects()}, "project_short_id")
             return _projects[key]
 
     async def _project_of(self, exchange: Exchange) -> str | None:
@@ -112,15 +113,28 @@ class Lists(Transport):
                     return list({key(item): item for item in found}.values())
         raise exchange.undocumented(f"The list of {exchange} changed each time while it was read.")
 
-    def _made(self, model: type[ModelT], answer: Any, exchange: Exchange, *, within: str | None = None) -> ModelT:
-        """Read the answer to a POST that was carried out; one that cannot be read leaves its outcome unknown.
+    async def _make(
+        self,
+        model: type[ModelT],
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        ids: Mapping[str, str],
+        makes: str,
+        within: str | None = None,
+    ) -> ModelT:
+        """Send a POST and return what it has made; an answer that cannot be read leaves its outcome unknown.
 
         Args:
-            model: What was made.
-            answer: The whole answer.
-            exchange: What was sent.
+            model: What is made.
+            path: Where to.
+            body: What is asked for.
+            ids: The ids in it, by their fields.
+            makes: What is made, in a word.
             within: The field of the answer that holds it; None where the answer itself does.
         """
+        exchange = self._exchange("POST", path, ids=ids, makes=makes)
+        answer = await self._send(exchange, body=body)
         if isinstance(answer, dict) and not answer.get("success", True):
             raise exchange.outcome_unknown("the answer says success: false")
         try:

@@ -130,16 +130,6 @@ def needs_answers(request: Request) -> bool:
     return False
 
 
-def project_id(asked: str, answers: Answers, place: str = "project_short_id") -> str:
-    """Return the id of a project that is given by its id or name; errors as those of `resolved`."""
-    return _id_of(asked, Question("project"), answers, place)
-
-
-def application_id(asked: str, answers: Answers, place: str = "application_short_id") -> str:
-    """Return the id of an application that is given by its id or name; errors as those of `resolved`."""
-    return _id_of(asked, Question("application"), answers, place)
-
-
 def _with_ids(request: RequestT, answers: Answers, application: str | None, inside: str) -> RequestT:
     changes: dict[str, Any] = {}
     for name, value in request:
@@ -151,11 +141,11 @@ def _with_ids(request: RequestT, answers: Answers, application: str | None, insi
         elif value is None:
             continue
         elif name == "project_short_id":
-            new = project_id(value, answers, place)
+            new = id_of(value, Question("project"), answers, place)
         elif name == "application_short_id":
-            new = application = application_id(value, answers, place)
+            new = application = id_of(value, Question("application"), answers, place)
         elif name == "short_id":
-            new = _id_of(value, Question("environment", application), answers, place)
+            new = id_of(value, Question("environment", application), answers, place)
         elif name in _CASES:
             new = _case_ids(value, answers, place)
         if new != value:
@@ -165,13 +155,14 @@ def _with_ids(request: RequestT, answers: Answers, application: str | None, insi
 
 def _case_ids(value: str | list[str], answers: Answers, place: str) -> str | list[str]:
     if isinstance(value, str):
-        return _id_of(value, Question("test case"), answers, place)
-    ids = [_id_of(item, Question("test case"), answers, f"{place}.{n}") for n, item in enumerate(value)]
+        return id_of(value, Question("test case"), answers, place)
+    ids = [id_of(item, Question("test case"), answers, f"{place}.{n}") for n, item in enumerate(value)]
     # A test case by its name and by its id is one test case.
     return value if ids == value else list(dict.fromkeys(ids))
 
 
-def _id_of(asked: str, question: Question, answers: Answers, place: str) -> str:
+def id_of(asked: str, question: Question, answers: Answers, place: str) -> str:
+    """Return the id of what is given by its id or name, among the answers to a question; errors as of `resolved`."""
     if looks_like_id(asked, question.kind):
         return asked
     return choose(asked, _things(_answer(question, answers)), question.kind, place)

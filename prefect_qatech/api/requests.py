@@ -27,17 +27,6 @@ from prefect_qatech.api.wire import FilledText, Request
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.inputs import CleanText, Several, short_repr
 
-__all__ = [
-    "QATechApplication",
-    "QATechEnvironment",
-    "QATechGitHubTrigger",
-    "QATechNotification",
-    "QATechParameters",
-    "QATechRerunRequest",
-    "QATechRunRequest",
-    "as_request",
-]
-
 
 class QATechEnvironment(Request):
     """Where an application under test runs: an address, a saved environment, or a mobile build; one of the three.

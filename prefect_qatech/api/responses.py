@@ -20,16 +20,6 @@ from prefect_qatech.api.ids import (
 )
 from prefect_qatech.api.wire import OptionalNumber, OptionalText, Response, Text, count_of, object_or_none, objects_only
 
-__all__ = [
-    "FINAL_STATUSES",
-    "QATechDetectedIssue",
-    "QATechRun",
-    "QATechRunTestCase",
-    "QATechRunTestCaseDetails",
-    "QATechStartedRun",
-    "QATechTestPlanReference",
-]
-
 FINAL_STATUSES = frozenset({"COMPLETED", "ERROR", "CANCELLED"})
 """Statuses after which a run does not change any more; any other, known or not, means that it goes on."""
 

@@ -33,7 +33,7 @@ MAX_RESPONSE_BYTES = 32 * 1024 * 1024
 
 _MESSAGE_LENGTH = 500
 _MIN_TOKEN_LENGTH = 12
-_MASK = b"**********"
+_MASK = "**********"
 _LOCATION = "prefect_qatech.location"
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -243,7 +243,7 @@ class Transport:
         token = self._token.get_secret_value()
         if content is not None and len(token) >= _MIN_TOKEN_LENGTH:  # a shorter one would be found in words
             for form in (token, json.dumps(token)[1:-1]):
-                content = content.replace(form.encode(), _MASK)
+                content = content.replace(form.encode(), _MASK.encode())
         return content
 
     def _parse(self, model: type[ModelT], body: Any, exchange: Exchange) -> ModelT:
@@ -259,7 +259,7 @@ class Transport:
         """Make a text of the service fit for a log line: one line, short, without the token."""
         token = self._token.get_secret_value()
         for form in (token, json.dumps(token)[1:-1]):
-            text = text.replace(form, "**********")
+            text = text.replace(form, _MASK)
         text = " ".join("".join(char if char.isprintable() else " " for char in text[: 4 * _MESSAGE_LENGTH]).split())
         return cut(text, _MESSAGE_LENGTH)
 

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import anyio
 from prefect.client.orchestration import get_client
-from prefect.context import FlowRunContext
 from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import apause_flow_run, asuspend_flow_run
 from prefect.input import RunInput
 from pydantic import ConfigDict, Field
 
+from prefect_qatech._prefect import own_flow_run
 from prefect_qatech.report.escape import link, markdown_text
 from prefect_qatech.report.model import GateDecision, GateReport
 from prefect_qatech.report.wording import campaign_name, time_text
@@ -104,12 +104,11 @@ async def ask_suspended(report: GateReport, *, until: datetime, key: str) -> Gat
 
 async def _is_late(answer: QATechReleaseDecision, until: datetime) -> bool:
     """Whether an answer came too late, or at a time that Prefect does not tell."""
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None:
+    if (flow_run := own_flow_run()) is None:
         return True
     key = answer.metadata.key
     async with get_client() as client:
-        rows = await client.filter_flow_run_input(context.flow_run.id, key_prefix=key, limit=1, exclude_keys=set())
+        rows = await client.filter_flow_run_input(flow_run.id, key_prefix=key, limit=1, exclude_keys=set())
     answered_at = rows[0].created if rows and rows[0].key == key else None
     return answered_at is None or answered_at > until + timedelta(seconds=LOOK_SECONDS)
 

@@ -18,9 +18,10 @@ from datetime import datetime, timezone
 from uuid import UUID, uuid4
 
 from prefect.client.orchestration import get_client
-from prefect.context import FlowRunContext, TaskRunContext
+from prefect.context import TaskRunContext
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from prefect_qatech._prefect import own_flow_run
 from prefect_qatech.ledger import Chain, QATechRunRecord, Rows, chain_of, same_attempt
 from prefect_qatech.report.model import GateDecision
 
@@ -38,11 +39,11 @@ async def current_attempt() -> Chain:
     Returns:
         Ids with their run counts; empty outside a flow run.
     """
-    context, task_context = FlowRunContext.get(), TaskRunContext.get()
-    if context is None or context.flow_run is None:
+    if (flow_run := own_flow_run()) is None:
         return ()
     async with get_client() as client:
-        chain = await chain_of(client, context.flow_run)
+        chain = await chain_of(client, flow_run)
+    task_context = TaskRunContext.get()
     task_run = task_context.task_run if task_context is not None else None
     return (*chain, (str(task_run.id), task_run.run_count)) if task_run is not None else chain
 

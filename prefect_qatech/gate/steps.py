@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 import anyio
-from prefect.context import FlowRunContext
 
 from prefect_qatech import ledger
-from prefect_qatech._prefect import PATIENCE_SECONDS, run_logger
+from prefect_qatech._prefect import PATIENCE_SECONDS, own_flow_run, run_logger
 from prefect_qatech._sync import sleep_unless_stopped
 from prefect_qatech.api.catalogue import QATechReleaseCheck, QATechReleaseCheckRequest, QATechStartedReleaseCheck
 from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest, as_request
@@ -206,9 +205,8 @@ class FlowRunSteps:
         evidence = report.evidence_sha256
         if (approval := await journal.approval_of(first, evidence)) is not None:
             return approval
-        context = FlowRunContext.get()
-        run_count = context.flow_run.run_count if context is not None and context.flow_run is not None else 0
-        key = f"qatech-{evidence[:16]}-{run_count}"
+        flow_run = own_flow_run()
+        key = f"qatech-{evidence[:16]}-{flow_run.run_count if flow_run is not None else 0}"
         is_suspending = self.settings.waiting == "suspend"
         note = await suspend.read_note(key) if is_suspending else None
         seconds = self.settings.decision_timeout_seconds

@@ -17,11 +17,11 @@ from uuid import UUID, uuid4
 import anyio
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
-from prefect.context import FlowRunContext, TaskRunContext
+from prefect.context import TaskRunContext
 from prefect.flow_runs import asuspend_flow_run
 from pydantic import BaseModel, ConfigDict
 
-from prefect_qatech._prefect import PATIENCE_SECONDS, run_logger
+from prefect_qatech._prefect import PATIENCE_SECONDS, own_flow_run, run_logger
 from prefect_qatech._sync import sleep_unless_stopped
 from prefect_qatech.addresses import safe_url
 from prefect_qatech.api.catalogue import QATechStartedReleaseCheck
@@ -93,9 +93,8 @@ async def show_wait(what: WaitsFor | None) -> None:
     Args:
         what: What it waits for; None to take that away again.
     """
-    context = FlowRunContext.get()
-    if context is not None and context.flow_run is not None:
-        await rename(context.flow_run, what)
+    if (flow_run := own_flow_run()) is not None:
+        await rename(flow_run, what)
 
 
 async def rename(flow_run: FlowRun, what: WaitsFor | None) -> None:
@@ -118,8 +117,7 @@ def check_can_suspend() -> None:
     Raises:
         InvalidInputError: It cannot.
     """
-    context = FlowRunContext.get()
-    flow_run = context.flow_run if context is not None else None
+    flow_run = own_flow_run()
     if flow_run is None or flow_run.deployment_id is None:
         why = "this one has no deployment"
     elif flow_run.parent_task_run_id is not None or TaskRunContext.get() is not None:
@@ -256,10 +254,9 @@ async def read_note(key: str) -> Note | None:
 
 
 def _current_flow_run_id() -> UUID:
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None:
+    if (flow_run := own_flow_run()) is None:
         raise RuntimeError("There is no flow run.")
-    return context.flow_run.id
+    return flow_run.id
 
 
 def _row(key: str) -> str:

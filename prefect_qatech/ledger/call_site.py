@@ -22,6 +22,7 @@ from prefect_qatech._prefect import (
     flow_runs_at_work,
     is_called_in_a_task,
     name_of_task,
+    own_flow_run,
     own_task_run,
     stands_in_users_task,
     stands_on_distributed_runner,
@@ -218,8 +219,7 @@ async def check_that_no_context_was_lost() -> None:
     Raises:
         LedgerConflict: It did, as far as can be told.
     """
-    context = FlowRunContext.get()
-    own = context.flow_run if context is not None else None
+    own = own_flow_run()
     if own is None or own.parent_task_run_id is not None or calling_thread() is threading.main_thread():
         return
     retried = [

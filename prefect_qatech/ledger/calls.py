@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
-from prefect.context import FlowRunContext
 
+from prefect_qatech._prefect import own_flow_run
 from prefect_qatech.ledger.call_site import flow_run_of, locate, root_flow_run
 from prefect_qatech.ledger.slots import Call, QATechRunRecord, short_id_of
 from prefect_qatech.ledger.store import LATEST_SEND_SECONDS, Ledger, Prepare, Send
@@ -94,9 +94,9 @@ async def first_run_of(run: QATechRunRecord | str) -> QATechRunRecord | None:
     Returns:
         The first run; None where the run is no rerun, as far as its record and the ledger of the flow run know.
     """
-    context, runs = FlowRunContext.get(), dict[str, QATechRunRecord]()
-    if context is not None and context.flow_run is not None:
-        async with ledger_of(context.flow_run.id) as ledger:
+    runs: dict[str, QATechRunRecord] = {}
+    if (flow_run := own_flow_run()) is not None:
+        async with ledger_of(flow_run.id) as ledger:
             entries = await ledger.entries()
         runs = {
             entry.run.run_short_id: entry.run

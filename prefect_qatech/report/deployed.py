@@ -13,11 +13,10 @@ from typing import Any
 import anyio
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
-from prefect.context import FlowRunContext
 from prefect.logging import get_logger
 from prefect.utilities.urls import url_for
 
-from prefect_qatech._prefect import PATIENCE_SECONDS
+from prefect_qatech._prefect import PATIENCE_SECONDS, own_flow_run
 from prefect_qatech.ledger import root_flow_run
 
 OWN_PARAMETERS = "qatech.own-parameters"
@@ -64,10 +63,8 @@ async def run_by() -> dict[str, str | None]:
     Returns:
         Fields of a `GateSubject`. The deployment and the starter are those of the flow run that somebody started.
     """
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None:
+    if (own := own_flow_run()) is None:
         return {}
-    own = context.flow_run
     known: dict[str, str | None] = {"flow_run_id": str(own.id)}
     try:
         with anyio.fail_after(PATIENCE_SECONDS):
@@ -100,13 +97,11 @@ async def where_it_runs() -> tuple[list[dict[str, str]], list[str] | None]:
         The gate's flow run, then the one that somebody started where the gate is a sub-flow run of it, each with its
         deployment; and the names of parameters that differ, None where there is no deployment, or nobody could ask.
     """
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None:
+    if (own := own_flow_run()) is None:
         return [], None
     try:
         with anyio.fail_after(PATIENCE_SECONDS):
             async with get_client() as client:
-                own = context.flow_run
                 root = await root_flow_run(client, own.id) if own.parent_task_run_id is not None else own
                 return await _related(client, [own] if root.id == own.id else [own, root])
     except Exception:  # the event counts, not its surroundings

@@ -30,12 +30,12 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
-from prefect.context import FlowRunContext
 from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
 from prefect.logging import get_logger
 from prefect.logging.handlers import APILogHandler
 
+from prefect_qatech._prefect import own_flow_run
 from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.report.deployed import where_it_runs
@@ -65,22 +65,17 @@ _MAX_TEXT = 10_000
 _DELIVERY_SECONDS = 2.0
 
 
-def emit_run_started(record: QATechRunRecord, *, rerun_of: str | None = None) -> None:
-    """Emit that a run was accepted.
-
-    Args:
-        record: The run.
-        rerun_of: Short id of the run that it repeats.
-    """
+def emit_run_started(record: QATechRunRecord) -> None:
+    """Emit that a run was accepted."""
     _emit(
-        RUN_STARTED if rerun_of is None else RERUN_STARTED,
+        RUN_STARTED if record.rerun_of is None else RERUN_STARTED,
         record.run_short_id,
         {
             "run_short_id": record.run_short_id,
             "run_url": record.run_url,
             "test_count": record.test_count,
             "plan_short_id": record.plan_short_id,
-            "rerun_of": rerun_of,
+            "rerun_of": record.rerun_of,
         },
     )
 
@@ -115,8 +110,8 @@ async def emit_gate_verdict(report: GateReport) -> None:
 
 async def emit_gates_verdict(report: GatesReport) -> None:
     """Emit the verdict over several gates; each of them emits its own."""
-    context = FlowRunContext.get()
-    flow_run_id = context.flow_run.id if context is not None and context.flow_run is not None else "none"
+    flow_run = own_flow_run()
+    flow_run_id = flow_run.id if flow_run is not None else "none"
     resource = {
         "prefect.resource.id": f"qatech.gates.{flow_run_id}",
         "prefect.resource.name": f"{len(report.names)} QA.tech gates",

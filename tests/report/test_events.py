@@ -45,7 +45,7 @@ async def emit_everything(report: GateReport) -> None:
         kind="start", run_short_id="abc123", plan_short_id=HOSTILE, started_at=datetime.now(timezone.utc)
     )
     events.emit_run_started(record)
-    events.emit_run_started(record, rerun_of="abc122")
+    events.emit_run_started(record.model_copy(update={"rerun_of": "abc122"}))
     events.emit_run_finished(QATechRun(run_short_id="abc123", status=HOSTILE, result=HOSTILE), None)
     events.emit_run_unattended("abc123", HOSTILE, "cancelled")
     await events.emit_gate_asked(report, seconds=60)
