@@ -8,9 +8,9 @@ import griffe
 
 
 class SyncUnderItsName(griffe.Extension):
-    """Show what `task_in_both_versions` makes under a function's name: the sync version."""
+    """Show what `task_in_both_versions` and `gate_in_both_versions` make under a function's name: the sync version."""
 
     def on_function_instance(self, *, func: griffe.Function, **_: Any) -> None:
-        """Take the label "async" from a function that the decorator makes sync."""
-        if any(str(decorator.value).startswith("task_in_both_versions") for decorator in func.decorators):
+        """Take the label "async" from a function that such a decorator makes sync."""
+        if any("_in_both_versions" in str(decorator.value) for decorator in func.decorators):
             func.labels.discard("async")

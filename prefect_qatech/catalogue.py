@@ -253,23 +253,6 @@ async def get_test_case_trace(
 aget_test_case_trace = get_test_case_trace.async_version
 
 
-async def _create(
-    credentials: QATechCredentials, request: QATechNewTestCase, label: str | None
-) -> QATechCreatedTestCase:
-    check_call(credentials, label)
-    if not isinstance(request, QATechNewTestCase):
-        raise InvalidInputError(f"request must be a QATechNewTestCase, not {short_repr(request)}")
-    what = f"POST /v1/test-cases ({request.name})"
-    call = call_of_start(credentials, request, what, makes="test case", label=label)
-
-    async def send(client: QATechClient, wanted: QATechNewTestCase) -> QATechRunRecord:
-        created = await client.create_test_case(wanted)
-        return _made("test case", created.id, created.url, request.name)
-
-    record = await send_once(credentials, call, request, send)
-    return QATechCreatedTestCase(id=record.run_short_id, name=request.name, url=record.run_url)
-
-
 def _made(makes: str, made_id: str, url: str | None, name: str) -> QATechRunRecord:
     """Name in the log what was made, before anything else can fail, and make a record of it."""
     record = QATechRunRecord(
@@ -313,7 +296,18 @@ async def create_test_case(
         )
         ```
     """
-    return await _create(credentials, request, label)
+    check_call(credentials, label)
+    if not isinstance(request, QATechNewTestCase):
+        raise InvalidInputError(f"request must be a QATechNewTestCase, not {short_repr(request)}")
+    what = f"POST /v1/test-cases ({request.name})"
+    call = call_of_start(credentials, request, what, makes="test case", label=label)
+
+    async def send(client: QATechClient, wanted: QATechNewTestCase) -> QATechRunRecord:
+        created = await client.create_test_case(wanted)
+        return _made("test case", created.id, created.url, request.name)
+
+    record = await send_once(credentials, call, request, send)
+    return QATechCreatedTestCase(id=record.run_short_id, name=request.name, url=record.run_url)
 
 
 acreate_test_case = create_test_case.async_version

@@ -11,7 +11,7 @@ from typing import Literal
 
 from prefect.exceptions import TerminationSignal
 
-from prefect_qatech._prefect import rename_own_task_run, run_logger
+from prefect_qatech._prefect import run_logger
 from prefect_qatech._sync import sleep_unless_stopped
 from prefect_qatech.addresses import safe_url
 from prefect_qatech.api.catalogue import QATechReleaseCheck, QATechReleaseCheckRequest, QATechStartedReleaseCheck
@@ -30,37 +30,12 @@ from prefect_qatech.polling.unfinished import goes_on
 from prefect_qatech.polling.wait import Surroundings, wait_for_run
 from prefect_qatech.report import artifacts
 from prefect_qatech.report.release_check import report_release_check
-from prefect_qatech.starts import call_of_start, check_call, send_once
+from prefect_qatech.starts import announce, call_of_start, check_call, send_once
 from prefect_qatech.task_names import named
 from prefect_qatech.task_options import NOT_CACHED, RETRIED, task_in_both_versions
 
 MAKES_CHECK = "release check"
 """What the ledger calls it."""
-
-
-async def _start(
-    credentials: QATechCredentials, request: QATechReleaseCheckRequest, label: str | None, target: str | None
-) -> QATechStartedReleaseCheck:
-    check_call(credentials, label, target)
-    if not isinstance(request, QATechReleaseCheckRequest):
-        raise InvalidInputError(f"request must be a QATechReleaseCheckRequest, not {short_repr(request)}")
-    what = "POST /v1/release-checks"
-    call = call_of_start(credentials, request, what, makes=MAKES_CHECK, target=target, label=label)
-
-    async def send(client: QATechClient, wanted: QATechReleaseCheckRequest) -> QATechRunRecord:
-        return _accepted(await client.start_release_check(wanted))
-
-    record = await send_once(credentials, call, request, send)
-    rename_own_task_run(f"{'resume' if record.is_resumed else 'start'} release check {record.run_short_id}")
-    if record.is_resumed:
-        sentence = "Resuming QA.tech release check %s, which this flow run has on record: %s"
-        run_logger().info(sentence, record.run_short_id, record.run_url or "no address given")
-    else:
-        text = f"Release check {record.run_short_id} on QA.tech"
-        key = artifacts.artifact_key("release-check", record.run_short_id)
-        await artifacts.publish_link(record.run_url, text, key=key, description="QA.tech release check")
-    answer = record.answer or {"short_id": record.run_short_id, "url": record.run_url}
-    return QATechStartedReleaseCheck.model_validate(answer)
 
 
 def _accepted(started: QATechStartedReleaseCheck) -> QATechRunRecord:
@@ -186,7 +161,20 @@ async def start_release_check(
                 print(blocker.title)
         ```
     """
-    return await _start(credentials, request, label, target)
+    check_call(credentials, label, target)
+    if not isinstance(request, QATechReleaseCheckRequest):
+        raise InvalidInputError(f"request must be a QATechReleaseCheckRequest, not {short_repr(request)}")
+    what = "POST /v1/release-checks"
+    call = call_of_start(credentials, request, what, makes=MAKES_CHECK, target=target, label=label)
+
+    async def send(client: QATechClient, wanted: QATechReleaseCheckRequest) -> QATechRunRecord:
+        return _accepted(await client.start_release_check(wanted))
+
+    record = await send_once(credentials, call, request, send)
+    key = artifacts.artifact_key("release-check", record.run_short_id)
+    await announce(record, key=key, description="QA.tech release check")
+    answer = record.answer or {"short_id": record.run_short_id, "url": record.run_url}
+    return QATechStartedReleaseCheck.model_validate(answer)
 
 
 astart_release_check = start_release_check.async_version

@@ -1,4 +1,4 @@
-"""How a task makes something at QA.tech once in a flow run: what is checked, what the ledger is told, what is sent."""
+"""How a task makes something at QA.tech once in a flow run: what is checked, recorded, sent, and told of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from prefect_qatech import ledger
-from prefect_qatech._prefect import check_that_prefect_returns_results
+from prefect_qatech._prefect import check_that_prefect_returns_results, rename_own_task_run, run_logger
 from prefect_qatech.api.catalogue import QATechNewTestCase, QATechReleaseCheckRequest
 from prefect_qatech.api.client import QATechClient
 from prefect_qatech.api.lookup import Wanted
@@ -14,6 +14,7 @@ from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest
 from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.inputs import check_name, check_target
 from prefect_qatech.ledger import QATechRunRecord
+from prefect_qatech.report import artifacts
 
 RequestT = TypeVar("RequestT", QATechRunRequest, QATechRerunRequest, QATechReleaseCheckRequest, QATechNewTestCase)
 
@@ -58,6 +59,18 @@ def call_of_start(
         label=f"{label} of {target}" if label is not None and target is not None else label,
         campaign=campaign,
     )
+
+
+async def announce(record: QATechRunRecord, *, key: str, description: str, below_url: str | None = None) -> None:
+    """Tell what was started, or found, by the name of the task run, the log and a link; `publish_link` has the rest."""
+    what = record.makes if record.rerun_of is None else "rerun"
+    rename_own_task_run(f"{'resume' if record.is_resumed else 'start'} {what} {record.run_short_id}")
+    if record.is_resumed:
+        sentence = "Resuming QA.tech %s %s, which this flow run has on record: %s"
+        run_logger().info(sentence, record.makes, record.run_short_id, record.run_url or "no address given")
+        return
+    text = f"{what.capitalize()} {record.run_short_id} on QA.tech"
+    await artifacts.publish_link(record.run_url, text, key=key, description=description, below_url=below_url)
 
 
 async def send_once(

@@ -1,12 +1,12 @@
 """How our tasks are made: sync and async versions of one function, how Prefect retries them, why it caches none."""
 
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, ParamSpec, TypedDict, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-from prefect.cache_policies import NO_CACHE, CachePolicy
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
@@ -55,18 +55,6 @@ def no_retry_after(seconds_left: float) -> Iterator[None]:
         _deadline.reset(token)
 
 
-class _ResultOptions(TypedDict):
-    cache_policy: CachePolicy
-    persist_result: bool
-    result_storage_key: str
-
-
-class _RetryOptions(_ResultOptions):
-    retries: int
-    retry_delay_seconds: list[float]
-    retry_condition_fn: Callable[[Task[Any, Any], TaskRun, State[Any]], Awaitable[bool]]
-
-
 async def retry_if_safe(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
     """Prefect's `retry_condition_fn` of the tasks: our own errors know whether they may be retried.
 
@@ -90,12 +78,12 @@ async def retry_if_safe(task: Task[Any, Any], task_run: TaskRun, state: State[An
 # The ledger finds an earlier start, and survives what a cache does not; what a run is like must never come from a
 # cache. A task worker keeps results, and puts Prefect's default, by which equal calls of a flow run share one, in place
 # of NO_CACHE: there, each task run keeps its result under a key of its own.
-NOT_CACHED: _ResultOptions = {
+NOT_CACHED: dict[str, Any] = {
     "cache_policy": NO_CACHE,
     "persist_result": False,
     "result_storage_key": "qatech-{task_run.id}",
 }
-RETRIED: _RetryOptions = {
+RETRIED: dict[str, Any] = {
     # Stated on purpose: the setting PREFECT_TASKS_DEFAULT_RETRIES must not decide whether a POST is sent again.
     "retries": len(RETRY_DELAYS_SECONDS),
     "retry_delay_seconds": list(RETRY_DELAYS_SECONDS),

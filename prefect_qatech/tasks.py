@@ -13,7 +13,7 @@ from typing import Literal
 from prefect import task
 
 from prefect_qatech import ledger
-from prefect_qatech._prefect import rename_own_task_run, run_logger
+from prefect_qatech._prefect import run_logger
 from prefect_qatech.api.catalogue import QATechReleaseCheckRequest
 from prefect_qatech.api.client import QATechClient
 from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest, as_request
@@ -22,7 +22,7 @@ from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.ledger import QATechRunRecord, record_of, short_id_of
 from prefect_qatech.report import append_job_summary, artifacts, events, write_report_files
 from prefect_qatech.report.model import GateReport
-from prefect_qatech.starts import address_of, call_of_start, check_call, send_once
+from prefect_qatech.starts import address_of, announce, call_of_start, check_call, send_once
 from prefect_qatech.task_names import name_of_report, named
 from prefect_qatech.task_options import NOT_CACHED, RETRIED, task_in_both_versions
 
@@ -37,6 +37,17 @@ async def _start(
     release_check: QATechReleaseCheckRequest | None = None,
     first_url: str | None = None,
 ) -> QATechRunRecord:
+    """Start a run: for a user, or as the first run of a gate's campaign.
+
+    Args:
+        credentials: How to reach QA.tech.
+        request: What to run, and where.
+        target: What is tested.
+        label: Names this start within the flow run.
+        campaign: Of a first run that is started anew: the slot of the former one, and how often it was started anew.
+        release_check: What is checked besides; a name in it that means nothing is an error before the run is started.
+        first_url: Of a first run that is started anew: the address of the former one.
+    """
     check_call(credentials, label, target)
     plan = request.test_plan_short_id
     what = f"POST /v1/run ({_what_of(request)})"
@@ -61,6 +72,18 @@ async def _rerun(
     plan_short_id: str | None,
     first_url: str | None = None,
 ) -> QATechRunRecord:
+    """Start a rerun: for a user, or as one of a gate's campaign.
+
+    Args:
+        credentials: How to reach QA.tech.
+        run: The run to repeat.
+        request: What of it.
+        label: Names this rerun within the flow run.
+        campaign: The slot of the campaign's first run, and the number of the rerun.
+        artifact_key: Key of the link artifact, instead of one made of the run's id.
+        plan_short_id: The plan that the run is of, where the run's record does not tell it.
+        first_url: The address of the campaign's first run.
+    """
     check_call(credentials, label)
     run_short_id = short_id_of(run)
     plan = plan_short_id or (run.plan_short_id if isinstance(run, QATechRunRecord) else None)
@@ -117,19 +140,13 @@ def _accepted(
 
 async def _announce(record: QATechRunRecord, key: str, first_url: str | None) -> None:
     """Tell which run was started, or found; in a gate its link stands below that of the first run."""
-    what = "run" if record.rerun_of is None else "rerun"
-    rename_own_task_run(f"{'resume' if record.is_resumed else 'start'} {what} {record.run_short_id}")
-    if record.is_resumed:
-        sentence = "Resuming QA.tech run %s, which this flow run has on record: %s"
-        run_logger().info(sentence, record.run_short_id, record.run_url or "no address given")
-        return
     if first_url is not None:
         description = "QA.tech runs of this gate: the first one, and those after it"
     else:
         description = "QA.tech run" if record.rerun_of is None else f"QA.tech rerun of {record.rerun_of}"
-    text = f"{what.capitalize()} {record.run_short_id} on QA.tech"
-    await artifacts.publish_link(record.run_url, text, key=key, description=description, below_url=first_url)
-    events.emit_run_started(record)
+    await announce(record, key=key, description=description, below_url=first_url)
+    if not record.is_resumed:
+        events.emit_run_started(record)
 
 
 @task_in_both_versions(
@@ -239,80 +256,18 @@ arerun_test_run = rerun_test_run.async_version
 # In a gate's campaign a run is known by its number, even if a retry sees other answers and asks for something else.
 
 
-@task(
+astart_in_campaign = task(
     name="start_test_run",
     description="Start a QA.tech run, once per flow run.",
     task_run_name=named("start run of", "request"),
     **RETRIED,
-)
-async def astart_in_campaign(
-    credentials: QATechCredentials,
-    request: QATechRunRequest,
-    *,
-    target: str | None,
-    label: str | None = None,
-    campaign: tuple[str, int] | None = None,
-    release_check: QATechReleaseCheckRequest | None = None,
-    first_url: str | None = None,
-) -> QATechRunRecord:
-    """Start the first run of a gate's campaign.
-
-    Args:
-        credentials: How to reach QA.tech.
-        request: What to run, and where.
-        target: What is tested.
-        label: Names this start within the flow run.
-        campaign: Of a first run that is started anew: the slot of the former one, and how often it was started anew.
-        release_check: What is checked besides; a name in it that means nothing is an error before the run is started.
-        first_url: Of a first run that is started anew: the address of the former one.
-    """
-    return await _start(
-        credentials,
-        request,
-        target,
-        label=label,
-        campaign=campaign,
-        release_check=release_check,
-        first_url=first_url,
-    )
-
-
-@task(
+)(_start)
+arerun_in_campaign = task(
     name="rerun_test_run",
     description="Rerun a QA.tech run: everything, failed only, or a list.",
-    task_run_name=named("start rerun of", "run_short_id"),
+    task_run_name=named("start rerun of", "run"),
     **RETRIED,
-)
-async def arerun_in_campaign(
-    credentials: QATechCredentials,
-    run_short_id: str,
-    request: QATechRerunRequest,
-    *,
-    campaign: tuple[str, int],
-    artifact_key: str,
-    plan_short_id: str | None,
-    first_url: str | None,
-) -> QATechRunRecord:
-    """Start a rerun of a gate's campaign.
-
-    Args:
-        credentials: How to reach QA.tech.
-        run_short_id: The run to repeat.
-        request: What of it.
-        campaign: The slot of the campaign's first run, and the number of the rerun.
-        artifact_key: Key of the link artifact.
-        plan_short_id: The plan that the run is of.
-        first_url: The address of the campaign's first run.
-    """
-    return await _rerun(
-        credentials,
-        run_short_id,
-        request,
-        campaign=campaign,
-        artifact_key=artifact_key,
-        plan_short_id=plan_short_id,
-        first_url=first_url,
-    )
+)(_rerun)
 
 
 @task_in_both_versions(description="Get a QA.tech run as it is now.", task_run_name=named("get run", "run"), **RETRIED)

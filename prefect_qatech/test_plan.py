@@ -4,7 +4,7 @@ A job run is a whole gate: the run that `trigger` has started, and the reruns, t
 `release_gate` makes of it.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prefect.blocks.abstract import JobBlock, JobRun
 from pydantic import ConfigDict, Field
@@ -68,17 +68,9 @@ class QATechTestRun(JobRun[GateReport]):
     async def await_for_completion(self) -> None:
         """Async version of `wait_for_completion`: the same errors."""
         try:
-            report = await arelease_gate(
-                self.plan.credentials,
-                run=self.record,
-                target=self.target,
-                policy=self.plan.policy,
-                polling=self.plan.polling,
-            )
+            self._outcome = await arelease_gate(self.plan.credentials, **self._gate_options())
         except GateNotPassed as error:
             self._outcome = error
-        else:
-            self._outcome = report
 
     def wait_for_completion(self) -> None:  # type: ignore[override]
         """Wait for the run, rerun what failed as far as the policy allows, and publish the report.
@@ -91,17 +83,13 @@ class QATechTestRun(JobRun[GateReport]):
             QATechAPIError: The gate could not be evaluated.
         """
         try:
-            report = release_gate(
-                self.plan.credentials,
-                run=self.record,
-                target=self.target,
-                policy=self.plan.policy,
-                polling=self.plan.polling,
-            )
+            self._outcome = release_gate(self.plan.credentials, **self._gate_options())
         except GateNotPassed as error:
             self._outcome = error
-        else:
-            self._outcome = report
+
+    def _gate_options(self) -> dict[str, Any]:
+        plan = self.plan
+        return {"run": self.record, "target": self.target, "policy": plan.policy, "polling": plan.polling}
 
     async def afetch_result(self) -> GateReport:
         """Async version of `fetch_result`: the same result and errors."""

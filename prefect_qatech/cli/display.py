@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from typing import IO, Protocol
+from typing import Protocol
 
 from rich.console import Console
 from rich.live import Live
@@ -40,8 +40,7 @@ class Display(Protocol):
 class LineDisplay:
     """One line for each change, for pipes and CI."""
 
-    def __init__(self, file: IO[str] | None = None) -> None:
-        self._file = file or sys.stderr
+    def __init__(self) -> None:
         self._last = ""
 
     def started(self, record: QATechRunRecord) -> None:
@@ -54,7 +53,7 @@ class LineDisplay:
 
     def tell(self, sentence: str) -> None:
         try:
-            print(one_line(sentence), file=self._file, flush=True)
+            print(one_line(sentence), file=sys.stderr, flush=True)
         except (OSError, ValueError):  # whoever read it has gone; the run goes on, and its id is on record
             return
 
@@ -65,9 +64,9 @@ class LineDisplay:
 class LiveDisplay(LineDisplay):
     """A line that moves, and what is running, for a terminal."""
 
-    def __init__(self, file: IO[str] | None = None) -> None:
-        super().__init__(file)
-        self._console = Console(file=self._file)
+    def __init__(self) -> None:
+        super().__init__()
+        self._console = Console(file=sys.stderr)
         self._live: Live | None = None
         self._began = time.monotonic()
 
@@ -109,16 +108,10 @@ class LiveDisplay(LineDisplay):
         return picture
 
 
-def display_for(environ: Mapping[str, str], file: IO[str] | None = None) -> Display:
-    """Return a display that fits where the command runs.
-
-    Args:
-        environ: The environment; `CI` is set in every CI that is known.
-        file: Where to show; stderr by default.
-    """
-    file = file or sys.stderr
-    is_for_people = file.isatty() and not environ.get("CI") and environ.get("TERM") != "dumb"
-    return LiveDisplay(file) if is_for_people else LineDisplay(file)
+def display_for(environ: Mapping[str, str]) -> Display:
+    """Return a display that fits where the command runs; `CI` is set in every CI that is known."""
+    is_for_people = sys.stderr.isatty() and not environ.get("CI") and environ.get("TERM") != "dumb"
+    return LiveDisplay() if is_for_people else LineDisplay()
 
 
 def one_line(text: str) -> str:

@@ -16,7 +16,7 @@ from prefect_qatech.cli.display import one_line
 from prefect_qatech.cli.exits import end
 from prefect_qatech.cli.terminal import show
 from prefect_qatech.credentials import QATechCredentials
-from prefect_qatech.exceptions import InvalidInputError, QATechError
+from prefect_qatech.exceptions import QATechError
 
 What = Literal["projects", "applications", "environments", "test-cases", "builds"]
 
@@ -68,7 +68,7 @@ def list_(
 
     try:
         items = asyncio.run(ask())
-    except (QATechError, InvalidInputError, ValueError) as error:
+    except (QATechError, ValueError) as error:
         end(one_line(str(error)))
     if json:
         show([json_module.dumps([item.model_dump(mode="json", by_alias=False) for item in items], indent=2)])

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 
 from prefect_qatech.cli.ci import tell_ci
 from prefect_qatech.cli.display import one_line
 from prefect_qatech.cli.terminal import show as show_lines
-from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.report import (
-    check_report_directory,
     clear_report_files,
     render_junit,
     render_verdict_json,
@@ -37,21 +34,6 @@ def forget_older(*, junit: Path | None, directory: Path | None) -> None:
         clear_report_files(directory)
     if junit is not None:
         junit.unlink(missing_ok=True)
-
-
-def check_can_write(directory: Path | None) -> None:
-    """Check, before anything is started, that a report can be written.
-
-    Args:
-        directory: The directory of the report, where one is wanted.
-
-    Raises:
-        InvalidInputError: It cannot.
-    """
-    if directory is not None:
-        check_report_directory(directory)
-    if find_spec("junitparser") is None:
-        raise InvalidInputError('JUnit files need an extra: pip install "prefect-qatech[junit]"')
 
 
 def show(

@@ -25,7 +25,7 @@ from prefect_qatech.cli.ci import tell_ci_of_an_error
 from prefect_qatech.cli.disk import FIRST, RunJournal, check_journal_directory
 from prefect_qatech.cli.display import Display, display_for, one_line
 from prefect_qatech.cli.exits import EXIT_CODES, INTERRUPTED, end
-from prefect_qatech.cli.result import check_can_write, forget_older, show
+from prefect_qatech.cli.result import forget_older, show
 from prefect_qatech.cli.steps import Mode, TerminalSteps
 from prefect_qatech.cli.terminal import show as show_lines
 from prefect_qatech.credentials import QATechCredentials
@@ -34,7 +34,8 @@ from prefect_qatech.gate.campaign import GateCampaign
 from prefect_qatech.inputs import check_target
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.polling.schedule import QATechPolling
-from prefect_qatech.report import load_policy
+from prefect_qatech.report import check_report_directory, load_policy
+from prefect_qatech.report.junit import check_junit
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.report.subject import GateSubject, subject_of
 from prefect_qatech.verdict import GatePolicy
@@ -401,8 +402,11 @@ def _gate(work: Any, output: Output, *, resume: bool) -> Never:
     display = display_for(os.environ)
     try:
         forget_older(junit=output.junit, directory=output.report)
-        if output.junit is not None or output.report is not None:
-            check_can_write(output.report)
+        # Before anything is started.
+        if output.report is not None:
+            check_report_directory(output.report)
+        elif output.junit is not None:
+            check_junit()
         report = asyncio.run(_interruptible(work(display)))
         show(report, junit=output.junit, directory=output.report, as_json=output.json, environ=os.environ)
     except (asyncio.CancelledError, KeyboardInterrupt):

@@ -25,7 +25,7 @@ from prefect_qatech.exceptions import (
     QATechError,
     StartOutcomeUnknown,
 )
-from prefect_qatech.gate.campaign import Beginning, NextRun
+from prefect_qatech.gate.campaign import Beginning, NextRun, seconds_left
 from prefect_qatech.gate.details import Details, details_of
 from prefect_qatech.ledger import QATechRunRecord, record_of
 from prefect_qatech.polling.schedule import QATechPolling
@@ -80,7 +80,8 @@ class TerminalSteps:
     async def begin(self) -> Beginning:
         if self.attached is not None:
             self.display.started(self.attached)
-            return Beginning(self.attached, self._until(0.0), self.subject, is_one_run_only=True)
+            left = seconds_left(datetime.now(timezone.utc), self.deadline_seconds)
+            return Beginning(self.attached, left, self.subject, is_one_run_only=True)
         verdict = self.journal.verdict()
         is_good = verdict is None or verdict.verdict != "pass" or self.subject.target is not None
         if self.journal.has_begun() and self.mode == "new" and verdict is None:
@@ -95,8 +96,8 @@ class TerminalSteps:
         first = await self._once(FIRST, self._start, self.deadline_seconds, prepare=self.prepare)
         self.display.started(first)
         # After a crash the deadline stays; after a verdict, --resume begins a new one.
-        passed = 0.0 if verdict is not None else (datetime.now(timezone.utc) - first.started_at).total_seconds()
-        return Beginning(first, self._until(passed), self.subject, evidence_is_older=first.is_resumed, notes=self.notes)
+        left = seconds_left(datetime.now(timezone.utc) if verdict else first.started_at, self.deadline_seconds)
+        return Beginning(first, left, self.subject, evidence_is_older=first.is_resumed, notes=self.notes)
 
     async def is_on_record(self, rerun: NextRun) -> bool:
         return self.journal.find(_slot(rerun)) is not None or self.journal.has_open_intent(_slot(rerun))
@@ -240,10 +241,6 @@ class TerminalSteps:
                 f"Run {record.run_short_id} ({record.run_url or 'no address given'}) was started and could not be kept "
                 f"in the journal: {error}. Give --started {record.run_short_id} where you resume."
             )
-
-    def _until(self, passed_seconds: float) -> Callable[[], float]:
-        deadline = time.monotonic() + self.deadline_seconds - max(0.0, passed_seconds)
-        return lambda: deadline - time.monotonic()
 
     def _on_record(self) -> QATechError:
         first = self.journal.find(FIRST)

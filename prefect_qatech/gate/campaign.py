@@ -52,6 +52,13 @@ class Beginning:
     notes: tuple[str, ...] = ()
 
 
+def seconds_left(began: datetime, deadline_seconds: float) -> Callable[[], float]:
+    """Return a function that returns the seconds until a deadline, by a monotonic clock from now on."""
+    passed = max(0.0, (datetime.now(timezone.utc) - began).total_seconds())
+    deadline = time.monotonic() + deadline_seconds - passed
+    return lambda: deadline - time.monotonic()
+
+
 @dataclass(frozen=True)
 class NextRun:
     """A rerun that is to be started.

@@ -17,7 +17,7 @@ from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.gate import journal, suspend
 from prefect_qatech.gate.approval import ask, ask_suspended
-from prefect_qatech.gate.campaign import Beginning, NextRun
+from prefect_qatech.gate.campaign import Beginning, NextRun, seconds_left
 from prefect_qatech.gate.details import Details, details_of
 from prefect_qatech.gate.settings import GateSettings
 from prefect_qatech.ledger import QATechRunRecord
@@ -77,7 +77,7 @@ class FlowRunSteps:
         return Beginning(
             # Fail closed: where the answer to the POST was lost, tests that were there the last time are missed now.
             first if usual is None else first.model_copy(update={"test_count": usual}),
-            _seconds_left(began, seconds),
+            seconds_left(began, seconds),
             subject,
             evidence_is_older=await ledger.through_outages(lambda: journal.is_older(first), seconds, first),
             is_one_run_only=run is not None and first.kind == "attached",
@@ -309,10 +309,3 @@ async def _keep(write: Callable[[], Awaitable[None]], what: str, seconds: float)
         run_logger().error("%s could not be recorded: %s", what, error)
         return False
     return True
-
-
-def _seconds_left(began: datetime, deadline_seconds: float) -> Callable[[], float]:
-    """Return a function that returns the seconds until a deadline, by a monotonic clock from now on."""
-    passed = max(0.0, (datetime.now(timezone.utc) - began).total_seconds())
-    deadline = time.monotonic() + deadline_seconds - passed
-    return lambda: deadline - time.monotonic()

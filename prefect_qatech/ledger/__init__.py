@@ -46,13 +46,12 @@ from prefect_qatech.ledger.slots import (
     same_attempt,
     short_id_of,
 )
-from prefect_qatech.ledger.store import Ledger, Prepare
+from prefect_qatech.ledger.store import Ledger
 
 __all__ = [
     "Call",
     "Chain",
     "Ledger",
-    "Prepare",
     "QATechLedgerEntry",
     "QATechRunRecord",
     "Rows",

@@ -24,7 +24,15 @@ from prefect_qatech.report.model import (
 from prefect_qatech.report.release_check import report_release_check
 from prefect_qatech.report.subject import GateSubject
 from prefect_qatech.texts import cut, cut_to_bytes
-from prefect_qatech.verdict import GatePolicy, GateVerdict, Incident, Outcome, TestVerdict, judge
+from prefect_qatech.verdict import (
+    Attempt,
+    GatePolicy,
+    GateVerdict,
+    Incident,
+    Outcome,
+    ReleaseCheckEvidence,
+    TestVerdict,
+)
 from prefect_qatech.verdict.identity import (
     NAME_LENGTH,
     Campaign,
@@ -35,6 +43,7 @@ from prefect_qatech.verdict.identity import (
     resolve_quarantine,
 )
 from prefect_qatech.verdict.judge import judge_named
+from prefect_qatech.verdict.policy import DEFAULT_POLICY
 
 TITLE_LENGTH = 500
 EXPLANATION_LENGTH = 1_000
@@ -44,13 +53,12 @@ TEXTS_BYTES = 192 * 1024
 LINKS_BYTES = 96 * 1024
 """What the addresses of a report's tests may take together: signed ones are long."""
 _LINKS = ("url", "screenshot_url", "recording_url")
-_DEFAULT_POLICY = GatePolicy()
 _UNKNOWN = GateSubject()
 
 
 def evaluate(
     runs: Sequence[QATechRun],
-    policy: GatePolicy = _DEFAULT_POLICY,
+    policy: GatePolicy = DEFAULT_POLICY,
     subject: GateSubject = _UNKNOWN,
     *,
     expected_count: int | None = None,
@@ -161,28 +169,11 @@ def build_report(
     quarantine, unmatched = resolve_quarantine(policy, campaign.names)
     checked = release_check.evidence if release_check is not None else None
     noticed = noticed_in(campaign, (shown.case.short_id for shown, bad in map(_shown, campaign.tests.values()) if bad))
-    verdict = judge_named(
-        campaign.names,
-        campaign.expected,
-        campaign.attempts,
-        policy,
-        expected_count=campaign.expected_count,
-        incidents=incidents,
-        today=today,
-        release_check=checked,
-    )
-    without_reruns = judge(
-        campaign.expected,
-        campaign.attempts[:1],
-        quarantine,
-        expected_count=campaign.expected_count,
-        today=today,
-        release_check=checked,
-    )
+    verdict = _judge(campaign, campaign.attempts, policy, today, checked, incidents)
     return GateReport(
         **dict(subject),
         verdict=verdict.verdict,
-        verdict_without_reruns=without_reruns.verdict,
+        verdict_without_reruns=_judge(campaign, campaign.attempts[:1], policy, today, checked).verdict,
         reasons=tuple(
             ReportedReason(rule=r.rule, verdict=r.verdict, sentence=r.sentence, test_ids=r.test_ids)
             for r in verdict.reasons
@@ -204,6 +195,26 @@ def build_report(
         issues=noticed[None].issues,
         issue_count=noticed[None].count,
         issues_unknown=tuple(attempt.run.run_short_id for attempt in campaign.observed if attempt.issues_lost),
+    )
+
+
+def _judge(
+    campaign: Campaign,
+    attempts: Sequence[Attempt],
+    policy: GatePolicy,
+    today: date,
+    release_check: ReleaseCheckEvidence | None,
+    incidents: Iterable[Incident] = (),
+) -> GateVerdict:
+    return judge_named(
+        campaign.names,
+        campaign.expected,
+        attempts,
+        policy,
+        expected_count=campaign.expected_count,
+        incidents=incidents,
+        today=today,
+        release_check=release_check,
     )
 
 

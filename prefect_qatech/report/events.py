@@ -112,10 +112,7 @@ async def emit_gates_verdict(report: GatesReport) -> None:
     """Emit the verdict over several gates; each of them emits its own."""
     flow_run = own_flow_run()
     flow_run_id = flow_run.id if flow_run is not None else "none"
-    resource = {
-        "prefect.resource.id": f"qatech.gates.{flow_run_id}",
-        "prefect.resource.name": f"{len(report.names)} QA.tech gates",
-    }
+    resource = _resource(f"gates.{flow_run_id}", f"{len(report.names)} QA.tech gates")
     payload = {
         "verdict": report.verdict.value,
         "verdicts": {name: report.verdict_of(name).value for name in report.names},
@@ -145,10 +142,8 @@ async def emit_gate_errored(error: Exception, subject: GateSubject) -> None:
     flow_run_id = subject.flow_run_id
     # Our own errors about a run name it.
     run_short_id, run_url = getattr(error, "run_short_id", None), getattr(error, "run_url", None)
-    resource = {
-        "prefect.resource.id": f"qatech.gate.{flow_run_id or run_short_id or 'none'}",
-        "prefect.resource.name": f"QA.tech gate {subject.label or subject.plan_short_id or flow_run_id or ''}".rstrip(),
-    }
+    name = f"QA.tech gate {subject.label or subject.plan_short_id or flow_run_id or ''}".rstrip()
+    resource = _resource(f"gate.{flow_run_id or run_short_id or 'none'}", name)
     related, _ = await where_it_runs()
     payload = {
         "verdict": None,
@@ -164,10 +159,8 @@ async def _emit_gate(event: str, report: GateReport, decide_seconds: float | Non
     until = None if decide_seconds is None else datetime.now(timezone.utc) + timedelta(seconds=decide_seconds)
     failed = report.tests_with(TestVerdict.FAILED)
     related, changed = await where_it_runs()
-    resource = {
-        "prefect.resource.id": f"qatech.gate.{report.flow_run_id or report.run_short_id}",
-        "prefect.resource.name": f"QA.tech gate {report.label or report.plan_short_id or report.run_short_id}",
-    }
+    name = f"QA.tech gate {report.label or report.plan_short_id or report.run_short_id}"
+    resource = _resource(f"gate.{report.flow_run_id or report.run_short_id}", name)
     is_answer = event in (GATE_APPROVED, GATE_REJECTED)
     answered_at = report.decision.decided_at.isoformat() if report.decision and is_answer else None
     _safely(
@@ -195,6 +188,10 @@ async def _emit_gate(event: str, report: GateReport, decide_seconds: float | Non
     )
 
 
+def _resource(id: str, name: str) -> dict[str, str]:
+    return {"prefect.resource.id": f"qatech.{id}", "prefect.resource.name": name}
+
+
 def _told_of(subject: GateSubject) -> dict[str, Any]:
     return subject.model_dump(mode="json", include=set(GateSubject.model_fields))
 
@@ -216,11 +213,7 @@ async def deliver() -> None:
 
 
 def _emit(event: str, run_short_id: str, payload: dict[str, Any]) -> None:
-    resource = {
-        "prefect.resource.id": f"qatech.run.{run_short_id}",
-        "prefect.resource.name": f"QA.tech run {run_short_id}",
-    }
-    _safely(event, resource, payload)
+    _safely(event, _resource(f"run.{run_short_id}", f"QA.tech run {run_short_id}"), payload)
 
 
 def _clean(value: Any) -> Any:

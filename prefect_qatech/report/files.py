@@ -42,18 +42,12 @@ def _render_summary(report: GateReport) -> str:
     return f"{heading}\n\n{_SUMMARY_MARK}\n{rest}"
 
 
-_FILES: dict[str, tuple[str, Callable[[GateReport], str]]] = {
-    "ctrf": ("ctrf.json", render_ctrf),
-    "summary": ("summary.md", _render_summary),
-    "junit": ("junit.xml", render_junit),
-    "verdict": (_VERDICT, render_verdict_json),
-}
-# What stands near the beginning of each file of ours.
-_MARKS = {
-    "ctrf.json": '"generatedBy": "prefect-qatech"',
-    "summary.md": _SUMMARY_MARK,
-    "junit.xml": 'name="qatech.verdict"',
-    _VERDICT: '"verdict_without_reruns":',
+# How each file is made, and what stands near the beginning of one of ours.
+_FILES: dict[str, tuple[Callable[[GateReport], str], str]] = {
+    "ctrf.json": (render_ctrf, '"generatedBy": "prefect-qatech"'),
+    "summary.md": (_render_summary, _SUMMARY_MARK),
+    "junit.xml": (render_junit, 'name="qatech.verdict"'),
+    _VERDICT: (render_verdict_json, '"verdict_without_reruns":'),
 }
 _HEAD_BYTES = 4096
 _MAX_TRIES = 200
@@ -107,7 +101,7 @@ def write_report_files(report: GateReport, directory: Path | str) -> dict[str, P
     _clear(directory, _remove if is_same else _set_aside)
     texts: dict[str, str] = {}
     missing: InvalidInputError | None = None
-    for name, render in _FILES.values():
+    for name, (render, _) in _FILES.items():
         try:
             texts[name] = render(report)
         except InvalidInputError as error:
@@ -115,7 +109,7 @@ def write_report_files(report: GateReport, directory: Path | str) -> dict[str, P
     _write(directory, texts)
     if missing is not None:
         raise missing
-    return {kind: directory / name for kind, (name, _) in _FILES.items()}
+    return {Path(name).stem: directory / name for name in _FILES}
 
 
 def clear_report_files(directory: Path | str) -> None:
@@ -134,7 +128,7 @@ def clear_report_files(directory: Path | str) -> None:
 
 def _clear(directory: Path, clear: Callable[[Path], None]) -> None:
     failure: OSError | None = None
-    for name in reversed(_MARKS):  # the verdict first, as it says that all are there
+    for name in reversed(_FILES):  # the verdict first, as it says that all are there
         try:
             clear(directory / name)
         except OSError as error:
@@ -179,7 +173,7 @@ def _is_ours(path: Path) -> bool:
             head = file.read(_HEAD_BYTES).decode("utf-8", errors="replace")
     except OSError:
         return False
-    return _MARKS[path.name] in head
+    return _FILES[path.name][1] in head
 
 
 def _campaign_of(verdict: Path) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from prefect_qatech.api.catalogue import FINAL_CHECK_STATUSES
 from prefect_qatech.api.responses import FINAL_STATUSES
-from prefect_qatech.report.model import GateReport, GatesReport
+from prefect_qatech.report.model import GateDecision, GateReport, GatesReport
 from prefect_qatech.report.quarantine import entries_that_end_soon
 from prefect_qatech.report.wording import HEADLINES, SYMBOLS, time_text
 from prefect_qatech.texts import counted
@@ -72,7 +72,7 @@ def symbol(report: GateReport) -> str:
 def advice(report: GateReport, escape: Escape = str) -> str:
     """Return what there is to do about a report, in a sentence or two."""
     if report.decision is not None:
-        return _decision(report, escape)
+        return _decision(report, report.decision, escape)
     if report.verdict is Verdict.FAIL:
         return "Look at what failed below; repair the product, or the test."
     if report.verdict is Verdict.INCONCLUSIVE:
@@ -171,10 +171,7 @@ def _who(report: GateReport, escape: Escape) -> str:
     return escape(name) if name else "somebody who gave no name"
 
 
-def _decision(report: GateReport, escape: Escape) -> str:
-    decision = report.decision
-    if decision is None:
-        return ""
+def _decision(report: GateReport, decision: GateDecision, escape: Escape) -> str:
     reason = escape(decision.reason)
     when = time_text(decision.decided_at)
     if decision.approved and not report.approved:

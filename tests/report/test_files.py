@@ -122,7 +122,7 @@ def test_no_older_green_file_stays_where_the_new_ones_cannot_be_written(
     elif fault == "no extra":
         monkeypatch.setitem(sys.modules, "junitparser", None)
     else:
-        monkeypatch.setitem(files_module._FILES, "ctrf", ("ctrf.json", lambda report: str(1 / 0)))
+        monkeypatch.setitem(files_module._FILES, "ctrf.json", (lambda report: str(1 / 0), "a mark"))
     with pytest.raises((OSError, InvalidInputError, ZeroDivisionError)):
         write_report_files(failing(), tmp_path)
     left = "".join(path.read_text(encoding="utf-8") for path in tmp_path.iterdir() if path.is_file())
