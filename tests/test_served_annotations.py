@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path for folder in ("prefect_qatech", "flows", "deployments") for path in (ROOT / folder).rglob("*.py"))
-DECORATORS = {"flow", "task", "task_in_both_versions", "materialize"}
+DECORATORS = {"flow", "task", "task_in_both_versions", "gate_in_both_versions", "materialize"}
 
 
 def defines_flow_or_task(tree: ast.Module) -> bool:
