@@ -91,6 +91,7 @@ SUBJECT = "{{ event.resource.name }}: {{ " + str(HAPPENED) + "[event.event] }}"
 BODY = (
     "{{ event.payload.get('reasons', []) | join(' ') }}{{ event.payload.get('error') or '' }}\n"
     + line("Failed", "event.payload.get('failed_tests', [])[:10] | join(', ')")
+    + line("New or known", "event.payload.get('new_and_known')")
     + "{% if event.payload.get('decide_until') %}Approve or reject ('Resume' on the flow run's page) within "
     "{{ (event.payload.decide_seconds / 60) | round | int }} min, until {{ event.payload.decide_until }}\n{% endif %}"
     + line("Target", "event.payload.get('target')")

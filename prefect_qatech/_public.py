@@ -137,6 +137,7 @@ from prefect_qatech.report.model import (
     ReportedAttempt as ReportedAttempt,
     ReportedFinding as ReportedFinding,
     ReportedIssue as ReportedIssue,
+    ReportedStanding as ReportedStanding,
     ReportedReason as ReportedReason,
     ReportedReleaseCheck as ReportedReleaseCheck,
     ReportedScore as ReportedScore,

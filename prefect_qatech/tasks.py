@@ -312,7 +312,7 @@ aget_test_run = get_test_run.async_version
 )
 async def publish_gate_report(
     report: GateReport, *, artifact_key: str | None = None, directory: str | None = None
-) -> None:
+) -> GateReport:
     """Publish a gate's report: artifacts in the Prefect UI, the event of its verdict, and files where asked for.
 
     `release_gate` does this by itself; it is for those who build their own flow.
@@ -328,6 +328,10 @@ async def publish_gate_report(
         directory: Where to write `verdict.json`, `junit.xml`, `ctrf.json` and `summary.md`. It holds the last verdict;
             files of another campaign are moved to `older/` below it. JUnit needs the extra `junit`.
 
+    Returns:
+        The report as it was published: each failed or flaky test says whether that is new or known, by the campaigns
+        of the same plan, environment, project and deployment that were published under this key before.
+
     Raises:
         OSError: A file could not be written; artifacts and event are out by then.
         InvalidInputError: The extra `junit` is not installed; all else is published.
@@ -337,7 +341,7 @@ async def publish_gate_report(
         publish_gate_report(report, directory="qatech-report")
         ```
     """
-    await artifacts.publish_report(report, key=artifact_key)
+    report = await artifacts.publish_report(report, key=artifact_key)
     await events.emit_gate_verdict(report)
     logger = run_logger()
     for entry in report.quarantine_unmatched:
@@ -347,6 +351,7 @@ async def publish_gate_report(
         logger.info("Report files: %s", ", ".join(str(path) for path in paths.values()))
     if (summary := append_job_summary(report)) is not None:
         logger.info("Job summary: %s", summary)
+    return report
 
 
 apublish_gate_report = publish_gate_report.async_version

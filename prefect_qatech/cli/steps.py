@@ -149,9 +149,10 @@ class TerminalSteps:
         # With a target, or for an attached run, nothing has to be remembered.
         return self.attached is not None or self._keep_verdict("pass") or self.subject.target is not None
 
-    async def end(self, first: QATechRunRecord, report: GateReport) -> None:
+    async def end(self, first: QATechRunRecord, report: GateReport) -> GateReport:
         if self.attached is None:
             self._keep_verdict(report.verdict.value)
+        return report
 
     def _keep_verdict(self, verdict: str) -> bool:
         try:

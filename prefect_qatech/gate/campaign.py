@@ -105,8 +105,8 @@ class Steps(Protocol):
     async def record_pass(self, first: QATechRunRecord) -> bool:
         """Record what a campaign has passed for; return whether a later attempt will know."""
 
-    async def end(self, first: QATechRunRecord, report: GateReport) -> None:
-        """Record and publish a report; whatever fails, the verdict stands."""
+    async def end(self, first: QATechRunRecord, report: GateReport) -> GateReport:
+        """Record and publish a report, and return it as it was published; whatever fails, the verdict stands."""
 
 
 class CheckSteps(Protocol):
@@ -192,8 +192,7 @@ class GateCampaign:
                 self.logger.error("Nobody could be asked: %s", error)
                 self.notes.append(f"Nobody could be asked: {_text_of(error)}")
                 report = self._report(beginning)
-        await self.steps.end(first, report)
-        return report
+        return await self.steps.end(first, report)
 
     def _note_what_is_known_of(self, beginning: Beginning) -> None:
         first = beginning.first

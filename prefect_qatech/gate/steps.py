@@ -212,7 +212,7 @@ class FlowRunSteps:
         seconds = self.settings.decision_timeout_seconds
         if note is None:
             # A person must see what to decide on.
-            await artifacts.publish_report(report)
+            report = await artifacts.publish_report(report)
             await events.emit_gate_asked(report, seconds=seconds)
             if is_suspending:
                 await suspend.show_wait("decision")
@@ -233,9 +233,9 @@ class FlowRunSteps:
             return True
         return await _keep(lambda: journal.record_pass(first, self.settings.target), "The pass", _PASS_SECONDS)
 
-    async def end(self, first: QATechRunRecord, report: GateReport) -> None:
+    async def end(self, first: QATechRunRecord, report: GateReport) -> GateReport:
         try:
-            await apublish_gate_report(report, directory=self.settings.report_directory)
+            report = await apublish_gate_report(report, directory=self.settings.report_directory)
         except Exception as error:  # the verdict counts, not the files that tell it
             run_logger().error("The report could not be published as a whole: %s", error)
         # A retry of a pass waits for nothing and reruns nothing, so it needs no new deadline.
@@ -243,6 +243,7 @@ class FlowRunSteps:
             await _keep(
                 lambda: journal.record_end(first, report.verdict.value), "The end of the campaign", _RECORD_SECONDS
             )
+        return report
 
 
 def _label_of_check(first: QATechRunRecord) -> str:

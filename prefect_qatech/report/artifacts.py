@@ -40,6 +40,7 @@ from prefect_qatech.report import (
 )
 from prefect_qatech.report.about import about_line, environment_of
 from prefect_qatech.report.escape import cell_text, cut_key, key_text
+from prefect_qatech.report.known import with_standings
 from prefect_qatech.report.markdown import render_release_check
 from prefect_qatech.report.model import GateReport, GatesReport, ReportedReleaseCheck
 from prefect_qatech.report.wording import campaign_name, counts_text
@@ -124,23 +125,30 @@ async def _artifacts_of_this_flow_run(client: PrefectClient, key: str) -> list[A
     )
 
 
-async def publish_report(report: GateReport, *, key: str | None = None) -> None:
+async def publish_report(report: GateReport, *, key: str | None = None) -> GateReport:
     """Publish a gate's report: Markdown with charts, a table of the tests, and pictures of those that failed.
+
+    What was published before is the plan's history, by which each failure is new or known.
 
     Args:
         report: The report.
         key: Key of the Markdown artifact. By default it is stable per label or plan, and the place that was tested, so
             that its versions are the history; the chart is drawn from those of the same project and deployment.
+
+    Returns:
+        The report, in which each failed or flaky test says whether that is new or known.
     """
     # A history is that of a plan at one address, not at all of them.
     subject, place = report.label or report.plan_short_id, environment_of(report) or None
     key = key or artifact_key("report", subject, place)
 
+    history = await _safely(_history(report, key)) or []
+    report = with_standings(report, history)
+
     def described(what: str) -> str:
         return cell_text(" · ".join(filter(None, [what, campaign_name(report), about_line(report)])), MAX_DESCRIPTION)
 
     async def text() -> None:
-        history = await _safely(_history(report, key)) or []
         markdown = render_markdown(report, chart=attempts_chart(report), history=history)
         description = described(f"QA.tech gate: {report.verdict.value}, {counts_text(report)}")
         await acreate_markdown_artifact(markdown=markdown, key=key, description=description)
@@ -169,6 +177,7 @@ async def publish_report(report: GateReport, *, key: str | None = None) -> None:
     # Both UIs show what was written last first. However long the rest takes, the text has half of the time.
     await _safely(beside_it(), REPORT_SECONDS / 2)
     await _safely(text(), REPORT_SECONDS / 2)
+    return report
 
 
 async def publish_release_check(check: ReportedReleaseCheck, *, key: str | None = None) -> None:

@@ -17,6 +17,7 @@ from uuid import UUID
 
 from prefect_qatech.report.about import facts, policy_text
 from prefect_qatech.report.escape import plain_text, xml_text
+from prefect_qatech.report.known import new_and_known, standing_text
 from prefect_qatech.report.model import GateReport, ReportedReleaseCheck, ReportedTest
 from prefect_qatech.report.wording import (
     GATE_TEST,
@@ -75,6 +76,7 @@ def render_ctrf(report: GateReport) -> str:
                 "verdict": report.verdict.value,
                 "verdictWithoutReruns": report.verdict_without_reruns.value,
                 "reasons": [plain_text(reason.sentence, _MESSAGE) for reason in report.reasons],
+                "newAndKnown": new_and_known(report) or None,
                 "counts": {verdict.value: report.counts.get(verdict, 0) for verdict in TestVerdict},
                 "campaign": campaign_id(report),
                 "plan": report.plan_short_id,
@@ -153,6 +155,15 @@ def _test(test: ReportedTest, suite: str, cause_is_unknown: bool) -> dict[str, A
             "durationIsKnown": test.duration_seconds is not None,
         },
     }
+    if (standing := test.standing) is not None:
+        entry["extra"]["standing"] = {
+            "kind": standing.kind,
+            "text": plain_text(standing_text(test), _NAME),
+            "campaigns": standing.campaigns,
+            "times": standing.times,
+            "since": in_utc(standing.since).isoformat() if standing.since else None,
+            "sinceRun": plain_text(standing.since_run_short_id, _NAME) if standing.since_run_short_id else None,
+        }
     if test.verdict is not TestVerdict.PASSED:
         entry["message"] = plain_text(story(test), _MESSAGE)
     if test.explanation:

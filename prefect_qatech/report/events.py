@@ -40,6 +40,7 @@ from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.report.deployed import where_it_runs
 from prefect_qatech.report.escape import plain_text
+from prefect_qatech.report.known import new_and_known, standing_text
 from prefect_qatech.report.model import GateReport, GatesReport
 from prefect_qatech.report.subject import GateSubject
 from prefect_qatech.verdict import TestVerdict, Verdict
@@ -177,6 +178,8 @@ async def _emit_gate(event: str, report: GateReport, decide_seconds: float | Non
             "counts": {verdict.value: report.counts.get(verdict, 0) for verdict in TestVerdict},
             "reasons": [reason.sentence for reason in report.reasons],
             "failed_tests": [test.name for test in failed[:_MAX_TESTS]],
+            "new_and_known": new_and_known(report) or None,
+            "standings": _standings(report),
             "evidence_sha256": report.evidence_sha256,
             "decision": report.decision.model_dump(mode="json") if report.decision else None,
             "decide_seconds": decide_seconds,
@@ -190,6 +193,19 @@ async def _emit_gate(event: str, report: GateReport, decide_seconds: float | Non
 
 def _resource(id: str, name: str) -> dict[str, str]:
     return {"prefect.resource.id": f"qatech.{id}", "prefect.resource.name": name}
+
+
+def _standings(report: GateReport) -> list[dict[str, Any]]:
+    tests = [test for test in report.tests_with(TestVerdict.FAILED, TestVerdict.FLAKY) if test.standing is not None]
+    return [
+        {
+            "test": test.name,
+            "verdict": test.verdict.value,
+            "text": standing_text(test),
+            **(test.standing.model_dump(mode="json") if test.standing is not None else {}),
+        }
+        for test in tests[:_MAX_TESTS]
+    ]
 
 
 def _told_of(subject: GateSubject) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.report.about import about_line
 from prefect_qatech.report.escape import plain_text
 from prefect_qatech.report.headline import headline
-from prefect_qatech.report.model import GateReport, ReportedReason
+from prefect_qatech.report.known import new_and_known, standing_text
+from prefect_qatech.report.model import GateReport, ReportedReason, ReportedTest
 from prefect_qatech.report.quarantine import remarks
 from prefect_qatech.report.verdict_json import RULES
 from prefect_qatech.report.wording import (
@@ -57,6 +58,7 @@ def explain(
         headline(report, lambda words: plain_text(words, _NAME)),
         f"{counts_text(report)}. Spent: {spent(report)}.",
         f"Without reruns the verdict would have been {report.verdict_without_reruns}.",
+        *([told] if (told := new_and_known(report)) else []),
         "",
         "Rule by rule:",
         *_rules(report.reasons, report),
@@ -90,12 +92,17 @@ def _rules(reasons: Iterable[ReportedReason | Reason], report: GateReport) -> It
         # A gate that passed need not list each test that did.
         named = [] if rule == "passed" else tests_named(reason, tests)
         for name, test_id in named[:_MAX_NAMES]:
-            what = f" ({plain_text(test_id, _NAME)}): {plain_text(story(tests[test_id]), _SENTENCE)}" if test_id else ""
+            what = f" ({plain_text(test_id, _NAME)}): {_story(tests[test_id])}" if test_id else ""
             yield f"{' ' * 16}- {plain_text(name, _NAME) or '(no name)'}{what}"
         if len(named) > _MAX_NAMES:
             yield f"{' ' * 16}- … and {len(named) - _MAX_NAMES} more"
     silent = [rule for rule in RULES if rule not in {reason.rule for reason in reasons}]
     yield f"  {'pass':<12}  nothing to say: {', '.join(silent)}"
+
+
+def _story(test: ReportedTest) -> str:
+    standing = plain_text(standing_text(test), _NAME)
+    return plain_text(story(test), _SENTENCE) + (f"; {standing}" if standing else "")
 
 
 def _caveats(report: GateReport) -> Iterable[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from prefect_qatech.report.escape import cell_text, link, markdown_text, plain_text
+from prefect_qatech.report.known import new_and_known
 from prefect_qatech.report.model import GateReport, GatesReport
 from prefect_qatech.report.wording import HEADLINES, SYMBOLS, counts_text, duration_text, spent
 from prefect_qatech.texts import counted, listed
@@ -67,6 +68,8 @@ def _item(report: GatesReport, name: str, page: str | None) -> Iterator[str]:
             if names := [test.name for test in gate.tests_with(verdict)]:
                 told = listed(names, _MAX_NAMED, lambda name: markdown_text(name, _NAME_LENGTH) or "(no name)")
                 yield f"  - {word}: {told}"
+        if told_apart := new_and_known(gate):
+            yield f"  - {told_apart}"
     for reason in _reasons(report, name):
         yield f"  - {markdown_text(reason, _REASON_LENGTH)}"
 

@@ -7,6 +7,7 @@
 - errored, cancelled, missing: `error`. skipped: `skipped`, which is what CI tools know. A test in quarantine that did
   not pass: `skipped`, because it does not block.
 - A gate that is not a pass never reads green: where no testcase says so, one of the name `release gate` does.
+- Whether a failure is new or known stands in the testcase's `system-out`: Surefire's testcases have no properties.
 - A time that nobody knows is left out, although Surefire writes one for each testcase: 0 would be wrong.
 """
 
@@ -21,6 +22,7 @@ from typing import Any
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.report.about import facts
 from prefect_qatech.report.escape import plain_text, xml_text
+from prefect_qatech.report.known import new_and_known, standing_text
 from prefect_qatech.report.model import GateReport, ReportedTest
 from prefect_qatech.report.wording import (
     GATE_TEST,
@@ -98,6 +100,7 @@ def _properties(report: GateReport) -> list[tuple[str, str]]:
         ("qatech.plan", report.plan_short_id or ""),
         ("qatech.label", report.label or ""),
         *_facts(report),
+        ("qatech.new_and_known", new_and_known(report)),
         ("qatech.caveats", " ".join(sentence for sentence, _ in caveats(report))),
         ("qatech.incidents", ", ".join(report.incidents)),
         *((f"qatech.note.{number}", note) for number, note in enumerate(report.notes, start=1)),
@@ -183,4 +186,10 @@ def _details(test: ReportedTest, report: GateReport) -> list[str]:
     took_part = zip(report.attempts, test.outcomes, strict=False)
     links += [(f"run of attempt {a.number + 1}", a.run_url) for a, outcome in took_part if outcome != Outcome.ABSENT]
     summary = f"{test.verdict}{' (in quarantine)' if test.quarantined else ''}: {story(test)}"
-    return [summary, f"id: {plain_text(test.test_id, _NAME)}", *(f"{name}: {url}" for name, url in links if url)]
+    standing = plain_text(standing_text(test), _NAME)
+    return [
+        summary,
+        *([f"history: {standing}"] if standing else []),
+        f"id: {plain_text(test.test_id, _NAME)}",
+        *(f"{name}: {url}" for name, url in links if url),
+    ]

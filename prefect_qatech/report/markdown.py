@@ -17,7 +17,7 @@ from prefect_qatech.report.escape import html_text, link, markdown_text
 from prefect_qatech.report.headline import advice, headline, retry_text, symbol
 from prefect_qatech.report.history import HistoryEntry, history_line
 from prefect_qatech.report.issues import issue_texts
-from prefect_qatech.report.known import earlier_campaigns, new_and_known, standing
+from prefect_qatech.report.known import earlier_campaigns, new_and_known, standing_text
 from prefect_qatech.report.model import GateReport, ReportedAttempt, ReportedReason, ReportedReleaseCheck, ReportedTest
 from prefect_qatech.report.quarantine import entries_to_paste, remarks
 from prefect_qatech.report.release_check import Section, sections
@@ -188,15 +188,13 @@ def _lists(report: GateReport, earlier: Sequence[HistoryEntry]) -> Iterable[Sect
         lines.append(_remark(sentence, [(by_id[key].name, key) for key in ids if key in by_id]))
     passed = [entry.quarantined_passed for entry in earlier]
     lines += [_remark(sentence, named) for sentence, named in remarks(report, passed)]
-    if told := new_and_known(report, earlier):
+    if told := new_and_known(report):
         lines.append(_remark(told, []))
     yield "", lines
     for wanted, title in _SECTIONS:
         tests = [test for test in report.tests if group(test) == wanted]
         if tests:
-            items = [
-                _test(test, report, quarantine, test.test_id in unknown, standing(test, earlier)) for test in tests
-            ]
+            items = [_test(test, report, quarantine, test.test_id in unknown) for test in tests]
             yield f"### {title} ({len(tests)})\n", items
     if report.issue_count:
         items = [f"- {text}" for text in issue_texts(report.issues, report.issue_count)]
@@ -229,11 +227,7 @@ def _name(test: ReportedTest) -> str:
 
 
 def _test(
-    test: ReportedTest,
-    report: GateReport,
-    quarantine: Mapping[str, QuarantineEntry],
-    cause_is_unknown: bool,
-    standing: str,
+    test: ReportedTest, report: GateReport, quarantine: Mapping[str, QuarantineEntry], cause_is_unknown: bool
 ) -> str:
     index = shown_attempt(test)
     attempt = report.attempts[index] if index is not None and index < len(report.attempts) else None
@@ -241,7 +235,7 @@ def _test(
     if attempt is not None:
         links[f"run of attempt {attempt.number + 1}"] = attempt.run_url
     parts = [f"- {_name(test)}: {story(test, lambda words: markdown_text(words, _REASON))}"]
-    parts += [markdown_text(standing, _NAME)] if standing else []
+    parts += [markdown_text(standing, _NAME)] if (standing := standing_text(test)) else []
     parts += [link(text, url) for text, url in links.items() if url]
     entry = quarantine.get(test.test_id)
     if test.quarantined and entry:

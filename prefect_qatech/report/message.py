@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect_qatech.report.escape import cell_text, plain_text
 from prefect_qatech.report.headline import advice, retry_text
+from prefect_qatech.report.known import new_and_known
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.texts import counted, listed
 from prefect_qatech.verdict import TestVerdict, Verdict
@@ -41,6 +42,7 @@ def _not_passed(report: GateReport) -> list[str]:
         lead or next(iter(blocking), ""),
         "" if report.approved else "The release may not go out.",
         *(blocking if lead else blocking[1:]),
+        new_and_known(report),
         f"Undecided: {_names(undecided)}." if undecided and not is_fail else "",
         *report.notes,
         advice(report, lambda words: plain_text(words, _MAX_SENTENCE)) if report.decision else "",

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import date, datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -125,6 +125,27 @@ class ReportedIssue(_Fact):
     description: str | None = None
 
 
+class ReportedStanding(_Fact):
+    """How a failed or flaky test stands against the campaigns before this one, of the same plan in the same place.
+
+    Attributes:
+        kind: `new`: in no campaign on record it failed or was flaky. `known`: it has failed in each campaign since an
+            earlier one. `recurring`: it failed or was flaky in some of them.
+        campaigns: How many campaigns are on record, this one included.
+        times: In how many of them it failed or was flaky, this one included.
+        since: When the first of the campaigns in a row began in which it failed; only of what is known.
+        since_run_short_id: Short id of the first run of that campaign.
+        is_since_first: Whether that is the first campaign on record, so that it may have failed before.
+    """
+
+    kind: Literal["new", "known", "recurring"]
+    campaigns: int
+    times: int = 1
+    since: datetime | None = None
+    since_run_short_id: str | None = None
+    is_since_first: bool = False
+
+
 class ReportedTest(_Fact):
     """One test over all attempts. Texts come from the service, are cut, and are not escaped.
 
@@ -145,6 +166,8 @@ class ReportedTest(_Fact):
         recording_url: Recording of the same.
         issues: What QA.tech noticed in its last execution that was not a pass.
         issue_count: How much it noticed there; the report holds the first of it.
+        standing: Whether its failure is new or known; None where it neither failed nor was flaky, where there is no
+            earlier campaign, and before the report is published.
     """
 
     test_id: str
@@ -163,6 +186,7 @@ class ReportedTest(_Fact):
     recording_url: _Url = None
     issues: tuple[ReportedIssue, ...] = ()
     issue_count: int = 0
+    standing: ReportedStanding | None = None
 
 
 class ReportedScore(_Fact):

@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from prefect import flow, task
@@ -40,7 +40,7 @@ from prefect_qatech import (
     start_test_run,
 )
 from prefect_qatech.gate import details, steps
-from prefect_qatech.report import artifacts, load_verdict_json
+from prefect_qatech.report import artifacts, events, load_verdict_json
 from prefect_qatech.report.escape import cell_text
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.verdict import Incident, QuarantineEntry
@@ -626,6 +626,48 @@ async def test_a_gate_has_one_link_and_one_bar_whatever_it_reruns_and_however_of
     assert runs[-1].run_short_id in str(bar.description)
     newest = max(published, key=lambda artifact: str(artifact.created))
     assert newest.key == "qatech-report-pln-one", "both UIs show it first"
+
+
+@pytest.mark.parametrize("version", ["sync", "async"])
+async def test_a_gate_that_fails_again_says_since_when_wherever_it_tells_its_verdict(
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, dict[str, Any]] = {}
+    monkeypatch.setattr(events, "emit_event", lambda **event: told.update({event["event"]: event["payload"]}))
+    given: dict[str, Any] = {
+        "policy": GatePolicy(max_reruns=0),
+        # A history of its own.
+        "label": uuid4().hex,
+        "polling": POLLING,
+        "report_directory": str(tmp_path),
+        "on_failed": "ask",
+        "decision_timeout_seconds": 0.5,
+    }
+    with sandbox_of(one_plan(cases("failed", "passed")), speed=0) as sandbox, time_goes_on(sandbox):
+        gates: list[GateFailed] = []
+        for _ in range(2):
+            try:
+                if version == "sync":
+                    release_gate(credentials_for(sandbox), "pln_one", **given)
+                else:
+                    await arelease_gate(credentials_for(sandbox), "pln_one", **given)
+            except GateFailed as error:
+                gates.append(error)
+    before, now = (gate.report for gate in gates)
+    assert before is not None
+    assert now is not None
+    assert [test.standing for test in before.tests] == [None, None], "nothing is known of the first one"
+    known, passed = [test.standing for test in now.tests]
+    assert known is not None
+    assert (known.kind, known.since_run_short_id, known.times) == ("known", before.run_short_id, 2)
+    assert passed is None
+    assert load_verdict_json((tmp_path / "verdict.json").read_text(encoding="utf-8")) == now
+    sentence = "1 test failed: 0 new, 1 that failed before, by the campaign on record of the same plan here."
+    assert sentence in gates[1].message
+    assert sentence not in gates[0].message
+    for event in ("qatech.gate.asked", "qatech.gate.failed", "qatech.gate.rejected"):
+        assert told[event]["new_and_known"] == sentence
+        assert [standing["since_run_short_id"] for standing in told[event]["standings"]] == [before.run_short_id]
 
 
 async def test_a_gate_whose_time_is_over_publishes_its_report(sandbox: Sandbox, tmp_path: Path) -> None:

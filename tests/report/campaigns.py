@@ -10,10 +10,13 @@ from uuid import NAMESPACE_URL, uuid5
 from prefect_qatech.api.catalogue import QATechFinding, QATechReleaseCheck, QATechScore
 from prefect_qatech.api.responses import QATechRun, QATechRunTestCaseDetails
 from prefect_qatech.report.build import build_report
+from prefect_qatech.report.history import HistoryEntry
+from prefect_qatech.report.known import with_standings
 from prefect_qatech.report.model import GateReport, ReportedFinding, ReportedReleaseCheck, ReportedScore
+from prefect_qatech.report.quarantine import mark_of
 from prefect_qatech.report.release_check import report_release_check
 from prefect_qatech.report.subject import GateSubject, ReportedApplication
-from prefect_qatech.verdict import GatePolicy, Incident, QuarantineEntry
+from prefect_qatech.verdict import GatePolicy, Incident, QuarantineEntry, Verdict
 from prefect_qatech.verdict.identity import ObservedAttempt, recognise
 
 BEGAN = datetime(2026, 11, 23, 21, 30, tzinfo=timezone.utc)
@@ -129,7 +132,25 @@ STAGING = ReportedApplication(
 
 
 def everything() -> GateReport:
-    """A gate that failed, with every outcome and every verdict of a test that `build_report` can give."""
+    """A gate that failed, with every outcome, every verdict of a test, and every standing that a report can have."""
+    report = _everything()
+    known, recurring = (
+        tuple(mark_of(test) for test in report.tests if test.name in names)
+        for names in (("Checkout",), ("Login", "Wishlist"))
+    )
+    earlier = [
+        HistoryEntry(
+            run_short_id=f"earlier-{number}",
+            verdict=Verdict.FAIL,
+            started_at=BEGAN - timedelta(days=3 - number),
+            failed_tests=failed,
+        )
+        for number, failed in enumerate([(), (*known, *recurring), known])
+    ]
+    return with_standings(report, earlier)
+
+
+def _everything() -> GateReport:
     first = {
         "Browse": "P",
         "Login": "F",

@@ -92,6 +92,7 @@ def test_the_golden_campaign_has_everything() -> None:
     assert any(not test.expected for test in report.tests)
     assert all([report.target, report.notes, report.causes_unknown, report.quarantine_unmatched])
     assert report.release_check is not None
+    assert {test.standing.kind for test in report.tests if test.standing} == {"new", "known", "recurring"}
     assert all([report.issues, report.issues_unknown, [test for test in report.tests if test.issues]])
 
 

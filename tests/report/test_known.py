@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 from uuid import uuid4
+from xml.etree import ElementTree
 
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
 
-from prefect_qatech import GateReport
-from prefect_qatech.report import HistoryEntry, history_line, history_of, in_order, read_history, render_markdown
+from prefect_qatech import GateReport, GatesReport
+from prefect_qatech.report import (
+    HistoryEntry,
+    explain,
+    history_line,
+    history_of,
+    in_order,
+    read_history,
+    render_ctrf,
+    render_gates,
+    render_job_summary,
+    render_junit,
+    render_markdown,
+    render_verdict_json,
+)
 from prefect_qatech.report.artifacts import artifact_key, publish_report
+from prefect_qatech.report.events import emit_gate_verdict
 from prefect_qatech.report.history import MAX_FAILED_MARKS
+from prefect_qatech.report.known import with_standings
+from prefect_qatech.report.message import gate_message
 from prefect_qatech.report.subject import ReportedApplication
 from tests.report.campaigns import attempt, report_of
 from tests.report.reading import render, words
@@ -35,10 +54,16 @@ def campaign(number: int, pay: str) -> GateReport:
     return report_of(*runs).model_copy(update={"started_at": began, "ended_at": began + timedelta(minutes=9)})
 
 
-def told_of(now: str, *earlier: str) -> str:
-    history = [remembered(campaign(number, pay)) for number, pay in enumerate(earlier)]
+def compared(now: str, *earlier: str, later: str | None = None) -> GateReport:
+    """A campaign after others, of which one may have begun later."""
     report = campaign(len(earlier), now)
-    return words(render(render_markdown(report, history=[*history, remembered(report)])).text)
+    others = [campaign(number, pay) for number, pay in enumerate(earlier)]
+    others += [campaign(len(earlier) + 1, later)] if later else []
+    return with_standings(report, in_order(map(remembered, [*others, report])))
+
+
+def told_of(now: str, *earlier: str, later: str | None = None) -> str:
+    return words(render(render_markdown(compared(now, *earlier, later=later))).text)
 
 
 @pytest.mark.parametrize(
@@ -79,9 +104,72 @@ def test_a_history_that_was_cut_calls_nothing_new() -> None:
     many = report_of(attempt(0, {f"Test {n}": "F" for n in range(MAX_FAILED_MARKS + 1)}, run="run-0"))
     earlier = remembered(many)
     assert len(earlier.failed_tests) == MAX_FAILED_MARKS
-    text = words(render(render_markdown(campaign(1, "F"), history=[earlier])).text)
+    text = words(render(render_markdown(with_standings(campaign(1, "F"), [earlier]))).text)
     assert "· new" not in text
     assert "1 test failed" not in text.replace("1 test failed; this gate allows none", "")
+
+
+def test_what_began_later_says_nothing_of_a_campaign_that_is_published_again() -> None:
+    assert told_of("F", later="F") == told_of("F")
+    assert "Pay: failed on attempt 1: Pay: the button is missing · new ·" in told_of("F", "P", later="F")
+
+
+KNOWN = "known since 2026-11-02 08:00 UTC (run run-1)"
+
+
+def test_every_form_says_whether_a_failure_is_new_or_known() -> None:
+    report = compared("F", "P", "F")
+    sentence = "1 test failed: 0 new, 1 that failed before, by the 2 campaigns on record of the same plan here."
+
+    [pay] = [test for test in json.loads(render_verdict_json(report))["tests"] if test["name"] == "Pay"]
+    since = {"since": "2026-11-02T08:00:00Z", "since_run_short_id": "run-1", "is_since_first": False}
+    assert pay["standing"] == {"kind": "known", "campaigns": 3, "times": 2, **since}
+
+    suite = ElementTree.fromstring(render_junit(report))
+    [output] = [case.findtext("system-out") or "" for case in suite.iter("testcase") if case.get("name") == "Pay"]
+    assert f"history: {KNOWN}" in output.splitlines()
+    assert {"name": "qatech.new_and_known", "value": sentence} in [entry.attrib for entry in suite.iter("property")]
+
+    results = json.loads(render_ctrf(report))["results"]
+    [pay] = [test["extra"] for test in results["tests"] if test["name"] == "Pay"]
+    assert (pay["standing"]["kind"], pay["standing"]["text"], pay["standing"]["times"]) == ("known", KNOWN, 2)
+    assert (pay["standing"]["since"], pay["standing"]["sinceRun"]) == ("2026-11-02T08:00:00+00:00", "run-1")
+    assert results["extra"]["newAndKnown"] == sentence
+
+    lines = explain(report, width=300)
+    assert sentence in lines
+    assert any(line.lstrip().startswith("- Pay") and line.endswith(f"; {KNOWN}") for line in lines)
+    assert sentence in gate_message(report)
+    assert KNOWN in words(render(render_job_summary(report)).text)
+    gates = render_gates(GatesReport(names=("shop",), reports={"shop": report}))
+    assert sentence in words(render(gates).text)
+
+
+@pytest.mark.parametrize("form", [render_verdict_json, render_junit, render_ctrf])
+def test_no_form_says_more_than_the_history_does(form: Callable[[GateReport], str]) -> None:
+    report = compared("F")
+    assert not any(word in form(report) for word in ('"new"', "known since", "history: ", "failed before"))
+    assert not [test for test in compared("P", "P", "F").tests if test.standing], "what passed has no standing"
+
+
+async def test_the_event_says_whether_failures_are_new_or_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[dict[str, Any]] = []
+    monkeypatch.setattr("prefect_qatech.report.events.emit_event", lambda **event: sent.append(event))
+    await emit_gate_verdict(compared("FP", "F", "P"))
+    await emit_gate_verdict(compared("F"))
+    many = report_of(attempt(0, {f"Test {n}": "F" for n in range(150)}))
+    await emit_gate_verdict(with_standings(many, [remembered(campaign(0, "P"))]))
+    flaky, unknown, long = (event["payload"] for event in sent)
+    text = "failed or flaky in 2 of the last 3 campaigns, this one included"
+    [told] = flaky["standings"]
+    assert (told["test"], told["verdict"], told["text"]) == ("Pay", "flaky", text)
+    assert (told["kind"], told["times"], told["campaigns"]) == ("recurring", 2, 3)
+    assert flaky["new_and_known"] is None, "nothing has failed"
+    assert (unknown["standings"], unknown["new_and_known"]) == ([], None)
+    assert len(long["standings"]) == 100
+    assert long["new_and_known"].startswith(
+        "150 tests failed: 150 new, 0 that failed before, by the campaign on record"
+    )
 
 
 SHOP = ReportedApplication(application_short_id="app_shop", environment_url="https://staging.example.com")
@@ -142,10 +230,13 @@ async def test_the_history_is_read_from_what_was_published_for_the_same_plan_in_
     live = SHOP.model_copy(update={"environment_url": "https://www.example.com"})
     staging = {"plan_short_id": plan, "applications": (SHOP,), "deployment": "release/staging"}
     by_hand, production = {**staging, "deployment": None}, {**staging, "applications": (live,)}
+    standings: list[str] = []
     for number, (pay, where) in enumerate(
         [("F", staging), ("P", production), ("P", by_hand), ("F", production), ("F", by_hand), ("F", staging)]
     ):
-        await publish_report(campaign(number, pay).model_copy(update=where))
+        report = await publish_report(campaign(number, pay).model_copy(update=where))
+        standings += [test.standing.kind if test.standing else "-" for test in report.tests if test.name == "Pay"]
+    assert standings == ["-", "-", "-", "new", "new", "known"]
     [again, hand, _, first] = await published(artifact_key("report", plan, "app_shop https://staging.example.com"))
     assert "known since 2026-11-01 08:00 UTC (run run-0) or earlier" in again
     assert "· new ·" in hand
