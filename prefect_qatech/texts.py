@@ -1,7 +1,8 @@
-"""Text for people: cut to a length, cleaned of what cannot be stored, counted and listed; and the dates of HTTP."""
+"""Text: cut to a length, cleaned of what cannot be stored, hashed, counted and listed; and times as they are read."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -35,6 +36,11 @@ def clean_text(text: str) -> str:
     return _NO_CHARACTER.sub("\ufffd", text)
 
 
+def short_hash(text: str, length: int = 16) -> str:
+    """Return so many digits of a hash of a text, which tell it from others in a key or a name."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:length]
+
+
 def counted(count: int, what: str) -> str:
     """Return "1 test", "2 tests"."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
@@ -46,10 +52,14 @@ def listed(items: Sequence[ItemT], most: int, show: Callable[[ItemT], str] = str
     return ", ".join(map(show, items[:most])) + more
 
 
+def in_utc(moment: datetime) -> datetime:
+    """Return a moment in UTC; one without a time zone is taken to be in UTC."""
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)
+
+
 def http_date(header: str) -> datetime | None:
     """Return the time that the header of an HTTP answer tells; None where it makes no sense."""
     try:
-        moment = parsedate_to_datetime(header)
+        return in_utc(parsedate_to_datetime(header))
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)

@@ -6,7 +6,6 @@ once its answer is there. An intent without a run is a POST whose outcome nobody
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prefect_qatech.exceptions import InvalidInputError, LedgerConflict, LedgerUnavailable
 from prefect_qatech.ledger import QATechRunRecord
+from prefect_qatech.texts import short_hash
 
 FIRST = "first"
 _VERDICT = "verdict.json"
@@ -52,7 +52,7 @@ class RunJournal:
 
     def __init__(self, directory: Path, asked: Mapping[str, Any], place: str = "") -> None:
         text = json.dumps(asked, sort_keys=True)
-        self.directory = directory / hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.directory = directory / short_hash(text)
         self._request = json.dumps({"asked": asked, "place": place})
         self._place = place
 

@@ -10,7 +10,6 @@
 A campaign is known by its first run. Outside a flow run nothing is recorded.
 """
 
-import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from prefect_qatech._prefect import own_flow_run
 from prefect_qatech.ledger import Chain, QATechRunRecord, Rows, chain_of, same_attempt
 from prefect_qatech.report.model import GateDecision
+from prefect_qatech.texts import short_hash
 
 
 class _Pass(BaseModel):
@@ -65,7 +65,7 @@ async def window_of(first: QATechRunRecord) -> datetime:
 
 def end_key(run_short_id: str) -> str:
     """Return the key of the row that holds when a run was first seen to have ended."""
-    return f"finished-{hashlib.sha256(run_short_id.encode()).hexdigest()[:16]}"
+    return f"finished-{short_hash(run_short_id)}"
 
 
 async def end_of(run: QATechRunRecord, seen: datetime | None) -> datetime | None:
@@ -163,7 +163,7 @@ def _approval_key(slot: str, evidence_sha256: str) -> str:
 
 def _pass_key(first: QATechRunRecord) -> str:
     # By the run and not by the slot: the run of a start and the same run attached are one piece of evidence.
-    return f"passed-{hashlib.sha256(first.run_short_id.encode()).hexdigest()[:16]}"
+    return f"passed-{short_hash(first.run_short_id)}"
 
 
 @asynccontextmanager

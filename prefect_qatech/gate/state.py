@@ -20,7 +20,7 @@ from prefect_qatech._sync import run_sync, sync_version
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.report import gates_message
 from prefect_qatech.report.exceptions import GateFailed, GateNotPassed, GatesNotPassed
-from prefect_qatech.report.headline import state_name, state_name_of_many
+from prefect_qatech.report.headline import state_name
 from prefect_qatech.report.message import gate_message
 from prefect_qatech.report.model import GateReport, GatesReport
 
@@ -185,16 +185,13 @@ def _own_flow_run(body: Callable[..., Any]) -> Iterator[FlowRunContext | None]:
 
 
 def _completed(context: FlowRunContext, result: Any) -> Any:
-    if isinstance(result, GateReport):
-        name, message = state_name(result), gate_message(result)
-    elif isinstance(result, GatesReport):
-        name, message = state_name_of_many(result), gates_message(result)
-    else:
+    if not isinstance(result, (GateReport, GatesReport)):
         return result
+    message = gate_message(result) if isinstance(result, GateReport) else gates_message(result)
     flow, flow_run = context.flow, context.flow_run
     if flow is not None and flow_run is not None and _keep_report in flow.on_completion_hooks:
         _reports[flow_run.id] = result
-    return Completed(name=name, message=message, data=result)
+    return Completed(name=state_name(result), message=message, data=result)
 
 
 def _keep_report(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
@@ -219,9 +216,6 @@ async def _failed(context: FlowRunContext, error: GateNotPassed | GatesNotPassed
 
 def _name(error: GateNotPassed | GatesNotPassed) -> str:
     # There is none where the error was read from JSON.
-    report = getattr(error, "report", None)
-    if isinstance(report, GateReport):
+    if (report := getattr(error, "report", None)) is not None:
         return state_name(report)
-    if isinstance(report, GatesReport):
-        return state_name_of_many(report)
     return "Gate failed" if isinstance(error, GateFailed) else "Inconclusive"

@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 from collections.abc import Mapping, Sequence, Set
@@ -29,6 +28,7 @@ from prefect_qatech.api.ids import check_run_short_id
 from prefect_qatech.api.responses import QATechStartedRun
 from prefect_qatech.exceptions import InvalidInputError, LedgerConflict
 from prefect_qatech.inputs import describe_in_one_sentence
+from prefect_qatech.texts import short_hash
 
 Kind = Literal["start", "rerun", "attach"]
 Chain = tuple[tuple[str, int], ...]
@@ -230,13 +230,13 @@ class Call:
             meaning = f"label:{self.label}"
         else:
             meaning = f"request:{self.fingerprint}"
-        return _short_hash(f"{self.name}:{meaning}")
+        return short_hash(f"{self.name}:{meaning}")
 
     @property
     def slot(self) -> str:
         """The name of its slot."""
         named = "campaign" if self.campaign is not None else "label"
-        return f"{self.family}-{named if self.is_named else _short_hash(self.place)}"
+        return f"{self.family}-{named if self.is_named else short_hash(self.place)}"
 
     def entry(self, *, sent_at: datetime, busy_seconds: float, nonce: str) -> QATechLedgerEntry:
         """Return the slot that this call is about to fill."""
@@ -246,11 +246,7 @@ class Call:
 
 def fingerprint(*parts: Any) -> str:
     """Return a short text that is the same for equal requests and tells nothing of their contents."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
-
-
-def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return short_hash(json.dumps(parts, sort_keys=True, default=str), 32)
 
 
 def resolve(call: Call, entries: Sequence[QATechLedgerEntry]) -> QATechLedgerEntry | None:

@@ -14,7 +14,8 @@ from xml.sax.saxutils import escape
 
 from prefect_qatech.report.history import HistoryEntry
 from prefect_qatech.report.model import GateReport
-from prefect_qatech.report.wording import attempt_name, duration_text, in_utc
+from prefect_qatech.report.wording import attempt_name, duration_text
+from prefect_qatech.texts import in_utc
 from prefect_qatech.verdict import Outcome
 
 MAX_BARS = 20

@@ -27,11 +27,11 @@ from prefect_qatech.report.wording import (
     caveats,
     ci_status,
     finite,
-    in_utc,
     spent,
     story,
     unseen_verdict,
 )
+from prefect_qatech.texts import in_utc
 from prefect_qatech.verdict import Outcome, TestVerdict
 
 SPEC_VERSION = "0.1.0"

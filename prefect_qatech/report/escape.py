@@ -9,14 +9,13 @@ characters, overrides of the writing direction) show as "\N{REPLACEMENT CHARACTE
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
 
 from prefect_qatech.addresses import safe_url
-from prefect_qatech.texts import cut
+from prefect_qatech.texts import cut, short_hash
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _DIRECTION = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -157,7 +156,7 @@ def key_text(name: str, separator: str = "-") -> str:
     words = re.findall(r"[a-z0-9]+", name.lower())
     is_plan = words[:1] == ["pln"] and len(words) > 1
     plain = f"{'-'.join(words[:-1])}_{words[-1]}" if is_plan else "-".join(words)
-    return separator.join(words if name == plain else [*words, _short_hash(name)])
+    return separator.join(words if name == plain else [*words, short_hash(name, 8)])
 
 
 def cut_key(key: str, max_length: int) -> str:
@@ -170,11 +169,7 @@ def cut_key(key: str, max_length: int) -> str:
     Returns:
         The key, or its beginning and a short hash.
     """
-    return key if len(key) <= max_length else f"{key[: max_length - 8]}{_short_hash(key)}"
-
-
-def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
+    return key if len(key) <= max_length else f"{key[: max_length - 8]}{short_hash(key, 8)}"
 
 
 def link(text: str, url: str | None, max_length: int = 200) -> str:

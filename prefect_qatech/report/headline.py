@@ -42,26 +42,23 @@ VERDICT_STATES = ("Passed", "Approved", "Gate failed", "Gates failed", "Inconclu
 """How the names of the states begin in which the flow runs of gates end."""
 
 
-def state_name(report: GateReport) -> str:
+def state_name(report: GateReport | GatesReport) -> str:
     """Return a name for the state of the gate's flow run, in a few words for lists; one of `VERDICT_STATES` begins it.
 
     Returns:
         "Passed, 1 flaky", "Gate failed", and so on.
     """
+    if isinstance(report, GatesReport):
+        if not report.passed:
+            return "Gates failed" if report.verdict is Verdict.FAIL else "Inconclusive"
+        flaky = sum(_flaky(gate) for gate in report.reports.values())
+        return f"Passed, {flaky} flaky" if flaky else "Passed"
     if report.approved:
         return "Approved"
     if report.passed:
         return _pass("Passed", report)
     rejected = ", rejected" if report.decision and report.decision.decided_by and not report.decision.approved else ""
     return f"{'Gate failed' if report.verdict is Verdict.FAIL else 'Inconclusive'}{rejected}"
-
-
-def state_name_of_many(report: GatesReport) -> str:
-    """Return the same for several gates."""
-    if not report.passed:
-        return "Gates failed" if report.verdict is Verdict.FAIL else "Inconclusive"
-    flaky = sum(_flaky(gate) for gate in report.reports.values())
-    return f"Passed, {flaky} flaky" if flaky else "Passed"
 
 
 def symbol(report: GateReport) -> str:

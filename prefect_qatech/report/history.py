@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterable
 from datetime import datetime, timezone
-from hashlib import sha256
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,7 +14,8 @@ from prefect_qatech.api.ids import RunShortId
 from prefect_qatech.report.about import environment_of
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.report.quarantine import mark_of, marks_of_passed
-from prefect_qatech.report.wording import campaign_id, campaign_seconds, group_counts, in_utc, spent
+from prefect_qatech.report.wording import campaign_id, campaign_seconds, group_counts, spent
+from prefect_qatech.texts import in_utc, short_hash
 from prefect_qatech.verdict import TestVerdict, Verdict
 
 MAX_MARKS = 40
@@ -100,7 +100,7 @@ def history_line(report: GateReport) -> str:
 def history_of(report: GateReport) -> str:
     """Return which history a campaign belongs to, as a hash: that of its plan, project, place and deployment."""
     plan = [report.label, report.plan_short_id, report.project_short_id, report.credentials_block]
-    return sha256(json.dumps([plan, environment_of(report), report.deployment]).encode()).hexdigest()[:8]
+    return short_hash(json.dumps([plan, environment_of(report), report.deployment]), 8)
 
 
 def in_order(entries: Iterable[HistoryEntry]) -> list[HistoryEntry]:

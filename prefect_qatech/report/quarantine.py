@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from datetime import date, timedelta
-from hashlib import sha256
 
 from prefect_qatech.report.escape import plain_text
 from prefect_qatech.report.model import GateReport, ReportedTest
+from prefect_qatech.texts import short_hash
 from prefect_qatech.verdict import QuarantineEntry, TestVerdict
 from prefect_qatech.verdict.identity import NAME_LENGTH, resolve_quarantine
 
@@ -110,4 +110,4 @@ def _passed(report: GateReport) -> list[ReportedTest]:
 
 def mark_of(test: ReportedTest) -> str:
     """Return the mark of a test in a history: a short hash of its id."""
-    return sha256(test.test_id.encode(errors="replace")).hexdigest()[:8]
+    return short_hash(test.test_id, 8)

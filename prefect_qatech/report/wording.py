@@ -6,13 +6,12 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timezone
-from hashlib import sha256
+from datetime import datetime
 from itertools import groupby
 from typing import Literal, NamedTuple
 
 from prefect_qatech.report.model import GateReport, ReportedReason, ReportedTest
-from prefect_qatech.texts import counted
+from prefect_qatech.texts import counted, in_utc, short_hash
 from prefect_qatech.verdict import GatePolicy, Incident, Outcome, QuarantineEntry, Reason, TestVerdict, Verdict
 from prefect_qatech.verdict.judge import UNMATCHED
 
@@ -175,11 +174,6 @@ def duration_text(seconds: float | None) -> str:
     return " ".join(filter(None, [f"{minutes} min" if minutes else "", f"{rest} s" if rest or not minutes else ""]))
 
 
-def in_utc(moment: datetime) -> datetime:
-    """Return a moment in UTC; one without a time zone is taken to be in UTC."""
-    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)
-
-
 def time_text(moment: datetime | None, beside: datetime | None = None) -> str:
     """Return a moment as `2026-11-23 21:43 UTC`, without the date where another moment of that day stands beside it."""
     if moment is None:
@@ -227,7 +221,7 @@ def campaign_id(report: GateReport) -> str | None:
     run_short_id = report.attempts[0].run_short_id if report.attempts else ""
     if not run_short_id or re.fullmatch(r"[A-Za-z0-9_-]{1,64}", run_short_id):
         return run_short_id or None
-    return f"run-{sha256(run_short_id.encode(errors='replace')).hexdigest()[:16]}"
+    return f"run-{short_hash(run_short_id)}"
 
 
 def campaign_name(report: GateReport) -> str:

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from prefect_qatech.inputs import Checked, CleanText, short_repr
+from prefect_qatech.texts import in_utc
 
 # Strict, because True is an int to Python and a form that sends a text has a fault.
 _Count = Annotated[int, Field(strict=True, ge=0)]
@@ -140,8 +141,7 @@ class GatePolicy(Checked):
             >>> GatePolicy(quarantine_time_zone="Asia/Tokyo").quarantine_day(datetime(2026, 9, 1, 20))
             datetime.date(2026, 9, 2)
         """
-        aware = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
-        return aware.astimezone(_time_zone(self.quarantine_time_zone)).date()
+        return in_utc(moment).astimezone(_time_zone(self.quarantine_time_zone)).date()
 
 
 def _time_zone(name: str) -> tzinfo:
