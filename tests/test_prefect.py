@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
@@ -199,21 +199,61 @@ async def test_the_server_tells_its_time() -> None:
 
 # --- outside a flow run
 
-SETTINGS = pytest.mark.parametrize(
-    ("missing_flow", "options"),
-    [("error", []), ("warn", ["-W", "error::UserWarning"])],
-    ids=["missing flow is an error", "warnings are errors"],
-)
+SCRIPT = """
+import asyncio
+import sys
+from prefect_qatech import *
+
+credentials = QATechCredentials.from_env()
+polling = QATechPolling(first_seconds=0.05, max_seconds=0.2)
+
+def attempt(name, call):
+    # Prefect puts the error of its log in place of ours.
+    try:
+        print(f"{name}: {call()}")
+    except Exception as error:
+        print(f"{name}: refused with {type(error).__name__}")
+
+async def starts():
+    await astart_test_run(credentials, "pln_green")
+
+async def reruns():
+    await arerun_test_run(credentials, "abc123")
+
+def bare_tasks():
+    run = start_test_run.fn(credentials, "pln_broken")
+    wait_for_test_run.fn(credentials, run, 60, polling=polling)
+    wait_for_test_runs.fn(credentials, [run], 60, polling=polling)
+    assert get_test_run.fn(credentials, run).result == "FAILED"
+    again = rerun_test_run.fn(credentials, run, failed_only=True)
+    return run.run_short_id, again.run_short_id
+
+async def bare_tasks_async():
+    run = await astart_test_run.fn(credentials, "pln_broken")
+    await await_for_test_run.fn(credentials, run, 60, polling=polling)
+    await await_for_test_runs.fn(credentials, [run], 60, polling=polling)
+    assert (await aget_test_run.fn(credentials, run)).result == "FAILED"
+    await arerun_test_run.fn(credentials, run, failed_only=True)
+
+async def bare_gate():
+    return (await arelease_gate.fn(credentials, "pln_green", polling=polling)).passed
+
+if "tasks" in sys.argv:
+    attempt("task", lambda: start_test_run(credentials, "pln_green"))
+    attempt("task", lambda: rerun_test_run(credentials, "abc123"))
+    attempt("task", lambda: asyncio.run(starts()))
+    attempt("task", lambda: asyncio.run(reruns()))
+    attempt("bare tasks", bare_tasks)
+    attempt("bare tasks, async", lambda: asyncio.run(bare_tasks_async()))
+if "gates" in sys.argv:
+    attempt("bare gate", lambda: release_gate.fn(credentials, "pln_green", polling=polling).passed)
+    attempt("bare gate", lambda: asyncio.run(bare_gate()))
+"""
 
 
-def run_script(sandbox: Sandbox, script: str, missing_flow: str, options: list[str]) -> str:
-    head = """
-        from prefect_qatech import *
-
-        credentials = QATechCredentials.from_env()
-    """
+def run_script(sandbox: Sandbox, missing_flow: str, what: list[str], options: list[str]) -> str:
     done = subprocess.run(
-        [sys.executable, *options, "-c", textwrap.dedent(head) + textwrap.dedent(script)],
+        [sys.executable, *options, "-c", SCRIPT, *what],
         env={
             **os.environ,
             "PREFECT_API_URL": PREFECT_API_URL.value() or "",
@@ -230,92 +270,30 @@ def run_script(sandbox: Sandbox, script: str, missing_flow: str, options: list[s
     return done.stdout + done.stderr
 
 
-@SETTINGS
+@pytest.mark.parametrize(
+    ("missing_flow", "what", "options"),
+    [("error", ["tasks", "gates"], []), ("warn", ["tasks"], ["-W", "error::UserWarning"])],
+    ids=["missing flow is an error", "warnings are errors"],
+)
 @pytest.mark.usefixtures("prefect_server")
-def test_a_task_whose_result_prefect_would_lose_sends_nothing(
-    sandbox: Sandbox, missing_flow: str, options: list[str]
+def test_what_prefect_would_lose_sends_nothing_and_the_bare_functions_of_the_tasks_work(
+    sandbox: Sandbox, missing_flow: str, what: list[str], options: list[str]
 ) -> None:
-    script = """
-        def refused(call):
-            # Prefect puts the error of its log in place of ours.
-            try:
-                call()
-            except Exception as error:
-                print("refused:", type(error).__name__)
-
-        async def starts():
-            await astart_test_run(credentials, "pln_green")
-
-        async def reruns():
-            await arerun_test_run(credentials, "abc123")
-
-        import asyncio
-
-        refused(lambda: start_test_run(credentials, "pln_green"))
-        refused(lambda: rerun_test_run(credentials, "abc123"))
-        refused(lambda: asyncio.run(starts()))
-        refused(lambda: asyncio.run(reruns()))
-    """
-    output = run_script(sandbox, script, missing_flow, options)
-    assert output.count("refused:") == 4
-    assert output.count("Nothing was sent") >= 4, "the log tells"
-    assert posts(sandbox) == []
+    output = run_script(sandbox, missing_flow, what, options)
+    refused = [line for line in output.splitlines() if ": refused with " in line]
+    assert [line.partition(":")[0] for line in refused] == ["task"] * 4 + ["bare gate"] * 2 * ("gates" in what)
+    assert output.count("Nothing was sent") >= len(refused), "the log tells"
+    [told] = re.findall(r"bare tasks: \('(\w+)', '(\w+)'\)", output)
+    assert f"QA.tech run {told[0]} started" in output
+    assert f"QA.tech run {told[1]} started as a rerun" in output
+    assert "bare tasks, async: None" in output
+    assert (counted(sandbox), len(posts(sandbox))) == ((2, 2), 4)
 
 
-@SETTINGS
 @pytest.mark.usefixtures("prefect_server")
-def test_the_bare_functions_of_the_tasks_work(sandbox: Sandbox, missing_flow: str, options: list[str]) -> None:
-    script = """
-        import asyncio
-
-        polling = QATechPolling(first_seconds=0.05, max_seconds=0.2)
-        run = start_test_run.fn(credentials, "pln_broken")
-        wait_for_test_run.fn(credentials, run, 60, polling=polling)
-        wait_for_test_runs.fn(credentials, [run], 60, polling=polling)
-        assert get_test_run.fn(credentials, run).result == "FAILED"
-        again = rerun_test_run.fn(credentials, run, failed_only=True)
-
-        async def work():
-            run = await astart_test_run.fn(credentials, "pln_broken")
-            await await_for_test_run.fn(credentials, run, 60, polling=polling)
-            await await_for_test_runs.fn(credentials, [run], 60, polling=polling)
-            assert (await aget_test_run.fn(credentials, run)).result == "FAILED"
-            await arerun_test_run.fn(credentials, run, failed_only=True)
-
-        asyncio.run(work())
-        print("runs", run.run_short_id, again.run_short_id)
-    """
-    output = run_script(sandbox, script, missing_flow, options)
-    started, again = output.partition("runs ")[2].split()[:2]
-    assert f"QA.tech run {started} started" in output
-    assert f"QA.tech run {again} started as a rerun" in output
-    assert counted(sandbox) == (2, 2)
-
-
-@pytest.mark.parametrize("missing_flow", ["error", "ignore"])
-@pytest.mark.usefixtures("prefect_server")
-def test_the_bare_functions_of_the_flows_work_or_send_nothing(sandbox: Sandbox, missing_flow: str) -> None:
-    script = """
-        import asyncio
-
-        polling = QATechPolling(first_seconds=0.05, max_seconds=0.2)
-
-        async def work():
-            return await arelease_gate.fn(credentials, "pln_green", polling=polling)
-
-        for call in (lambda: release_gate.fn(credentials, "pln_green", polling=polling), lambda: asyncio.run(work())):
-            try:
-                print("passed:", call().passed)
-            except Exception as error:
-                print("refused:", type(error).__name__)
-    """
-    output = run_script(sandbox, script, missing_flow, [])
-    if missing_flow == "ignore":
-        assert output.count("passed: True") == 2
-        assert counted(sandbox) == (2, 0)
-    else:
-        assert output.count("Nothing was sent") >= 2
-        assert posts(sandbox) == []
+def test_the_bare_functions_of_the_gate_work_where_a_missing_flow_is_ignored(sandbox: Sandbox) -> None:
+    assert run_script(sandbox, "ignore", ["gates"], []).count("bare gate: True") == 2
+    assert counted(sandbox) == (2, 0)
 
 
 @pytest.mark.usefixtures("prefect_server")
