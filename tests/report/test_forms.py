@@ -38,7 +38,11 @@ HERE = Path(__file__).parent
 SCHEMA_FILE = HERE.parent.parent / "prefect_qatech" / "report" / "verdict.schema.json"
 UPDATE = os.environ.get("QATECH_UPDATE_GOLDEN") == "1"
 SUREFIRE = xmlschema.XMLSchema(str(HERE / "schemas" / "surefire.xsd"))
-CTRF = json.loads((HERE / "schemas" / "ctrf.json").read_text(encoding="utf-8"))
+CTRF = jsonschema.Draft7Validator(
+    json.loads((HERE / "schemas" / "ctrf.json").read_text(encoding="utf-8")),
+    format_checker=jsonschema.Draft7Validator.FORMAT_CHECKER,
+)
+VERDICT_JSON = jsonschema.Draft202012Validator(verdict_json_schema())
 REPORTS: dict[str, Callable[[], GateReport]] = {
     "everything": campaigns.everything,
     "passing": campaigns.passing,
@@ -164,9 +168,8 @@ def test_hostile_files_keep_to_their_schemas(kind: str) -> None:
 
 def keeps_to_the_schemas(report: GateReport) -> None:
     SUREFIRE.validate(render_junit(report))
-    checker = jsonschema.Draft7Validator.FORMAT_CHECKER
-    jsonschema.validate(json.loads(render_ctrf(report)), CTRF, cls=jsonschema.Draft7Validator, format_checker=checker)
-    jsonschema.validate(json.loads(render_verdict_json(report)), verdict_json_schema())
+    CTRF.validate(json.loads(render_ctrf(report)))
+    VERDICT_JSON.validate(json.loads(render_verdict_json(report)))
     assert load_verdict_json(render_verdict_json(report)) == report
 
 
@@ -175,7 +178,7 @@ def test_the_written_schema_is_the_one_that_holds() -> None:
     if UPDATE:
         SCHEMA_FILE.write_text(made, encoding="utf-8", newline="\n")
     assert made == SCHEMA_FILE.read_text(encoding="utf-8")
-    jsonschema.Draft202012Validator.check_schema(verdict_json_schema())
+    VERDICT_JSON.check_schema(verdict_json_schema())
 
 
 def test_the_schemas_refuse_what_is_wrong() -> None:
@@ -184,11 +187,9 @@ def test_the_schemas_refuse_what_is_wrong() -> None:
             render_junit(everything()).replace("<stackTrace>", "<trace>").replace("stackTrace>", "trace>")
         )
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(json.loads(render_ctrf(everything()).replace('"other"', '"errored"')), CTRF)
+        CTRF.validate(json.loads(render_ctrf(everything()).replace('"other"', '"errored"')))
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(
-            json.loads(render_verdict_json(everything()).replace('"fail"', '"go"')), verdict_json_schema()
-        )
+        VERDICT_JSON.validate(json.loads(render_verdict_json(everything()).replace('"fail"', '"go"')))
 
 
 def red(report: GateReport) -> tuple[bool, bool]:
