@@ -56,6 +56,16 @@ def test_the_worst_stands_first() -> None:
     assert "**gone**: could not be evaluated\n  - no such plan" in text
 
 
+def test_each_gate_that_did_not_pass_is_told_with_how_many_tests_failed() -> None:
+    reports = {"good": a_gate("P"), "bad": report_of(attempt(0, {"Login": "P", "Pay": "F", "Search": "F"}))}
+    report = GatesReport(names=(*reports, "gone"), reports=reports, errors={"gone": "no such plan"})
+    assert "3 tests: 1 passed, 2 failed" in render_gates(report)
+    assert gates_message(report) == (
+        "FAIL: do not release. 1 of 3 gates passed. bad: fail, 2 tests failed; this gate allows none. "
+        "(https://app.qa.tech/results/run1); gone: could not be evaluated, no such plan"
+    )
+
+
 def test_a_test_that_is_flaky_is_named_also_where_the_gate_passed() -> None:
     gate = report_of(attempt(0, {"Login": "P", "Pay": "F"}), attempt(1, {"Pay": "P"}))
     assert "  - Flaky: Pay" in render_gates(GatesReport(names=("a",), reports={"a": gate}))

@@ -108,6 +108,13 @@ def test_bad_policies_are_refused(bad: dict[str, Any]) -> None:
         assert "\n" not in str(caught.value)
 
 
+def test_a_fuse_that_is_none_says_what_it_may_be() -> None:
+    with pytest.raises(
+        InvalidInputError, match=r"'0\.3' is neither a number of tests nor a share of them, such as 0\.3"
+    ):
+        GatePolicy(fuse_failures="0.3")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("zone", "hour", "day"),
     [
