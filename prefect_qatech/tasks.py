@@ -22,6 +22,7 @@ from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.ledger import QATechRunRecord, record_of, short_id_of
 from prefect_qatech.report import append_job_summary, artifacts, events, write_report_files
 from prefect_qatech.report.model import GateReport
+from prefect_qatech.report.subject import subject_of
 from prefect_qatech.starts import address_of, announce, call_of_start, check_call, send_once
 from prefect_qatech.task_names import name_of_report, named
 from prefect_qatech.task_options import NOT_CACHED, RETRIED, task_in_both_versions
@@ -36,6 +37,7 @@ async def _start(
     campaign: tuple[str, int] | None = None,
     release_check: QATechReleaseCheckRequest | None = None,
     first_url: str | None = None,
+    gate_label: str | None = None,
 ) -> QATechRunRecord:
     """Start a run: for a user, or as the first run of a gate's campaign.
 
@@ -47,6 +49,7 @@ async def _start(
         campaign: Of a first run that is started anew: the slot of the former one, and how often it was started anew.
         release_check: What is checked besides; a name in it that means nothing is an error before the run is started.
         first_url: Of a first run that is started anew: the address of the former one.
+        gate_label: The gate's label, by which its artifacts are kept.
     """
     check_call(credentials, label, target)
     plan = request.test_plan_short_id
@@ -57,7 +60,9 @@ async def _start(
         return _accepted("start", await client.start_run(wanted), plan)
 
     record = await send_once(credentials, call, request, send, beside=release_check)
-    await _announce(record, artifacts.artifact_key("run", record.plan_short_id or plan), first_url)
+    subject = subject_of(request, label=gate_label)
+    known = subject.model_copy(update={"plan_short_id": record.plan_short_id or plan})
+    await _announce(record, artifacts.gate_key("run", known), first_url)
     return record
 
 

@@ -30,8 +30,10 @@ from prefect_qatech import (
     WaitTimedOut,
     _sync,
     astart_test_run,
+    await_for_test_run,
     await_for_test_runs,
     start_test_run,
+    wait_for_test_run,
     wait_for_test_runs,
 )
 from prefect_qatech._sync import run_sync
@@ -121,12 +123,17 @@ async def test_progress_moves_with_the_runs(
 ) -> None:
     moved: list[float] = []
     ids: list[UUID] = []
-    update = artifacts.aupdate_progress_artifact
+    create, update = artifacts.acreate_progress_artifact, artifacts.aupdate_progress_artifact
+
+    async def created(progress: float, **about: Any) -> UUID:
+        moved.append(progress)
+        return await create(progress=progress, **about)
 
     async def updated(artifact_id: UUID, progress: float) -> UUID:
         moved.append(progress)
         return await update(artifact_id=artifact_id, progress=progress)
 
+    monkeypatch.setattr(artifacts, "acreate_progress_artifact", created)
     monkeypatch.setattr(artifacts, "aupdate_progress_artifact", updated)
     plans = [
         {"short_id": f"pln_{n}", "name": f"{n}", "test_cases": [{"name": f"T{n}", "duration_seconds": 100 * n}]}
@@ -144,13 +151,56 @@ async def test_progress_moves_with_the_runs(
             seen = looks(sandbox)
             with anyio.fail_after(240):
                 # Each of the others is looked at, and the one that has ended was reported.
-                while looks(sandbox) < seen + 5 or len(emitted) < ended:  # noqa: ASYNC110
+                while looks(sandbox) < seen + 5 or len(emitted) < ended or len(moved) <= ended:  # noqa: ASYNC110
                     await anyio.sleep(0.02)
             sandbox.advance(120)
         await running
-    assert moved == [25, 50, 75, 100]
+    assert moved == [0, 25, 50, 75, 100]
     (bar,) = [artifact for artifact in await artifacts_of(ids) if artifact.type == "progress"]
     assert (bar.key, bar.data) == ("qatech-progress-runs", 100)
+
+
+@pytest.mark.parametrize("version", ["sync", "async"])
+async def test_a_wait_has_one_bar_however_often_its_flow_run_is_tried(polling: QATechPolling, version: str) -> None:
+    ids: list[UUID] = []
+    plans = [
+        {"short_id": f"pln_{n}", "name": f"{n}", "test_cases": [{"name": f"T{n}", "duration_seconds": 100}]}
+        for n in (1, 2)
+    ]
+    with Sandbox({"plans": plans}, speed=0) as sandbox:
+        one, two = started(sandbox, "pln_1", "pln_2")
+        credentials, given = credentials_for(sandbox), {"timeout_seconds": 0.0, "polling": polling}
+
+        def try_again(error: Exception) -> None:
+            ids.append(flow_run_id())
+            if len(ids) == 1:
+                sandbox.advance(200)
+                raise error
+
+        @flow(retries=1)
+        async def user_async() -> None:
+            ended: list[Any] = [
+                await await_for_test_run(credentials, one, return_state=True, **given),
+                await await_for_test_run(credentials, two, return_state=True, **given),
+            ]
+            try_again(RuntimeError(f"{ended}"))
+
+        @flow(retries=1)
+        def user_sync() -> None:
+            ended: list[Any] = [
+                wait_for_test_run(credentials, one, return_state=True, **given),
+                wait_for_test_run(credentials, two, return_state=True, **given),
+            ]
+            try_again(RuntimeError(f"{ended}"))
+
+        if version == "sync":
+            user_sync()
+        else:
+            await user_async()
+    assert len(ids) == 2
+    bars = [artifact for artifact in await artifacts_of(ids[:1]) if artifact.type == "progress"]
+    keys = [f"qatech-progress-{one}", f"qatech-progress-{two}"]
+    assert sorted((str(bar.key), bar.data) for bar in bars) == sorted((key, 100) for key in keys)
 
 
 # --- What fails

@@ -10,6 +10,7 @@ import anyio
 from prefect_qatech import ledger
 from prefect_qatech._prefect import PATIENCE_SECONDS, own_flow_run, run_logger
 from prefect_qatech._sync import sleep_unless_stopped
+from prefect_qatech.addresses import safe_url
 from prefect_qatech.api.catalogue import QATechReleaseCheck, QATechReleaseCheckRequest, QATechStartedReleaseCheck
 from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest, as_request
 from prefect_qatech.api.responses import QATechRun
@@ -25,8 +26,7 @@ from prefect_qatech.polling.exceptions import WaitTimedOut
 from prefect_qatech.polling.throttle import Throttle
 from prefect_qatech.release_checks import MAKES_CHECK, astart_release_check, await_for_release_check
 from prefect_qatech.report import artifacts, events
-from prefect_qatech.report.about import environment_of
-from prefect_qatech.report.artifacts import artifact_key
+from prefect_qatech.report.artifacts import gate_key
 from prefect_qatech.report.deployed import run_by
 from prefect_qatech.report.model import GateDecision, GateReport
 from prefect_qatech.report.plan_durations import PlanHistory
@@ -57,6 +57,7 @@ class FlowRunSteps:
     settings: GateSettings
     run: QATechRunRecord | str | None = None
     _bar_key: str = field(default="", init=False)
+    _link_key: str = field(default="", init=False)
 
     async def begin(self) -> Beginning:
         seconds, run, target = self.settings.policy.deadline_seconds, self.run, self.settings.target
@@ -72,8 +73,13 @@ class FlowRunSteps:
         began = await ledger.through_outages(lambda: journal.window_of(first), seconds, first)
         usual = await self._usual_test_count(first)
         subject = await this_subject(self.credentials, self.request, self.settings)
-        what = self.settings.label or first.plan_short_id or self.request.test_plan_short_id or first.run_short_id
-        self._bar_key = artifact_key("progress", what, environment_of(subject))
+        shown = subject.model_copy(update={"plan_short_id": first.plan_short_id or subject.plan_short_id})
+        self._link_key = gate_key("run", shown)
+        is_named = shown.label or shown.plan_short_id
+        named = shown if is_named else shown.model_copy(update={"label": first.run_short_id})
+        self._bar_key = gate_key("progress", named)
+        if run is not None:
+            await self._show_link(first, first.run_url)
         return Beginning(
             # Fail closed: where the answer to the POST was lost, tests that were there the last time are missed now.
             first if usual is None else first.model_copy(update={"test_count": usual}),
@@ -103,6 +109,7 @@ class FlowRunSteps:
             target=self.settings.target,
             label=self.settings.slot_label,
             release_check=self.settings.release_check,
+            gate_label=self.settings.label,
         )
 
     async def _attach(self, run: QATechRunRecord | str) -> QATechRunRecord:
@@ -125,6 +132,11 @@ class FlowRunSteps:
         attached = QATechRunRecord(kind="attached", run_short_id=run_short_id, started_at=datetime.now(timezone.utc))
         return await ledger.attach(call, record or attached)
 
+    async def _show_link(self, record: QATechRunRecord, url: str | None) -> None:
+        """Publish the link to a run of which its start has published none; once, however often the gate is tried."""
+        text = f"Run {record.run_short_id} on QA.tech"
+        await artifacts.publish_link(url, text, key=self._link_key, description="QA.tech run", below_url=url)
+
     async def is_on_record(self, rerun: NextRun) -> bool:
         return await ledger.through_outages(
             lambda: ledger.is_rerun_on_record(rerun.first, rerun.number), _RECORD_SECONDS, rerun.first
@@ -139,8 +151,7 @@ class FlowRunSteps:
                 rerun.base.run_short_id,
                 QATechRerunRequest(failed_only=rerun.failed_only, test_case_ids=rerun.test_case_ids),
                 campaign=(first.slot or "", rerun.number),
-                # That of the first run's link.
-                artifact_key=artifact_key("run", first.plan_short_id or self.request.test_plan_short_id),
+                artifact_key=self._link_key,
                 plan_short_id=first.plan_short_id,
                 first_url=first.run_url,
             )
@@ -157,6 +168,9 @@ class FlowRunSteps:
         seen = await await_in_a_gate(
             self.credentials, record, seconds_left, polling=self.settings.polling, artifact_key=self._bar_key
         )
+        polled = seen.run if isinstance(seen, WaitTimedOut) else seen
+        if record.run_url is None and polled is not None:
+            await self._show_link(record, safe_url(polled.url))
         if isinstance(seen, WaitTimedOut):
             raise seen
         return seen
@@ -275,6 +289,7 @@ async def astart_campaign(
     target: str | None,
     label: str | None,
     release_check: QATechReleaseCheckRequest | None = None,
+    gate_label: str | None = None,
 ) -> QATechRunRecord:
     """Start the first run of a campaign, or find it: unless it has passed in an earlier attempt of the flow run.
 
@@ -284,8 +299,11 @@ async def astart_campaign(
         target: What is tested, where it is named.
         label: Names this start within the flow run.
         release_check: The release check that is started beside it, where there is one.
+        gate_label: The gate's label, by which its artifacts are kept.
     """
-    first = await astart_in_campaign(credentials, request, target=target, label=label, release_check=release_check)
+    first = await astart_in_campaign(
+        credentials, request, target=target, label=label, release_check=release_check, gate_label=gate_label
+    )
     record = first
     again = 0
     while record.is_resumed and await journal.has_stale_pass(record, target):
@@ -296,7 +314,12 @@ async def astart_campaign(
             record.run_short_id,
         )
         record = await astart_in_campaign(
-            credentials, request, target=target, campaign=(first.slot or "", again), first_url=first.run_url
+            credentials,
+            request,
+            target=target,
+            campaign=(first.slot or "", again),
+            first_url=first.run_url,
+            gate_label=gate_label,
         )
     return record
 

@@ -32,8 +32,10 @@ from prefect_qatech.polling.unfinished import runs_not_ended, they_go_on
 from prefect_qatech.polling.wait import Surroundings, wait_for_run
 from prefect_qatech.report import artifacts, events
 from prefect_qatech.report.plan_durations import PlanHistory
+from prefect_qatech.texts import listed
 
 _CLEAN_UP_SECONDS = 3.0
+_MAX_NAMED = 5
 _A_YEAR = 365 * 24 * 3600.0
 
 
@@ -185,7 +187,9 @@ async def wait_for_many(
     # One looks for a stop of the process on behalf of all.
     waits = _Waits(credentials, timeout_seconds, polling, sleep)
     key = artifact_key or artifacts.artifact_key("progress", "runs")
-    progress = artifacts.Progress(f"{len(targets)} QA.tech runs: those that have ended", key)
+    # By its description a retry of the flow run finds the bar again.
+    named = listed(list(targets), _MAX_NAMED, str)
+    progress = artifacts.Progress(f"{len(targets)} QA.tech runs: those that have ended ({named})", key)
     many = _Many(waits, progress, len(targets))
     many.going_on.update({target.run_short_id: target.run_url for target in targets.values()})
     delays = delays_of_first_polls(len(targets), polling, timeout_seconds)

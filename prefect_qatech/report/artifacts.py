@@ -43,6 +43,7 @@ from prefect_qatech.report.escape import cell_text, cut_key, key_text
 from prefect_qatech.report.known import with_standings
 from prefect_qatech.report.markdown import render_release_check
 from prefect_qatech.report.model import GateReport, GatesReport, ReportedReleaseCheck
+from prefect_qatech.report.subject import GateSubject
 from prefect_qatech.report.wording import campaign_name, counts_text
 from prefect_qatech.verdict import TestVerdict
 
@@ -75,6 +76,19 @@ def artifact_key(*parts: str | None) -> str:
     return cut_key("-".join(["qatech", *(key_text(part) for part in parts if part)]), 200)
 
 
+def gate_key(kind: str, subject: GateSubject, *more: str) -> str:
+    """Return the key of a gate's artifact: stable per label or plan, and the place that was tested.
+
+    A history is that of a plan at one address, not at all of them.
+
+    Args:
+        kind: What the artifact is.
+        subject: What the gate tests.
+        more: What tells artifacts of this kind apart.
+    """
+    return artifact_key(kind, subject.label or subject.plan_short_id, environment_of(subject), *more)
+
+
 async def publish_link(url: str | None, text: str, *, key: str, description: str, below_url: str | None = None) -> None:
     """Publish the link to a run.
 
@@ -84,7 +98,7 @@ async def publish_link(url: str | None, text: str, *, key: str, description: str
         key: Key of the artifact.
         description: What it is.
         below_url: Where the flow run has an artifact of this key with a link to this address: the new link is put below
-            that one, and there is no second artifact.
+            that one, unless it is there already, and there is no second artifact.
     """
     address = safe_url(url)
     if address is None:
@@ -106,8 +120,9 @@ async def _put_below(url: str, link: str, key: str, description: str) -> bool:
         for artifact in await _artifacts_of_this_flow_run(client, key):
             links = artifact.data
             if artifact.id is not None and isinstance(links, str) and f"]({url})" in links:
-                update = ArtifactUpdate(data=f"{links}\n\n{link}", description=description)
-                await client.update_artifact(artifact.id, update)
+                if link not in links:
+                    update = ArtifactUpdate(data=f"{links}\n\n{link}", description=description)
+                    await client.update_artifact(artifact.id, update)
                 return True
     return False
 
@@ -138,9 +153,7 @@ async def publish_report(report: GateReport, *, key: str | None = None) -> GateR
     Returns:
         The report, in which each failed or flaky test says whether that is new or known.
     """
-    # A history is that of a plan at one address, not at all of them.
-    subject, place = report.label or report.plan_short_id, environment_of(report) or None
-    key = key or artifact_key("report", subject, place)
+    key = key or gate_key("report", report)
 
     history = await _safely(_history(report, key)) or []
     report = with_standings(report, history)
@@ -155,9 +168,7 @@ async def publish_report(report: GateReport, *, key: str | None = None) -> GateR
 
     async def table() -> None:
         title = described("QA.tech gate: each test's outcome by attempt")
-        await acreate_table_artifact(
-            table=render_table(report), key=artifact_key("tests", subject, place), description=title
-        )
+        await acreate_table_artifact(table=render_table(report), key=gate_key("tests", report), description=title)
 
     async def pictures() -> None:
         pictured = [test for test in report.tests_with(TestVerdict.FAILED) if test.screenshot_url]
@@ -165,7 +176,7 @@ async def publish_report(report: GateReport, *, key: str | None = None) -> GateR
             await _safely(
                 acreate_image_artifact(
                     image_url=test.screenshot_url or "",
-                    key=artifact_key("failure", subject, place, str(number)),
+                    key=gate_key("failure", report, str(number)),
                     description=f"Last picture of a failed test: {cell_text(test.name, 200)}",
                 )
             )
@@ -258,12 +269,13 @@ async def publish_unattended(runs: Mapping[str, str | None]) -> None:
 class Progress:
     """A progress artifact that is written beside what it shows, which never waits for it.
 
-    Used as a context; at its end the bar has `PATIENCE_SECONDS` to reach its last state.
+    Used as a context; at its end the bar has `PATIENCE_SECONDS` to reach its last state. Where the flow run has a bar
+    of this key and description, of an earlier attempt, that one is moved.
 
     Args:
         description: What it shows.
         key: The artifact's key.
-        is_only_one: Whether the flow run has one bar of this key: where there is one already, that one is moved.
+        is_only_one: Whether the flow run has one bar of this key, whatever its description.
     """
 
     def __init__(self, description: str, key: str, *, is_only_one: bool = False) -> None:
@@ -322,7 +334,7 @@ class Progress:
     async def _write_once(self, percent: float) -> None:
         if self._artifact_id is not None:
             await _safely(aupdate_progress_artifact(artifact_id=self._artifact_id, progress=percent))
-        elif self._is_only_one and (former := await _safely(self._former())) is not None:
+        elif (former := await _safely(self._former())) is not None:
             self._artifact_id = await _safely(
                 aupdate_progress_artifact(artifact_id=former, progress=percent, description=self._description)
             )
@@ -332,9 +344,14 @@ class Progress:
             )
 
     async def _former(self) -> UUID | None:
+        if flow_run.id is None:
+            return None
         async with get_client() as client:
             bars = await _artifacts_of_this_flow_run(client, self._key)
-        return next((bar.id for bar in bars if bar.type == "progress"), None)
+        return next((bar.id for bar in bars if bar.type == "progress" and self._is_mine(bar)), None)
+
+    def _is_mine(self, bar: Artifact) -> bool:
+        return self._is_only_one or bar.description == self._description
 
 
 async def _safely(write: Awaitable[T], seconds: float | None = None) -> T | None:

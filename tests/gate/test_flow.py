@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import date, datetime, timedelta
@@ -25,9 +26,12 @@ from prefect_qatech import (
     GateReport,
     InvalidInputError,
     NotFoundError,
+    QATechApplication,
     QATechCredentials,
+    QATechEnvironment,
     QATechError,
     QATechPolling,
+    QATechRunRequest,
     StartOutcomeUnknown,
     TestVerdict,
     UnauthorizedError,
@@ -508,6 +512,70 @@ async def test_a_retry_of_a_gate_on_a_run_from_elsewhere_goes_on_with_it(sandbox
         attempt.run_short_id for attempt in reports[1].attempts
     ]
     assert counted(sandbox) == (1, 2)
+
+
+@pytest.mark.parametrize("version", ["sync", "async"])
+@pytest.mark.parametrize(("plan", "links"), [("pln_green", 1), ("pln_flaky", 2)])
+async def test_a_gate_on_a_run_from_elsewhere_has_one_artifact_with_its_links(
+    sandbox: Sandbox, credentials: QATechCredentials, plan: str, links: int, version: str
+) -> None:
+    run = await astart_test_run(credentials, plan)
+    reports: list[GateReport] = []
+    step = Failing()
+
+    @flow(retries=1)
+    async def user_async() -> None:
+        reports.append(await arelease_gate.fn(credentials, run=run, target="v1", label="smoke", polling=POLLING))
+        step()
+
+    @flow(retries=1)
+    def user_sync() -> None:
+        reports.append(release_gate.fn(credentials, run=run, target="v1", label="smoke", polling=POLLING))
+        step()
+
+    if version == "sync":
+        user_sync()
+    else:
+        await user_async()
+    assert len(reports) == 2
+    published = await artifacts_of([UUID(reports[0].flow_run_id or "")])
+    [told] = [str(artifact.data) for artifact in published if artifact.key == "qatech-run-smoke"]
+    addresses = [str(attempt.run_url) for attempt in reports[1].attempts]
+    assert re.findall(r"\]\((.*?)\)", told) == addresses
+    assert len(addresses) == links
+    assert not [artifact.key for artifact in published if "rerun" in str(artifact.key)]
+
+
+async def test_a_link_is_published_as_soon_as_qatech_tells_the_address_of_the_run(sandbox: Sandbox) -> None:
+    run = await a_run_from_elsewhere(sandbox, "pln_green")
+    test = {"id": str(uuid4()), "shortId": "a", "name": "Login", "status": "COMPLETED", "result": "PASSED"}
+    url = f"https://app.qa.tech/p/shop/results/{run}"
+    ended = {"shortId": run, "status": "COMPLETED", "result": "PASSED", "url": url, "runTestCases": [test]}
+    told = {"kind": "status", "status": 200, "body": json.dumps(ended)}
+    sandbox.set_faults([{"on": {"method": "GET", "path": "status"}, **told}])
+    report = await look_at(sandbox, None, run=run, label="told")
+    published = await artifacts_of([UUID(report.flow_run_id or "")])
+    assert [url in str(artifact.data) for artifact in published if artifact.key == "qatech-run-told"] == [True]
+
+
+async def test_gates_of_one_plan_that_differ_in_label_or_place_share_no_key(sandbox: Sandbox) -> None:
+    ids: list[UUID] = []
+
+    def at(url: str) -> QATechRunRequest:
+        application = QATechApplication(application_short_id="app_shop", environment=QATechEnvironment(url=url))
+        return QATechRunRequest(test_plan_short_id="pln_flaky", applications=[application])
+
+    places = [at("https://staging.example.com"), at("https://www.example.com")]
+    for request, label in [(places[0], None), (places[1], None), (places[0], "nightly")]:
+        report = await arelease_gate(credentials_for(sandbox), request, label=label, polling=POLLING)
+        assert len(report.attempts) == 2
+        ids.append(UUID(report.flow_run_id or ""))
+    keys: list[dict[str, str]] = []
+    for one in ids:
+        found = [str(artifact.key).split("-", 2) for artifact in await artifacts_of([one])]
+        keys.append({kind: subject for _, kind, subject in found if kind in ("run", "report", "tests")})
+    assert all(gate["run"] == gate["report"] == gate["tests"] for gate in keys)
+    assert len({gate["run"] for gate in keys}) == 3
 
 
 BAD_GATES: dict[str, dict[str, Any]] = {

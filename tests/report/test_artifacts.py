@@ -399,6 +399,24 @@ async def test_gates_in_one_flow_run_do_not_share_a_link() -> None:
         ]
 
 
+@pytest.mark.usefixtures("prefect_server")
+async def test_what_is_shown_again_by_a_retry_moves_the_same_bar_and_no_other() -> None:
+    ids: list[UUID] = []
+
+    @flow(retries=1)
+    async def user() -> None:
+        ids.append(flow_run_id())
+        for description in ("2 runs (a, b)", "2 runs (c, d)"):
+            async with Progress(description, "qatech-runs") as progress:
+                progress.show(40.0 * len(ids), is_over=False)
+        if len(ids) == 1:
+            raise RuntimeError("a later step failed")
+
+    await user()
+    bars = [(bar.description, bar.data) for bar in await artifacts_of(ids[:1])]
+    assert sorted(bars) == [("2 runs (a, b)", 80), ("2 runs (c, d)", 80)]
+
+
 async def test_a_bar_moves_by_a_percent_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
     written = Written(monkeypatch)
     await shown(*((percent, False) for percent in (0, 0.4, 0.9, 1.2, 1.3, 50, 99.9)), (99.9, True))
