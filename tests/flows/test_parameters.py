@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import Any
 
 import pytest
@@ -50,10 +51,14 @@ WRONG_POLICIES: list[dict[str, Any]] = [
 ]
 
 
+@cache
+def schema_of(flow: Flow[..., Any]) -> dict[str, Any]:
+    return parameter_schema(flow.fn).model_dump_for_openapi()
+
+
 def faults(flow: Flow[..., Any], **changed: Any) -> list[str]:
     """What the server, and each of its forms, has against parameters."""
-    schema = parameter_schema(flow.fn).model_dump_for_openapi()
-    return [error.json_path for error in validate({**GOOD[flow], **changed}, schema)]
+    return [error.json_path for error in validate({**GOOD[flow], **changed}, schema_of(flow))]
 
 
 @pytest.mark.parametrize("flow", GOOD, ids=lambda flow: flow.name)
@@ -106,7 +111,7 @@ def test_a_wrong_policy_is_in_no_block_that_could_be_saved(policy: dict[str, Any
 
 
 def test_the_form_shows_by_example_what_a_quarantine_looks_like() -> None:
-    field = parameter_schema(check_release.fn).model_dump_for_openapi()["definitions"]["GatePolicy"]["properties"]
+    field = schema_of(check_release)["definitions"]["GatePolicy"]["properties"]
     example = field["quarantine"]["description"].partition("For example ")[2].removesuffix(".")
     policy = {"quarantine": json.loads(example)}
     assert faults(check_release, policy=policy) == []

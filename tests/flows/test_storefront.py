@@ -98,6 +98,7 @@ def test_the_deployment_of_somebody_else_is_left_alone(shop: LocalStorefront) ->
     assert version_served_at(shop.staging_url) == "v2-stumbles"
 
 
+@pytest.mark.slow
 def test_the_deploy_command(tmp_path: Path) -> None:
     command = ("flows.storefront.deploy", "--site", str(tmp_path))
     done = run(*command, "deploy", "v1-good")
@@ -115,6 +116,7 @@ def test_the_site_can_be_moved(shop: LocalStorefront, tmp_path: Path) -> None:
     assert (tmp_path / "moved" / "staging" / "index.html").is_file()
 
 
+@pytest.mark.slow
 def test_the_server_command() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.storefront.serve", "--root", str(deploy.HERE / deploy.BASE), "--port", "0"],
@@ -133,6 +135,7 @@ def test_the_server_command() -> None:
         process.communicate(timeout=120)
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_one_sentence() -> None:
     with socket.socket() as taken:
         taken.bind((HOST, 0))
@@ -164,6 +167,7 @@ def test_pages_hold_together(version: str) -> None:
             assert link in pages, f"{path} links to {link}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["flows.release", "flows.storefront"])
 def test_a_version_that_is_not_there_is_told_in_one_line_what_there_is(module: str) -> None:
     command = [sys.executable, "-m", module, "v9"]

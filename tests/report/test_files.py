@@ -231,6 +231,7 @@ for report in reports:
 """
 
 
+@pytest.mark.slow
 def test_of_gates_at_the_same_moment_the_last_one_wins_as_a_whole(tmp_path: Path) -> None:
     """Four processes of 15 campaigns each: what is left is that of one of them, and no set of older files is mixed."""
     command = [sys.executable, "-c", WRITER]
