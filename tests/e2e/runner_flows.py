@@ -9,9 +9,11 @@ import asyncio
 import importlib
 import json
 import sys
-from typing import Any
+import time
+from typing import Any, TypeVar
 
 from prefect import flow, unmapped
+from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner
 
 from prefect_qatech import (
@@ -39,6 +41,7 @@ SERVED = [
     wait_for_test_run,
 ]
 POLLING = QATechPolling(first_seconds=0.2, max_seconds=0.5)
+T = TypeVar("T")
 _seen: list[dict[str, list[str]]] = []
 
 
@@ -109,23 +112,35 @@ def errors(credentials: QATechCredentials) -> list[dict[str, Any]]:
     return caught
 
 
+def ended(future: PrefectFuture[T]) -> PrefectFuture[T]:
+    """Wait for a delayed task; Prefect does not wait for one whose first state its server has not stored yet."""
+    while True:
+        try:
+            future.wait(timeout=300)
+        except RuntimeError as error:
+            if "has no state" not in str(error):
+                raise
+            time.sleep(0.1)
+        else:
+            return future
+
+
 @flow
 def delayed(credentials: QATechCredentials) -> dict[str, Any]:
     """Tasks for a task worker: starts of one label and of another, then looks while the run goes on."""
     starts = [start_test_run.delay(credentials, "pln_flaky", label="one") for _ in range(2)]
     labelled = astart_test_run.delay(credentials, "pln_flaky", label="another")
-    runs = [future.result(timeout=300) for future in [*starts, labelled]]
+    runs = [ended(future).result() for future in [*starts, labelled]]
     run_short_id = runs[0].run_short_id
     looks = []
     for task in (get_test_run, get_test_run, aget_test_run, aget_test_run):
-        look = task.delay(credentials, run_short_id)
-        look.wait(timeout=300)
-        looks.append((look.state.name, look.result(timeout=300).run_short_id))
-    waited = wait_for_test_run.delay(credentials, run_short_id, 600, polling=POLLING).result(timeout=300)
-    rerun = rerun_test_run.delay(credentials, run_short_id, failed_only=True, label="failed").result(timeout=300)
+        look = ended(task.delay(credentials, run_short_id))
+        looks.append((look.state.name, look.result().run_short_id))
+    waited = ended(wait_for_test_run.delay(credentials, run_short_id, 600, polling=POLLING)).result()
+    rerun = ended(rerun_test_run.delay(credentials, run_short_id, failed_only=True, label="failed")).result()
     missing = start_test_run.delay(credentials, "pln_missing", label="missing")
     try:
-        missing.result(timeout=300)
+        ended(missing).result()
     except NotFoundError as error:
         caught = told(error)
     return {
@@ -140,7 +155,7 @@ def delayed(credentials: QATechCredentials) -> dict[str, Any]:
 def delayed_without_a_flow(credentials: QATechCredentials) -> list[str]:
     """Equal starts that no flow run has a record of."""
     futures = [start_test_run.delay(credentials, "pln_green") for _ in range(2)]
-    return [future.result(timeout=300).run_short_id for future in futures]
+    return [ended(future).result().run_short_id for future in futures]
 
 
 def main(kind: str, name: str) -> None:

@@ -29,7 +29,8 @@ AT_ONCE = {"command": f"{sys.executable} -m prefect.engine"}
 # connection's mutex. Where the connection is waiting for SQLite's lock meanwhile, the loop stands still for a minute:
 # what holds the lock cannot go on, events are lost, and an automation does nothing.
 WITHOUT_GARBAGE_COLLECTION = "import gc; gc.disable(); from prefect.cli import app; app()"
-# What the server says when it gave up a part of its work, such as an automation's action, which it never repeats.
+# What the server says when it refuses a part of its work: a request, which its client repeats five times, or an
+# automation's action, which nobody repeats.
 REFUSALS = ("database is locked", "QueuePool limit")
 T = TypeVar("T")
 
@@ -77,6 +78,8 @@ class World:
             "PREFECT_API_URL": self.api_url,
             "PREFECT_API_SSL_CERT_FILE": str(one_certificate()),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            # Else its log does not hold each refusal of a locked SQLite.
+            "PREFECT_SERVER_LOG_RETRYABLE_ERRORS": "true",
             # It writes every five seconds where runs wait for each other, and nothing here is about late runs.
             "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
             # Else the pages of the server would ask the server on the default port.
