@@ -12,6 +12,7 @@ from prefect_qatech.api.answers import Exchange
 from prefect_qatech.api.catalogue import QATechProject
 from prefect_qatech.api.names import Question, id_of, looks_like_id
 from prefect_qatech.api.transport import ModelT, Transport
+from prefect_qatech.api.wire import count_of
 
 PAGE_SIZE = 1_000
 _MAX_READINGS = 3
@@ -107,11 +108,17 @@ class Lists(Transport):
                 found += new
                 if len(found) > max_items:
                     raise exchange.undocumented(f"{exchange} gave more than {max_items:,}: narrow what is asked for.")
-                total = answer.get("total") if isinstance(answer, dict) else None
-                is_whole = len(found) >= total if isinstance(total, int) else len(items) < PAGE_SIZE
+                told = answer.get("total") if isinstance(answer, dict) else None
+                total = count_of(told)
+                is_whole = len(found) == total if told is not None else len(items) < PAGE_SIZE
                 if not new or is_whole:
-                    return list({key(item): item for item in found}.values())
-        raise exchange.undocumented(f"The list of {exchange} changed each time while it was read.")
+                    distinct = list({key(item): item for item in found}.values())
+                    if total is not None and len(distinct) < total:
+                        break  # a part would pass for the whole
+                    return distinct
+        raise exchange.undocumented(
+            f"The list of {exchange} changed each time while it was read, or has fewer entries than its total says."
+        )
 
     async def _make(
         self,

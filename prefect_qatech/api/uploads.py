@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import anyio
 import httpx
@@ -95,9 +95,12 @@ async def sha256_of(file: BuildFile) -> str:
 
 
 async def _chunks(file: BuildFile) -> AsyncIterator[bytes]:
-    async with await anyio.open_file(file.path, "rb") as content:
-        while chunk := await content.read(CHUNK_BYTES):
-            yield chunk
+    try:
+        async with await anyio.open_file(file.path, "rb") as content:
+            while chunk := await content.read(CHUNK_BYTES):
+                yield chunk
+    except OSError as error:
+        raise InvalidInputError(f"{file.path} cannot be read: {error.strerror}. No build was made of it.") from None
 
 
 async def put_file(
@@ -121,7 +124,9 @@ async def put_file(
     Raises:
         QATechAPIError: It was not taken; `retryable` tells whether another try, with a new address, may succeed.
     """
-    where = urlsplit(address)
+    where = _read_address(address)
+    if where is None:
+        raise InvalidResponseError("QA.tech named an address for the upload that is none; nothing was uploaded.")
     if where.scheme != "https" and not (where.scheme == "http" and is_loopback(where.hostname)):
         raise InvalidResponseError("QA.tech named an address for the upload that is not https; nothing was uploaded.")
     request = f"PUT {where.hostname}"
@@ -142,21 +147,34 @@ async def put_file(
                 timeout=_STALLED_SECONDS, follow_redirects=False, trust_env=not is_loopback(where.hostname)
             ) as http:
                 headers = {"Content-Length": str(file.size), "Content-Type": "application/octet-stream"}
-                answer = await http.put(address, content=content(), headers=headers)
+                # What the store answers is not read: it can be of any size.
+                async with http.stream("PUT", address, content=content(), headers=headers) as answer:
+                    status, is_taken = answer.status_code, answer.is_success
     except TimeoutError:
         fault = f"took longer than {timeout_seconds:g} s"
     except httpx.HTTPError as error:
         # httpx's own words can name the address, and with it the signature.
         fault = f"broke off ({type(error).__name__})"
     else:
-        if answer.is_success:
+        if is_taken:
             return hashed.hexdigest()
-        raise _refused(request, answer.status_code)
+        raise _refused(request, status)
     raise QATechConnectionError(
         f"The upload of {file.name} to {where.hostname} {fault}. No build was made; it can be tried again.",
         request=request,
         retryable=True,
     )
+
+
+def _read_address(address: str) -> SplitResult | None:
+    """Return the parts of an address; None where it is none: the errors of those who read it can show its signature."""
+    try:
+        httpx.URL(address)
+        where = urlsplit(address)
+        is_one = bool(where.hostname) and where.port != 0  # the port is read here, and may be none
+    except (ValueError, httpx.InvalidURL):
+        return None
+    return where if is_one else None
 
 
 def _refused(request: str, status: int) -> QATechAPIError:

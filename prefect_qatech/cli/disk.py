@@ -76,7 +76,10 @@ class RunJournal:
 
     def slot_of(self, run_short_id: str) -> str | None:
         """Return where a run is on record, in the journal of any campaign."""
-        for path in sorted(self.directory.parent.glob("**/*.json")):
+        # Unlike `glob`, `walk` passes over a folder that another command sets aside at this moment.
+        folders = os.walk(self.directory.parent)
+        paths = sorted(Path(folder, name) for folder, _, names in folders for name in names)
+        for path in (path for path in paths if path.suffix == ".json"):
             try:
                 record = QATechRunRecord.model_validate_json(path.read_bytes())
             except (OSError, ValidationError):
@@ -142,19 +145,29 @@ class RunJournal:
             return None
         except OSError as error:
             raise LedgerUnavailable(f"The journal cannot be written, so nothing was started: {error}.") from error
-        with os.fdopen(descriptor, "w") as file:
-            file.write(nonce)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(nonce)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:  # a full disk, say
+            self._intent(slot).unlink(missing_ok=True)
+            raise LedgerUnavailable(f"The journal cannot be written, so nothing was started: {error}.") from error
         return nonce
 
     def age_of_intent_seconds(self, slot: str) -> float:
         """Return how long ago an intent was opened."""
         return max(0.0, time.time() - self._intent(slot).stat().st_mtime)
 
-    def clear_intent(self, slot: str) -> None:
-        """Forget an intent whose POST was surely not accepted."""
-        self._intent(slot).unlink(missing_ok=True)
+    def clear_intent(self, slot: str, nonce: str | None = None) -> None:
+        """Forget an intent whose POST was surely not accepted.
+
+        Args:
+            slot: The slot.
+            nonce: What `open_intent` returned: the intent of another command stays. None for whichever is there.
+        """
+        if nonce is None or self._is_of(slot, nonce):
+            self._intent(slot).unlink(missing_ok=True)
 
     def record(self, slot: str, nonce: str, record: QATechRunRecord) -> bool:
         """Record the run that a POST has started.
@@ -167,13 +180,16 @@ class RunJournal:
         Returns:
             Whether the slot was still that of this intent.
         """
-        try:
-            is_ours = self._intent(slot).read_text() == nonce and not self._run(slot).exists()
-        except FileNotFoundError:
-            is_ours = False
+        is_ours = self._is_of(slot, nonce) and not self._run(slot).exists()
         if is_ours:
             _write_whole(self._run(slot), record.model_dump_json())
         return is_ours
+
+    def _is_of(self, slot: str, nonce: str) -> bool:
+        try:
+            return self._intent(slot).read_text() == nonce
+        except FileNotFoundError:
+            return False
 
     def settle(self, slot: str, record: QATechRunRecord) -> None:
         """Record the run that an open intent has started, as a person has found it."""
@@ -188,13 +204,29 @@ class RunJournal:
         """Forget the verdict, as the campaign goes on."""
         (self.directory / _VERDICT).unlink(missing_ok=True)
 
-    def set_aside(self) -> None:
-        """Keep what is on record under another name, so that a new campaign can begin."""
+    def set_aside(self, verdict: JournalVerdict | None) -> None:
+        """Keep what is on record under another name, so that a new campaign can begin.
+
+        Args:
+            verdict: How the campaign has ended; None where it has not, and is left all the same.
+
+        Raises:
+            LedgerConflict: Another command was faster; what it has begun stays.
+            LedgerUnavailable: The journal cannot be changed.
+        """
         stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S%f")
         older = self.directory.parent / "older"
         try:
             older.mkdir(exist_ok=True)
+            if verdict is not None:
+                # Only one command can take the verdict: the folder may be that of another one's new campaign by now.
+                (self.directory / _VERDICT).rename(self.directory / f"older-{_VERDICT}")
             self.directory.rename(older / f"{self.directory.name}-{stamp}")
+        except FileNotFoundError as error:
+            raise LedgerConflict(
+                "Another command has just begun this very request anew, so this one has started nothing: give --resume "
+                "to go on with the other one's run."
+            ) from error
         except OSError as error:
             raise LedgerUnavailable(f"The journal cannot be set aside, so nothing was started: {error}.") from error
 

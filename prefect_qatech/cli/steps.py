@@ -88,7 +88,7 @@ class TerminalSteps:
             raise self._on_record()
         if self.journal.has_begun() and not (self.mode == "resume" and is_good):
             # A pass without a target was good for the version of that time.
-            self.journal.set_aside()
+            self.journal.set_aside(verdict)
         elif verdict is not None:
             self.journal.reopen()
         if self.mode == "resume" and not self.journal.has_begun():
@@ -204,7 +204,7 @@ class TerminalSteps:
         try:
             record = await answer
         except QATechAPIError:  # surely not accepted
-            self.journal.clear_intent(slot)
+            self.journal.clear_intent(slot, nonce)
             raise
         except OtherPlanStarted as error:
             if error.run_short_id is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +186,45 @@ async def test_a_file_goes_to_https_only(address: str, tmp_path: Path) -> None:
     assert len(service.requests) == 1
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["https://[store/x?sig=1", "https://store.example.com:99999999/x?sig=1", "https:///x?sig=1", "https://s\tx/?sig=1"],
+)
+async def test_an_address_that_is_none_is_an_error_that_does_not_show_it(address: str, tmp_path: Path) -> None:
+    (tmp_path / "shop.apk").write_bytes(b"x")
+    async with Service({"uploadUrl": address, "buildToken": "t"}).client() as client:
+        with pytest.raises(InvalidResponseError, match="nothing was uploaded") as caught:
+            await client.upload_build("app_droid", tmp_path / "shop.apk")
+    assert "sig=1" not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_a_file_that_has_gone_is_told(tmp_path: Path) -> None:
+    (tmp_path / "shop.apk").write_bytes(b"x")
+    file = BuildFile.of(tmp_path / "shop.apk")
+    file.path.unlink()
+    with respx.mock(assert_all_called=False) as store:
+        store.put("https://store.example.com/x").respond(200)
+        with pytest.raises(InvalidInputError, match=r"shop\.apk cannot be read: No such file.* No build was made"):
+            await put_file(file, "https://store.example.com/x", timeout_seconds=60)
+
+
+async def test_what_the_store_for_files_answers_is_not_read(tmp_path: Path) -> None:
+    """It could be of any size."""
+    (tmp_path / "shop.apk").write_bytes(b"x")
+    read = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal read
+        while read < 50:
+            read += 1
+            yield b"x" * 1024
+
+    with respx.mock() as store:
+        store.put("https://store.example.com/x").mock(return_value=httpx.Response(200, content=endless()))
+        await put_file(BuildFile.of(tmp_path / "shop.apk"), "https://store.example.com/x", timeout_seconds=60)
+    assert read == 0
+
+
 @pytest.mark.parametrize("status", [None, 403, 503])
 async def test_no_error_of_an_upload_shows_its_address(status: int | None, tmp_path: Path) -> None:
     """Whoever has it may write there."""
@@ -356,6 +395,32 @@ async def test_a_list_that_never_stands_still_is_an_error(monkeypatch: pytest.Mo
     shelf = Shelf([str(n) for n in range(30)], {number: lambda names: names[1:] for number in range(1, 30)}, True)
     async with Service(shelf).client() as client:
         with pytest.raises(QATechAPIError, match="changed each time"):
+            await client.list_test_cases()
+
+
+class ShortPages:
+    """A list that is given in pages of two, whatever limit is asked for, and says its total in a way of its own."""
+
+    def __init__(self, ids: list[str | None], total: Any) -> None:
+        self.ids, self.total = ids, total
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        offset = int(request.url.params["offset"])
+        page = [{"id": one, "name": "x"} for one in self.ids[offset : offset + 2]]
+        return answer({"testCases": page, "total": self.total})
+
+
+@pytest.mark.parametrize("total", ["5", 5.0, True, 1, -1, "five", [5]], ids=repr)
+async def test_no_total_cuts_a_list_short(total: Any) -> None:
+    ids: list[str | None] = list("abcde")
+    async with Service(ShortPages(ids, total)).client() as client:
+        assert [case.id for case in await client.list_test_cases()] == ids
+
+
+@pytest.mark.parametrize(("ids", "total"), [(["a", "b", "c"], 4), (["a", None, None], 3), (["a", "a"], 2)], ids=repr)
+async def test_fewer_than_the_total_are_not_taken_for_the_whole(ids: list[str | None], total: int) -> None:
+    async with Service(ShortPages(ids, total)).client() as client:
+        with pytest.raises(InvalidResponseError, match="fewer entries than its total"):
             await client.list_test_cases()
 
 

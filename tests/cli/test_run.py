@@ -1,5 +1,6 @@
 """The command line without a Prefect server: what it prints, how it ends, and that it starts nothing twice."""
 
+import errno
 import io
 import json
 import os
@@ -21,6 +22,7 @@ import pytest
 from prefect_qatech import QATechClient, QATechPolling, QATechRunRecord, QATechRunRequest, QATechStartedRun
 from prefect_qatech.cli import main
 from prefect_qatech.cli.disk import RunJournal
+from prefect_qatech.exceptions import LedgerConflict, LedgerUnavailable
 from prefect_qatech.sandbox import Sandbox
 from tests.support import cases, counted, fault, one_plan
 
@@ -515,6 +517,66 @@ def test_a_start_that_was_settled_meanwhile_is_told(tmp_path: Path) -> None:
     record = QATechRunRecord(kind="start", run_short_id="abc123", started_at=datetime.now(timezone.utc))
     assert not journal.record("first", nonce, record)
     assert journal.record("first", another, record)
+
+
+def test_an_intent_that_could_not_be_written_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = RunJournal(tmp_path, {"request": {}})
+    assert journal.open_intent("rerun-1") is not None  # the folder is there
+    real = os.fdopen
+
+    class FullDisk(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def full(descriptor: int, mode: str) -> io.StringIO:
+        real(descriptor, mode).close()
+        return FullDisk()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdopen", full)
+        with pytest.raises(LedgerUnavailable, match="No space left on device"):
+            journal.open_intent("first")
+    assert not journal.has_begun()
+    assert journal.open_intent("first") is not None
+
+
+def test_of_two_commands_after_a_verdict_one_begins_anew(tmp_path: Path) -> None:
+    journals = [RunJournal(tmp_path, {"request": {}}) for _ in range(2)]
+    assert journals[0].open_intent("first") is not None
+    journals[0].end("fail")
+    verdicts = [journal.verdict() for journal in journals]
+    journals[0].set_aside(verdicts[0])
+    assert journals[0].open_intent("first") is not None
+    with pytest.raises(LedgerConflict, match="--resume"):
+        journals[1].set_aside(verdicts[1])
+    assert journals[1].open_intent("first") is None
+
+
+def test_a_refusal_leaves_the_intent_of_another_command(tmp_path: Path) -> None:
+    journal = RunJournal(tmp_path, {"request": {}})
+    refused = journal.open_intent("first")
+    assert refused is not None
+    journal.clear_intent("first")  # by hand: nothing was started
+    assert journal.open_intent("first") is not None
+    journal.clear_intent("first", refused)
+    assert journal.open_intent("first") is None
+
+
+def test_a_run_is_kept_while_another_command_sets_its_own_aside(
+    command: Run, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / ".qatech" / "gone"
+    gone.mkdir(parents=True)
+    real = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if Path(path) == gone:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "1") == 0
+    assert counted(sandbox) == (1, 1)
 
 
 def test_one_run_is_the_evidence_of_one_start(
