@@ -570,7 +570,7 @@ def test_a_run_is_kept_while_another_command_sets_its_own_aside(
     real = os.scandir
 
     def scandir(path: Any) -> Any:
-        if Path(path) == gone:
+        if Path(path).name == gone.name:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
         return real(path)
 
