@@ -332,13 +332,15 @@ class Progress:
                 return
 
     async def _write_once(self, percent: float) -> None:
+        # Before Prefect is asked for a former bar: what was going on when there was something to show has a bar.
+        needs_none = self._is_over
         if self._artifact_id is not None:
             await _safely(aupdate_progress_artifact(artifact_id=self._artifact_id, progress=percent))
         elif (former := await _safely(self._former())) is not None:
             self._artifact_id = await _safely(
                 aupdate_progress_artifact(artifact_id=former, progress=percent, description=self._description)
             )
-        elif not self._is_over:
+        elif not needs_none:
             self._artifact_id = await _safely(
                 acreate_progress_artifact(progress=percent, key=self._key, description=self._description)
             )
