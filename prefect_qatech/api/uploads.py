@@ -124,11 +124,7 @@ async def put_file(
     Raises:
         QATechAPIError: It was not taken; `retryable` tells whether another try, with a new address, may succeed.
     """
-    where = _read_address(address)
-    if where is None:
-        raise InvalidResponseError("QA.tech named an address for the upload that is none; nothing was uploaded.")
-    if where.scheme != "https" and not (where.scheme == "http" and is_loopback(where.hostname)):
-        raise InvalidResponseError("QA.tech named an address for the upload that is not https; nothing was uploaded.")
+    where = _checked_address(address)
     request = f"PUT {where.hostname}"
     hashed = hashlib.sha256()
 
@@ -166,15 +162,19 @@ async def put_file(
     )
 
 
-def _read_address(address: str) -> SplitResult | None:
-    """Return the parts of an address; None where it is none: the errors of those who read it can show its signature."""
+def _checked_address(address: str) -> SplitResult:
+    """Return the parts of an address; the errors of those who read it can show its signature, and ours do not."""
     try:
         httpx.URL(address)
         where = urlsplit(address)
         is_one = bool(where.hostname) and where.port != 0  # the port is read here, and may be none
     except (ValueError, httpx.InvalidURL):
-        return None
-    return where if is_one else None
+        is_one = False
+    if not is_one:
+        raise InvalidResponseError("QA.tech named an address for the upload that is none; nothing was uploaded.")
+    if where.scheme != "https" and not (where.scheme == "http" and is_loopback(where.hostname)):
+        raise InvalidResponseError("QA.tech named an address for the upload that is not https; nothing was uploaded.")
+    return where
 
 
 def _refused(request: str, status: int) -> QATechAPIError:
