@@ -20,6 +20,7 @@ from prefect_qatech.polling.progress import Forecast
 _EARLY_POLLS = (1.0, 10 / 3, 10.0)
 """In first_seconds: 3, 10 and 30 s. Errors at the start show there, whatever a forecast says. Where a request is worth
 more than by default, 3 and 30 s."""
+_MAX_HALVINGS = 24
 
 
 class QATechPolling(Checked):
@@ -103,7 +104,10 @@ class QATechPolling(Checked):
         if forecast.expected_delay(elapsed_seconds, longest) <= price:
             return longest
         low, high = 0.0, longest
-        while not math.isclose(low, high, rel_tol=0.01):
+        # Bounded, whatever the forecast says: all waits of a process share the loop that this runs in.
+        for _ in range(_MAX_HALVINGS):
+            if math.isclose(low, high, rel_tol=0.01):
+                break
             middle = (low + high) / 2
             if forecast.expected_delay(elapsed_seconds, middle) > price:
                 high = middle

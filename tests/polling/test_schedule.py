@@ -138,6 +138,13 @@ def test_a_pause_is_as_long_as_its_expected_delay_is_worth_a_request(seconds: fl
     assert forecast.asked <= 16, "one per cent is near enough"
 
 
+@pytest.mark.timeout(20)
+def test_a_forecast_by_which_every_pause_is_lost_ends_the_search() -> None:
+    forecast = Linear(math.inf)
+    assert QATechPolling(first_seconds=5, jitter=0).next_poll_seconds(1000, math.inf, forecast=forecast) == 5
+    assert forecast.asked <= 30
+
+
 @pytest.mark.parametrize("name", ["first_seconds", "growth", "max_seconds", "jitter"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1, 1e9, None, "often"])
 def test_a_config_that_makes_no_sense_is_refused(name: str, value: Any) -> None:
