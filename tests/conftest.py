@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 from prefect.settings import (
     PREFECT_API_SSL_CERT_FILE,
+    PREFECT_CLIENT_CSRF_SUPPORT_ENABLED,
     PREFECT_CLIENT_MAX_RETRIES,
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
     temporary_settings,
@@ -58,11 +59,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
-# The server writes the states of task runs, which reach it as events, once a second and not each by itself. That is a
-# fifth of its work, and it is most of what the tests cost.
-TASK_RUNS_TOGETHER = {
-    f"PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_{name}": value
-    for name, value in {"BATCH_SIZE": "50", "FLUSH_INTERVAL": "1"}.items()
+# The server's work is most of what the tests cost. It writes the states of task runs, which reach it as events, once a
+# second and not each by itself, a fifth of that work; and no test here has an automation.
+LESS_WORK = {
+    f"PREFECT_SERVER_SERVICES_{name}": value
+    for name, value in {
+        "TASK_RUN_RECORDER_BATCH_SIZE": "50",
+        "TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+        "TRIGGERS_ENABLED": "false",
+    }.items()
 }
 
 
@@ -70,7 +75,7 @@ def _light_server(args: list[str], *, env: dict[str, str], **options: Any) -> su
     """Start `python -m uvicorn ...` without garbage collector, as tests/e2e/world.py does, which says why."""
     assert args[1:3] == ["-m", "uvicorn"]
     code = "import gc, uvicorn; gc.disable(); uvicorn.main()"
-    return subprocess.Popen([args[0], "-c", code, *args[3:]], env={**env, **TASK_RUNS_TOGETHER}, **options)
+    return subprocess.Popen([args[0], "-c", code, *args[3:]], env={**env, **LESS_WORK}, **options)
 
 
 @pytest.fixture(scope="session")
@@ -87,8 +92,15 @@ def prefect_server() -> Iterator[None]:
         patch("prefect.server.api.server.subprocess", SimpleNamespace(**started)),
         temporary_settings({PREFECT_API_SSL_CERT_FILE: str(one_certificate())}),
         prefect_test_harness(server_startup_timeout=120),
-        # Prefect joins its heartbeat thread at the end of each sync flow run, which takes a second.
-        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_CLIENT_MAX_RETRIES: 8}),
+        # Prefect joins its heartbeat thread at the end of each sync flow run, which takes a second. Each new client
+        # asks for a token that this server, as by default, does not have.
+        temporary_settings(
+            {
+                PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
+                PREFECT_CLIENT_MAX_RETRIES: 8,
+                PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: False,
+            }
+        ),
         # Its client waits 2, 4, 8... seconds when SQLite is locked, as it is now and then: here 0.2, 0.4, 0.8...
         patch("prefect.client.base.clamped_poisson_interval", lambda average, *_: average / 10),
     ):

@@ -30,7 +30,7 @@ from prefect_qatech.ledger.call_site import (
     flow_run_of,
     forget_calls,
     locate,
-    root_flow_run,
+    root_of,
 )
 from prefect_qatech.ledger.calls import attach, first_run_of, is_label_on_record, is_rerun_on_record, once
 from prefect_qatech.ledger.outages import through_outages
@@ -74,7 +74,7 @@ __all__ = [
     "read_ledger",
     "record_of",
     "resolve",
-    "root_flow_run",
+    "root_of",
     "same_attempt",
     "short_id_of",
     "through_outages",

@@ -188,13 +188,9 @@ async def chain_of(client: PrefectClient, flow_run: FlowRun) -> Chain:
     return _chain(steps[0].parent if steps else flow_run, steps)
 
 
-async def root_flow_run(client: PrefectClient, flow_run_id: UUID | str) -> FlowRun:
-    """Return the flow run that a sub-flow run is part of, however deep; an unknown one is a ValueError."""
-    try:
-        flow_run = await client.read_flow_run(UUID(str(flow_run_id)))
-        steps = await _steps_to_root(client, flow_run)
-    except ObjectNotFound:
-        raise ValueError(f"the Prefect server knows no flow run {flow_run_id}") from None
+async def root_of(client: PrefectClient, flow_run: FlowRun) -> FlowRun:
+    """Return the flow run that a sub-flow run is part of, however deep; a root itself."""
+    steps = await _steps_to_root(client, flow_run)
     return steps[0].parent if steps else flow_run
 
 

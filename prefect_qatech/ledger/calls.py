@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
 
 from prefect_qatech._prefect import own_flow_run
-from prefect_qatech.ledger.call_site import flow_run_of, locate, root_flow_run
+from prefect_qatech.ledger.call_site import flow_run_of, locate, root_of
 from prefect_qatech.ledger.slots import Call, QATechRunRecord, short_id_of
 from prefect_qatech.ledger.store import LATEST_SEND_SECONDS, Ledger, Prepare, Send
 
@@ -18,7 +19,11 @@ from prefect_qatech.ledger.store import LATEST_SEND_SECONDS, Ledger, Prepare, Se
 async def ledger_of(flow_run_id: UUID | str) -> AsyncIterator[Ledger]:
     """Open the ledger of a flow run, which is that of its root; an unknown flow run is a ValueError."""
     async with get_client() as client:
-        yield Ledger(client, (await root_flow_run(client, flow_run_id)).id)
+        try:
+            root = await root_of(client, await client.read_flow_run(UUID(str(flow_run_id))))
+        except ObjectNotFound:
+            raise ValueError(f"the Prefect server knows no flow run {flow_run_id}") from None
+        yield Ledger(client, root.id)
 
 
 async def once(call: Call, send: Send, *, post_seconds: float, prepare: Prepare | None = None) -> QATechRunRecord:

@@ -17,7 +17,7 @@ from prefect.logging import get_logger
 from prefect.utilities.urls import url_for
 
 from prefect_qatech._prefect import PATIENCE_SECONDS, own_flow_run
-from prefect_qatech.ledger import root_flow_run
+from prefect_qatech.ledger import root_of
 
 OWN_PARAMETERS = "qatech.own-parameters"
 """Label of a deployment in a gate's events: "true" where its flow run has the parameters of the deployment."""
@@ -70,7 +70,7 @@ async def run_by() -> dict[str, str | None]:
         with anyio.fail_after(PATIENCE_SECONDS):
             known["flow_run_url"] = url_for("flow-run", obj_id=own.id)
             async with get_client() as client:
-                root = await root_flow_run(client, own.id) if own.parent_task_run_id is not None else own
+                root = await root_of(client, own)
                 known["started_by"] = starter_of(root)
                 if root.deployment_id is not None:
                     deployment = await client.read_deployment(root.deployment_id)
@@ -102,7 +102,7 @@ async def where_it_runs() -> tuple[list[dict[str, str]], list[str] | None]:
     try:
         with anyio.fail_after(PATIENCE_SECONDS):
             async with get_client() as client:
-                root = await root_flow_run(client, own.id) if own.parent_task_run_id is not None else own
+                root = await root_of(client, own)
                 return await _related(client, [own] if root.id == own.id else [own, root])
     except Exception:  # the event counts, not its surroundings
         get_logger("qatech").warning("The flow run's deployment could not be looked up for an event", exc_info=True)
