@@ -139,7 +139,7 @@ class RunJournal:
         nonce = uuid4().hex
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            _write_whole(self.directory / _REQUEST, self._request)
+            write_whole(self.directory / _REQUEST, self._request)
             descriptor = os.open(self._intent(slot), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         except FileExistsError:
             return None
@@ -182,7 +182,7 @@ class RunJournal:
         """
         is_ours = self._is_of(slot, nonce) and not self._run(slot).exists()
         if is_ours:
-            _write_whole(self._run(slot), record.model_dump_json())
+            write_whole(self._run(slot), record.model_dump_json())
         return is_ours
 
     def _is_of(self, slot: str, nonce: str) -> bool:
@@ -193,12 +193,12 @@ class RunJournal:
 
     def settle(self, slot: str, record: QATechRunRecord) -> None:
         """Record the run that an open intent has started, as a person has found it."""
-        _write_whole(self._run(slot), record.model_dump_json())
+        write_whole(self._run(slot), record.model_dump_json())
 
     def end(self, verdict: str) -> None:
         """Record the verdict."""
         ended = JournalVerdict(verdict=verdict, ended_at=datetime.now(timezone.utc))
-        _write_whole(self.directory / _VERDICT, ended.model_dump_json())
+        write_whole(self.directory / _VERDICT, ended.model_dump_json())
 
     def reopen(self) -> None:
         """Forget the verdict, as the campaign goes on."""
@@ -260,10 +260,22 @@ def check_journal_directory(directory: Path) -> None:
         raise InvalidInputError(f"--journal: nothing can be written to {directory}")
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write a file as a whole: whoever reads it meanwhile, or after a disk was full, finds all of it or none.
+
+    Args:
+        path: The file; its folder exists.
+        text: What it is to hold.
+
+    Raises:
+        OSError: It could not be written.
+    """
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
-    with new.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    try:
+        with new.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)

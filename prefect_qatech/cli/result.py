@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from prefect_qatech.cli.ci import tell_ci
+from prefect_qatech.cli.disk import write_whole
 from prefect_qatech.cli.display import one_line
 from prefect_qatech.cli.terminal import show as show_lines
 from prefect_qatech.report import (
@@ -76,7 +77,7 @@ def show(
 
 def _write_junit(report: GateReport, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(render_junit(report), encoding="utf-8")
+    write_whole(file, render_junit(report))
 
 
 def lines_of(report: GateReport) -> Iterator[str]:

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -22,8 +23,10 @@ import pytest
 from prefect_qatech import QATechClient, QATechPolling, QATechRunRecord, QATechRunRequest, QATechStartedRun
 from prefect_qatech.cli import main
 from prefect_qatech.cli.disk import RunJournal
+from prefect_qatech.cli.result import show
 from prefect_qatech.exceptions import LedgerConflict, LedgerUnavailable
 from prefect_qatech.sandbox import Sandbox
+from tests.report.campaigns import attempt, report_of
 from tests.support import cases, counted, fault, one_plan
 
 COMMAND = [sys.executable, "-c", "from prefect_qatech.cli import main; main()"]
@@ -655,6 +658,18 @@ def test_what_cannot_be_written_keeps_nothing_else_from_being_written(
     assert "PASS" in capsys.readouterr().out
     assert (tmp_path / "tests.xml").exists()
     assert (tmp_path / "out/verdict.json").exists()
+
+
+def test_a_disk_that_gets_full_leaves_no_part_of_a_file(tmp_path: Path) -> None:
+    report = report_of(attempt(0, {"Pay": "P"}))
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, old[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            show(report, junit=tmp_path / "tests.xml", directory=None, as_json=False, environ={})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("service", ["GITHUB_ACTIONS", "TF_BUILD"])
