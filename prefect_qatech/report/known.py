@@ -96,10 +96,12 @@ def new_and_known(report: GateReport) -> str:
     standings = [standing for standing in failed if standing is not None]
     if not standings or len(standings) < len(failed):
         return ""
-    new = sum(standing.kind == "new" for standing in standings)
-    before = standings[0].campaigns - 1
-    on_record = f"the {before} campaigns" if before > 1 else "the campaign"
-    return (
-        f"{counted(len(failed), 'test')} failed: {new} new, {len(failed) - new} that failed before, by {on_record} on "
-        "record of the same plan here."
-    )
+    new, before = sum(standing.kind == "new" for standing in standings), standings[0].campaigns - 1
+    if len(failed) == 1:
+        told = "The failure is new" if new else "The failure is not new"
+    elif new in (0, len(failed)):
+        told = f"All {new} failures are new" if new else f"None of the {len(failed)} failures is new"
+    else:
+        told = f"Of {len(failed)} failures, {new} {'is' if new == 1 else 'are'} new"
+    campaigns = counted(before, "campaign") if before > 1 else "campaign"
+    return f"{told}, judging by the last {campaigns} of the same plan here."

@@ -732,7 +732,7 @@ async def test_a_gate_that_fails_again_says_since_when_wherever_it_tells_its_ver
     assert (known.kind, known.since_run_short_id, known.times) == ("known", before.run_short_id, 2)
     assert passed is None
     assert load_verdict_json((tmp_path / "verdict.json").read_text(encoding="utf-8")) == now
-    sentence = "1 test failed: 0 new, 1 that failed before, by the campaign on record of the same plan here."
+    sentence = "The failure is not new, judging by the last campaign of the same plan here."
     assert sentence in gates[1].message
     assert sentence not in gates[0].message
     for event in ("qatech.gate.asked", "qatech.gate.failed", "qatech.gate.rejected"):
