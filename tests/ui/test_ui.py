@@ -38,6 +38,12 @@ def shown_in(element: Locator) -> str:
     return eventually(lambda: text_of(element) or None, "text that is not hidden", 30)
 
 
+def right_edge(element: Locator) -> float:
+    """Give where an element ends on the page; while the page is still loading it is drawn anew now and then."""
+    box = eventually(element.bounding_box, "the element on the page")
+    return box["x"] + box["width"]
+
+
 def loaded_images(element: Locator, count: int) -> list[str]:
     """Give the addresses of an element's images, once all of them are loaded."""
     images = element.locator("img")
@@ -133,9 +139,7 @@ def test_quarantine_entries_are_copied_from_the_page(ui: UI, gates: Gates, width
     report = ui.report(gates["fail"], "qatech-report-pln-release")
     code = report.locator("pre").last
     expect(code).to_be_visible()
-    seen = code.bounding_box()
-    assert seen is not None
-    assert seen["x"] + seen["width"] <= width, "what is too long is scrolled in its own box"
+    assert right_edge(code) <= width, "what is too long is scrolled in its own box"
     lines = [line.strip() for line in code.inner_text().splitlines() if line.strip() and not line.strip().isdigit()]
     assert [line for line in lines if line.startswith("#")] == ["# Apply a voucher", "# Pay with a credit card"]
     entries = yaml.safe_load("\n".join(lines))
@@ -204,12 +208,8 @@ def test_the_summary_of_a_night_is_whole_on_any_screen(ui: UI, gates: Gates, wid
     expect(pages).to_have_count(2)
     for page in pages.all():
         expect(page).to_have_attribute("href", re.compile("/runs/flow-run/"))
-    box = summary.bounding_box()
-    assert box is not None
     for item in summary.locator("li").all():
-        seen = item.bounding_box()
-        assert seen is not None
-        assert seen["x"] + seen["width"] <= width, "nothing is too far to the right to be seen"
+        assert right_edge(item) <= width, "nothing is too far to the right to be seen"
     if width == 1280:
         ui.picture("night", summary)
 
