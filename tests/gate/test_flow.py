@@ -660,30 +660,19 @@ async def test_what_the_gate_publishes(sandbox: Sandbox, credentials: QATechCred
     assert "Apply a voucher" in str(published["qatech-tests-pln-flaky"].data)
 
 
-@pytest.mark.parametrize("version", ["sync", "async"])
-async def test_a_gate_has_one_link_and_one_bar_whatever_it_reruns_and_however_often_it_is_tried(version: str) -> None:
+async def test_a_gate_has_one_link_and_one_bar_whatever_it_reruns_and_however_often_it_is_tried() -> None:
     """A retry of a pass without a target tests anew, in the same flow run."""
     reports: list[GateReport] = []
     with sandbox_of(one_plan(cases(["failed", "passed"], "passed")), speed=0) as sandbox, time_goes_on(sandbox):
         given = credentials_for(sandbox)
 
-        def note(report: GateReport) -> None:
-            reports.append(report)
+        @flow(retries=1)
+        def release() -> None:
+            reports.append(release_gate.fn(given, "pln_one", polling=POLLING))
             if len(reports) == 1:
                 raise RuntimeError("deployment failed after the gate")
 
-        @flow(retries=1)
-        async def release_async() -> None:
-            note(await arelease_gate.fn(given, "pln_one", polling=POLLING))
-
-        @flow(retries=1)
-        def release_sync() -> None:
-            note(release_gate.fn(given, "pln_one", polling=POLLING))
-
-        if version == "sync":
-            release_sync()
-        else:
-            await release_async()
+        release()
     runs = [attempt for report in reports for attempt in report.attempts]
     assert len(runs) == 4
     published = await artifacts_of([UUID(reports[0].flow_run_id or "")])
@@ -698,9 +687,8 @@ async def test_a_gate_has_one_link_and_one_bar_whatever_it_reruns_and_however_of
     assert newest.key == "qatech-report-pln-one", "both UIs show it first"
 
 
-@pytest.mark.parametrize("version", ["sync", "async"])
-async def test_a_gate_that_fails_again_says_since_when_wherever_it_tells_its_verdict(
-    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_gate_that_fails_again_says_since_when_wherever_it_tells_its_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: dict[str, dict[str, Any]] = {}
     monkeypatch.setattr(events, "emit_event", lambda **event: told.update({event["event"]: event["payload"]}))
@@ -716,13 +704,9 @@ async def test_a_gate_that_fails_again_says_since_when_wherever_it_tells_its_ver
     with sandbox_of(one_plan(cases("failed", "passed")), speed=0) as sandbox, time_goes_on(sandbox):
         gates: list[GateFailed] = []
         for _ in range(2):
-            try:
-                if version == "sync":
-                    release_gate(credentials_for(sandbox), "pln_one", **given)
-                else:
-                    await arelease_gate(credentials_for(sandbox), "pln_one", **given)
-            except GateFailed as error:
-                gates.append(error)
+            with pytest.raises(GateFailed) as failed:
+                release_gate(credentials_for(sandbox), "pln_one", **given)
+            gates.append(failed.value)
     before, now = (gate.report for gate in gates)
     assert before is not None
     assert now is not None

@@ -27,8 +27,16 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 POLLING = QATechPolling(first_seconds=0.05, max_seconds=0.2)
 
 
-@pytest.mark.parametrize("who", ["a setting", "the flow that calls it"])
-@pytest.mark.parametrize("how", ["arelease_gate", "release_gate", "agather_gates", "a gate of one's own"])
+@pytest.mark.parametrize(
+    ("who", "how"),
+    [
+        ("a setting", "arelease_gate"),
+        ("a setting", "agather_gates"),
+        ("a setting", "a gate of one's own"),
+        ("the flow that calls it", "release_gate"),
+        ("the flow that calls it", "agather_gates"),
+    ],
+)
 async def test_stored_results_let_no_version_out_that_was_not_tested(
     sandbox: Sandbox, credentials: QATechCredentials, tmp_path: Path, who: str, how: str
 ) -> None:
