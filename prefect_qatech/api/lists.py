@@ -108,10 +108,9 @@ class Lists(Transport):
                 found += new
                 if len(found) > max_items:
                     raise exchange.undocumented(f"{exchange} gave more than {max_items:,}: narrow what is asked for.")
-                told = answer.get("total") if isinstance(answer, dict) else None
-                total = count_of(told)
-                is_whole = len(found) == total if told is not None else len(items) < PAGE_SIZE
-                if not new or is_whole:
+                total = count_of(answer.get("total")) if isinstance(answer, dict) else None
+                # A page may be shorter than was asked for: without a total, the end is where nothing new comes.
+                if not new or len(found) == total:
                     distinct = list({key(item): item for item in found}.values())
                     if total is not None and len(distinct) < total:
                         break  # a part would pass for the whole

@@ -410,7 +410,7 @@ class ShortPages:
         return answer({"testCases": page, "total": self.total})
 
 
-@pytest.mark.parametrize("total", ["5", 5.0, True, 1, -1, "five", [5]], ids=repr)
+@pytest.mark.parametrize("total", ["5", 5.0, True, 1, -1, "five", [5], None], ids=repr)
 async def test_no_total_cuts_a_list_short(total: Any) -> None:
     ids: list[str | None] = list("abcde")
     async with Service(ShortPages(ids, total)).client() as client:
