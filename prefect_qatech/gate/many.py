@@ -133,7 +133,8 @@ async def _place(requests: dict[str, QATechRunRequest]) -> str | None:
         return None
     async with get_client() as client:
         _, call = await ledger.locate(client, call, flow_run)
-    return call.place
+    # The place is a number among calls that ask the same: a name may stand in two that do not.
+    return f"{call.place} of {call.fingerprint}"
 
 
 @gate_in_both_versions(name="gather-gates")

@@ -57,16 +57,11 @@ def emitted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("version", ["sync", "async"])
 async def test_gates_that_pass(
-    sandbox: Sandbox, credentials: QATechCredentials, emitted: list[dict[str, Any]], tmp_path: Path, version: str
+    sandbox: Sandbox, credentials: QATechCredentials, emitted: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    arguments: dict[str, Any] = {"polling": POLLING, "report_directory": str(tmp_path), "return_state": True}
     requests = plans("pln_green", "pln_flaky")
-    if version == "sync":
-        state = gather_gates(credentials, requests, **arguments)
-    else:
-        state = await agather_gates(credentials, requests, **arguments)
+    state = gather_gates(credentials, requests, polling=POLLING, report_directory=str(tmp_path), return_state=True)
     report: GatesReport = await state.aresult()
     assert report.passed
     assert report.names == ("green", "flaky")
@@ -114,97 +109,61 @@ async def test_a_gate_that_fails_or_cannot_be_evaluated_hides_no_other(
     assert [event["event"] for event in emitted] == ["qatech.gates.failed"]
 
 
-async def test_a_gate_that_cannot_be_evaluated_is_no_pass(credentials: QATechCredentials) -> None:
-    requests = plans("pln_green", "pln_nowhere")
-    report = await agather_gates(credentials, requests, polling=POLLING, raise_unless_passed=False)
-    assert report.verdict is Verdict.INCONCLUSIVE
-    assert not report.passed
-
-
-@pytest.mark.parametrize(
-    ("requests", "more", "told"),
-    [
+async def test_what_makes_no_sense_starts_nothing(sandbox: Sandbox, credentials: QATechCredentials) -> None:
+    bad: list[tuple[dict[str, QATechRunRequest], dict[str, Any], str]] = [
         ({}, {}, "nothing is tested"),
         ({" ": QATechRunRequest()}, {}, "name"),
         ({"x" * 201: QATechRunRequest()}, {}, "name"),
         (plans("pln_green"), {"gates_at_once": 0}, "gates_at_once"),
-    ],
-    ids=["nothing", "blank", "long", "none at once"],
-)
-async def test_what_makes_no_sense_starts_nothing(
-    sandbox: Sandbox, credentials: QATechCredentials, requests: Any, more: Any, told: str
-) -> None:
-    with pytest.raises(InvalidInputError, match=told):
-        await agather_gates(credentials, requests, polling=POLLING, **more)
+    ]
+
+    @flow
+    async def user() -> None:
+        for requests, more, told in bad:
+            with pytest.raises(InvalidInputError, match=told):
+                await agather_gates.fn(credentials, requests, **more)
+
+    await user()
     assert posts(sandbox) == []
 
 
-async def test_a_retry_of_the_flow_starts_nothing_again(sandbox: Sandbox, credentials: QATechCredentials) -> None:
-    step = Failing()
-    seen: list[set[str | None]] = []
-
-    @flow(retries=1)
-    async def user() -> None:
-        report = await agather_gates(
-            credentials, plans("pln_green", "pln_flaky"), target="v1", gates_at_once=1, polling=POLLING
-        )
-        seen.append({found.run_short_id for found in report.reports.values()})
-        step()
-
-    await user()
-    assert counted(sandbox) == (2, 1)
-    assert seen[0] == seen[1]
-
-
-async def test_the_same_gates_later_in_the_flow_are_runs_of_their_own(
+async def test_gates_elsewhere_in_the_flow_are_runs_of_their_own_and_a_retry_starts_none_again(
     sandbox: Sandbox, credentials: QATechCredentials
 ) -> None:
     """What was tested before something else was deployed says nothing about that."""
     step = Failing()
     seen: list[str | None] = []
+    options: dict[str, Any] = {"target": "v1", "polling": POLLING}
 
-    async def both(number: int, label: str | None = None) -> None:
-        requests = plans("pln_green")
-        one = await agather_gates(credentials, requests, target="v1", label=label, polling=POLLING)
-        two = (
-            await asyncio.to_thread(gather_gates, credentials, requests, target="v1", polling=POLLING)
-            if number
-            else one
-        )
-        seen.extend({report.reports["green"].run_short_id for report in (one, two)})
+    async def gather(label: str | None = None) -> None:
+        report = await agather_gates(credentials, plans("pln_green"), label=label, **options)
+        seen.append(report.reports["green"].run_short_id)
 
     @flow
-    async def inner(number: int) -> None:
-        await both(number)
+    async def inner() -> None:
+        await gather()
 
     @task
     async def in_a_task() -> None:
-        await both(0, "in a task")
+        await gather("in a task")
 
     @flow(retries=1)
     async def user() -> None:
-        await both(1)
-        await both(0)
-        await inner(0)
-        await inner(1)
+        both = await agather_gates(credentials, plans("pln_flaky", "pln_green"), gates_at_once=1, **options)
+        await gather()
+        again = await asyncio.to_thread(gather_gates, credentials, plans("pln_green"), **options)
+        alone = await arelease_gate(credentials, "pln_green", label="green", **options)
+        reports = [*both.reports.values(), again.reports["green"], alone]
+        seen.extend(attempt.run_short_id for report in reports for attempt in report.attempts)
+        await inner()
         await in_a_task()
         step()
 
     await user()
-    assert counted(sandbox) == (7, 0)
-    first, second = set(seen[:7]), set(seen[7:])
-    assert len(first) == 7
+    assert counted(sandbox) == (7, 1)
+    first, second = set(seen[:8]), set(seen[8:])
+    assert len(first) == 8
     assert first == second
-
-
-async def test_a_gate_of_its_own_is_none_of_the_gathered(sandbox: Sandbox, credentials: QATechCredentials) -> None:
-    @flow
-    async def user() -> None:
-        await agather_gates(credentials, plans("pln_green"), polling=POLLING)
-        await arelease_gate(credentials, "pln_green", label="green", polling=POLLING)
-
-    await user()
-    assert counted(sandbox) == (2, 0)
 
 
 class Gates:
