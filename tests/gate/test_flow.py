@@ -43,7 +43,7 @@ from prefect_qatech import (
     release_gate,
     start_test_run,
 )
-from prefect_qatech.gate import details, steps
+from prefect_qatech.gate import approval, details, steps
 from prefect_qatech.report import artifacts, events, load_verdict_json
 from prefect_qatech.report.escape import cell_text
 from prefect_qatech.sandbox import Sandbox
@@ -79,6 +79,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(details, "FIRST_PAUSE_SECONDS", 0.05)
     monkeypatch.setattr(details, "MAX_SECONDS", 1)
+    monkeypatch.setattr(approval, "LOOK_SECONDS", 0.2)
     monkeypatch.setattr(steps, "astart_in_campaign", steps.astart_in_campaign.with_options(retry_delay_seconds=0))
     monkeypatch.setattr(steps, "arerun_in_campaign", steps.arerun_in_campaign.with_options(retry_delay_seconds=0))
 
@@ -113,8 +114,29 @@ async def test_a_green_gate_is_one_start_and_no_rerun(sandbox: Sandbox, credenti
     assert report.flow_run_id is not None
 
 
-async def test_a_flaky_gate_is_one_rerun_of_what_failed(sandbox: Sandbox, credentials: QATechCredentials) -> None:
-    report = await arelease_gate(credentials, "pln_flaky", polling=POLLING)
+def evidence(report: GateReport) -> dict[str, Any]:
+    """A report without times, and without the ids of its flow run and of what the sandbox made up."""
+    shown = report.model_dump(mode="json")
+    for name in ("started_at", "ended_at", "judged_on", "flow_run_id", "flow_run_url"):
+        del shown[name]
+    for attempt in shown["attempts"]:
+        del attempt["started_at"], attempt["finished_at"]
+    return shown
+
+
+async def in_both_versions(sandbox: Sandbox, plan: str) -> GateReport:
+    """The report of a gate, of which the sync and the async version ask and say the same."""
+    report = await look_at(sandbox, plan)
+    asked = [(request["path"], request["body"]) for request in posts(sandbox)]
+    sandbox.reset()  # the same ids again
+    other = release_gate(credentials_for(sandbox), plan, polling=POLLING, raise_unless_passed=False)
+    assert evidence(report) == evidence(other)
+    assert asked == [(request["path"], request["body"]) for request in posts(sandbox)]
+    return report
+
+
+async def test_a_flaky_gate_is_one_rerun_of_what_failed(sandbox: Sandbox) -> None:
+    report = await in_both_versions(sandbox, "pln_flaky")
     start, rerun = posts(sandbox)
     assert rerun["path"] == f"/v1/run/{start['run_short_id']}"
     assert rerun["body"] == {"failedOnly": True}
@@ -123,6 +145,15 @@ async def test_a_flaky_gate_is_one_rerun_of_what_failed(sandbox: Sandbox, creden
     assert report.verdict_without_reruns is Verdict.FAIL
     assert [test.name for test in report.tests_with(TestVerdict.FLAKY)] == ["Apply a voucher"]
     assert [attempt.run_short_id for attempt in report.attempts] == [start["run_short_id"], rerun["run_short_id"]]
+    published = {artifact.key: artifact for artifact in await artifacts_of([UUID(report.flow_run_id or "")])}
+    # A run that has ended at the first look gets no bar of its progress.
+    assert {key: artifact.type for key, artifact in published.items() if artifact.type != "progress"} == {
+        "qatech-run-pln-flaky": "markdown",
+        "qatech-report-pln-flaky": "markdown",
+        "qatech-tests-pln-flaky": "table",
+    }
+    assert "Apply a voucher" in str(published["qatech-report-pln-flaky"].data)
+    assert "Apply a voucher" in str(published["qatech-tests-pln-flaky"].data)
 
 
 def test_a_broken_gate_is_two_reruns_and_an_error_that_names_test_and_link(
@@ -141,7 +172,7 @@ def test_a_broken_gate_is_two_reruns_and_an_error_that_names_test_and_link(
 
 
 async def test_every_kind_of_outcome(sandbox: Sandbox) -> None:
-    report = await look_at(sandbox, "pln_mixed")
+    report = await in_both_versions(sandbox, "pln_mixed")
     assert report.verdict is Verdict.FAIL
     assert {test.name.removeprefix("Mixed: "): test.verdict.value for test in report.tests} == {
         "passes": "passed",
@@ -403,7 +434,7 @@ async def test_a_lost_answer_to_the_rerun_is_inconclusive_and_never_repeated() -
         sandbox.set_faults(fault({"kind": "drop_after"}, "rerun"))
         ids: list[UUID] = []
 
-        @flow(retries=2)
+        @flow(retries=1)
         async def user() -> None:
             ids.append(flow_run_id())
             try:
@@ -414,7 +445,7 @@ async def test_a_lost_answer_to_the_rerun_is_inconclusive_and_never_repeated() -
 
         with pytest.raises(GateInconclusive) as caught:
             await user()
-        assert len(reports) == 3
+        assert len(reports) == 2
         for report in reports:
             assert report.incidents == (Incident.OUTCOME_UNKNOWN,)
             assert report.verdict is Verdict.INCONCLUSIVE
@@ -429,7 +460,7 @@ async def test_a_lost_answer_to_the_start_is_an_error_and_never_repeated(sandbox
     credentials = credentials_for(sandbox, timeout_seconds=1)
     sandbox.set_faults(fault({"kind": "drop_after"}, "start"))
 
-    @flow(retries=2)
+    @flow(retries=1)
     def user() -> None:
         release_gate(credentials, "pln_green", polling=POLLING)
 
@@ -484,17 +515,30 @@ async def a_run_from_elsewhere(sandbox: Sandbox, plan: str) -> str:
     return record.run_short_id
 
 
-async def test_a_run_from_elsewhere_is_taken_up_with_its_passes(
+async def test_a_run_from_elsewhere_is_taken_up_with_its_passes_and_its_links_stand_in_one_artifact(
     sandbox: Sandbox, credentials: QATechCredentials
 ) -> None:
-    run = await a_run_from_elsewhere(sandbox, "pln_flaky")
-    report = release_gate(credentials, run=run, polling=POLLING)
+    run = await astart_test_run(credentials, "pln_flaky")
+    reports: list[GateReport] = []
+    step = Failing()
+
+    @flow(retries=1)
+    def user() -> None:
+        reports.append(release_gate.fn(credentials, run=run, target="v1", label="smoke", polling=POLLING))
+        step()
+
+    user()
+    report, again = reports
     assert report.passed
-    assert report.attempts[0].kind == "attached"
-    assert report.attempts[0].run_short_id == run
+    assert report.attempts[0].run_short_id == run.run_short_id
     assert kinds(sandbox) == [{"failedOnly": True}]
     assert counted(sandbox) == (1, 1)
     assert sandbox.counts()["test_executions"] == 4, "three, and one again"
+    published = await artifacts_of([UUID(report.flow_run_id or "")])
+    [told] = [str(artifact.data) for artifact in published if artifact.key == "qatech-run-smoke"]
+    assert re.findall(r"\]\((.*?)\)", told) == [str(attempt.run_url) for attempt in again.attempts]
+    assert len(again.attempts) == 2
+    assert not [artifact.key for artifact in published if "rerun" in str(artifact.key)]
 
 
 async def test_a_retry_of_a_gate_on_a_run_from_elsewhere_goes_on_with_it(sandbox: Sandbox) -> None:
@@ -504,46 +548,15 @@ async def test_a_retry_of_a_gate_on_a_run_from_elsewhere_goes_on_with_it(sandbox
 
     @flow(retries=1)
     async def user() -> None:
-        reports.append(await look_at(sandbox, None, run=run))
+        reports.append(await look_at(sandbox, None, run=run, policy=GatePolicy(max_reruns=1)))
         step()
 
     await user()
-    assert [attempt.run_short_id for attempt in reports[0].attempts] == [
-        attempt.run_short_id for attempt in reports[1].attempts
-    ]
-    assert counted(sandbox) == (1, 2)
-
-
-@pytest.mark.parametrize("version", ["sync", "async"])
-@pytest.mark.parametrize(("plan", "links"), [("pln_green", 1), ("pln_flaky", 2)])
-async def test_a_gate_on_a_run_from_elsewhere_has_one_artifact_with_its_links(
-    sandbox: Sandbox, credentials: QATechCredentials, plan: str, links: int, version: str
-) -> None:
-    run = await astart_test_run(credentials, plan)
-    reports: list[GateReport] = []
-    step = Failing()
-
-    @flow(retries=1)
-    async def user_async() -> None:
-        reports.append(await arelease_gate.fn(credentials, run=run, target="v1", label="smoke", polling=POLLING))
-        step()
-
-    @flow(retries=1)
-    def user_sync() -> None:
-        reports.append(release_gate.fn(credentials, run=run, target="v1", label="smoke", polling=POLLING))
-        step()
-
-    if version == "sync":
-        user_sync()
-    else:
-        await user_async()
-    assert len(reports) == 2
-    published = await artifacts_of([UUID(reports[0].flow_run_id or "")])
-    [told] = [str(artifact.data) for artifact in published if artifact.key == "qatech-run-smoke"]
-    addresses = [str(attempt.run_url) for attempt in reports[1].attempts]
-    assert re.findall(r"\]\((.*?)\)", told) == addresses
-    assert len(addresses) == links
-    assert not [artifact.key for artifact in published if "rerun" in str(artifact.key)]
+    first, again = ([attempt.run_short_id for attempt in report.attempts] for report in reports)
+    assert first == again
+    assert (reports[0].attempts[0].kind, first[0]) == ("attached", run)
+    assert kinds(sandbox) == [{"failedOnly": True}]
+    assert counted(sandbox) == (1, 1)
 
 
 async def test_a_link_is_published_as_soon_as_qatech_tells_the_address_of_the_run(sandbox: Sandbox) -> None:
@@ -563,39 +576,37 @@ async def test_gates_of_one_plan_that_differ_in_label_or_place_share_no_key(sand
 
     def at(url: str) -> QATechRunRequest:
         application = QATechApplication(application_short_id="app_shop", environment=QATechEnvironment(url=url))
-        return QATechRunRequest(test_plan_short_id="pln_flaky", applications=[application])
+        return QATechRunRequest(test_plan_short_id="pln_green", applications=[application])
 
     places = [at("https://staging.example.com"), at("https://www.example.com")]
     for request, label in [(places[0], None), (places[1], None), (places[0], "nightly")]:
         report = await arelease_gate(credentials_for(sandbox), request, label=label, polling=POLLING)
-        assert len(report.attempts) == 2
         ids.append(UUID(report.flow_run_id or ""))
     subjects: set[str] = set()
     for one in ids:
         found = [str(artifact.key).split("-", 2)[1:] for artifact in await artifacts_of([one])]
         told = [[subject for kind, subject in found if kind == each] for each in ("run", "report", "tests")]
         assert told[0] == told[1] == told[2]
-        [subject] = told[0]  # all links of a gate stand in one artifact
+        [subject] = told[0]
         subjects.add(subject)
     assert len(subjects) == 3
 
 
-BAD_GATES: dict[str, dict[str, Any]] = {
-    "run and plan": {"run": "abc123", "request": "pln_green"},
-    "a path for a run": {"run": "../abc123"},
-    "a name for a plan": {"request": "smoke tests"},
-    "a target of two lines": {"request": "pln_green", "target": "v1\nv2"},
-}
+async def test_bad_input_is_refused_before_anything_is_sent(sandbox: Sandbox, credentials: QATechCredentials) -> None:
+    bad: dict[str, dict[str, Any]] = {
+        "run and plan": {"run": "abc123", "request": "pln_green"},
+        "a path for a run": {"run": "../abc123"},
+        "a name for a plan": {"request": "smoke tests"},
+        "a target of two lines": {"request": "pln_green", "target": "v1\nv2"},
+    }
 
+    @flow
+    async def user() -> None:
+        for what in bad.values():
+            with pytest.raises(InvalidInputError):
+                await arelease_gate.fn(credentials, **what)
 
-@pytest.mark.parametrize("what", BAD_GATES)
-async def test_bad_input_is_refused_before_anything_is_sent(
-    sandbox: Sandbox, credentials: QATechCredentials, what: str
-) -> None:
-    with pytest.raises(InvalidInputError):
-        await arelease_gate(credentials, **BAD_GATES[what])
-    with pytest.raises(InvalidInputError):
-        release_gate(credentials, **BAD_GATES[what])
+    await user()
     assert sandbox.requests() == []
 
 
@@ -628,36 +639,16 @@ async def test_artifacts_and_events_that_cannot_be_written_change_nothing(
     assert counted(sandbox) == (1, 1)
 
 
-@pytest.mark.parametrize("what", ["render_markdown", "render_table"])
 async def test_a_report_that_cannot_be_rendered_changes_nothing_of_the_verdict(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, what: str
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> Any:
         raise ZeroDivisionError("a fault of the report")
 
-    monkeypatch.setattr(artifacts, what, broken)
+    for what in ("render_markdown", "render_table"):
+        monkeypatch.setattr(artifacts, what, broken)
     report = await look_at(sandbox, "pln_green")
     assert report.passed
-
-
-async def test_what_the_gate_publishes(sandbox: Sandbox, credentials: QATechCredentials) -> None:
-    ids: list[UUID] = []
-
-    @flow
-    async def user() -> None:
-        report = await arelease_gate(credentials, "pln_flaky", polling=POLLING)
-        ids.append(UUID(report.flow_run_id or ""))
-
-    await user()
-    published = {artifact.key: artifact for artifact in await artifacts_of(ids)}
-    # A run that has ended at the first look gets no bar of its progress.
-    assert {key: artifact.type for key, artifact in published.items() if artifact.type != "progress"} == {
-        "qatech-run-pln-flaky": "markdown",
-        "qatech-report-pln-flaky": "markdown",
-        "qatech-tests-pln-flaky": "table",
-    }
-    assert "Apply a voucher" in str(published["qatech-report-pln-flaky"].data)
-    assert "Apply a voucher" in str(published["qatech-tests-pln-flaky"].data)
 
 
 async def test_a_gate_has_one_link_and_one_bar_whatever_it_reruns_and_however_often_it_is_tried() -> None:
@@ -851,42 +842,21 @@ async def test_an_address_of_the_service_does_not_break_the_message(sandbox: San
 # --- twice, beside each other, and again
 
 
-def evidence(report: GateReport) -> dict[str, Any]:
-    """A report without times, and without the ids of its flow run and of what the sandbox made up."""
-    shown = report.model_dump(mode="json")
-    for name in ("started_at", "ended_at", "judged_on", "flow_run_id", "flow_run_url"):
-        del shown[name]
-    for attempt in shown["attempts"]:
-        del attempt["started_at"], attempt["finished_at"]
-    return shown
-
-
-@pytest.mark.parametrize("plan", ["pln_flaky", "pln_broken", "pln_mixed"])
-async def test_the_sync_and_the_async_twin_say_the_same(
-    sandbox: Sandbox, credentials: QATechCredentials, plan: str
-) -> None:
-    one = await arelease_gate(credentials, plan, polling=POLLING, raise_unless_passed=False)
-    asked = [(request["path"], request["body"]) for request in posts(sandbox)]
-    sandbox.reset()  # the same ids again
-    other = release_gate(credentials, plan, polling=POLLING, raise_unless_passed=False)
-    assert evidence(one) == evidence(other)
-    assert asked == [(request["path"], request["body"]) for request in posts(sandbox)]
-
-
 @pytest.mark.parametrize(("retried", "version"), [("the gate itself", "async"), ("its parent", "sync")])
 async def test_a_retry_of_a_failed_gate_asks_nothing_and_says_the_same(
     sandbox: Sandbox, credentials: QATechCredentials, version: str, retried: str
 ) -> None:
     own = 1 if retried == "the gate itself" else 0
     messages: list[str] = []
+    policy = GatePolicy(max_reruns=1)
 
     @flow(retries=1 - own)
     async def user() -> None:
         try:
             if version == "sync":
-                release_gate.with_options(retries=own)(credentials, "pln_broken", polling=POLLING)
+                release_gate.with_options(retries=own)(credentials, "pln_broken", policy=policy, polling=POLLING)
             else:
-                await arelease_gate.with_options(retries=own)(credentials, "pln_broken", polling=POLLING)
+                await arelease_gate.with_options(retries=own)(credentials, "pln_broken", policy=policy, polling=POLLING)
         except GateFailed as error:
             messages.append(error.message)
             raise
@@ -894,89 +864,61 @@ async def test_a_retry_of_a_failed_gate_asks_nothing_and_says_the_same(
     with pytest.raises(GateFailed):
         await user()
     assert len({*messages}) == 1
-    assert counted(sandbox) == (1, 2)
+    assert counted(sandbox) == (1, 1)
 
 
-async def test_two_equal_gates_in_one_flow_are_two_and_stay_them(
-    sandbox: Sandbox, credentials: QATechCredentials
-) -> None:
+async def test_each_gate_of_a_flow_has_runs_of_its_own_and_a_retry_finds_them_in_any_order(sandbox: Sandbox) -> None:
+    """Equal gates, a start that is equal to a gate, gates with a label side by side, and gates of several plans."""
     step = Failing()
-    seen: list[list[list[str]]] = []
+    attempts: list[dict[str, list[str]]] = []
+
+    async def gate(name: str, plan: str, label: str | None = None) -> None:
+        report = await look_at(sandbox, plan, target="v1", label=label)
+        assert report.plan_short_id == plan
+        seen[name] = [attempt.run_short_id for attempt in report.attempts]
+
+    async def equal() -> None:
+        for name in ("first", "second"):
+            await gate(name, "pln_flaky")
+
+    async def side_by_side() -> None:
+        labels = ["one", "two"] if step.left else ["two", "one"]
+        await asyncio.gather(*(gate(label, "pln_flaky", label) for label in labels))
 
     @flow(retries=1)
     async def user() -> None:
-        reports = [release_gate(credentials, "pln_flaky", target="v1", polling=POLLING) for _ in range(2)]
-        seen.append([[attempt.run_short_id for attempt in report.attempts] for report in reports])
+        seen.clear()
+        seen["start"] = [start_test_run(credentials_for(sandbox), "pln_flaky").run_short_id]
+        for part in [equal, side_by_side] if step.left else [side_by_side, equal]:
+            await part()
+        attempts.append({**seen})
         step()
 
+    seen: dict[str, list[str]] = {}
     await user()
-    assert seen[0] == seen[1]
-    assert len({run for runs in seen[0] for run in runs}) == 4
-    assert counted(sandbox) == (2, 2)
+    assert attempts[0] == attempts[1]
+    assert len({run for runs in seen.values() for run in runs}) == 9
+    assert counted(sandbox) == (5, 4)
 
 
-async def test_labelled_gates_side_by_side_keep_their_runs_in_any_order(sandbox: Sandbox) -> None:
-    step = Failing()
-    labels = ["one", "two"]
-    seen: list[dict[str | None, str | None]] = []
-
-    @flow(retries=1)
-    async def user() -> None:
-        order = labels if step.left else labels[::-1]
-        reports = await asyncio.gather(*(look_at(sandbox, "pln_green", target="v1", label=label) for label in order))
-        seen.append({report.label: report.run_short_id for report in reports})
-        step()
-
-    await user()
-    assert seen[0] == seen[1]
-    assert counted(sandbox) == (2, 0)
-
-
-async def test_gates_in_another_order_on_the_retry_get_their_own_runs(sandbox: Sandbox) -> None:
-    step = Failing()
-    plans = ["pln_green", "pln_error"]
-
-    @flow(retries=1)
-    async def user() -> None:
-        for plan in plans if step.left else plans[::-1]:
-            assert (await look_at(sandbox, plan, target="v1")).plan_short_id == plan
-        step()
-
-    await user()
-    assert sandbox.counts()["starts"] == 2
-
-
-@pytest.mark.parametrize("retried", ["the task", "the flow"])
-async def test_a_gate_in_a_users_own_task_is_found_by_a_retry(sandbox: Sandbox, retried: str) -> None:
-    step = Failing()
+async def test_a_gate_in_a_users_own_task_is_found_by_a_retry_of_the_task_and_of_the_flow(sandbox: Sandbox) -> None:
+    step = Failing(2)
     runs: list[str | None] = []
 
-    @task(retries=1 if retried == "the task" else 0, retry_delay_seconds=0)
+    @task(retries=1, retry_delay_seconds=0)
     async def mine() -> None:
         runs.append((await look_at(sandbox, "pln_green", target="v1", label="mine")).run_short_id)
         step()
 
-    @flow(retries=1 if retried == "the flow" else 0)
+    @flow(retries=1)
     async def user() -> None:
         await mine()
 
     await user()
-    assert step.calls == 2
+    assert step.calls == 3
     assert counted(sandbox) == (1, 0)
+    assert len(runs) == 3
     assert len({*runs}) == 1
-
-
-async def test_a_start_and_a_gate_with_equal_inputs_are_two(sandbox: Sandbox, credentials: QATechCredentials) -> None:
-    step = Failing()
-
-    @flow(retries=1)
-    async def user() -> None:
-        start_test_run(credentials, "pln_green")
-        await look_at(sandbox, "pln_green", target="v1")
-        step()
-
-    await user()
-    assert counted(sandbox) == (2, 0)
 
 
 async def test_never_more_starts_than_gates_whatever_goes_wrong() -> None:

@@ -26,7 +26,7 @@ from prefect_qatech import (
 from prefect_qatech.gate import steps
 from prefect_qatech.report import load_verdict_json, render_ctrf, render_junit, render_markdown, render_verdict_json
 from prefect_qatech.sandbox import Sandbox
-from prefect_qatech.verdict import Incident
+from prefect_qatech.verdict import GateVerdict, Incident
 from tests.report.reading import render
 from tests.support import Failing, cases, counted, credentials_for, fault, one_plan, posts, verdict_in
 
@@ -66,18 +66,13 @@ def checks(sandbox: Sandbox) -> int:
     return sandbox.counts()["release_checks"]
 
 
-def rules(report: GateReport) -> dict[str, Verdict]:
+def rules(report: GateReport | GateVerdict) -> dict[str, Verdict]:
     return {reason.rule: reason.verdict for reason in report.reasons}
 
 
-@pytest.mark.parametrize("version", ["sync", "async"])
-async def test_a_check_without_a_blocker_lets_the_gate_pass_and_is_told(version: str) -> None:
+async def test_a_check_without_a_blocker_lets_the_gate_pass_and_is_told() -> None:
     with sandbox_of({"overall_score": 90, "findings": [MINOR], "manual_follow_ups": ["Pay once"]}) as sandbox:
-        credentials = credentials_for(sandbox)
-        if version == "sync":
-            report = release_gate(credentials, "pln_one", polling=POLLING, release_check=REQUEST)
-        else:
-            report = await arelease_gate(credentials, "pln_one", polling=POLLING, release_check=REQUEST)
+        report = release_gate(credentials_for(sandbox), "pln_one", polling=POLLING, release_check=REQUEST)
         [run, check] = posts(sandbox)
     assert (run["path"], check["path"]) == ("/v1/run", "/v1/release-checks")
     assert check["body"] == REQUEST.to_json()
@@ -94,29 +89,31 @@ async def test_a_check_without_a_blocker_lets_the_gate_pass_and_is_told(version:
     assert '"releaseCheck": {' in render_ctrf(report)
 
 
-@pytest.mark.parametrize(
-    ("policy", "verdict"), [("inconclusive", Verdict.INCONCLUSIVE), ("fail", Verdict.FAIL), ("report", Verdict.PASS)]
-)
-async def test_a_blocker_is_what_the_policy_says(policy: Any, verdict: Verdict, tmp_path: Path) -> None:
-    rule = GatePolicy(release_check=ReleaseCheckPolicy(on_blocker=policy))
-    with sandbox_of({"findings": [MINOR, BLOCKER]}) as sandbox:
-        report = await judge(sandbox, policy=rule, report_directory=str(tmp_path))
-    assert report.verdict is verdict
-    assert rules(report)["release_check_blockers"] is verdict
-    assert verdict_in(tmp_path) == report
-    assert "Nobody can pay" in render(render_markdown(report)).text
-    # Offline, another policy judges the same check.
-    assert report.judge_again(GatePolicy()).verdict is Verdict.INCONCLUSIVE
-
-
-async def test_a_blocker_makes_the_gate_inconclusive_and_the_error_names_the_check() -> None:
-    with sandbox_of({"findings": [BLOCKER]}) as sandbox:
-        with pytest.raises(GateInconclusive, match="The release check found 1 blocker") as caught:
-            await judge(sandbox, raise_unless_passed=True)
-        check = caught.value.report.release_check
+async def test_a_blocker_makes_the_gate_inconclusive_and_the_error_names_the_check(tmp_path: Path) -> None:
+    found_1 = pytest.raises(GateInconclusive, match="The release check found 1 blocker")
+    with sandbox_of({"findings": [MINOR, BLOCKER]}) as sandbox, found_1 as caught:
+        await judge(sandbox, raise_unless_passed=True, report_directory=str(tmp_path))
+    report = caught.value.report
+    check = report.release_check
     assert check is not None
     assert check.url
     assert check.url in caught.value.message
+    assert rules(report)["release_check_blockers"] is Verdict.INCONCLUSIVE
+    assert verdict_in(tmp_path) == report
+    assert "Nobody can pay" in render(render_markdown(report)).text
+
+
+async def test_a_blocker_is_what_the_policy_says(tmp_path: Path) -> None:
+    only_told, fails = (GatePolicy(release_check=ReleaseCheckPolicy(on_blocker=what)) for what in ("report", "fail"))
+    with sandbox_of({"findings": [MINOR, BLOCKER]}) as sandbox:
+        report = await judge(sandbox, policy=only_told, report_directory=str(tmp_path))
+    assert report.verdict is rules(report)["release_check_blockers"] is Verdict.PASS
+    assert verdict_in(tmp_path) == report
+    assert "Nobody can pay" in render(render_markdown(report)).text
+    # Offline, another policy judges the same check.
+    for policy, verdict in [(fails, Verdict.FAIL), (GatePolicy(), Verdict.INCONCLUSIVE)]:
+        again = report.judge_again(policy)
+        assert again.verdict is rules(again)["release_check_blockers"] is verdict
 
 
 async def test_a_failed_test_is_a_fail_whatever_the_check_says() -> None:
@@ -127,12 +124,12 @@ async def test_a_failed_test_is_a_fail_whatever_the_check_says() -> None:
         assert checks(sandbox) == 1
 
 
-@pytest.mark.parametrize(("score", "verdict"), [(70, Verdict.PASS), (69, Verdict.INCONCLUSIVE)])
-async def test_a_score_can_be_asked_for(score: float, verdict: Verdict) -> None:
-    policy = GatePolicy(release_check=ReleaseCheckPolicy(min_score=70))
-    with sandbox_of({"overall_score": score}) as sandbox:
-        report = await judge(sandbox, policy=policy)
-    assert report.verdict is verdict
+async def test_a_score_can_be_asked_for() -> None:
+    enough, too_little = (GatePolicy(release_check=ReleaseCheckPolicy(min_score=score)) for score in (70, 70.5))
+    with sandbox_of({"overall_score": 70}) as sandbox:
+        report = await judge(sandbox, policy=too_little)
+    assert report.verdict is Verdict.INCONCLUSIVE
+    assert report.judge_again(enough).verdict is Verdict.PASS
 
 
 # --- what goes wrong with a check is an incident in a report

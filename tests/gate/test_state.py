@@ -27,7 +27,6 @@ from flows.check import check_release
 from flows.nightly import nightly
 from prefect_qatech import (
     GateFailed,
-    GateInconclusive,
     GatePolicy,
     GateReport,
     GatesNotPassed,
@@ -63,14 +62,13 @@ async def run(version: str, *arguments: Any, **options: Any) -> Any:
     return release_gate(*arguments, polling=POLLING, **options)
 
 
-@pytest.mark.parametrize("version", ["sync", "async"])
 @pytest.mark.parametrize(
-    ("plan", "name", "begins"),
+    ("version", "plan", "name", "begins"),
     [
-        ("pln_green", "Passed", "5 of 5 tests passed. Run: http"),
-        ("pln_flaky", "Passed, 1 flaky", "Flaky: Apply a voucher. "),
-        ("pln_broken", "Gate failed", FAILED),
-        ("pln_error", "Inconclusive", "2 tests neither passed nor failed; this gate allows none. The release may"),
+        ("sync", "pln_green", "Passed", "5 of 5 tests passed. Run: http"),
+        ("async", "pln_flaky", "Passed, 1 flaky", "Flaky: Apply a voucher. "),
+        ("sync", "pln_broken", "Gate failed", FAILED),
+        ("async", "pln_error", "Inconclusive", "2 tests neither passed nor failed; this gate allows none. The release"),
     ],
 )
 async def test_lists_show_the_verdict_and_no_traceback(
@@ -90,27 +88,23 @@ async def test_lists_show_the_verdict_and_no_traceback(
     assert [message for message in red if not message.startswith("Finished in state")] == [], "that line is Prefect's"
 
 
-@pytest.mark.parametrize("version", ["sync", "async"])
-async def test_the_caller_gets_the_report_or_the_error(credentials: QATechCredentials, version: str) -> None:
+async def test_the_caller_gets_the_report_or_the_error(credentials: QATechCredentials) -> None:
     seen: list[str] = []
 
     @flow
-    async def user() -> GateReport:
+    async def user() -> None:
         seen.append(flow_run_id().hex)
-        with pytest.raises(GateFailed) as caught:
-            await run(version, credentials, "pln_broken", policy=NO_RERUN)
-        assert caught.value.report.verdict == "fail"
-        seen.append(caught.value.report.flow_run_id or "")
-        report: GateReport = await run(version, credentials, "pln_green")
-        return report
+        for version in ("sync", "async"):
+            with pytest.raises(GateFailed) as caught:
+                await run(version, credentials, "pln_broken", policy=NO_RERUN)
+            assert caught.value.report.verdict == "fail"
+            seen.append(caught.value.report.flow_run_id or "")
+            assert isinstance(await run(version, credentials, "pln_green"), GateReport)
 
-    report = await user()
-    assert isinstance(report, GateReport)
-    with pytest.raises(GateInconclusive):
-        await run(version, credentials, "pln_error", policy=NO_RERUN)
+    await user()
     async with get_client() as client:
-        gate = await client.read_flow_run(seen[1])
-    assert (gate.state_name, gate.parent_task_run_id is None) == ("Gate failed", False)
+        gates = [await client.read_flow_run(gate) for gate in seen[1:]]
+    assert [(gate.state_name, gate.parent_task_run_id is None) for gate in gates] == [("Gate failed", False)] * 2
 
 
 async def test_whatever_is_no_pass_is_told_where_nothing_is_raised(credentials: QATechCredentials) -> None:
@@ -119,22 +113,18 @@ async def test_whatever_is_no_pass_is_told_where_nothing_is_raised(credentials: 
     assert isinstance(await state.aresult(), GateReport)
 
 
-@pytest.mark.parametrize("version", ["sync", "async"])
-async def test_the_bare_function_gives_no_state_to_anybody_but_the_engine(
-    credentials: QATechCredentials, version: str
-) -> None:
+async def test_the_bare_function_gives_no_state_to_anybody_but_the_engine(credentials: QATechCredentials) -> None:
     """A failed state is no error: a flow that goes on after it would release."""
-
-    async def bare(plan: str) -> Any:
-        if version == "async":
-            return await arelease_gate.fn(credentials, plan, policy=NO_RERUN, polling=POLLING)
-        return release_gate.fn(credentials, plan, policy=NO_RERUN, polling=POLLING)
+    arguments: dict[str, Any] = {"credentials": credentials, "policy": NO_RERUN, "polling": POLLING}
 
     @flow
     async def user() -> str:
-        assert isinstance(await bare("pln_green"), GateReport)
+        assert isinstance(await arelease_gate.fn(request="pln_green", **arguments), GateReport)
+        assert isinstance(release_gate.fn(request="pln_green", **arguments), GateReport)
         with pytest.raises(GateFailed):
-            await bare("pln_broken")
+            await arelease_gate.fn(request="pln_broken", **arguments)
+        with pytest.raises(GateFailed):
+            release_gate.fn(request="pln_broken", **arguments)
         return "went on"
 
     @verdict_as_state
@@ -144,10 +134,18 @@ async def test_the_bare_function_gives_no_state_to_anybody_but_the_engine(
             with pytest.raises(GateFailed):
                 await gate.fn(False)
             return "went on"
-        return await bare("pln_broken")
+        return await arelease_gate.fn(request="pln_broken", **arguments)
 
-    assert await user() == "went on"
-    assert await gate(True) == "went on"
+    @verdict_as_state
+    @flow
+    def sync_gate(again: bool) -> Any:
+        if again:
+            with pytest.raises(GateFailed):
+                sync_gate.fn(False)
+            return "went on"
+        return release_gate.fn(request="pln_broken", **arguments)
+
+    assert [await user(), await gate(True), sync_gate(True)] == ["went on"] * 3
     state: State[Any] = await gate(False, return_state=True)
     assert state.name == "Gate failed"
 
@@ -182,12 +180,9 @@ def test_a_block_that_runs_a_plan(credentials: QATechCredentials) -> None:
         plan.fetch_result()
 
 
-@pytest.mark.parametrize("version", ["sync", "async"])
-async def test_other_processes_read_the_error_with_its_report(
-    credentials: QATechCredentials, tmp_path: Path, version: str
-) -> None:
+async def test_other_processes_read_the_error_with_its_report(credentials: QATechCredentials, tmp_path: Path) -> None:
     with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path}):
-        state = await run(version, credentials, "pln_broken", policy=NO_RERUN, return_state=True)
+        state = await run("sync", credentials, "pln_broken", policy=NO_RERUN, return_state=True)
         seen = (await stored(state)).state
         assert seen is not None
         with pytest.raises(GateFailed) as caught:
@@ -237,20 +232,20 @@ def lost_answers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return sent
 
 
-@pytest.mark.parametrize("version", ["sync", "async"])
 async def test_a_lost_answer_of_prefects_loses_no_verdict(
-    credentials: QATechCredentials, lost_answers: list[str], version: str
+    credentials: QATechCredentials, lost_answers: list[str]
 ) -> None:
     """Prefect's server refuses an end that it has already, and its own copy of the state has no report in it."""
-    assert (await run(version, credentials, "pln_green")).passed
+    assert (await run("sync", credentials, "pln_green")).passed
     with pytest.raises(GateFailed) as caught:
-        await run(version, credentials, "pln_broken", policy=NO_RERUN)
+        await run("sync", credentials, "pln_broken", policy=NO_RERUN)
     assert caught.value.report.verdict == "fail"
     both = await agather_gates(
         credentials, plans("pln_green", "pln_broken"), policy=NO_RERUN, polling=POLLING, raise_unless_passed=False
     )
     assert [both.reports[name].verdict for name in ("green", "broken")] == ["pass", "fail"]
     assert lost_answers[:2] == ["Passed", "Gate failed"]
+    assert sorted(lost_answers[2:4]) == ["Gate failed", "Passed"], "these are async"
 
 
 async def test_prefects_own_retries_go_on(credentials: QATechCredentials) -> None:
