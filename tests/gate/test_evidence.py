@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ from prefect_qatech import (
     QATechCredentials,
     QATechPolling,
     QATechRunRecord,
+    QATechRunRequest,
     QATechTestPlan,
     StartOutcomeUnknown,
     Verdict,
@@ -51,7 +53,18 @@ from prefect_qatech.report.plan_durations import variable_name
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.verdict import Incident
 from tests.report.reading import render
-from tests.support import Failing, cases, counted, credentials_for, fault, flow_run_id, one_plan, posts, verdict_in
+from tests.support import (
+    Failing,
+    cases,
+    counted,
+    credentials_for,
+    fault,
+    flow_run_id,
+    one_plan,
+    posts,
+    verdict_in,
+    when_it_is_over,
+)
 from tests.wire import accepted
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -59,6 +72,8 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 CONNECTION_REFUSED = httpx.ConnectError("All connection attempts failed")
 POLLING = QATechPolling(first_seconds=0.05, max_seconds=0.2)
 STATUS = {"path": "status", "method": "GET"}
+ISSUES = {"path": "status", "query": "issues"}
+NOTICED = {"outcome": "failed", "issues": [{"title": "The <cart> is empty", "severity": "high"}]}
 
 
 @pytest.fixture(autouse=True)
@@ -115,40 +130,23 @@ async def judge(sandbox: Sandbox, request: str | None = "pln_one", **arguments: 
 # --- about this target, now
 
 
-@pytest.mark.parametrize(
-    ("targets", "starts"),
-    [((None, None), 2), (("v1", "v2"), 2), (("v1", "v1"), 1)],
-    ids=["no target", "another target", "the same target"],
-)
-async def test_a_pass_of_an_earlier_attempt_is_kept_for_the_same_target_only(
-    sandbox: Sandbox, targets: tuple[str | None, str | None], starts: int
-) -> None:
-    publish, reports = Failing(), list[GateReport]()
+async def test_a_pass_of_an_earlier_attempt_is_kept_for_the_same_named_target_only(sandbox: Sandbox) -> None:
+    targets = [None, None, None, "v1", "v1", "v2"]
+    publish, reports = Failing(5), list[GateReport]()
 
-    @flow(retries=1)
+    @flow(retries=5)
     async def release() -> None:
         reports.append(await judge(sandbox, "pln_green", target=targets[len(reports)]))
         publish()
 
     await release()
-    assert counted(sandbox) == (starts, 0)
-    assert [report.verdict for report in reports] == [Verdict.PASS, Verdict.PASS]
-    assert tuple(report.target for report in reports) == targets
-    assert len({report.run_short_id for report in reports}) == starts
-    assert [report.evidence_is_older for report in reports] == [False, starts == 1]
-
-
-async def test_each_attempt_tests_again_and_a_third_one_knows_the_second(sandbox: Sandbox) -> None:
-    publish, runs = Failing(2), list[str | None]()
-
-    @flow(retries=2)
-    async def release() -> None:
-        runs.append((await judge(sandbox, "pln_green")).run_short_id)
-        publish()
-
-    await release()
-    assert len(set(runs)) == 3
-    assert counted(sandbox) == (3, 0)
+    assert counted(sandbox) == (5, 0)
+    assert [report.verdict for report in reports] == [Verdict.PASS] * 6
+    assert [report.target for report in reports] == targets
+    runs = [report.run_short_id for report in reports]
+    assert runs[4] == runs[3]
+    assert len(set(runs)) == 5
+    assert [report.evidence_is_older for report in reports] == [False, False, False, False, True, False]
 
 
 async def test_what_was_no_pass_is_not_turned_green_by_starting_anew() -> None:
@@ -177,7 +175,7 @@ async def test_a_retried_sub_flow_is_another_attempt_and_so_is_a_retried_task(sa
 
     @task(retries=1)
     async def step() -> None:
-        await judge(sandbox, "pln_flaky", label="in a task")
+        await judge(sandbox, "pln_green", label="in a task")
         in_task()
 
     @flow
@@ -186,8 +184,8 @@ async def test_a_retried_sub_flow_is_another_attempt_and_so_is_a_retried_task(sa
         await step()
 
     await outer()
-    starts = [request for request in posts(sandbox) if request["path"] == "/v1/run"]
-    assert [request["body"]["testPlanShortId"] for request in starts] == ["pln_green"] * 2 + ["pln_flaky"] * 2
+    assert (in_flow.calls, in_task.calls) == (2, 2)
+    assert counted(sandbox) == (4, 0)
 
 
 async def test_many_gates_keep_evidence_for_their_target_only(sandbox: Sandbox) -> None:
@@ -198,7 +196,7 @@ async def test_many_gates_keep_evidence_for_their_target_only(sandbox: Sandbox) 
     async def release() -> None:
         await agather_gates(
             credentials_for(sandbox),
-            {"one": "pln_green", "two": "pln_flaky"},
+            {"one": "pln_green", "two": "pln_green"},
             target=targets[step.calls],
             polling=POLLING,
             raise_unless_passed=False,
@@ -206,26 +204,27 @@ async def test_many_gates_keep_evidence_for_their_target_only(sandbox: Sandbox) 
         step()
 
     await release()
-    assert counted(sandbox)[0] == 4
+    assert counted(sandbox) == (4, 0)
 
 
-@pytest.mark.parametrize(("target", "starts"), [(None, 2), ("v1", 1)])
 async def test_a_job_starts_anew_on_a_retry_unless_its_target_is_named(
-    sandbox: Sandbox, credentials: QATechCredentials, target: str | None, starts: int
+    sandbox: Sandbox, credentials: QATechCredentials
 ) -> None:
-    step = Failing()
+    step, reports = Failing(3), list[GateReport]()
+    targets = [None, None, "v1", "v1"]
     plan = QATechTestPlan(credentials=credentials, test_plan_short_id="pln_green", polling=POLLING)
 
-    @flow(retries=1)
-    async def release() -> GateReport:
-        run = await plan.atrigger(target=target)
+    @flow(retries=3)
+    async def release() -> None:
+        run = await plan.atrigger(target=targets[step.calls])
         await run.await_for_completion()
+        reports.append(await run.afetch_result())
         step()
-        return await run.afetch_result()
 
-    report = await release()
-    assert report.target == target
-    assert counted(sandbox) == (starts, 0)
+    await release()
+    assert [report.target for report in reports] == targets
+    assert reports[3].run_short_id == reports[2].run_short_id
+    assert counted(sandbox) == (3, 0)
 
 
 async def test_a_run_that_passed_for_another_target_proves_nothing(sandbox: Sandbox) -> None:
@@ -250,8 +249,7 @@ async def test_a_run_that_a_gate_did_not_start_is_said_to_be_judged_alone(sandbo
     assert not (await judge(sandbox, "pln_green")).is_one_run_only
 
 
-@pytest.mark.parametrize("by", ["its record", "its id"])
-async def test_a_rerun_is_not_judged_for_its_campaign_and_the_first_run_is_named(sandbox: Sandbox, by: str) -> None:
+async def test_a_rerun_is_not_judged_for_its_campaign_and_the_first_run_is_named(sandbox: Sandbox) -> None:
     credentials = credentials_for(sandbox)
 
     @flow
@@ -259,15 +257,15 @@ async def test_a_rerun_is_not_judged_for_its_campaign_and_the_first_run_is_named
         first = await astart_test_run(credentials, "pln_flaky")
         await await_for_test_run(credentials, first, polling=POLLING)
         rerun = await arerun_test_run(credentials, first, failed_only=True)
-        with pytest.raises(InvalidInputError, match=f'run="{first.run_short_id}"'):
-            await judge(sandbox, None, run=rerun if by == "its record" else rerun.run_short_id)
+        for its in (rerun, rerun.run_short_id):
+            with pytest.raises(InvalidInputError, match=f'run="{first.run_short_id}"'):
+                await judge(sandbox, None, run=its)
         return first
 
     await release()
     assert counted(sandbox) == (1, 1)
 
 
-@pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize("remembers", [True, False], ids=["the plan has run before", "nobody remembers the plan"])
 async def test_a_count_that_was_lost_with_an_answer_is_that_of_the_latest_run_or_said_to_be_unknown(
     remembers: bool,
@@ -293,7 +291,8 @@ async def test_a_count_that_was_lost_with_an_answer_is_that_of_the_latest_run_or
                 )
             except StartOutcomeUnknown as error:
                 [run] = sandbox.runs()
-                await attached_once_its_post_is_over(str(error.slot), run["short_id"])
+                slot = str(error.slot)
+                await when_it_is_over(lambda: ledger.aattach_run(flow_run_id(), slot, run["short_id"]))
                 raise
 
         report = await release()
@@ -304,18 +303,6 @@ async def test_a_count_that_was_lost_with_an_answer_is_that_of_the_latest_run_or
     else:
         assert report.verdict is Verdict.PASS
         assert "Nobody knows whether all tests are listed" in render_markdown(report)
-
-
-async def attached_once_its_post_is_over(slot: str, run_short_id: str) -> None:
-    while True:
-        try:
-            await ledger.aattach_run(flow_run_id(), slot, run_short_id)
-        except ValueError as error:
-            if "under way" not in str(error):
-                raise
-            await anyio.sleep(0.2)
-        else:
-            return
 
 
 async def test_tests_that_were_promised_and_not_listed_are_no_pass_outside_a_flow(emitted: list[str]) -> None:
@@ -410,14 +397,19 @@ async def test_what_stops_the_first_run_is_a_bare_error(flaky: Sandbox) -> None:
     assert not isinstance(caught.value, GateNotPassed)
 
 
-async def test_details_are_asked_for_again() -> None:
+async def test_odd_answers_lose_no_details_and_no_issues() -> None:
     """Without its error code a test that the agent missed looks like one that failed."""
-    with Sandbox(one_plan(cases("passed", "agent_error")), speed=2000) as sandbox:
-        sandbox.set_faults([{"on": {"path": "test_case"}, "kind": "status", "status": 503, "times": 3}])
+    missed = {**NOTICED, "outcome": "agent_error"}
+    odd = [{"on": {"path": "test_case"}, "kind": "status", "status": status} for status in (404, 302, 401, 503, 503)]
+    with Sandbox(one_plan(cases("passed", missed)), speed=2000) as sandbox:
+        sandbox.set_faults([*odd, {"on": ISSUES, "kind": "status", "status": 503, "times": 2}])
         report = await judge(sandbox, policy=GatePolicy(max_reruns=0))
+        asked = [request["status"] for request in sandbox.requests() if "/run-test-case/" in request["path"]]
+    assert asked == [404, 302, 401, 503, 503, 200]
     assert report.verdict is Verdict.INCONCLUSIVE
     assert [test.verdict.value for test in report.tests] == ["passed", "errored"]
-    assert report.causes_unknown == ()
+    assert report.causes_unknown == report.issues_unknown == ()
+    assert [issue.title for issue in report.tests[1].issues] == ["The <cart> is empty"]
 
 
 async def test_details_that_are_lost_are_named() -> None:
@@ -430,19 +422,10 @@ async def test_details_that_are_lost_are_named() -> None:
 
 # --- what QA.tech noticed beside the results
 
-NOTICED = {"outcome": "failed", "issues": [{"title": "The <cart> is empty", "severity": "high"}]}
-ISSUES = {"path": "status", "query": "issues"}
 
-
-@pytest.mark.parametrize("version", ["sync", "async"])
-async def test_a_report_shows_of_a_failed_test_what_qatech_noticed(version: str) -> None:
+async def test_a_report_shows_of_a_failed_test_what_qatech_noticed() -> None:
     with Sandbox(one_plan(cases(NOTICED, "passed")), speed=2000) as sandbox:
-        options: dict[str, Any] = {"polling": POLLING, "raise_unless_passed": False, "policy": GatePolicy(max_reruns=1)}
-        credentials = credentials_for(sandbox)
-        if version == "sync":
-            report = release_gate(credentials, "pln_one", **options)
-        else:
-            report = await arelease_gate(credentials, "pln_one", **options)
+        report = await judge(sandbox, policy=GatePolicy(max_reruns=1))
     pay, browse = report.tests
     assert [(issue.title, issue.severity) for issue in pay.issues] == [("The <cart> is empty", "high")]
     assert browse.issues == report.issues == report.issues_unknown == ()
@@ -473,23 +456,10 @@ async def test_a_service_that_does_not_know_issues_is_asked_for_none() -> None:
     assert report.issues_unknown == report.tests[0].issues == ()
 
 
-@pytest.mark.parametrize(
-    "lost",
-    [
-        {"kind": "status", "status": 503},
-        {"kind": "status", "status": 403},
-        {"kind": "latency", "seconds": 600},
-        {"kind": "html"},
-        {"kind": "drop_after"},
-    ],
-    ids=["503", "403", "no answer", "html", "dropped"],
-)
-async def test_issues_that_are_lost_are_told_and_hold_nothing_up(
-    monkeypatch: pytest.MonkeyPatch, lost: dict[str, Any]
-) -> None:
+async def test_issues_that_are_lost_are_told_and_hold_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(details, "MAX_ISSUES_SECONDS", 0.5)
     with Sandbox(one_plan(cases(NOTICED)), speed=2000) as sandbox:
-        sandbox.set_faults([{"on": ISSUES, **lost, "times": -1}])
+        sandbox.set_faults([{"on": ISSUES, "kind": "latency", "seconds": 600, "times": -1}])
         report = await judge(sandbox, policy=GatePolicy(max_reruns=0, deadline_seconds=120))
     assert report.verdict is Verdict.FAIL
     assert report.incidents == ()
@@ -500,12 +470,31 @@ async def test_issues_that_are_lost_are_told_and_hold_nothing_up(
     assert sentence in render(render_markdown(report)).text
 
 
-async def test_issues_are_asked_for_again() -> None:
-    with Sandbox(one_plan(cases(NOTICED)), speed=2000) as sandbox:
-        sandbox.set_faults([{"on": ISSUES, "kind": "status", "status": 503, "times": 2}])
-        report = await judge(sandbox, policy=GatePolicy(max_reruns=0))
-    assert report.issues_unknown == ()
-    assert [issue.title for issue in report.tests[0].issues] == ["The <cart> is empty"]
+async def test_issues_are_lost_alone_however_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def at_once(_: float) -> None:
+        """Nobody else asks."""
+
+    monkeypatch.setattr(details, "MAX_ISSUES_SECONDS", 0.5)
+    logger = logging.getLogger("details")
+    with Sandbox(one_plan(cases(NOTICED)), speed=0) as sandbox:
+        credentials = credentials_for(sandbox)
+        async with credentials.get_client() as client:
+            started = await client.start_run(QATechRunRequest(test_plan_short_id="pln_one"))
+            sandbox.advance(10_000)
+            run = await client.get_run(started.run_short_id, test_cases="all")
+        for lost in (
+            {"kind": "status", "status": 503},
+            {"kind": "status", "status": 403},
+            {"kind": "html"},
+            {"kind": "drop_after"},
+        ):
+            sandbox.set_faults([{"on": ISSUES, **lost, "times": -1}])
+            found = await details.details_of(
+                credentials, run, 120, wait_for_turn=at_once, sleep=anyio.sleep, logger=logger
+            )
+            assert found.issues_lost, lost
+            assert found.lost == frozenset(), lost
+            assert len(found.by_short_id) == 1
 
 
 # --- deadlines
@@ -635,24 +624,16 @@ async def test_a_pass_that_cannot_be_recorded_is_one_for_its_named_target_only(
     assert verdict_in(tmp_path) == report
 
 
-@pytest.mark.parametrize("status", [404, 302, 401])
-async def test_one_odd_answer_about_a_test_does_not_lose_its_details(status: int) -> None:
-    with Sandbox(one_plan(cases("passed", "agent_error")), speed=2000) as sandbox:
-        sandbox.set_faults([{"on": {"path": "test_case"}, "kind": "status", "status": status, "times": 1}])
-        report = await judge(sandbox, policy=GatePolicy(max_reruns=0))
-    assert report.causes_unknown == ()
-    assert report.verdict is Verdict.INCONCLUSIVE
-
-
-async def test_a_gate_that_is_refused_leaves_no_older_verdict(flaky: Sandbox, tmp_path: Path) -> None:
+async def test_a_gate_that_ends_without_a_report_leaves_no_older_one(flaky: Sandbox, tmp_path: Path) -> None:
     await judge(flaky, report_directory=str(tmp_path))
-    verdict = tmp_path / "verdict.json"
-    older = verdict.read_bytes()
-    for wrong in ({"label": ""}, {"target": " "}, {"request": "pln nothing"}):
-        verdict.write_bytes(older)
-        with pytest.raises(InvalidInputError):
+    files = [tmp_path / name for name in ("verdict.json", "junit.xml")]
+    older = [file.read_bytes() for file in files]
+    for wrong in ({"label": ""}, {"target": " "}, {"request": "pln nothing"}, {"request": "pln_nosuch"}):
+        for file, content in zip(files, older, strict=True):
+            file.write_bytes(content)
+        with pytest.raises((InvalidInputError, NotFoundError)):
             await judge(flaky, report_directory=str(tmp_path), **wrong)
-        assert not verdict.exists(), wrong
+        assert not any(file.exists() for file in files), wrong
 
 
 def gate_of(what: str, sandbox: Sandbox) -> bool:
