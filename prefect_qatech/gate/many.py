@@ -164,6 +164,7 @@ async def gather_gates(
             in reports and in the keys of artifacts.
         target: What is tested: a commit, an image digest, a version of the data; for each gate, as for `release_gate`.
         label: Names these gates within the flow run, in front of which each has its name; required inside a task.
+            Without it they belong to the set that is asked for: where a retry asks for another set, it starts anew.
         policy: What is tolerated, how often is rerun, how long is waited; for each gate.
         gates_at_once: How many gates are at work at the same time. The time of a gate begins with its start.
         polling: How often to look at a run.
