@@ -62,7 +62,7 @@ async def _gather(
     check_that_each_retry_calls_it()
     requests = _checked(plans, gates_at_once)
     await ledger.check_that_no_context_was_lost()
-    place = settings.label if settings.label is not None else await _place(requests)
+    places = dict.fromkeys(requests, settings.label) if settings.label is not None else await _places(requests)
     logger, limit = run_logger(), asyncio.Semaphore(gates_at_once)
     reports: dict[str, GateReport] = {}
     errors: dict[str, str] = {}
@@ -70,7 +70,8 @@ async def _gather(
     async def evaluate(name: str) -> None:
         async with limit:
             try:
-                reports[name] = await _one_gate(name, credentials, requests[name], _settings_of(name, settings, place))
+                own = _settings_of(name, settings, places[name])
+                reports[name] = await _one_gate(name, credentials, requests[name], own)
             except GateNotPassed as error:
                 reports[name] = error.report
             except Exception as error:
@@ -124,17 +125,23 @@ def _settings_of(name: str, settings: GateSettings, place: str | None) -> GateSe
     )
 
 
-async def _place(requests: dict[str, QATechRunRequest]) -> str | None:
-    """Return where in the flow this call stands, so that names count for this call alone; a retry gives the same."""
-    bodies = {name: request.to_json() for name, request in requests.items()}
-    call = ledger.Call(kind="start", what=f"{len(requests)} gates", fingerprint=ledger.fingerprint(bodies))
-    flow_run = await ledger.flow_run_of(call)
+async def _places(requests: dict[str, QATechRunRequest]) -> dict[str, str | None]:
+    """Return where in the flow each gate stands, so that names count for this call alone; a retry gives the same.
+
+    That is what it asks for, and its number among the gates of the flow that have the same name and ask the same: the
+    gates beside it, which may be others on a retry, change nothing.
+    """
+    what = f"{len(requests)} gates"
+    calls = [
+        ledger.Call(kind="start", what=what, fingerprint=ledger.fingerprint(name, request.to_json()))
+        for name, request in requests.items()
+    ]
+    flow_run = await ledger.flow_run_of(calls[0])
     if flow_run is None:
-        return None
+        return dict.fromkeys(requests)
     async with get_client() as client:
-        _, call = await ledger.locate(client, call, flow_run)
-    # The place is a number among calls that ask the same: a name may stand in two that do not.
-    return f"{call.place} of {call.fingerprint}"
+        _, calls = await ledger.locate(client, flow_run, *calls)
+    return {name: f"{call.place} of {call.family}" for name, call in zip(requests, calls, strict=True)}
 
 
 @gate_in_both_versions(name="gather-gates")
@@ -164,7 +171,6 @@ async def gather_gates(
             in reports and in the keys of artifacts.
         target: What is tested: a commit, an image digest, a version of the data; for each gate, as for `release_gate`.
         label: Names these gates within the flow run, in front of which each has its name; required inside a task.
-            Without it they belong to the set that is asked for: where a retry asks for another set, it starts anew.
         policy: What is tolerated, how often is rerun, how long is waited; for each gate.
         gates_at_once: How many gates are at work at the same time. The time of a gate begins with its start.
         polling: How often to look at a run.

@@ -115,19 +115,23 @@ async def _still_at_work(candidates: Iterable[FlowRun]) -> list[FlowRun]:
     return at_work
 
 
-async def locate(client: PrefectClient, call: Call, flow_run: FlowRun) -> tuple[UUID, Call]:
-    """Return the id of the root flow run, whose ledger a call belongs to, and the call with its place.
+async def locate(client: PrefectClient, flow_run: FlowRun, *calls: Call) -> tuple[UUID, list[Call]]:
+    """Return the id of the root flow run, whose ledger calls belong to, and the calls with their places.
 
     Raises:
-        InvalidInputError: It stands where only a label tells it apart, and has none.
+        InvalidInputError: They stand where only a label tells them apart, and have none.
         LedgerConflict: The flow was called in a thread that has lost the context of another one.
     """
     steps = await _steps_to_root(client, flow_run)
     root = steps[0].parent if steps else flow_run
+    return root.id, [_in_its_place(call, flow_run, root, steps) for call in calls]
+
+
+def _in_its_place(call: Call, flow_run: FlowRun, root: FlowRun, steps: Sequence[_Step]) -> Call:
     _check_that_root_is_not_stray(call, str(root.id))
     call = replace(call, chain=_chain(root, steps))
     if call.is_named:
-        return root.id, call
+        return call
     if any(is_called_in_a_task(step.task_run) for step in steps) or stands_in_users_task():
         raise _without_label(call, "inside a task")
     if stands_on_distributed_runner():
@@ -137,7 +141,7 @@ async def locate(client: PrefectClient, call: Call, flow_run: FlowRun) -> tuple[
     caller = str(task_run.id) if task_run is not None else uuid4().hex
     place = [*(step.place(call) for step in steps), str(_number(flow_run, call.family, caller))]
     is_ordered = any(step.is_in_another_process for step in steps)
-    return root.id, replace(call, place="/".join(place), is_ordered_by_prefect=is_ordered, caller=caller)
+    return replace(call, place="/".join(place), is_ordered_by_prefect=is_ordered, caller=caller)
 
 
 def _without_label(call: Call, where: str) -> InvalidInputError:

@@ -45,7 +45,7 @@ async def once(call: Call, send: Send, *, post_seconds: float, prepare: Prepare 
             await prepare(None)
         return await send()
     async with get_client() as client:
-        flow_run_id, call = await locate(client, call, flow_run)
+        flow_run_id, [call] = await locate(client, flow_run, call)
         return await Ledger(client, flow_run_id).once(
             call,
             send,
@@ -69,7 +69,7 @@ async def attach(call: Call, record: QATechRunRecord) -> QATechRunRecord:
     if flow_run is None:
         return record
     async with get_client() as client:
-        flow_run_id, call = await locate(client, call, flow_run)
+        flow_run_id, [call] = await locate(client, flow_run, call)
         return await Ledger(client, flow_run_id).attach(call, record)
 
 

@@ -156,14 +156,38 @@ async def test_gates_elsewhere_in_the_flow_are_runs_of_their_own_and_a_retry_sta
         reports = [*both.reports.values(), again.reports["green"], alone]
         seen.extend(attempt.run_short_id for report in reports for attempt in report.attempts)
         await inner()
+        await inner()
         await in_a_task()
         step()
 
     await user()
-    assert counted(sandbox) == (7, 1)
-    first, second = set(seen[:8]), set(seen[8:])
-    assert len(first) == 8
+    assert counted(sandbox) == (8, 1)
+    first, second = set(seen[:9]), set(seen[9:])
+    assert len(first) == 9
     assert first == second
+
+
+async def test_a_retry_that_asks_for_other_gates_finds_those_that_it_had_and_one_that_is_not_the_same_is_another(
+    sandbox: Sandbox, credentials: QATechCredentials
+) -> None:
+    step, seen = Failing(2), list[dict[str, str | None]]()
+    asked = [
+        {"smoke": "pln_green", "checkout": "pln_green"},
+        {"new": "pln_green", "checkout": "pln_green", "smoke": "pln_green"},
+        {"smoke": "pln_flaky"},
+    ]
+
+    @flow(retries=2)
+    async def user() -> None:
+        report = await agather_gates(credentials, asked[step.calls], target="v1", polling=POLLING)
+        seen.append({name: gate.run_short_id for name, gate in report.reports.items()})
+        step()
+
+    await user()
+    first, second, third = seen
+    assert {name: second[name] for name in first} == first
+    assert third["smoke"] not in {*first.values(), *second.values()}
+    assert counted(sandbox) == (4, 1)
 
 
 class Gates:

@@ -90,10 +90,10 @@ async def test_a_check_without_a_blocker_lets_the_gate_pass_and_is_told() -> Non
 
 
 async def test_a_blocker_makes_the_gate_inconclusive_and_the_error_names_the_check(tmp_path: Path) -> None:
-    found_1 = pytest.raises(GateInconclusive, match="The release check found 1 blocker")
-    with sandbox_of({"findings": [MINOR, BLOCKER]}) as sandbox, found_1 as caught:
-        await judge(sandbox, raise_unless_passed=True, report_directory=str(tmp_path))
-    report = caught.value.report
+    with sandbox_of({"findings": [MINOR, BLOCKER]}) as sandbox:
+        with pytest.raises(GateInconclusive, match="The release check found 1 blocker") as caught:
+            await judge(sandbox, raise_unless_passed=True, report_directory=str(tmp_path))
+        report = caught.value.report
     check = report.release_check
     assert check is not None
     assert check.url
