@@ -15,11 +15,13 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
+from prefect_qatech import QATechCredentials
 from prefect_qatech.sandbox import Sandbox
 from tests.documents import PAGES, blocks
 from tests.e2e.flows import promote
-from tests.e2e.world import PATIENCE_SECONDS, World, eventually
+from tests.e2e.world import AT_ONCE, PATIENCE_SECONDS, World, eventually
 from tests.support import posts, unpacked_wheel
 
 GATE, NIGHT = "check-release/release-gate", "nightly-regression/nightly-regression"
@@ -59,9 +61,9 @@ class Scene:
         found: dict[str, Any] = self.world.get(f"/deployments/name/{name}")
         return found
 
-    def change(self, deployment_id: UUID | str, **fields: Any) -> None:
-        """Change a deployment, as often as a locked SQLite asks for."""
-        eventually(lambda: self.world.http.patch(f"/deployments/{deployment_id}", json=fields).is_success, "the change")
+    def change(self, path: str, **fields: Any) -> None:
+        """Change what Prefect's server has, as often as a locked SQLite asks for."""
+        eventually(lambda: self.world.http.patch(path, json=fields).is_success, "the change")
 
     def run(self, name: str, **parameters: Any) -> UUID:
         return self.world.run(UUID(self.deployment(name)["id"]), **parameters)
@@ -110,12 +112,16 @@ def scene(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sc
 
 @pytest.fixture(autouse=True)
 def anew(scene: Scene) -> None:
+    """A new sandbox; and what the guide has shown once, a worker that imports Prefect twice for each run, is enough."""
     scene.sandbox.reset()
+    template = scene.world.get("/work_pools/qatech")["base_job_template"]
+    template["variables"]["properties"]["command"]["default"] = AT_ONCE["command"]
+    scene.change("/work_pools/qatech", base_job_template=template)
 
 
-@pytest.fixture
-def webhook(scene: Scene) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A notification block, and what arrives from it."""
+@contextmanager
+def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The address of a notification, and what arrives there."""
     arrived: list[dict[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -129,14 +135,46 @@ def webhook(scene: Scene) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     Thread(target=server.serve_forever, daemon=True).start()
-    text = '{"subject": "{{subject}}", "body": "{{body}}"}'
-    scene.command(
-        "python -c 'from prefect.blocks.notifications import CustomWebhookNotificationBlock as C; "
-        f'C(name="w", url="http://127.0.0.1:{server.server_port}", json_data={text}).save("people", overwrite=True)\''
-    )
-    yield "custom-webhook/people", arrived
+    yield f"http://127.0.0.1:{server.server_port}", arrived
     server.shutdown()
     server.server_close()
+
+
+class Acting:
+    """The automations of deployments/automations.py at work, and what they did."""
+
+    def __init__(self, scene: Scene, told: list[dict[str, Any]]) -> None:
+        self.scene, self.told = scene, told
+        self.promote = scene.world.deploy(
+            "tests/e2e/flows.py:promote", {"PYTHONPATH": scene.world.environment()["PYTHONPATH"]}
+        )
+        # Prefect tells the action's parameters from the schema of the flow, as `prefect deploy` does.
+        schema = promote.parameters.model_dump_for_openapi()
+        scene.change(f"/deployments/{self.promote}", parameter_openapi_schema=schema)
+        self.make()
+
+    def make(self, *more: str) -> None:
+        given = f"--notify custom-webhook/people --promote promote/e2e --crashed-after 540 {' '.join(more)}"
+        self.scene.command(f"python deployments/automations.py {given}")
+
+    def promotions(self) -> list[dict[str, Any]]:
+        body = {"deployments": {"id": {"any_": [str(self.promote)]}}, "sort": "EXPECTED_START_TIME_ASC"}
+        return list(self.scene.world.post("/flow_runs/filter", body))
+
+    def told_of(self, flow_run_id: UUID) -> dict[str, str]:
+        """What people were told of a flow run: bodies by subject, of which there must be no two."""
+        found = [one for one in self.told if str(flow_run_id) in one["body"]]
+        bodies = {one["subject"]: one["body"] for one in found}
+        assert len(bodies) == len(found)
+        return bodies
+
+
+@pytest.fixture(scope="module")
+def acting(scene: Scene) -> Iterator[Acting]:
+    with webhook() as (url, told):
+        template = {"subject": "{{subject}}", "body": "{{body}}"}
+        scene.world.save(CustomWebhookNotificationBlock(name="w", url=url, json_data=template), "people")
+        yield Acting(scene, told)
 
 
 def test_the_commands_of_the_guide_deploy_everything_and_the_gate_passes(scene: Scene) -> None:
@@ -206,20 +244,32 @@ def test_the_watcher_wakes_a_suspended_gate(scene: Scene) -> None:
     assert [post["path"] for post in posts(scene.sandbox)] == ["/v1/run"]
 
 
-def test_a_failed_gate_starts_its_triage_with_its_ids(scene: Scene) -> None:
-    gate = scene.run(GATE, test_plan_short_id="pln_broken", polling=POLLING)
-    state = scene.world.wait_for_state(gate, "FAILED")
-    assert "Pay with a credit card" in state["message"]
-    triage = scene.triage_of(gate)
-    started = [post["run_short_id"] for post in posts(scene.sandbox)]
-    assert triage["parameters"]["plan_short_id"] == "pln_broken"
-    assert triage["parameters"]["run_short_ids"][0] == started[0]
-    assert len(triage["parameters"]["run_short_ids"]) == len(started) == 3
-    scene.world.wait_for_state(UUID(triage["id"]), "COMPLETED")
+def test_a_failed_gate_is_told_to_people_and_starts_its_triage_with_its_ids_and_credentials(
+    scene: Scene, acting: Acting
+) -> None:
+    with Sandbox(speed=60) as elsewhere:
+        scene.world.save(QATechCredentials(api_token=elsewhere.token, api_url=elsewhere.url), "elsewhere")
+        block = {"$ref": {"block_document_slug": "qatech-credentials/elsewhere"}}
+        gate = scene.run(GATE, credentials=block, test_plan_short_id="pln_broken", polling=POLLING)
+        state = scene.world.wait_for_state(gate, "FAILED")
+        assert "Pay with a credit card" in state["message"]
+        triage = scene.triage_of(gate)
+        started = [post["run_short_id"] for post in posts(elsewhere)]
+        assert triage["parameters"]["plan_short_id"] == "pln_broken"
+        assert triage["parameters"]["run_short_ids"][0] == started[0]
+        assert len(triage["parameters"]["run_short_ids"]) == len(started) == 3
+        assert triage["parameters"]["credentials_block"] == "elsewhere"
+        scene.world.wait_for_state(UUID(triage["id"]), "COMPLETED")
     text = scene.artifact(UUID(triage["id"]), "qatech-triage-pln-broken")
     assert "## 2 of 3 tests have not passed" in text
     assert "Pay with a credit card" in text
     assert "The payment was refused" in text
+    assert f"/runs/flow-run/{gate})" in text
+    assert "/artifacts/artifact/" in text
+    eventually(lambda: acting.told_of(gate), "the notification")
+    [(subject, body)] = acting.told_of(gate).items()
+    assert subject == "QA.tech gate pln_broken: failed"
+    assert "Failed: Pay with a credit card\n" in body
 
 
 def test_the_event_of_the_guide_starts_a_check_of_the_preview(scene: Scene) -> None:
@@ -237,48 +287,18 @@ def test_the_event_of_the_guide_starts_a_check_of_the_preview(scene: Scene) -> N
     assert application["environment"] == {"url": "https://pr-42.example.com", "name": "Pull request 42"}
 
 
-class Acting:
-    """The automations of deployments/automations.py at work, and what they did."""
-
-    def __init__(self, scene: Scene, people: tuple[str, list[dict[str, Any]]]) -> None:
-        self.scene = scene
-        self.block, self.told = people
-        self.promote = scene.world.deploy(
-            "tests/e2e/flows.py:promote", {"PYTHONPATH": scene.world.environment()["PYTHONPATH"]}
-        )
-        # Prefect tells the action's parameters from the schema of the flow, as `prefect deploy` does.
-        schema = promote.parameters.model_dump_for_openapi()
-        scene.change(self.promote, parameter_openapi_schema=schema)
-
-    def make(self, *more: str) -> None:
-        given = f"--notify {self.block} --promote promote/e2e --crashed-after 540 {' '.join(more)}"
-        self.scene.command(f"python deployments/automations.py {given}")
-
-    def promotions(self) -> list[dict[str, Any]]:
-        body = {"deployments": {"id": {"any_": [str(self.promote)]}}, "sort": "EXPECTED_START_TIME_ASC"}
-        return list(self.scene.world.post("/flow_runs/filter", body))
-
-    def told_of(self, flow_run_id: UUID) -> list[str]:
-        return [one["subject"] for one in self.told if str(flow_run_id) in one["body"]]
-
-
-@pytest.fixture
-def acting(scene: Scene, webhook: tuple[str, list[dict[str, Any]]]) -> Acting:
-    return Acting(scene, webhook)
-
-
 @contextmanager
 def deployed_with(scene: Scene, **parameters: Any) -> Iterator[None]:
     """The release gate, deployed with other parameters."""
     deployment = scene.deployment(GATE)
-    scene.change(deployment["id"], parameters={**deployment["parameters"], **parameters})
+    path = f"/deployments/{deployment['id']}"
+    scene.change(path, parameters={**deployment["parameters"], **parameters})
     yield
-    scene.change(deployment["id"], parameters=deployment["parameters"])
+    scene.change(path, parameters=deployment["parameters"])
 
 
 def test_only_the_gate_as_it_was_deployed_promotes(scene: Scene, acting: Acting) -> None:
-    for _ in range(2):
-        acting.make()
+    acting.make()  # for the second time
     assert scene.automations() == [
         "qatech: flow run crashed -> notify",
         "qatech: gate failed -> triage",
@@ -308,25 +328,27 @@ def test_only_the_gate_as_it_was_deployed_promotes(scene: Scene, acting: Acting)
     [start] = [post for post in posts(scene.sandbox) if post["body"].get("testPlanShortId") == "pln_green"]
     assert parameters["run_short_id"] == start["run_short_id"]
     scene.world.wait_for_state(UUID(promotion["id"]), "COMPLETED")
-    assert acting.told == [], "nobody is called for what has passed"
+    assert [*map(acting.told_of, (night, custom, passed))] == [{}, {}, {}], "nobody is called for what has passed"
 
 
 def test_a_question_is_told_and_an_approval_promotes_where_that_is_wanted(scene: Scene, acting: Acting) -> None:
     before = len(acting.promotions())
+    asked = []
     policy = {"max_reruns": 0}
     with deployed_with(scene, test_plan_short_id="pln_broken", policy=policy):
         for wanted in ([], ["--promote-approved"]):
             acting.make(*wanted)
             gate = scene.run(GATE, polling=POLLING, target="v2", on_failed="ask")
+            asked.append(gate)
             # The flow run that people open is the one that asks.
             scene.world.wait_for_state(gate, "PAUSED")
             eventually(lambda gate=gate: acting.told_of(gate), "the notification of the question")
-            [asked] = [one for one in acting.told if str(gate) in one["body"]]
-            assert asked["subject"] == "QA.tech gate pln_broken: a person has to decide"
-            assert "1 test failed" in asked["body"]
-            assert "within 60 min" in asked["body"]
-            assert "Target: v2\n" in asked["body"]
-            assert f"/runs/flow-run/{gate}" in asked["body"]
+            [(subject, body)] = acting.told_of(gate).items()
+            assert subject == "QA.tech gate pln_broken: a person has to decide"
+            assert "1 test failed" in body
+            assert "within 60 min" in body
+            assert "Target: v2\n" in body
+            assert f"/runs/flow-run/{gate}" in body
             answer = {"decision": "approve", "reason": "Known.", "decided_by": "Ada"}
             scene.world.post(f"/flow_runs/{gate}/resume", {"run_input": answer})
             scene.world.wait_for_state(gate, "COMPLETED")
@@ -334,43 +356,33 @@ def test_a_question_is_told_and_an_approval_promotes_where_that_is_wanted(scene:
     assert promotion["parameters"]["gate_flow_run_id"] == str(gate), "the first approval promoted nothing"
     assert promotion["parameters"]["verdict"] == "fail"
     assert promotion["parameters"]["decision"]["decided_by"] == "Ada"
-    assert len(acting.told) == 2, "and nobody was told of a failure that a person had settled"
+    assert [len(acting.told_of(gate)) for gate in asked] == [1, 1], "nobody was told of a failure that is settled"
 
 
-def test_people_are_told_of_a_gate_that_did_not_pass_or_has_no_verdict(scene: Scene, acting: Acting) -> None:
-    acting.make()
-    never = {"test_plan_short_id": "pln_never", "policy": {"deadline_seconds": 1}}
-    runs = {
-        "QA.tech gate pln_never: inconclusive": scene.run(GATE, polling=POLLING, **never),
-        "QA.tech gate pln_broken: failed": scene.run(GATE, polling=POLLING, test_plan_short_id="pln_broken"),
-        "QA.tech gate pln_nowhere: ended without a verdict": scene.run(
-            GATE, polling=POLLING, test_plan_short_id="pln_nowhere"
+@pytest.mark.parametrize(
+    ("parameters", "subject", "why"),
+    [
+        (
+            {"test_plan_short_id": "pln_never", "policy": {"deadline_seconds": 1}},
+            "QA.tech gate pln_never: inconclusive",
+            "deadline",
         ),
-    }
-    for subject, run in runs.items():
-        scene.world.wait_for_state(run, "FAILED")
-        eventually(lambda run=run: acting.told_of(run), subject)
-        assert acting.told_of(run) == [subject]
-    told = {one["subject"]: one["body"] for one in acting.told}
-    assert "deadline" in told["QA.tech gate pln_never: inconclusive"]
-    assert "Failed: Pay with a credit card\n" in told["QA.tech gate pln_broken: failed"]
-    assert "NotFoundError" in told["QA.tech gate pln_nowhere: ended without a verdict"]
-
-
-def test_the_triage_looks_with_the_credentials_of_the_gate(scene: Scene) -> None:
-    with Sandbox(speed=60) as elsewhere:
-        save = f"C(api_token='{elsewhere.token}', api_url='{elsewhere.url}').save('elsewhere', overwrite=True)"
-        scene.command(f'python -c "from prefect_qatech import QATechCredentials as C; {save}"')
-        block = {"$ref": {"block_document_slug": "qatech-credentials/elsewhere"}}
-        gate = scene.run(GATE, credentials=block, test_plan_short_id="pln_broken", polling=POLLING)
-        scene.world.wait_for_state(gate, "FAILED")
-        triage = scene.triage_of(gate)
-        assert triage["parameters"]["credentials_block"] == "elsewhere"
-        scene.world.wait_for_state(UUID(triage["id"]), "COMPLETED")
-        text = scene.artifact(UUID(triage["id"]), "qatech-triage-pln-broken")
-    assert "## 2 of 3 tests have not passed" in text
-    assert f"/runs/flow-run/{gate})" in text
-    assert "/artifacts/artifact/" in text
+        (
+            {"test_plan_short_id": "pln_nowhere"},
+            "QA.tech gate pln_nowhere: ended without a verdict",
+            "NotFoundError",
+        ),
+    ],
+)
+def test_people_are_told_of_a_gate_that_says_neither_yes_nor_no(
+    scene: Scene, acting: Acting, parameters: dict[str, Any], subject: str, why: str
+) -> None:
+    gate = scene.run(GATE, polling=POLLING, **parameters)
+    scene.world.wait_for_state(gate, "FAILED")
+    eventually(lambda: acting.told_of(gate), subject)
+    [(told, body)] = acting.told_of(gate).items()
+    assert told == subject
+    assert why in body
 
 
 def test_what_is_missing_is_said_before_anything_is_sent(scene: Scene) -> None:
