@@ -23,7 +23,7 @@ from prefect.settings import (
 
 from prefect_qatech import QATechCredentials, QATechPolling
 from prefect_qatech.sandbox import Sandbox
-from tests.e2e.world import World
+from tests.e2e.world import LESS_WORK, World
 from tests.head_start import copy_tables, keep_tables, one_certificate
 from tests.wire import Everything
 
@@ -59,23 +59,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
-# The server's work is most of what the tests cost. It writes the states of task runs, which reach it as events, once a
-# second and not each by itself, a fifth of that work; and no test here has an automation.
-LESS_WORK = {
-    f"PREFECT_SERVER_SERVICES_{name}": value
-    for name, value in {
-        "TASK_RUN_RECORDER_BATCH_SIZE": "50",
-        "TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
-        "TRIGGERS_ENABLED": "false",
-    }.items()
-}
-
-
 def _light_server(args: list[str], *, env: dict[str, str], **options: Any) -> subprocess.Popen[bytes]:
     """Start `python -m uvicorn ...` without garbage collector, as tests/e2e/world.py does, which says why."""
     assert args[1:3] == ["-m", "uvicorn"]
     code = "import gc, uvicorn; gc.disable(); uvicorn.main()"
-    return subprocess.Popen([args[0], "-c", code, *args[3:]], env={**env, **LESS_WORK}, **options)
+    # No test of this server has an automation.
+    less_work = {**LESS_WORK, "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false"}
+    return subprocess.Popen([args[0], "-c", code, *args[3:]], env={**env, **less_work}, **options)
 
 
 @pytest.fixture(scope="session")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import base64
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from prefect_qatech import QATechCredentials
 from prefect_qatech.sandbox import Sandbox, SandboxScenario, load_scenario
 from tests.e2e.runner_flows import BLOCK
-from tests.e2e.world import PATIENCE_SECONDS, ROOT, World
+from tests.e2e.world import PATIENCE_SECONDS, World
 
 TOKEN = "qat-7d2f91c04be85a63"
 _BASE64 = re.compile(rb"[A-Za-z0-9+/\\n]{24,}={0,2}")
@@ -30,13 +30,7 @@ class Elsewhere:
 
     def __init__(self, world: World, sandbox: Sandbox) -> None:
         self.world, self.sandbox = world, sandbox
-        subprocess.run(
-            [sys.executable, "-c", f"from prefect_qatech import QATechCredentials as C; C.from_env().save({BLOCK!r})"],
-            env=world.environment({"QATECH_API_TOKEN": sandbox.token, "QATECH_API_URL": sandbox.url}),
-            cwd=ROOT,
-            check=True,
-            timeout=PATIENCE_SECONDS,
-        )
+        world.save(QATechCredentials(api_token=sandbox.token, api_url=sandbox.url), BLOCK)
 
     def run(self, kind: str, flow: str) -> Any:
         """Run a flow of `runner_flows.py` and give what it printed."""

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import pytest
 
+from prefect_qatech import QATechCredentials
 from prefect_qatech.sandbox import Sandbox
 from tests.e2e.world import PATIENCE_SECONDS, POOL, ROOT, World, eventually
 
@@ -48,9 +49,7 @@ def test_a_gate_without_a_process_is_marked_as_crashed_and_no_other(lonely: Worl
             command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
         )
         assert done.returncode == 0, done.stderr
-        save = "from prefect_qatech import QATechCredentials as C; C.from_env().save('crashed')"
-        at_hand = env | {"QATECH_API_TOKEN": sandbox.token, "QATECH_API_URL": sandbox.url}
-        subprocess.run([sys.executable, "-c", save], env=at_hand, cwd=ROOT, timeout=PATIENCE_SECONDS, check=True)
+        world.save(QATechCredentials(api_token=sandbox.token, api_url=sandbox.url), "crashed")
 
         def execute(flow_run_id: UUID) -> int:
             command = (sys.executable, "-m", "prefect", "flow-run", "execute", str(flow_run_id))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from prefect_qatech import QATechCredentials
 from prefect_qatech.sandbox import Sandbox
 from tests.e2e.parameters import as_json, for_many, request
 from tests.e2e.world import PATIENCE_SECONDS, World, eventually
@@ -27,9 +28,7 @@ WAYS = (
 def sandbox(world: World) -> Iterator[Sandbox]:
     """A sandbox, and a world in which everything is deployed to test it."""
     with Sandbox(speed=600) as sandbox:
-        env = {"QATECH_API_URL": sandbox.url, "QATECH_API_TOKEN": sandbox.token}
-        save = "from prefect_qatech import QATechCredentials as C; C.from_env().save('parameters', overwrite=True)"
-        assert world.spawn("save-parameters", sys.executable, "-c", save, env=env).wait(PATIENCE_SECONDS) == 0
+        world.save(QATechCredentials(api_token=sandbox.token, api_url=sandbox.url), "parameters")
         world.spawn("parameters", sys.executable, "-m", "tests.e2e.parameters", "serve")
         try:
             for name in (GATE, MANY, "release-gate/to-deployment"):
