@@ -140,8 +140,17 @@ async def _places(requests: dict[str, QATechRunRequest]) -> dict[str, str | None
     if flow_run is None:
         return dict.fromkeys(requests)
     async with get_client() as client:
-        _, calls = await ledger.locate(client, flow_run, *calls)
-    return {name: f"{call.place} of {call.family}" for name, call in zip(requests, calls, strict=True)}
+        root_id, calls = await ledger.locate(client, flow_run, *calls)
+        is_first = calls[0].is_first_attempt
+        entries = [] if is_first else await ledger.Ledger(client, root_id).entries()
+    labels = [entry.label for entry in entries if entry.label is not None]
+
+    def place_of(name: str, call: ledger.Call) -> str:
+        # 0.1.0 named no more than the place. What it has started is not started again after an upgrade.
+        is_of_0_1_0 = any(label.startswith(f"{name} ({call.place})") for label in labels)
+        return call.place if is_of_0_1_0 else f"{call.place} of {call.family}"
+
+    return {name: place_of(name, call) for name, call in zip(requests, calls, strict=True)}
 
 
 @gate_in_both_versions(name="gather-gates")

@@ -190,6 +190,29 @@ async def test_a_retry_that_asks_for_other_gates_finds_those_that_it_had_and_one
     assert counted(sandbox) == (4, 1)
 
 
+async def test_a_retry_after_an_upgrade_starts_none_of_the_gates_again_that_0_1_0_has_started(
+    sandbox: Sandbox, credentials: QATechCredentials
+) -> None:
+    """It named a gate by its name and the place of the call, in the form of a label, and by nothing else."""
+    step, seen = Failing(), list[str | None]()
+
+    @flow(retries=1)
+    async def user() -> None:
+        of_0_1_0 = "agather_gates:0/0" if step.calls == 0 else None
+        report = await agather_gates(
+            credentials, plans("pln_green", "pln_flaky"), target="v1", polling=POLLING, label=of_0_1_0
+        )
+        seen.extend(gate.run_short_id for gate in report.reports.values())
+        step()
+        other = await agather_gates(credentials, plans("pln_green"), target="v1", polling=POLLING)
+        seen.append(other.reports["green"].run_short_id)
+
+    await user()
+    assert set(seen[2:4]) == set(seen[:2])
+    assert seen[4] not in seen[:4]
+    assert counted(sandbox) == (3, 1)
+
+
 class Gates:
     """Stands in for the gates, and sees how many are at work."""
 
