@@ -1,7 +1,7 @@
 """Pure: decide after each poll of a run whether to wait, and how long, or whether the wait is over.
 
 A wait is a `Watch`, everything that is known of the run. `Watch.after` takes the answer to a poll into account, and
-`next_step` decides what comes next: `Pause`, `Ended` or `GiveUp`.
+`next_step` decides what comes next.
 
 - A poll that fails in a way that another may not (no connection, 5xx, 429, broken answers) is repeated, until both
   `MAX_CONSECUTIVE_ERRORS` and `MAX_ERROR_SECONDS` are exceeded.
@@ -16,15 +16,17 @@ A wait is a `Watch`, everything that is known of the run. `Watch.after` takes th
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from prefect_qatech.api.responses import QATechRun
-from prefect_qatech.exceptions import ForbiddenError, QATechAPIError, QATechError, UnauthorizedError
+from prefect_qatech.exceptions import ForbiddenError, NotFoundError, QATechAPIError, QATechError, UnauthorizedError
 from prefect_qatech.polling.durations import PastDurations
+from prefect_qatech.polling.exceptions import WaitTimedOut
 from prefect_qatech.polling.progress import Progress, best_forecast
 from prefect_qatech.polling.schedule import QATechPolling
-from prefect_qatech.polling.unfinished import gave_up, timed_out
+from prefect_qatech.polling.unfinished import goes_on
 
 MAX_CONSECUTIVE_ERRORS = 20
 MAX_ERROR_SECONDS = 900.0
@@ -86,12 +88,7 @@ class Watch:
         return self.began - (self.age_seconds or 0.0)
 
     def after(self, answer: QATechRun | QATechAPIError, now: float) -> Watch:
-        """Return what is known after a poll.
-
-        Args:
-            answer: The run, or the error of a poll that failed.
-            now: When the answer came.
-        """
+        """Return what is known after a poll that gave the run, or failed with an error."""
         if isinstance(answer, QATechAPIError):
             return replace(
                 self,
@@ -156,50 +153,65 @@ class Watch:
         tells = self.run is not None and self.run.status == "COMPLETED" and bool(self.run.test_cases)
         return seconds if was_seen and tells and seconds >= polling.last_early_poll_seconds else None
 
+    def gave_up(self, error: QATechAPIError, now: float) -> QATechAPIError:
+        """Return a copy of the last poll's error, for a wait that polls no more."""
+        seconds = now - self.failing_since
+        tried = f" {self.failures} polls in a row failed, over {seconds:.0f} s." if self.failures > 1 else ""
+        # Nobody can say that a run goes on that was not found.
+        is_lost = isinstance(error, NotFoundError)
+        ending = f"Its address: {self.run_url or 'unknown'}." if is_lost else self._goes_on
+        final = copy.copy(error)
+        final.message = f"{error.message}{tried} {ending}"
+        final.args = (final.message,)
+        final.run_short_id, final.run_url = self.run_short_id, self.run_url
+        return final
 
-@dataclass(frozen=True)
-class Pause:
-    """Poll again after so many seconds."""
+    def timed_out(self, now: float) -> WaitTimedOut:
+        """Return the error of a wait whose deadline passed; it may be one of several, and the last of them a moment."""
+        run, error, seconds = self.run, self.error, now - self.began
+        status = f"its last known status is {run.status or 'unknown'}" if run else "it could not be polled"
+        if self.age_seconds is not None:
+            when = f"{now - self.started:.0f} s after its start "
+        else:
+            when = f"after {seconds:.0f} s " if seconds >= 1 else ""
+        because = f" The last poll failed: {error.message}" if error else ""
+        return WaitTimedOut(
+            f"{self.what} {self.run_short_id} did not end in time: {when}{status}.{because} {self._goes_on}",
+            status=run.status if run else None,
+            waited_seconds=seconds,
+            last_error=error.message if error else None,
+            run=run,
+            run_short_id=self.run_short_id,
+            run_url=self.run_url,
+        )
 
-    seconds: float
+    @property
+    def _goes_on(self) -> str:
+        return goes_on(self.run_short_id, self.run_url, self.what)
 
 
-@dataclass(frozen=True)
-class Ended:
-    """The run has ended."""
+def next_step(watch: Watch, now: float, polling: QATechPolling, random: float) -> float | QATechRun | QATechError:
+    """Decide how the wait goes on after a poll.
 
-    run: QATechRun
-
-
-@dataclass(frozen=True)
-class GiveUp:
-    """The wait is over, and nobody saw the run end."""
-
-    error: QATechError
-
-
-def next_step(watch: Watch, now: float, polling: QATechPolling, random: float) -> Pause | Ended | GiveUp:
-    """Decide how the wait goes on after a poll."""
+    Returns:
+        After how many seconds to poll again; the run, where it has ended; an error, where the wait is over without.
+    """
     if watch.error is not None and watch.is_hopeless(now):
-        seconds = now - watch.failing_since
-        return GiveUp(gave_up(watch.error, watch.failures, seconds, watch.run_short_id, watch.run_url, watch.what))
+        return watch.gave_up(watch.error, now)
     has_settled = watch.ended_at is not None and watch.error is None and now - watch.ended_at >= SETTLE_SECONDS
     is_late = now >= watch.deadline
     if watch.run is not None and (watch.is_over or has_settled or (is_late and watch.ended_at is not None)):
-        return Ended(watch.run)
+        return watch.run
     if is_late:
-        seconds, age = now - watch.began, None if watch.age_seconds is None else now - watch.started
-        return GiveUp(timed_out(watch.run_short_id, watch.run_url, watch.run, watch.error, seconds, age, watch.what))
+        return watch.timed_out(now)
     # A run whose result is still to come is polled as closely as one that has just begun.
     is_settling = watch.ended_at is not None
-    return Pause(
-        polling.next_poll_seconds(
-            now - (watch.started if watch.ended_at is None else watch.ended_at),
-            watch.deadline - now,
-            forecast=None if is_settling else best_forecast(watch.progress, watch.past),
-            random=random,
-            retry_after_seconds=watch.error.retry_after_seconds if watch.error else None,
-        )
+    return polling.next_poll_seconds(
+        now - (watch.started if watch.ended_at is None else watch.ended_at),
+        watch.deadline - now,
+        forecast=None if is_settling else best_forecast(watch.progress, watch.past),
+        random=random,
+        retry_after_seconds=watch.error.retry_after_seconds if watch.error else None,
     )
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from prefect_qatech.api.responses import QATechRun
-from prefect_qatech.exceptions import QATechAPIError
+from prefect_qatech.exceptions import QATechAPIError, QATechError
 from prefect_qatech.polling.schedule import QATechPolling
-from prefect_qatech.polling.steps import Ended, GiveUp, Watch, next_step
+from prefect_qatech.polling.steps import Watch, next_step
 
 
 @dataclass(frozen=True)
@@ -102,15 +102,15 @@ async def wait_for_run(
         if history is not None and watch.run is not None and watch.needs_past(polling, now()):
             watch = watch.with_past(await history.read(len(watch.run.test_cases)))
         step = next_step(watch, now(), polling, surroundings.random())
-        if isinstance(step, GiveUp):
-            raise step.error from None
-        if isinstance(step, Ended):
+        if isinstance(step, QATechError):
+            raise step from None
+        if isinstance(step, QATechRun):
             if history is not None and (seconds := watch.duration(polling)) is not None:
-                await history.add(len(step.run.test_cases), seconds)
-            return step.run
+                await history.add(len(step.test_cases), seconds)
+            return step
         if watch.error is not None:
             on_error(watch.error)
-        await surroundings.sleep(step.seconds)
+        await surroundings.sleep(step)
 
 
 async def _poll(client: Polls, run_short_id: str) -> QATechRun | QATechAPIError:
