@@ -7,6 +7,7 @@ import gc
 import logging
 from contextlib import suppress
 from datetime import datetime
+from functools import partialmethod
 
 from prefect import runtime
 from prefect.client.orchestration import PrefectClient
@@ -25,28 +26,17 @@ PATIENCE_SECONDS = 5.0
 class RunLogger:
     """The logger of a task or flow run, which never raises: no line of a log is worth the id of a run."""
 
-    def debug(self, message: str, *args: object) -> None:
-        """Log at DEBUG."""
-        self._log(logging.DEBUG, message, args)
-
-    def info(self, message: str, *args: object) -> None:
-        """Log at INFO."""
-        self._log(logging.INFO, message, args)
-
-    def warning(self, message: str, *args: object) -> None:
-        """Log at WARNING."""
-        self._log(logging.WARNING, message, args)
-
-    def error(self, message: str, *args: object) -> None:
-        """Log at ERROR."""
-        self._log(logging.ERROR, message, args)
-
-    def _log(self, level: int, message: str, args: tuple[object, ...]) -> None:
+    def _log(self, level: int, message: str, *args: object) -> None:
         try:
             get_run_logger().log(level, message, *args)
         except Exception:  # there is no run (`.fn`), or Prefect's handler or one of the user's raises
             with suppress(Exception):
                 get_logger("qatech").log(level, message, *args)
+
+    debug = partialmethod(_log, logging.DEBUG)
+    info = partialmethod(_log, logging.INFO)
+    warning = partialmethod(_log, logging.WARNING)
+    error = partialmethod(_log, logging.ERROR)
 
 
 def run_logger() -> RunLogger:

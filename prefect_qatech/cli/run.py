@@ -10,7 +10,6 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -32,7 +31,7 @@ from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import InvalidInputError, QATechError
 from prefect_qatech.gate.campaign import GateCampaign
 from prefect_qatech.inputs import check_target
-from prefect_qatech.ledger import QATechRunRecord
+from prefect_qatech.ledger import attached_run
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.report import check_report_directory, load_policy
 from prefect_qatech.report.junit import check_junit
@@ -187,10 +186,8 @@ class Once:
                 )
             journal.settle(
                 slot,
-                QATechRunRecord(
-                    kind="attached" if slot == FIRST else "rerun",
-                    run_short_id=check_run_short_id(self.started),
-                    started_at=datetime.now(timezone.utc),
+                attached_run(check_run_short_id(self.started)).model_copy(
+                    update={} if slot == FIRST else {"kind": "rerun"}
                 ),
             )
         if self.not_started:
@@ -287,9 +284,7 @@ def wait(
     def work(display: Display) -> Coroutine[Any, Any, GateReport]:
         check_target(target)
         credentials = QATechCredentials.from_env()
-        attached = QATechRunRecord(
-            kind="attached", run_short_id=check_run_short_id(run), started_at=datetime.now(timezone.utc)
-        )
+        attached = attached_run(check_run_short_id(run))
         policy = rules.to_policy(reruns_unasked=False)
         journal = RunJournal(DEFAULT_JOURNAL, {"attached": attached.run_short_id})
         steps = TerminalSteps(

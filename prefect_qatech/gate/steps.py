@@ -3,7 +3,7 @@
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime
 
 import anyio
 
@@ -114,7 +114,6 @@ class FlowRunSteps:
 
     async def _attach(self, run: QATechRunRecord | str) -> QATechRunRecord:
         """Attach a run that was started elsewhere; it is recorded like a start, so a restart keeps its deadline."""
-        record = run if isinstance(run, QATechRunRecord) else None
         run_short_id = ledger.short_id_of(run)
         if (of := await ledger.first_run_of(run)) is not None:
             raise InvalidInputError(
@@ -129,8 +128,7 @@ class FlowRunSteps:
             # One run is one piece of evidence, wherever in the flow run it is asked for.
             label=self.settings.slot_label or f"run {run_short_id}",
         )
-        attached = QATechRunRecord(kind="attached", run_short_id=run_short_id, started_at=datetime.now(timezone.utc))
-        return await ledger.attach(call, record or attached)
+        return await ledger.attach(call, run if isinstance(run, QATechRunRecord) else ledger.attached_run(run_short_id))
 
     async def _show_link(self, record: QATechRunRecord, url: str | None) -> None:
         """Publish the link to a run of which its start has published none; once, however often the gate is tried."""

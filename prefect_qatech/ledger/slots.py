@@ -112,6 +112,11 @@ def record_of(
     )
 
 
+def attached_run(run_short_id: str) -> QATechRunRecord:
+    """Return the record of a run that somebody else has started, of which no more than its id is known."""
+    return QATechRunRecord(kind="attached", run_short_id=run_short_id, started_at=datetime.now(timezone.utc))
+
+
 def short_id_of(run: QATechRunRecord | str) -> str:
     """Return the short id of a run, given as its record or as the id itself; anything else is an InvalidInputError."""
     if inspect.iscoroutine(run):

@@ -24,7 +24,7 @@ from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import InvalidInputError, QATechAPIError, QATechError
 from prefect_qatech.inputs import short_repr
-from prefect_qatech.ledger import QATechRunRecord
+from prefect_qatech.ledger import QATechRunRecord, attached_run
 from prefect_qatech.polling.exceptions import RunsNotEnded, WaitTimedOut
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.polling.throttle import Sleep, Throttle
@@ -47,19 +47,8 @@ def check_timeout(timeout_seconds: float) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Target:
-    """A run that is waited for, and what is known of it."""
-
-    run_short_id: str
-    run_url: str | None = None
-    record: QATechRunRecord | None = None
-
-    @classmethod
-    def of(cls, run: QATechRunRecord | str) -> _Target:
-        if isinstance(run, QATechRunRecord):
-            return cls(run.run_short_id, run.run_url, run)
-        return cls(check_run_short_id(run))
+def _record_of(run: QATechRunRecord | str) -> QATechRunRecord:
+    return run if isinstance(run, QATechRunRecord) else attached_run(check_run_short_id(run))
 
 
 @dataclass
@@ -87,27 +76,29 @@ class _Waits:
         await self._client.__aexit__(*args)
 
     async def until_ended(
-        self, target: _Target, on_change: Callable[[QATechRun], None], on_error: Callable[[QATechAPIError], None]
+        self,
+        record: QATechRunRecord,
+        on_change: Callable[[QATechRun], None],
+        on_error: Callable[[QATechAPIError], None],
     ) -> QATechRun:
-        record = target.record
-        plan = record.plan_short_id if record is not None else None
+        plan = record.plan_short_id
         try:
             run = await wait_for_run(
                 self._client,
-                target.run_short_id,
+                record.run_short_id,
                 timeout_seconds=max(0.0, self._deadline - time.monotonic()),
                 polling=self.polling,
                 surroundings=Surroundings(sleep=self.sleep, before_poll=self._throttle.wait),
                 on_change=on_change,
                 on_error=on_error,
-                run_url=target.run_url,
-                age_seconds=record.age_seconds if record is not None else None,
+                run_url=record.run_url,
+                age_seconds=record.age_seconds,
                 history=self._histories.setdefault(plan, PlanHistory(plan)) if plan else None,
             )
         except WaitTimedOut:
-            events.emit_run_unattended(target.run_short_id, target.run_url, "timed out")
+            events.emit_run_unattended(record.run_short_id, record.run_url, "timed out")
             raise
-        events.emit_run_finished(run, target.run_url)
+        events.emit_run_finished(run, record.run_url)
         return run
 
 
@@ -141,8 +132,8 @@ async def wait_for_one(
     has_only_one_bar: bool = False,
 ) -> QATechRun:
     """Wait for a run; `wait_for_test_run` describes it, and `Progress` the bar that a flow run may have only one of."""
-    target = _Target.of(run)
-    run_short_id = target.run_short_id
+    record = _record_of(run)
+    run_short_id = record.run_short_id
     waits = _Waits(credentials, timeout_seconds, polling or QATechPolling(), sleep_unless_stopped)
     logger = run_logger()
     progress = artifacts.Progress(
@@ -158,8 +149,8 @@ async def wait_for_one(
     def on_error(error: QATechAPIError) -> None:
         logger.warning("A poll of run %s failed and will be repeated: %s", run_short_id, error)
 
-    async with reporting_what_goes_on({run_short_id: target.run_url}, logger), waits, progress:
-        return await waits.until_ended(target, on_change, on_error)
+    async with reporting_what_goes_on({run_short_id: record.run_url}, logger), waits, progress:
+        return await waits.until_ended(record, on_change, on_error)
 
 
 def _status_line(run: QATechRun, run_short_id: str) -> str:
@@ -182,22 +173,22 @@ async def wait_for_many(
         raise InvalidInputError(f"runs must be a list (put a single run into [...]), not {short_repr(runs)}")
     if not runs:
         raise InvalidInputError("runs must name at least one run: where nothing was tested, nothing has passed.")
-    targets = {target.run_short_id: target for target in map(_Target.of, runs)}
+    given = [_record_of(run) for run in runs]
+    records = {record.run_short_id: record for record in given}
     polling = polling or QATechPolling()
     # One looks for a stop of the process on behalf of all.
     waits = _Waits(credentials, timeout_seconds, polling, sleep)
     key = artifact_key or artifacts.artifact_key("progress", "runs")
     # By its description a retry of the flow run finds the bar again.
-    named = listed(list(targets), _MAX_NAMED, str)
-    progress = artifacts.Progress(f"{len(targets)} QA.tech runs: those that have ended ({named})", key)
-    many = _Many(waits, progress, len(targets))
-    many.going_on.update({target.run_short_id: target.run_url for target in targets.values()})
-    delays = delays_of_first_polls(len(targets), polling, timeout_seconds)
+    named = listed(list(records), _MAX_NAMED, str)
+    progress = artifacts.Progress(f"{len(records)} QA.tech runs: those that have ended ({named})", key)
+    many = _Many(waits, progress, len(records), going_on={run_id: run.run_url for run_id, run in records.items()})
+    delays = delays_of_first_polls(len(records), polling, timeout_seconds)
     async with reporting_what_goes_on(many.going_on, many.logger), waits, progress:
-        await all_unless_stopped([many.follow(*each) for each in zip(targets.values(), delays, strict=True)])
+        await all_unless_stopped([many.follow(*each) for each in zip(records.values(), delays, strict=True)])
     if many.errors:
-        raise RunsNotEnded(runs_not_ended(many.errors, len(targets)), runs=many.ended, errors=many.errors)
-    return [many.ended[_Target.of(run).run_short_id] for run in runs]
+        raise RunsNotEnded(runs_not_ended(many.errors, len(records)), runs=many.ended, errors=many.errors)
+    return [many.ended[record.run_short_id] for record in given]
 
 
 def delays_of_first_polls(number: int, polling: QATechPolling, timeout_seconds: float) -> list[float]:
@@ -213,24 +204,24 @@ class _Many:
     waits: _Waits
     progress: artifacts.Progress
     number: int
+    going_on: dict[str, str | None]
     logger: RunLogger = field(default_factory=run_logger)
-    going_on: dict[str, str | None] = field(default_factory=dict)
     ended: dict[str, QATechRun] = field(default_factory=dict)
     errors: dict[str, QATechError] = field(default_factory=dict)
     failed_polls: int = 0
 
-    async def follow(self, target: _Target, delay_seconds: float) -> None:
+    async def follow(self, record: QATechRunRecord, delay_seconds: float) -> None:
         """Wait for one of them; an error of its own keeps no other from being waited for."""
         await sleep(delay_seconds)
         try:
-            run = await self.waits.until_ended(target, self._on_change, self._on_error)
+            run = await self.waits.until_ended(record, self._on_change, self._on_error)
         except QATechError as error:
-            self.errors[target.run_short_id] = error
+            self.errors[record.run_short_id] = error
             self.logger.warning("%s", error)
         else:
-            self.ended[target.run_short_id] = run
-            self.logger.info("%s", _status_line(run, target.run_short_id))
-        del self.going_on[target.run_short_id]
+            self.ended[record.run_short_id] = run
+            self.logger.info("%s", _status_line(run, record.run_short_id))
+        del self.going_on[record.run_short_id]
         self._show()
 
     def _on_change(self, run: QATechRun) -> None:
