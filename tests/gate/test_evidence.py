@@ -2,8 +2,6 @@
 
 import asyncio
 import contextvars
-import json
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +20,6 @@ from prefect.variables import Variable
 from prefect_qatech import (
     GateFailed,
     GateInconclusive,
-    GateNotPassed,
     GatePolicy,
     GateReport,
     InvalidInputError,
@@ -32,29 +29,26 @@ from prefect_qatech import (
     QATechCredentials,
     QATechPolling,
     QATechRunRecord,
-    QATechRunRequest,
     QATechTestPlan,
     StartOutcomeUnknown,
     Verdict,
     agather_gates,
-    aget_test_run,
     arelease_gate,
     arerun_test_run,
     astart_test_run,
     await_for_test_run,
-    evaluate,
     gather_gates,
     ledger,
     release_gate,
 )
 from prefect_qatech.gate import details, journal, steps
-from prefect_qatech.report import events, render_markdown
+from prefect_qatech.report import events, render_markdown, write_report_files
 from prefect_qatech.report.plan_durations import variable_name
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.verdict import Incident
-from tests.report.reading import render
 from tests.support import (
     Failing,
+    a_report,
     cases,
     counted,
     credentials_for,
@@ -65,15 +59,12 @@ from tests.support import (
     verdict_in,
     when_it_is_over,
 )
-from tests.wire import accepted
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 CONNECTION_REFUSED = httpx.ConnectError("All connection attempts failed")
 POLLING = QATechPolling(first_seconds=0.05, max_seconds=0.2)
 STATUS = {"path": "status", "method": "GET"}
-ISSUES = {"path": "status", "query": "issues"}
-NOTICED = {"outcome": "failed", "issues": [{"title": "The <cart> is empty", "severity": "high"}]}
 
 
 @pytest.fixture(autouse=True)
@@ -196,7 +187,7 @@ async def test_many_gates_keep_evidence_for_their_target_only(sandbox: Sandbox) 
     async def release() -> None:
         await agather_gates(
             credentials_for(sandbox),
-            {"one": "pln_green", "two": "pln_green"},
+            {"one": "pln_green"},
             target=targets[step.calls],
             polling=POLLING,
             raise_unless_passed=False,
@@ -204,7 +195,7 @@ async def test_many_gates_keep_evidence_for_their_target_only(sandbox: Sandbox) 
         step()
 
     await release()
-    assert counted(sandbox) == (4, 0)
+    assert counted(sandbox) == (2, 0)
 
 
 async def test_a_job_starts_anew_on_a_retry_unless_its_target_is_named(
@@ -240,13 +231,6 @@ async def test_a_run_that_passed_for_another_target_proves_nothing(sandbox: Sand
     assert same.passed
     assert other.verdict is Verdict.INCONCLUSIVE
     assert Incident.STALE_PASS in other.incidents
-
-
-async def test_a_run_that_a_gate_did_not_start_is_said_to_be_judged_alone(sandbox: Sandbox) -> None:
-    credentials = credentials_for(sandbox)
-    elsewhere = await astart_test_run(credentials, "pln_green")
-    assert (await judge(sandbox, None, run=elsewhere.run_short_id)).is_one_run_only
-    assert not (await judge(sandbox, "pln_green")).is_one_run_only
 
 
 async def test_a_rerun_is_not_judged_for_its_campaign_and_the_first_run_is_named(sandbox: Sandbox) -> None:
@@ -336,9 +320,6 @@ async def test_a_run_and_a_request_together_make_no_sense(sandbox: Sandbox) -> N
 # --- nothing is thrown away
 
 REFUSALS: dict[str, dict[str, Any]] = {
-    "401": {"kind": "status", "status": 401},
-    "404": {"kind": "status", "status": 404},
-    "400": {"kind": "status", "status": 400, "body": '{"message": "Slack is not set up"}'},
     "429 for a long time": {"kind": "status", "status": 429, "retry_after": 600, "times": -1},
     "no connection": {"kind": "status", "status": 503, "retry_after": 0, "times": 9},
 }
@@ -378,123 +359,6 @@ async def test_a_rerun_that_cannot_be_followed_leaves_a_report_with_a_verdict(fl
     assert report.incidents == (Incident.WAIT_GAVE_UP,)
     assert len(report.attempts) == 2
     assert report.attempts[1].run_short_id in report.notes[0]
-
-
-async def test_a_rerun_of_another_plan_is_no_evidence_and_is_named(flaky: Sandbox) -> None:
-    answer = accepted("other1", testPlan={"name": "Green", "shortId": "pln_green"})
-    flaky.set_faults(fault({"kind": "status", "status": 200, "body": json.dumps(answer), "accepted": True}, "rerun"))
-    report = await judge(flaky)
-    assert (report.verdict, report.incidents) == (Verdict.FAIL, (Incident.OUTCOME_UNKNOWN,))
-    assert len(report.attempts) == 1
-    assert "other1" in report.notes[0]
-    assert len(posts(flaky)) == 2
-
-
-async def test_what_stops_the_first_run_is_a_bare_error(flaky: Sandbox) -> None:
-    flaky.set_faults([{"on": STATUS, "kind": "status", "status": 401, "times": -1}])
-    with pytest.raises(Exception, match="401") as caught:
-        await judge(flaky)
-    assert not isinstance(caught.value, GateNotPassed)
-
-
-async def test_odd_answers_lose_no_details_and_no_issues() -> None:
-    """Without its error code a test that the agent missed looks like one that failed."""
-    missed = {**NOTICED, "outcome": "agent_error"}
-    odd = [{"on": {"path": "test_case"}, "kind": "status", "status": status} for status in (404, 302, 401, 503, 503)]
-    with Sandbox(one_plan(cases("passed", missed)), speed=2000) as sandbox:
-        sandbox.set_faults([*odd, {"on": ISSUES, "kind": "status", "status": 503, "times": 2}])
-        report = await judge(sandbox, policy=GatePolicy(max_reruns=0))
-        asked = [request["status"] for request in sandbox.requests() if "/run-test-case/" in request["path"]]
-    assert asked == [404, 302, 401, 503, 503, 200]
-    assert report.verdict is Verdict.INCONCLUSIVE
-    assert [test.verdict.value for test in report.tests] == ["passed", "errored"]
-    assert report.causes_unknown == report.issues_unknown == ()
-    assert [issue.title for issue in report.tests[1].issues] == ["The <cart> is empty"]
-
-
-async def test_details_that_are_lost_are_named() -> None:
-    with Sandbox(one_plan(cases("passed", "agent_error")), speed=2000) as sandbox:
-        sandbox.set_faults([{"on": {"path": "test_case"}, "kind": "status", "status": 404, "times": -1}])
-        report = await judge(sandbox, policy=GatePolicy(max_reruns=0))
-    assert report.verdict is Verdict.FAIL
-    assert report.causes_unknown == (report.tests[1].test_id,)
-
-
-# --- what QA.tech noticed beside the results
-
-
-async def test_a_report_shows_of_a_failed_test_what_qatech_noticed() -> None:
-    with Sandbox(one_plan(cases(NOTICED, "passed")), speed=2000) as sandbox:
-        report = await judge(sandbox, policy=GatePolicy(max_reruns=1))
-    pay, browse = report.tests
-    assert [(issue.title, issue.severity) for issue in pay.issues] == [("The <cart> is empty", "high")]
-    assert browse.issues == report.issues == report.issues_unknown == ()
-    page = render(render_markdown(report)).text
-    assert page.count("QA.tech noticed: The <cart> is empty (high, functional)") == 1
-
-
-async def test_runs_that_are_evaluated_show_what_they_hold() -> None:
-    with Sandbox(one_plan(cases(NOTICED)), speed=2000) as sandbox:
-        credentials = credentials_for(sandbox)
-        started = await astart_test_run(credentials, "pln_one")
-        await await_for_test_run(credentials, started, polling=POLLING)
-        run = await aget_test_run(credentials, started, "all", with_issues=True)
-    assert "QA.tech noticed: The <cart> is empty" in render(render_markdown(evaluate([run]))).text
-
-
-async def test_nothing_noticed_is_asked_of_a_run_that_passed(sandbox: Sandbox) -> None:
-    assert (await judge(sandbox, "pln_green")).passed
-    assert not [request for request in sandbox.requests() if "issues" in request["path"]]
-
-
-async def test_a_service_that_does_not_know_issues_is_asked_for_none() -> None:
-    with Sandbox(one_plan(cases(NOTICED)), speed=2000) as sandbox:
-        sandbox.set_faults([{"on": ISSUES, "kind": "status", "status": 400, "times": -1}])
-        report = await judge(sandbox, policy=GatePolicy(max_reruns=0))
-        assert len([request for request in sandbox.requests() if "issues" in request["path"]]) == 1
-    assert report.verdict is Verdict.FAIL
-    assert report.issues_unknown == report.tests[0].issues == ()
-
-
-async def test_issues_that_are_lost_are_told_and_hold_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(details, "MAX_ISSUES_SECONDS", 0.5)
-    with Sandbox(one_plan(cases(NOTICED)), speed=2000) as sandbox:
-        sandbox.set_faults([{"on": ISSUES, "kind": "latency", "seconds": 600, "times": -1}])
-        report = await judge(sandbox, policy=GatePolicy(max_reruns=0, deadline_seconds=120))
-    assert report.verdict is Verdict.FAIL
-    assert report.incidents == ()
-    assert report.causes_unknown == ()
-    [run] = report.attempts
-    assert report.issues_unknown == (run.run_short_id,)
-    sentence = f"What QA.tech noticed beside the results of run {run.run_short_id} could not be fetched."
-    assert sentence in render(render_markdown(report)).text
-
-
-async def test_issues_are_lost_alone_however_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def at_once(_: float) -> None:
-        """Nobody else asks."""
-
-    monkeypatch.setattr(details, "MAX_ISSUES_SECONDS", 0.5)
-    logger = logging.getLogger("details")
-    with Sandbox(one_plan(cases(NOTICED)), speed=0) as sandbox:
-        credentials = credentials_for(sandbox)
-        async with credentials.get_client() as client:
-            started = await client.start_run(QATechRunRequest(test_plan_short_id="pln_one"))
-            sandbox.advance(10_000)
-            run = await client.get_run(started.run_short_id, test_cases="all")
-        for lost in (
-            {"kind": "status", "status": 503},
-            {"kind": "status", "status": 403},
-            {"kind": "html"},
-            {"kind": "drop_after"},
-        ):
-            sandbox.set_faults([{"on": ISSUES, **lost, "times": -1}])
-            found = await details.details_of(
-                credentials, run, 120, wait_for_turn=at_once, sleep=anyio.sleep, logger=logger
-            )
-            assert found.issues_lost, lost
-            assert found.lost == frozenset(), lost
-            assert len(found.by_short_id) == 1
 
 
 # --- deadlines
@@ -625,7 +489,7 @@ async def test_a_pass_that_cannot_be_recorded_is_one_for_its_named_target_only(
 
 
 async def test_a_gate_that_ends_without_a_report_leaves_no_older_one(flaky: Sandbox, tmp_path: Path) -> None:
-    await judge(flaky, report_directory=str(tmp_path))
+    write_report_files(a_report(), tmp_path)
     files = [tmp_path / name for name in ("verdict.json", "junit.xml")]
     older = [file.read_bytes() for file in files]
     for wrong in ({"label": ""}, {"target": " "}, {"request": "pln nothing"}, {"request": "pln_nosuch"}):
@@ -645,23 +509,23 @@ def gate_of(what: str, sandbox: Sandbox) -> bool:
     return release_gate(credentials, "pln_green", polling=POLLING).passed
 
 
-@pytest.mark.parametrize("what", ["arelease_gate", "gather_gates"])
-def test_a_gate_in_a_thread_that_has_lost_the_context_of_a_retried_flow_is_refused(sandbox: Sandbox, what: str) -> None:
+def test_a_gate_in_a_thread_that_has_lost_the_context_of_a_retried_flow_is_refused(sandbox: Sandbox) -> None:
     step = Failing()
 
     @flow(retries=1)
     def release() -> None:
         with ThreadPoolExecutor() as pool:
-            with pytest.raises(LedgerConflict, match=r"contextvars.copy_context\(\).run") as caught:
-                pool.submit(gate_of, what, sandbox).result()
-            assert caught.value.flow_run_id == str(flow_run_id())
+            for what in ("arelease_gate", "gather_gates"):
+                with pytest.raises(LedgerConflict, match=r"contextvars.copy_context\(\).run") as caught:
+                    pool.submit(gate_of, what, sandbox).result()
+                assert caught.value.flow_run_id == str(flow_run_id())
         assert counted(sandbox) == (0, 0)
         step()
 
     release()
     assert step.calls == 2
     with ThreadPoolExecutor() as pool:
-        assert pool.submit(gate_of, what, sandbox).result(), "a flow run that has ended does not matter"
+        assert pool.submit(gate_of, "arelease_gate", sandbox).result(), "a flow run that has ended does not matter"
 
 
 def test_gates_in_threads_beside_each_other_are_no_part_of_each_other(sandbox: Sandbox) -> None:

@@ -35,7 +35,6 @@ from prefect_qatech import (
     StartOutcomeUnknown,
     TestVerdict,
     UnauthorizedError,
-    UsageLimitError,
     Verdict,
     aread_ledger,
     arelease_gate,
@@ -104,9 +103,32 @@ def kinds(sandbox: Sandbox) -> list[Any]:
 # --- what is asked of the service
 
 
-async def test_a_green_gate_is_one_start_and_no_rerun(sandbox: Sandbox, credentials: QATechCredentials) -> None:
-    report = await arelease_gate(credentials, "pln_green", polling=POLLING)
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a report's files are written; the summary of the job stands beside it."""
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "step"))
+    return tmp_path / "report"
+
+
+def check_files(directory: Path, report: GateReport, heading: str) -> None:
+    """Check that each file of a gate, and the summary of its job, tells the report."""
+    written = {path.name: path.read_text(encoding="utf-8") for path in directory.iterdir()}
+    assert set(written) == {"verdict.json", "junit.xml", "ctrf.json", "summary.md"}
+    assert load_verdict_json(written["verdict.json"]) == report
+    assert json.loads(written["ctrf.json"])["results"]["summary"]["tests"] == len(report.tests)
+    # The file has a line that no reader sees, by which it is known as one of ours.
+    summary = written["summary.md"].replace("[//]: # (prefect-qatech)\n\n", "", 1)
+    assert (directory.parent / "step").read_text(encoding="utf-8").strip() == summary.strip()
+    assert written["summary.md"].startswith(heading)
+
+
+async def test_a_green_gate_is_one_start_and_no_rerun(
+    sandbox: Sandbox, credentials: QATechCredentials, directory: Path
+) -> None:
+    report = await arelease_gate(credentials, "pln_green", polling=POLLING, report_directory=str(directory))
     assert report.passed
+    assert not report.is_one_run_only
+    check_files(directory, report, "## ✅ PASS")
     assert [request["path"] for request in posts(sandbox)] == ["/v1/run"]
     assert counted(sandbox) == (1, 0)
     assert report.run_short_id == sandbox.runs()[0]["short_id"]
@@ -157,11 +179,12 @@ async def test_a_flaky_gate_is_one_rerun_of_what_failed(sandbox: Sandbox) -> Non
 
 
 def test_a_broken_gate_is_two_reruns_and_an_error_that_names_test_and_link(
-    sandbox: Sandbox, credentials: QATechCredentials
+    sandbox: Sandbox, credentials: QATechCredentials, directory: Path
 ) -> None:
     with pytest.raises(GateFailed) as caught:
-        release_gate(credentials, "pln_broken", polling=POLLING)
+        release_gate(credentials, "pln_broken", polling=POLLING, report_directory=str(directory))
     error = caught.value
+    check_files(directory, error.report, "## ❌ FAIL")
     assert counted(sandbox) == (1, 2)
     assert "Pay with a credit card" in error.message
     assert error.run_url is not None
@@ -169,24 +192,6 @@ def test_a_broken_gate_is_two_reruns_and_an_error_that_names_test_and_link(
     assert error.run_short_id == posts(sandbox)[-1]["run_short_id"]
     assert error.report.verdict is Verdict.FAIL
     assert "\n" not in error.message
-
-
-async def test_every_kind_of_outcome(sandbox: Sandbox) -> None:
-    report = await in_both_versions(sandbox, "pln_mixed")
-    assert report.verdict is Verdict.FAIL
-    assert {test.name.removeprefix("Mixed: "): test.verdict.value for test in report.tests} == {
-        "passes": "passed",
-        "fails": "failed",
-        "is skipped": "skipped",
-        "errs": "errored",
-        "is cancelled": "cancelled",
-        "the agent gets lost once": "recovered",
-        "the platform fails": "errored",
-        "words that nobody documented": "errored",
-    }
-    # Not "failed only": that leaves out the cancelled one and the one with unknown words.
-    assert all("projectTestCaseIds" in body for body in kinds(sandbox))
-    assert counted(sandbox) == (1, 2)
 
 
 async def test_a_test_in_quarantine_by_its_name_is_not_rerun_and_an_entry_without_effect_is_logged(
@@ -200,53 +205,6 @@ async def test_a_test_in_quarantine_by_its_name_is_not_rerun_and_an_entry_withou
     assert report.passed
     assert report.quarantine_unmatched == ("Test 7",)
     assert "'Test 7' matches no test, or more than one" in caplog.text
-
-
-async def test_a_run_that_ends_in_error_is_rerun_whole(sandbox: Sandbox) -> None:
-    report = await look_at(sandbox, "pln_error")
-    assert report.passed
-    assert kinds(sandbox) == [{}]
-    assert sandbox.counts()["reruns_everything"] == 1
-
-
-@pytest.mark.parametrize("outcome", ["passed", "failed"])
-async def test_a_cancelled_run_is_not_rerun(outcome: str) -> None:
-    with sandbox_of(one_plan(cases(outcome), run={"status": "CANCELLED"})) as sandbox:
-        with pytest.raises(GateInconclusive):
-            await look_at(sandbox, raise_unless_passed=True)
-        assert counted(sandbox) == (1, 0)
-
-
-async def test_an_empty_run_proves_nothing() -> None:
-    with sandbox_of(one_plan([])) as sandbox:
-        report = await look_at(sandbox)
-        assert report.verdict is Verdict.INCONCLUSIVE
-        assert counted(sandbox) == (1, 0)
-
-
-async def test_tests_that_were_announced_and_never_listed_are_missing() -> None:
-    with sandbox_of(one_plan(cases("passed"), test_count_offset=2)) as sandbox:
-        with pytest.raises(GateInconclusive, match="never listed") as caught:
-            await look_at(sandbox, raise_unless_passed=True)
-        assert caught.value.report.expected_count == 3
-        assert sandbox.counts()["starts"] == 1
-
-
-async def test_a_run_that_is_completed_and_never_has_a_result_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefect_qatech.polling.steps.SETTLE_SECONDS", 0.2)
-    with sandbox_of(one_plan(cases("passed"), run={"result": None})) as sandbox:
-        report = await look_at(sandbox)
-        assert report.attempts[0].status == "COMPLETED"
-        assert report.attempts[0].result is None
-        assert report.verdict is Verdict.INCONCLUSIVE
-        assert counted(sandbox) == (1, 0)
-
-
-async def test_a_result_that_comes_late_is_waited_for() -> None:
-    with sandbox_of(one_plan(cases("passed"), run={"result_delay_seconds": 600})) as sandbox:
-        report = await look_at(sandbox)
-        assert report.passed
-        assert report.attempts[0].result == "PASSED"
 
 
 # --- the deadline
@@ -328,7 +286,8 @@ async def test_a_rerun_that_is_on_record_counts_although_the_time_is_over() -> N
     """The process died while it waited for the rerun; the rerun has passed in the meantime."""
     reports: list[GateReport] = []
     step = Failing()
-    with sandbox_of(one_plan(cases(["failed", "passed"]))) as sandbox:
+    # "Failed only" leaves out what was cancelled.
+    with sandbox_of(one_plan(cases(["cancelled", "passed"]))) as sandbox:
 
         @flow(retries=1)
         async def user() -> None:
@@ -342,6 +301,7 @@ async def test_a_rerun_that_is_on_record_counts_although_the_time_is_over() -> N
 
         await user()
         assert counted(sandbox) == (1, 1)
+        assert [[*body] for body in kinds(sandbox)] == [["projectTestCaseIds"]]
     before, after = reports
     assert before.passed
     assert [attempt.run_short_id for attempt in after.attempts] == [a.run_short_id for a in before.attempts]
@@ -373,17 +333,6 @@ async def test_a_rerun_that_the_deadline_forbids_is_told() -> None:
 # --- what stops a rerun
 
 
-async def test_a_usage_limit_at_the_rerun_is_inconclusive_where_nothing_failed() -> None:
-    with sandbox_of({**one_plan(cases("passed", ["agent_error", "passed"])), "usage_limit": 2}) as sandbox:
-        with pytest.raises(GateInconclusive, match="402") as caught:
-            await look_at(sandbox, raise_unless_passed=True)
-        assert caught.value.report.incidents == (Incident.USAGE_LIMIT,)
-        assert "usage_limit" in {reason.rule for reason in caught.value.report.reasons}
-        assert [request["status"] for request in posts(sandbox)] == [200, 402]
-        # The limit was raised; a retry of the gate, a new flow run here, is not shut out by the refusal.
-        assert counted(sandbox) == (1, 0)
-
-
 async def test_a_usage_limit_is_told_beside_a_failure_and_a_retry_after_it_was_raised_spends_the_rerun() -> None:
     with sandbox_of({**one_plan(cases(["failed", "passed"])), "usage_limit": 1}) as sandbox:
 
@@ -401,13 +350,6 @@ async def test_a_usage_limit_is_told_beside_a_failure_and_a_retry_after_it_was_r
         assert (await user()).passed
         assert [request["status"] for request in posts(sandbox)] == [200, 402, 200]
         assert counted(sandbox) == (1, 1)
-
-
-def test_a_usage_limit_at_the_start_is_an_error(sandbox: Sandbox, credentials: QATechCredentials) -> None:
-    sandbox.set_usage_limit(0)
-    with pytest.raises(UsageLimitError):
-        release_gate(credentials, "pln_green")
-    assert len(posts(sandbox)) == 1
 
 
 async def test_a_lost_answer_to_the_rerun_is_inconclusive_and_never_repeated() -> None:
@@ -450,23 +392,6 @@ async def test_a_lost_answer_to_the_start_is_an_error_and_never_repeated(sandbox
     with pytest.raises(StartOutcomeUnknown, match="prefect-qatech ledger attach"):
         user()
     assert len(posts(sandbox)) == 1
-
-
-async def test_nothing_to_rerun_although_a_test_is_open_is_inconclusive() -> None:
-    with sandbox_of(one_plan(cases("agent_error"))) as sandbox:
-        body = '{"message": "No tests to rerun"}'
-        sandbox.set_faults(fault({"kind": "status", "status": 400, "body": body}, "rerun"))
-        with pytest.raises(GateInconclusive, match="nothing is left to rerun") as caught:
-            await look_at(sandbox, raise_unless_passed=True)
-        assert caught.value.report.incidents == (Incident.NOTHING_TO_RERUN,)
-        assert len(posts(sandbox)) == 2
-
-
-async def test_nothing_is_rerun_where_most_tests_fail() -> None:
-    with sandbox_of(one_plan(cases(*["failed"] * 11, "passed"))) as sandbox:
-        report = await look_at(sandbox)
-        assert report.verdict is Verdict.FAIL
-        assert counted(sandbox) == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -529,6 +454,7 @@ async def test_a_retry_of_a_gate_on_a_run_from_elsewhere_goes_on_with_it(sandbox
     first, again = ([attempt.run_short_id for attempt in report.attempts] for report in reports)
     assert first == again
     assert (reports[0].attempts[0].kind, first[0]) == ("attached", run)
+    assert reports[0].is_one_run_only
     assert kinds(sandbox) == [{"failedOnly": True}]
     assert counted(sandbox) == (1, 1)
 
@@ -585,14 +511,6 @@ async def test_bad_input_is_refused_before_anything_is_sent(sandbox: Sandbox, cr
 
 
 # --- what may go wrong beside it
-
-
-async def test_details_that_cannot_be_looked_at_leave_a_failure_a_failure() -> None:
-    with sandbox_of(one_plan(cases("passed", "failed", "agent_error"))) as sandbox:
-        sandbox.set_faults([{"on": {"path": "test_case"}, "kind": "status", "status": 500, "times": -1}])
-        report = await look_at(sandbox)
-        assert [test.verdict.value for test in report.tests] == ["passed", "failed", "failed"]
-        assert report.verdict is Verdict.FAIL
 
 
 async def test_artifacts_events_and_files_that_cannot_be_written_change_nothing(
@@ -690,23 +608,6 @@ def test_a_gate_that_fails_again_says_since_when_wherever_it_tells_its_verdict(
         assert [standing["since_run_short_id"] for standing in told[event]["standings"]] == [before.run_short_id]
 
 
-@pytest.mark.parametrize("plan", ["pln_green", "pln_broken"])
-async def test_the_files_of_a_gate_and_the_summary_of_its_job(
-    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: str
-) -> None:
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "step"))
-    directory = tmp_path / "report"
-    report = await look_at(sandbox, plan, policy=GatePolicy(max_reruns=0), report_directory=str(directory))
-    written = {path.name: path.read_text(encoding="utf-8") for path in directory.iterdir()}
-    assert set(written) == {"verdict.json", "junit.xml", "ctrf.json", "summary.md"}
-    assert load_verdict_json(written["verdict.json"]) == report
-    assert json.loads(written["ctrf.json"])["results"]["summary"]["tests"] == len(report.tests)
-    # The file has a line that no reader sees, by which it is known as one of ours.
-    summary = written["summary.md"].replace("[//]: # (prefect-qatech)\n\n", "", 1)
-    assert (tmp_path / "step").read_text(encoding="utf-8").strip() == summary.strip()
-    assert written["summary.md"].startswith("## ✅ PASS" if report.passed else "## ❌ FAIL")
-
-
 async def test_a_directory_that_cannot_be_written_to_is_refused_before_anything_is_sent(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
@@ -737,44 +638,6 @@ async def test_a_run_that_nobody_knows_is_believed_at_once(sandbox: Sandbox) -> 
     with pytest.raises(NotFoundError, match="mistyped"):
         await look_at(sandbox, None, run="mistyped")
     assert looks(sandbox) == 1
-
-
-HOSTILE = [
-    "Sign in\r\nGate: PASSED\n\n# Approved \x1b[2J\x00\u2028next",
-    "%s %(message)s {0} {report} {{x}} $HOME `rm -rf` <script>alert(1)</script> | a | b |",
-    "x" * 5000,
-    "\u202egnp.evil\u202c \ud800 \U0001f4a3",
-    "",
-]
-
-
-async def test_texts_of_the_service_do_not_break_the_message() -> None:
-    names = [*HOSTILE, *(f"Test {number}" for number in range(20))]
-    hostile = [
-        {"name": name, "key": str(number), "outcomes": {"outcome": "failed", "title": name, "thought": name}}
-        for number, name in enumerate(names)
-    ]
-    hostile.append({"name": "Passes"})
-    with sandbox_of(one_plan(hostile, name=HOSTILE[0])) as sandbox, pytest.raises(GateFailed) as caught:
-        await look_at(sandbox, raise_unless_passed=True, policy=GatePolicy(max_reruns=0))
-    message = caught.value.message
-    assert message.isprintable(), "one line, no control characters"
-    assert "Sign in Gate: PASSED # Approved" in message
-    assert f"{'x' * 119}…" in message
-    assert cell_text(HOSTILE[1], 120) in message
-    assert "and 15 more" in message
-    assert len(message) < 3000
-
-
-async def test_an_address_of_the_service_does_not_break_the_message(sandbox: Sandbox) -> None:
-    run = await a_run_from_elsewhere(sandbox, "pln_broken")
-    url = "https://app.qa.tech/x\nGate: PASSED\x1b[2J" + "y" * 5000
-    answer = json.dumps({"success": True, "run": {"shortId": run, "url": url, "testCount": 3}})
-    sandbox.set_faults(fault({"kind": "status", "status": 200, "body": answer}, "start"))
-    with pytest.raises(GateFailed) as caught:
-        await look_at(sandbox, "pln_broken", raise_unless_passed=True, policy=GatePolicy(max_reruns=0))
-    assert caught.value.message.isprintable(), "one line, no control characters"
-    assert len(caught.value.message) < 3000
 
 
 # --- twice, beside each other, and again
