@@ -210,7 +210,8 @@ class GateCampaign:
             )
 
     def _next_rerun(self) -> Rerun | None:
-        decision = next_rerun(self.campaign, self.policy, now=datetime.now(timezone.utc), incidents=self.incidents)
+        today = self.policy.quarantine_day(datetime.now(timezone.utc))
+        decision = next_rerun(self.campaign, self.policy, today=today, incidents=self.incidents)
         if isinstance(decision, Rerun):
             return decision
         if decision.reason not in ("nothing_open", "gate_passes"):

@@ -25,12 +25,10 @@ from prefect_qatech.report.release_check import report_release_check
 from prefect_qatech.report.subject import GateSubject
 from prefect_qatech.texts import cut, cut_to_bytes
 from prefect_qatech.verdict import (
-    Attempt,
     GatePolicy,
     GateVerdict,
     Incident,
     Outcome,
-    ReleaseCheckEvidence,
     TestVerdict,
 )
 from prefect_qatech.verdict.identity import (
@@ -169,11 +167,12 @@ def build_report(
     quarantine, unmatched = resolve_quarantine(policy, campaign.names)
     checked = release_check.evidence if release_check is not None else None
     noticed = noticed_in(campaign, (shown.case.short_id for shown, bad in map(_shown, campaign.tests.values()) if bad))
-    verdict = _judge(campaign, campaign.attempts, policy, today, checked, incidents)
+    verdict = judge_named(campaign, policy, incidents=incidents, today=today, release_check=checked)
+    first_alone = replace(campaign, attempts=campaign.attempts[:1])
     return GateReport(
         **dict(subject),
         verdict=verdict.verdict,
-        verdict_without_reruns=_judge(campaign, campaign.attempts[:1], policy, today, checked).verdict,
+        verdict_without_reruns=judge_named(first_alone, policy, today=today, release_check=checked).verdict,
         reasons=tuple(
             ReportedReason(rule=r.rule, verdict=r.verdict, sentence=r.sentence, test_ids=r.test_ids)
             for r in verdict.reasons
@@ -195,26 +194,6 @@ def build_report(
         issues=noticed[None].issues,
         issue_count=noticed[None].count,
         issues_unknown=tuple(attempt.run.run_short_id for attempt in campaign.observed if attempt.issues_lost),
-    )
-
-
-def _judge(
-    campaign: Campaign,
-    attempts: Sequence[Attempt],
-    policy: GatePolicy,
-    today: date,
-    release_check: ReleaseCheckEvidence | None,
-    incidents: Iterable[Incident] = (),
-) -> GateVerdict:
-    return judge_named(
-        campaign.names,
-        campaign.expected,
-        attempts,
-        policy,
-        expected_count=campaign.expected_count,
-        incidents=incidents,
-        today=today,
-        release_check=release_check,
     )
 
 

@@ -22,7 +22,6 @@ from prefect_qatech.addresses import safe_url
 from prefect_qatech.inputs import CleanText
 from prefect_qatech.report.subject import GateSubject
 from prefect_qatech.verdict import (
-    Attempt,
     GatePolicy,
     GateVerdict,
     Incident,
@@ -33,10 +32,10 @@ from prefect_qatech.verdict import (
     Rerun,
     TestVerdict,
     Verdict,
-    plan_rerun,
 )
-from prefect_qatech.verdict.identity import AttemptKind, attempt_of, resolve_quarantine
+from prefect_qatech.verdict.identity import AttemptKind, Evidence, attempt_of, resolve_quarantine
 from prefect_qatech.verdict.judge import judge_named
+from prefect_qatech.verdict.rerun import next_rerun
 
 SCHEMA_VERSION = 1
 
@@ -390,16 +389,8 @@ class GateReport(GateSubject):
         if today is None:
             same_zone = policy.quarantine_time_zone == self.policy.quarantine_time_zone
             today = self.judged_on if same_zone or not self.ended_at else policy.quarantine_day(self.ended_at)
-        return judge_named(
-            self._names,
-            [test.test_id for test in self.tests if test.expected],
-            self._attempts,
-            policy,
-            expected_count=self.expected_count,
-            incidents=self.incidents,
-            today=today,
-            release_check=self.release_check.evidence if self.release_check else None,
-        )
+        check = self.release_check.evidence if self.release_check else None
+        return judge_named(self._evidence, policy, incidents=self.incidents, today=today, release_check=check)
 
     def next_rerun(self, *, incidents: Iterable[Incident] = ()) -> Rerun | NoRerun:
         """Return what the policy would have rerun next, on the evidence of this report.
@@ -407,24 +398,18 @@ class GateReport(GateSubject):
         Args:
             incidents: What is held against the campaign.
         """
-        policy, _ = resolve_quarantine(self.policy, self._names)
-        return plan_rerun(
-            [test.test_id for test in self.tests if test.expected],
-            self._attempts,
-            policy,
-            expected_count=self.expected_count,
-            incidents=incidents,
-            today=self.judged_on or date.min,
-        )
+        return next_rerun(self._evidence, self.policy, today=self.judged_on or date.min, incidents=incidents)
 
     @property
     def quarantine(self) -> dict[str, QuarantineEntry]:
         """Test id to the policy's quarantine entry for it, expired ones included."""
-        return resolve_quarantine(self.policy, self._names)[0].quarantine
+        return resolve_quarantine(self.policy, self._evidence.names)[0].quarantine
 
     @property
-    def _attempts(self) -> list[Attempt]:
-        return [
+    def _evidence(self) -> Evidence:
+        names = {test.test_id: test.name for test in self.tests}
+        expected = [test.test_id for test in self.tests if test.expected]
+        attempts = [
             attempt_of(
                 attempt.status,
                 attempt.result,
@@ -436,10 +421,7 @@ class GateReport(GateSubject):
             )
             for attempt in self.attempts
         ]
-
-    @property
-    def _names(self) -> dict[str, str]:
-        return {test.test_id: test.name for test in self.tests}
+        return Evidence(names, expected, self.expected_count, attempts)
 
 
 class GatesReport(BaseModel):

@@ -106,27 +106,33 @@ class CampaignTest:
 
 
 @dataclass(frozen=True)
-class Campaign:
-    """The attempts of one gate, with each test recognised across them.
+class Evidence:
+    """What a verdict, and the next rerun, go by.
 
     Attributes:
-        observed: What was observed, in attempt order.
-        tests: Test id to what is known of the test, in the order of first appearance.
+        names: Test id to name, of all tests of the campaign.
         expected: Ids of the tests of attempt 0.
         expected_count: How many tests attempt 0 was to have, by the answer to its POST.
         attempts: What `judge` takes.
     """
 
+    names: Mapping[str, str]
+    expected: Sequence[str]
+    expected_count: int | None
+    attempts: Sequence[Attempt]
+
+
+@dataclass(frozen=True)
+class Campaign(Evidence):
+    """The attempts of one gate, with each test recognised across them.
+
+    Attributes:
+        observed: What was observed, in attempt order.
+        tests: Test id to what is known of the test, in the order of first appearance.
+    """
+
     observed: tuple[ObservedAttempt, ...]
     tests: Mapping[str, CampaignTest]
-    expected: tuple[str, ...]
-    expected_count: int | None
-    attempts: tuple[Attempt, ...]
-
-    @property
-    def names(self) -> dict[str, str]:
-        """Test id to name."""
-        return {test_id: test.name for test_id, test in self.tests.items()}
 
     @property
     def causes_unknown(self) -> tuple[str, ...]:
@@ -175,7 +181,9 @@ def recognise(observed: Sequence[ObservedAttempt]) -> Campaign:
         for number, attempt in enumerate(observed)
     )
     expected = tuple(test_id for test_id, test in tests.items() if 0 in test.executions)
-    return Campaign(tuple(observed), tests, expected, observed[0].test_count if observed else None, attempts)
+    names = {test_id: test.name for test_id, test in tests.items()}
+    count = observed[0].test_count if observed else None
+    return Campaign(names, expected, count, attempts, tuple(observed), tests)
 
 
 def attempt_of(status: str, result: str | None, outcomes: Mapping[str, Outcome]) -> Attempt:

@@ -12,7 +12,7 @@ from datetime import date
 from fractions import Fraction
 
 from prefect_qatech.texts import counted
-from prefect_qatech.verdict.identity import resolve_quarantine
+from prefect_qatech.verdict.identity import Evidence, resolve_quarantine
 from prefect_qatech.verdict.outcomes import (
     DECIDED,
     DECIDING,
@@ -381,31 +381,23 @@ def _notes(survey: Survey) -> Iterable[Reason]:
 
 
 def judge_named(
-    names: Mapping[str, str],
-    expected: Iterable[str],
-    attempts: Sequence[Attempt],
+    evidence: Evidence,
     policy: GatePolicy,
     *,
-    expected_count: int | None,
     incidents: Iterable[Incident] = (),
     today: date | None,
     release_check: ReleaseCheckEvidence | None = None,
 ) -> GateVerdict:
     """Judge by a policy as people write it, and say which of its quarantine entries are not applied.
 
-    Args:
-        names: Test id to name, of all tests of the campaign.
-        expected, attempts, policy, expected_count, incidents, today, release_check: As for `judge`.
-
-    Returns:
-        The verdict; a reason of the rule `quarantine_unmatched` names keys of the quarantine instead of tests.
+    A reason of the rule `quarantine_unmatched` names keys of the quarantine instead of tests.
     """
-    resolved, unmatched = resolve_quarantine(policy, names)
+    resolved, unmatched = resolve_quarantine(policy, evidence.names)
     gate = judge(
-        expected,
-        attempts,
+        evidence.expected,
+        evidence.attempts,
         resolved,
-        expected_count=expected_count,
+        expected_count=evidence.expected_count,
         incidents=incidents,
         today=today,
         release_check=release_check,

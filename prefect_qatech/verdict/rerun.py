@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
 from typing import Literal
 
 from prefect_qatech.texts import counted
-from prefect_qatech.verdict.identity import Campaign, resolve_quarantine
+from prefect_qatech.verdict.identity import Evidence, resolve_quarantine
 from prefect_qatech.verdict.judge import GateVerdict, Incident, Survey, judge, limit_of
 from prefect_qatech.verdict.outcomes import Attempt, Outcome, Verdict
 from prefect_qatech.verdict.policy import DEFAULT_POLICY, GatePolicy
@@ -147,19 +147,15 @@ def _rerun_of_open_tests(survey: Survey) -> Rerun:
 
 
 def next_rerun(
-    campaign: Campaign, policy: GatePolicy, *, now: datetime, incidents: Iterable[Incident] = ()
+    evidence: Evidence, policy: GatePolicy, *, today: date | None, incidents: Iterable[Incident] = ()
 ) -> Rerun | NoRerun:
-    """Decide what to rerun, if anything: `plan_rerun`, for what was observed.
-
-    Returns:
-        What to ask for, or why nothing is asked for.
-    """
-    resolved, _ = resolve_quarantine(policy, campaign.names)
+    """Decide what to rerun, if anything: `plan_rerun`, by a policy as people write it."""
+    resolved, _ = resolve_quarantine(policy, evidence.names)
     return plan_rerun(
-        campaign.expected,
-        campaign.attempts,
+        evidence.expected,
+        evidence.attempts,
         resolved,
-        expected_count=campaign.expected_count,
+        expected_count=evidence.expected_count,
         incidents=incidents,
-        today=policy.quarantine_day(now),
+        today=today,
     )

@@ -31,7 +31,7 @@ from tests.observed import FAILED, NOW, attempt, case
 
 def test_no_attempt() -> None:
     campaign = recognise([])
-    assert campaign == Campaign((), {}, (), None, ())
+    assert campaign == Campaign({}, (), None, (), (), {})
     report = build_report(campaign, GatePolicy(), ended_at=NOW)
     assert report.verdict is Verdict.INCONCLUSIVE
     assert (report.run_short_id, report.run_url, report.started_at) == (None, None, None)

@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date, datetime, timezone
+from datetime import date
 from itertools import pairwise, permutations
 from types import FrameType
 from typing import Any
@@ -23,6 +23,7 @@ from prefect_qatech.verdict.identity import (
     NAME_LENGTH,
     Campaign,
     CampaignTest,
+    Evidence,
     ObservedAttempt,
     attempt_of,
     recognise,
@@ -370,7 +371,9 @@ def test_a_quarantine_takes_a_test_by_its_id_or_its_name(key: str) -> None:
     assert (report.verdict, report.quarantine_unmatched) == (Verdict.PASS, ())
     assert [test.quarantined for test in report.tests] == [False, True]
     assert list(report.quarantine) == ["2"]
-    assert isinstance(next_rerun(recognise([observed]), policy, now=NOW), NoRerun), "it does not block: no rerun"
+    assert isinstance(next_rerun(recognise([observed]), policy, today=NOW.date()), NoRerun), (
+        "it does not block: no rerun"
+    )
 
 
 @pytest.mark.parametrize(
@@ -398,7 +401,7 @@ def test_a_quarantine_entry_that_matches_no_test_or_more_than_one_has_no_effect(
     assert report.quarantine == {}
     [reason] = [reason for reason in report.reasons if reason.rule == "quarantine_unmatched"]
     assert (reason.verdict, reason.test_ids) == (Verdict.PASS, (key,))
-    assert isinstance(next_rerun(campaign, policy, now=NOW), Rerun), "it blocks, so that it is rerun"
+    assert isinstance(next_rerun(campaign, policy, today=NOW.date()), Rerun), "it blocks, so that it is rerun"
     kept = GateReport.model_validate_json(report.model_dump_json())
     assert kept.judge_again(policy).reasons[-1].test_ids == (key,)
 
@@ -441,21 +444,21 @@ def test_a_quarantine_expires_by_its_time_zone(zone: str, verdict: Verdict) -> N
     policy, campaign = quarantined("Pay", expires=NOW.date(), quarantine_time_zone=zone), recognise([two("a", "Pay")])
     report = build_report(campaign, policy, ended_at=NOW)
     assert report.verdict is verdict
-    assert isinstance(next_rerun(campaign, policy, now=NOW), Rerun) is (verdict is Verdict.FAIL)
+    made = next_rerun(campaign, policy, today=policy.quarantine_day(NOW))
+    assert isinstance(made, Rerun) is (verdict is Verdict.FAIL)
     assert report.judge_again(policy).verdict is verdict
     elsewhere = build_report(campaign, GatePolicy(), ended_at=NOW)
     assert elsewhere.judge_again(policy).verdict is verdict, "another policy brings its own time zone"
 
 
 def test_what_is_next_to_rerun_knows_how_many_tests_were_promised_and_what_happened() -> None:
-    promised = Campaign((), {}, ("a",), 3, (run("a:f"),))
-    now = datetime(2026, 9, 1, tzinfo=timezone.utc)
-    made = next_rerun(promised, GatePolicy(), now=now)
+    promised, today = Evidence({}, ("a",), 3, (run("a:f"),)), date(2026, 9, 1)
+    made = next_rerun(promised, GatePolicy(), today=today)
     assert isinstance(made, NoRerun)
     assert "never listed" in made.sentence
     whole = replace(promised, expected_count=1)
-    assert next_rerun(whole, GatePolicy(), now=now) == Rerun("failed_only", ("a",))
-    lost = next_rerun(whole, GatePolicy(), now=now, incidents=[Incident.WAIT_GAVE_UP])
+    assert next_rerun(whole, GatePolicy(), today=today) == Rerun("failed_only", ("a",))
+    lost = next_rerun(whole, GatePolicy(), today=today, incidents=[Incident.WAIT_GAVE_UP])
     assert isinstance(lost, NoRerun)
     assert lost.reason == "cannot_help"
 
@@ -482,4 +485,4 @@ def test_a_run_that_is_completed_without_a_result_has_not_ended(status: str, res
 
 
 def test_a_campaign_of_no_run_is_empty() -> None:
-    assert recognise([]) == Campaign((), {}, (), None, ())
+    assert recognise([]) == Campaign({}, (), None, (), (), {})

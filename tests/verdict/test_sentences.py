@@ -19,6 +19,7 @@ from prefect_qatech.verdict import (
     judge,
     plan_rerun,
 )
+from prefect_qatech.verdict.identity import Evidence
 from prefect_qatech.verdict.judge import judge_named
 from tests.verdict.runs import FAIL, INCONCLUSIVE, PASS, TODAY, quarantine, run, suite
 
@@ -277,16 +278,15 @@ def test_an_entry_without_effect_is_named(keys: list[str], what: str) -> None:
     policy = GatePolicy(quarantine=quarantine(*keys, "Pay"))
     names = {"a": "Sign in", "b": "Pay"}
     blocked = check(blockers=1)
-    judged = judge_named(names, "ab", [run("a:p b:f")], policy, expected_count=3, today=TODAY, **blocked)
+    judged = judge_named(Evidence(names, "ab", 3, [run("a:p b:f")]), policy, today=TODAY, **blocked)
     assert {reason.rule for reason in judged.blocking} == {"max_undecided", "release_check_blockers"}
     reason = judged.reasons[-1]
     assert (reason.rule, reason.verdict, reason.test_ids) == ("quarantine_unmatched", PASS, tuple(keys))
     assert reason.sentence == (
         f"{what}, or more than one, and so had no effect: name a test's id, or its exact and unique name."
     )
-    happened = judge_named(
-        names, "ab", [GOOD], policy, expected_count=2, today=TODAY, incidents=[Incident.DEADLINE_PASSED]
-    )
+    evidence = Evidence(names, "ab", 2, [GOOD])
+    happened = judge_named(evidence, policy, today=TODAY, incidents=[Incident.DEADLINE_PASSED])
     assert [reason.rule for reason in happened.blocking] == ["deadline_passed"]
 
 
