@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
+from uuid import UUID
 
 from prefect_qatech import ledger
 from prefect_qatech._prefect import check_that_prefect_returns_results, rename_own_task_run, run_logger
 from prefect_qatech.api.catalogue import QATechNewTestCase, QATechReleaseCheckRequest
 from prefect_qatech.api.client import QATechClient
-from prefect_qatech.api.lookup import Wanted
+from prefect_qatech.api.lookup import remembered_in, resolve
+from prefect_qatech.api.names import needs_answers
 from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest
 from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.inputs import check_name, check_target
@@ -95,10 +97,21 @@ async def send_once(
     check_that_prefect_returns_results()
     # Opened before the ledger knows of anything: unusable credentials leave no trace.
     async with credentials.get_client() as client:
-        wanted = Wanted(client, request, has_names=has_names, beside=beside)
+        wanted = request
+        asks = has_names and any(needs_answers(each) for each in (request, beside) if each is not None)
+
+        async def prepare(flow_run_id: UUID | None) -> None:
+            nonlocal wanted
+            await client.know_project()
+            if asks:
+                remembered = remembered_in(flow_run_id, client)
+                if beside is not None:
+                    await resolve(client, beside, remembered)
+                wanted = await resolve(client, request, remembered)
+
         return await ledger.once(
             call,
-            lambda: send(client, wanted.request),
+            lambda: send(client, wanted),
             post_seconds=credentials.timeout_seconds,
-            prepare=wanted.prepare,
+            prepare=prepare if asks or client.has_project_name else None,
         )

@@ -145,19 +145,14 @@ class Exchange:
         """When it was sent, ISO 8601."""
         return self.sent_at.isoformat(timespec="seconds")
 
-    def timed_out(self, seconds: float, *, nothing_was_sent: bool) -> QATechAPIError | StartOutcomeUnknown:
-        """Return the error of a request without a complete answer in time."""
-        what = f"no complete answer within {seconds:g} s"
-        return self._without_answer(TimeoutError(), what, nothing_was_sent=nothing_was_sent)
-
-    def failed(self, error: Exception, *, nothing_was_sent: bool) -> QATechAPIError | StartOutcomeUnknown:
-        """Return the error of a request that httpx gave up."""
-        what = f"{type(error).__name__}: {self.clean(str(error))}".rstrip(": ")
-        return self._without_answer(error, what, nothing_was_sent=nothing_was_sent)
-
-    def _without_answer(
-        self, error: Exception, what: str, *, nothing_was_sent: bool
+    def without_answer(
+        self, error: Exception, seconds: float, *, nothing_was_sent: bool
     ) -> QATechAPIError | StartOutcomeUnknown:
+        """Return the error of a request that httpx gave up, or without a complete answer in so many seconds."""
+        if isinstance(error, TimeoutError):
+            what = f"no complete answer within {seconds:g} s"
+        else:
+            what = f"{type(error).__name__}: {self.clean(str(error))}".rstrip(": ")
         assessment = assess_transport_error(self.method, error, nothing_was_sent=nothing_was_sent)
         if assessment.outcome_unknown:
             return self.outcome_unknown(f"there was no answer that could be read ({what})")

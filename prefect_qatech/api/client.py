@@ -29,7 +29,7 @@ from prefect_qatech.api.catalogue import (
 )
 from prefect_qatech.api.ids import check_id, check_run_short_id, names
 from prefect_qatech.api.lists import Lists
-from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest, body_of
+from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest
 from prefect_qatech.api.responses import QATechRun, QATechRunTestCaseDetails, QATechStartedRun
 from prefect_qatech.api.uploads import BuildFile, UploadAddress, UploadedFile, put_file
 from prefect_qatech.exceptions import (
@@ -88,8 +88,14 @@ class QATechClient(Lists):
             StartOutcomeUnknown: It may or may not have been started.
             QATechAPIError: It was surely not started; `retryable` tells whether it may be sent again.
         """
+        if request.is_selection:
+            # The API ignores fields that it does not know, and would run the default plan.
+            raise InvalidInputError(
+                "labels and application_short_id have to be resolved to test cases before a run is started, as "
+                "start_test_run and release_gate do; the API does not know them."
+            )
         exchange = self._exchange("POST", "run", ids=request.ids())
-        run = await self._start(exchange, body_of(request))
+        run = await self._start(exchange, request.to_json())
         self._check_plan(request.test_plan_short_id, run, exchange)
         asked = len(set(request.test_case_ids or ()))
         return run.model_copy(update={"test_count": asked}) if asked > (run.test_count or 0) else run
@@ -116,7 +122,7 @@ class QATechClient(Lists):
         path = f"run/{check_run_short_id(run_short_id)}"
         ids = {"run": run_short_id, **request.ids()}
         exchange = self._exchange("POST", path, run_short_id=run_short_id, ids=ids)
-        run = await self._start(exchange, body_of(request))
+        run = await self._start(exchange, request.to_json())
         if run.run_short_id == run_short_id:
             raise exchange.outcome_unknown("the answer names the run that was to be rerun, and no new one")
         self._check_plan(plan_short_id, run, exchange)
@@ -315,7 +321,7 @@ class QATechClient(Lists):
         return await self._make(
             QATechCreatedTestCase,
             "test-cases",
-            body_of(request),
+            request.to_json(),
             ids=request.ids(),
             makes="test case",
             within="testCase",
@@ -332,7 +338,7 @@ class QATechClient(Lists):
             QATechAPIError: It was surely not started; `retryable` tells whether it may be sent again.
         """
         return await self._make(
-            QATechStartedReleaseCheck, "release-checks", body_of(request), ids=request.ids(), makes="release check"
+            QATechStartedReleaseCheck, "release-checks", request.to_json(), ids=request.ids(), makes="release check"
         )
 
     async def get_release_check(self, release_check_short_id: str) -> QATechReleaseCheck:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
-from uuid import UUID
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -119,40 +118,3 @@ async def _ask(client: QATechClient, question: Question) -> Sequence[Any]:
     if question.kind == "environment":
         return await client.list_environments(question.application or "")
     return await client.list_test_cases(application_short_id=question.application)
-
-
-class Wanted(Generic[RequestT]):
-    """A request on its way to its POST: before the intent, and only where nothing is on record, names become ids.
-
-    Attributes:
-        request: The request, as far as it is resolved.
-    """
-
-    def __init__(
-        self, client: QATechClient, request: RequestT, *, has_names: bool = True, beside: Request | None = None
-    ) -> None:
-        """Take a request.
-
-        Args:
-            client: A client that is open.
-            request: What a user has given.
-            has_names: Whether names in it are to be looked up.
-            beside: A request that is sent later: its names must mean something before this one is sent.
-        """
-        self.request = request
-        self._beside = beside
-        self._client = client
-        self._has_names = has_names and (needs_answers(request) or (beside is not None and needs_answers(beside)))
-
-    @property
-    def prepare(self) -> Callable[[UUID | None], Awaitable[None]] | None:
-        """The work before the intent; None where nothing has to be asked for."""
-        return self._resolve if self._has_names or self._client.has_project_name else None
-
-    async def _resolve(self, flow_run_id: UUID | None) -> None:
-        await self._client.know_project()
-        if self._has_names:
-            remembered = remembered_in(flow_run_id, self._client)
-            if self._beside is not None:
-                await resolve(self._client, self._beside, remembered)
-            self.request = await resolve(self._client, self.request, remembered)

@@ -181,23 +181,6 @@ class QATechRunRequest(Request):
         return {**body, "trigger": "API"} if github is None else {**body, "trigger": "GITHUB", **github}
 
 
-def body_of(request: Request) -> dict[str, Any]:
-    """Return the body of a request, which has to have ids in place of names, and test cases in place of labels.
-
-    Args:
-        request: A request; `prefect_qatech.api.lookup.resolve` makes such a one.
-
-    Raises:
-        InvalidInputError: It has labels. The API ignores fields that it does not know, and would run the default plan.
-    """
-    if isinstance(request, QATechRunRequest) and request.is_selection:
-        raise InvalidInputError(
-            "labels and application_short_id have to be resolved to test cases before a run is started, as "
-            "start_test_run and release_gate do; the API does not know them."
-        )
-    return request.to_json()
-
-
 def as_request(request: QATechRunRequest | str | None) -> QATechRunRequest:
     """Return the request that a caller means.
 

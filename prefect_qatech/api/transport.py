@@ -183,10 +183,9 @@ class Transport:
             ):
                 self.latest_date = response.headers.get("date")
                 content = self._without_token(await self._read(response))
-        except TimeoutError:
-            return None, exchange.timed_out(self._timeout_seconds, nothing_was_sent=trace.is_at_the_proxy)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            return None, exchange.failed(error, nothing_was_sent=trace.is_at_the_proxy)
+        except (TimeoutError, httpx.HTTPError, httpx.InvalidURL) as error:
+            seconds, is_unsent = self._timeout_seconds, trace.is_at_the_proxy
+            return None, exchange.without_answer(error, seconds, nothing_was_sent=is_unsent)
         too_long = f"of more than {self._max_response_bytes:,} bytes"
         if not response.is_success:
             # Where a refusal is too long to be read, its status and headers still count.

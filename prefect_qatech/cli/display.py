@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from typing import Protocol
 
 from rich.console import Console
 from rich.live import Live
@@ -21,24 +20,8 @@ MAX_RUNNING_SHOWN = 5
 _MAX_LINE = 500
 
 
-class Display(Protocol):
-    """Shows how runs go on. Nothing that it does can fail."""
-
-    def started(self, record: QATechRunRecord) -> None:
-        """Show a run that was started or found, its link first."""
-
-    def changed(self, run: QATechRun) -> None:
-        """Show what a poll saw."""
-
-    def tell(self, sentence: str) -> None:
-        """Show a sentence."""
-
-    def close(self) -> None:
-        """End; what is shown later stands below."""
-
-
-class LineDisplay:
-    """One line for each change, for pipes and CI."""
+class Display:
+    """Shows how runs go on, a line for each change: for pipes and CI. Nothing that it does can fail."""
 
     def __init__(self) -> None:
         self._last = ""
@@ -58,10 +41,10 @@ class LineDisplay:
             return
 
     def close(self) -> None:
-        """Nothing has to be ended."""
+        """End; what is shown later stands below."""
 
 
-class LiveDisplay(LineDisplay):
+class LiveDisplay(Display):
     """A line that moves, and what is running, for a terminal."""
 
     def __init__(self) -> None:
@@ -111,7 +94,7 @@ class LiveDisplay(LineDisplay):
 def display_for(environ: Mapping[str, str]) -> Display:
     """Return a display that fits where the command runs; `CI` is set in every CI that is known."""
     is_for_people = sys.stderr.isatty() and not environ.get("CI") and environ.get("TERM") != "dumb"
-    return LiveDisplay() if is_for_people else LineDisplay()
+    return LiveDisplay() if is_for_people else Display()
 
 
 def one_line(text: str) -> str:

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from typing import Any, Protocol
 
 from prefect_qatech.addresses import safe_url
-from prefect_qatech.api.catalogue import QATechReleaseCheck, QATechReleaseCheckRequest, QATechStartedReleaseCheck
+from prefect_qatech.api.catalogue import QATechReleaseCheck, QATechStartedReleaseCheck
 from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.exceptions import NothingToRerunError, QATechError, StartOutcomeUnknown, UsageLimitError
 from prefect_qatech.gate.details import Details
@@ -115,26 +115,11 @@ class CheckSteps(Protocol):
     async def has_started_check(self, first: QATechRunRecord) -> bool:
         """Return whether the release check was started before."""
 
-    async def start_check(
-        self, first: QATechRunRecord, request: QATechReleaseCheckRequest, seconds_left: float
-    ) -> QATechStartedReleaseCheck:
+    async def start_check(self, first: QATechRunRecord, seconds_left: float) -> QATechStartedReleaseCheck:
         """Start the release check, or find it; no request is repeated once the time is over."""
 
     async def wait_for_check(self, check: QATechStartedReleaseCheck, seconds_left: float) -> QATechReleaseCheck:
         """Wait until the release check has ended; at the deadline that is `WaitTimedOut`."""
-
-
-@dataclass(frozen=True)
-class ReleaseCheck:
-    """The release check that belongs to a campaign.
-
-    Attributes:
-        request: What is checked.
-        steps: Start it, and wait for it.
-    """
-
-    request: QATechReleaseCheckRequest
-    steps: CheckSteps
 
 
 @dataclass
@@ -146,7 +131,7 @@ class GateCampaign:
     logger: Any = field(default_factory=lambda: logging.getLogger(__name__))
     asks_on: frozenset[Verdict] = frozenset()
     first_poll_seconds: float = 0.0
-    check: ReleaseCheck | None = None
+    check: CheckSteps | None = None
     check_report: ReportedReleaseCheck | None = None
     attempts: list[ObservedAttempt] = field(default_factory=list)
     incidents: list[Incident] = field(default_factory=list)
@@ -247,12 +232,12 @@ class GateCampaign:
         return None
 
     async def _start_check(
-        self, check: ReleaseCheck, first: QATechRunRecord, seconds_left: Callable[[], float]
+        self, check: CheckSteps, first: QATechRunRecord, seconds_left: Callable[[], float]
     ) -> QATechStartedReleaseCheck | None:
         """Start the release check; None where it could not be started, and then an incident says why."""
         try:
-            if seconds_left() > 0 or await check.steps.has_started_check(first):
-                return await check.steps.start_check(first, check.request, seconds_left())
+            if seconds_left() > 0 or await check.has_started_check(first):
+                return await check.start_check(first, seconds_left())
             why = "The deadline has passed."
         except Exception as error:  # the tests are evidence, whatever becomes of the check
             why = _text_of(error)
@@ -260,7 +245,7 @@ class GateCampaign:
         return None
 
     async def _end_check(
-        self, check: ReleaseCheck, started: QATechStartedReleaseCheck | None, seconds_left: float
+        self, check: CheckSteps, started: QATechStartedReleaseCheck | None, seconds_left: float
     ) -> ReportedReleaseCheck:
         if started is None:
             return ReportedReleaseCheck()
@@ -268,7 +253,7 @@ class GateCampaign:
         where = f"Release check {started.short_id} ({url or 'address unknown'})"
         result, why = QATechReleaseCheck(short_id=started.short_id), None
         try:
-            result = await check.steps.wait_for_check(started, max(0.0, seconds_left))
+            result = await check.wait_for_check(started, max(0.0, seconds_left))
         except WaitTimedOut as error:
             result, why = result.model_copy(update={"status": error.status or ""}), str(error)
         except Exception as error:

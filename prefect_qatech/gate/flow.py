@@ -24,7 +24,7 @@ from prefect_qatech.api.catalogue import QATechReleaseCheckRequest
 from prefect_qatech.api.requests import QATechRunRequest, as_request
 from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import InvalidInputError
-from prefect_qatech.gate.campaign import MAX_SENTENCE, GateCampaign, ReleaseCheck
+from prefect_qatech.gate.campaign import MAX_SENTENCE, GateCampaign
 from prefect_qatech.gate.names import name_of_this_gate
 from prefect_qatech.gate.settings import GateSettings, HowToWait, OnNoPass
 from prefect_qatech.gate.state import check_that_each_retry_calls_it, gate_in_both_versions
@@ -87,7 +87,7 @@ async def _run_gate(
         logger=logger,
         asks_on=settings.asks_on,
         first_poll_seconds=settings.polling.first_seconds,
-        check=ReleaseCheck(settings.release_check, steps) if settings.release_check is not None else None,
+        check=steps if settings.release_check is not None else None,
     )
     report = await gate.run()
     for reason in report.reasons:

@@ -186,9 +186,11 @@ class FlowRunSteps:
             lambda: ledger.is_label_on_record(first, _label_of_check(first), MAKES_CHECK), _RECORD_SECONDS, first
         )
 
-    async def start_check(
-        self, first: QATechRunRecord, request: QATechReleaseCheckRequest, seconds_left: float
-    ) -> QATechStartedReleaseCheck:
+    async def start_check(self, first: QATechRunRecord, seconds_left: float) -> QATechStartedReleaseCheck:
+        request = self.settings.release_check
+        if request is None:
+            raise RuntimeError("No release check belongs to this gate.")
+
         async def send() -> QATechStartedReleaseCheck:
             return await astart_release_check(self.credentials, request, label=_label_of_check(first))
 

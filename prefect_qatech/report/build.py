@@ -192,7 +192,7 @@ def build_report(
         quarantine_unmatched=unmatched,
         release_check=release_check,
         issues=noticed[None].issues,
-        issue_count=noticed[None].count,
+        issue_count=noticed[None].total,
         issues_unknown=tuple(attempt.run.run_short_id for attempt in campaign.observed if attempt.issues_lost),
     )
 
@@ -264,7 +264,7 @@ def _report_test(
         screenshot_url=details.screenshot_url,
         recording_url=details.recording_url,
         issues=mine.issues,
-        issue_count=mine.count,
+        issue_count=mine.total,
     )
 
 

@@ -6,7 +6,7 @@ No document says what an issue looks like. One that names an execution belongs t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefect_qatech.api.responses import QATechDetectedIssue
 from prefect_qatech.report.escape import markdown_text
@@ -23,17 +23,11 @@ ISSUES_BYTES = 64 * 1024
 _WORD, _TITLE, _DESCRIPTION = 50, 200, 500
 
 
-@dataclass(frozen=True)
-class Noticed:
-    """What QA.tech noticed in one execution, or in none of the campaign's.
-
-    Attributes:
-        issues: The first issues, cut.
-        count: How many there are.
-    """
+class Noticed(NamedTuple):
+    """The first issues, cut, of one execution, or of none of the campaign's; and how many there are."""
 
     issues: tuple[ReportedIssue, ...] = ()
-    count: int = 0
+    total: int = 0
 
 
 def noticed_in(campaign: Campaign, executions: Iterable[str | None]) -> dict[str | None, Noticed]:
