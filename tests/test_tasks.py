@@ -405,6 +405,25 @@ async def test_a_start_in_a_users_own_task_is_found_when_that_task_is_retried(
     assert len({*seen}) == 1
 
 
+async def test_runs_of_two_services_may_have_the_same_id(sandbox: Sandbox, credentials: QATechCredentials) -> None:
+    step = Failing()
+    seen: list[QATechRunRecord] = []
+
+    with Sandbox() as other:
+
+        @flow(retries=1)
+        async def user() -> None:
+            for there, label in ((credentials, "here"), (credentials_for(other), "there")):
+                seen.append(await astart_test_run(there, "pln_green", label=label))
+            step()
+
+        await user()
+        assert counted(sandbox) == counted(other) == (1, 0)
+        assert len({run.run_short_id for run in seen}) == 1
+        assert [run.run_url for run in seen[:2]] == [run.run_url for run in seen[2:]]
+        assert str(seen[1].run_url).startswith(other.url)
+
+
 async def test_two_tasks_of_the_users_that_are_retried_keep_a_run_each(
     sandbox: Sandbox, credentials: QATechCredentials
 ) -> None:

@@ -73,7 +73,8 @@ async def aattach_run(
             attempt=entry.chain,
         )
         for other in entries:
-            if other.run is not None and other.run.identity == record.identity and other.kind != "attach":
+            is_it = other.run is not None and other.run.identity == record.identity and other.service == entry.service
+            if is_it and other.kind != "attach":
                 raise ValueError(f"{record.identity} is that of another slot, {other.slot}: {other.what}")
         # The process that sent the POST may be at work after all, and must not take this row for its own.
         ours = entry.model_copy(update={"nonce": uuid4().hex})

@@ -85,7 +85,8 @@ def misfit(call: Call, entry: QATechLedgerEntry, flow_run_id: str) -> LedgerConf
         return conflict(
             entry,
             f"{entry.what} is on record at {entry.address} ({entry.outcome}), and this call asks for it at "
-            f"{call.address}. Nothing was sent. Use the credentials of the former, or run the flow anew.",
+            f"{call.address}. Nothing was sent. Use the credentials of the former, or run the flow anew"
+            + ("." if call.is_named else "; where a flow asks for the same at several addresses, give each a label."),
             flow_run_id,
         )
     return None

@@ -174,6 +174,11 @@ class QATechLedgerEntry(BaseModel):
         return self.slot.partition("-")[0]
 
     @property
+    def service(self) -> str:
+        """Which service has its run: two services may give two runs the same id."""
+        return service_of(self.address)
+
+    @property
     def is_open(self) -> bool:
         """Whether the outcome of the POST is not known."""
         return self.run is None
@@ -247,6 +252,11 @@ class Call:
         """Return the slot that this call is about to fill."""
         more = {"slot": self.slot, "sent_at": sent_at, "busy_seconds": busy_seconds, "nonce": nonce}
         return QATechLedgerEntry.model_validate(asdict(self) | more)
+
+
+def service_of(address: str) -> str:
+    """Return the service's address alone, without the project."""
+    return address.partition(", project ")[0]
 
 
 def fingerprint(*parts: Any) -> str:

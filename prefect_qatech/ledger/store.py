@@ -30,6 +30,7 @@ from prefect_qatech.ledger.slots import (
     done_row,
     entries_of,
     resolve,
+    service_of,
     starts_not_repeated,
 )
 
@@ -43,8 +44,8 @@ _ended: dict[str, Literal["refused", "unknown"]] = {}
 """What this process knows of POSTs that hold an open intent and are not under way, by the intents' nonces: they surely
 started nothing, and the intent could not be deleted; or nobody knows."""
 
-_holders: dict[tuple[UUID, str], str] = {}
-"""Which slot of a flow run's ledger has a run, as far as this process has recorded or read it."""
+_holders: dict[tuple[UUID, str, str], str] = {}
+"""Which slot of a flow run's ledger has a run of a service, as far as this process has recorded or read it."""
 
 
 @dataclass
@@ -68,7 +69,7 @@ class Ledger(Rows):
         entries = entries_of(await self.read(family))
         for entry in entries:
             if entry.run is not None and entry.run.not_as_asked is None and entry.kind != "attach":
-                _holders.setdefault((self.flow_run_id, entry.run.identity), entry.slot)
+                _holders.setdefault((self.flow_run_id, entry.service, entry.run.identity), entry.slot)
         return entries
 
     async def once(
@@ -141,10 +142,10 @@ class Ledger(Rows):
             intent = call.entry(sent_at=_now(), busy_seconds=0.0, nonce=uuid4().hex)
             record = self._placed(intent, record)
             if await self.insert(f"{intent.slot}-done", done_row(intent, record), nonce=intent.nonce):
-                return await self._as_started(record)
+                return await self._as_started(record, intent.service)
             entry = await self._at(intent.slot)
         former = await self._resume(call, entry) if entry is not None else None
-        return await self._as_started(former or record)
+        return await self._as_started(former or record, service_of(call.address))
 
     async def _find(self, call: Call) -> QATechLedgerEntry | None:
         """Return the slot of an earlier attempt that a call means; one at its own place refuses the insert anyway."""
@@ -214,7 +215,7 @@ class Ledger(Rows):
     async def _record(self, intent: QATechLedgerEntry, record: QATechRunRecord) -> None:
         # One run is the evidence of one start. The rows are at hand, so nothing is read before the record is written.
         if record.not_as_asked is None:
-            holder = _holders.setdefault((self.flow_run_id, record.identity), intent.slot)
+            holder = _holders.setdefault((self.flow_run_id, intent.service, record.identity), intent.slot)
             if holder != intent.slot:
                 reason = messages.of_another_slot(intent, record, holder)
                 record = record.model_copy(update={"not_as_asked": reason})
@@ -294,13 +295,14 @@ class Ledger(Rows):
     def _place(self, entry: QATechLedgerEntry) -> dict[str, object]:
         return {"slot": entry.slot, "flow_run_id": str(self.flow_run_id)}
 
-    async def _as_started(self, record: QATechRunRecord) -> QATechRunRecord:
+    async def _as_started(self, record: QATechRunRecord, service: str) -> QATechRunRecord:
         """Return an attached run with what its POST told, where this flow run has sent it itself."""
         if record.kind != "attached":
             return record
         for entry in await self.entries():
             run = entry.run
-            if entry.kind != "attach" and run is not None and run.identity == record.identity:
+            is_it = run is not None and run.identity == record.identity and entry.service == service
+            if entry.kind != "attach" and run is not None and is_it:
                 return run.model_copy(
                     update={name: getattr(record, name) for name in ("slot", "flow_run_id", "is_resumed")}
                 )

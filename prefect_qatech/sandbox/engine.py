@@ -71,7 +71,7 @@ class Refusal(Exception):
 class Engine:
     """Starts, reruns and shows runs by a scenario."""
 
-    def __init__(self, scenario: SandboxScenario, clock: Clock, *, seed: int = 0, base_url: str = "") -> None:
+    def __init__(self, scenario: SandboxScenario, clock: Clock, *, seed: int | None = 0, base_url: str = "") -> None:
         self.scenario = scenario
         self.clock = clock
         self.base_url = base_url

@@ -48,7 +48,7 @@ class Sandbox:
         scenario: A YAML file, the name of one that comes with the package, a mapping, or nothing for the default one.
         speed: Virtual seconds per real second. 0 is a manual clock that stands still until `advance` is called.
         port: The port; 0 takes a free one.
-        seed: Of the ids; the same seed and the same requests give the same ids.
+        seed: Of the ids; the same seed and the same requests give the same ids. None gives others each time.
 
     Raises:
         ScenarioError: The scenario is not there or not right.
@@ -68,7 +68,7 @@ class Sandbox:
         *,
         speed: float = 60.0,
         port: int = 0,
-        seed: int = 0,
+        seed: int | None = 0,
     ) -> None:
         self.scenario = load_scenario(scenario)
         self._port, self._speed, self._seed = port, speed, seed
@@ -168,7 +168,7 @@ def serve(
     *,
     scenario: str | Path | Mapping[str, Any] | SandboxScenario | None = None,
     speed: float = 60.0,
-    seed: int = 0,
+    seed: int | None = None,
     host: str = HOST,
 ) -> None:
     """Serve in the foreground until Ctrl-C or SIGTERM, and say where.
@@ -177,7 +177,7 @@ def serve(
         port: The port; 0 takes a free one.
         scenario: As for `Sandbox`.
         speed: As for `Sandbox`.
-        seed: As for `Sandbox`.
+        seed: As for `Sandbox`, but other ids each time by default: whatever started a run may still know its id.
         host: 127.0.0.1; it is here only to refuse another one with a reason.
 
     Raises:

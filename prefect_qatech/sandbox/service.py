@@ -30,7 +30,9 @@ MAX_WAIT_FOR_CHECKS_SECONDS = 2.0
 class Service:
     """The sandbox's whole state; `lock` is held by whoever works on the engine."""
 
-    def __init__(self, scenario: SandboxScenario, *, speed: float = 60.0, seed: int = 0, base_url: str = "") -> None:
+    def __init__(
+        self, scenario: SandboxScenario, *, speed: float = 60.0, seed: int | None = 0, base_url: str = ""
+    ) -> None:
         self.lock = threading.RLock()
         self.scenario = scenario
         self._speed, self._seed, self._base_url = speed, seed, base_url

@@ -40,20 +40,24 @@ def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_serves_until_a_signal(number: signal.Signals) -> None:
-    with running("--port", "0", "--speed", "5000") as (process, url):
-        headers = {"Authorization": "Bearer sandbox-token"}
-        assert httpx.post(f"{url}/v1/run", headers=headers).status_code == 200
-        assert httpx.get(f"{url}/sandbox/health").json()["speed"] == 5000
-        process.send_signal(number)
-        assert process.wait(timeout=120) == 0
-        assert process.stdout
-        assert process.stderr
-        out = process.stdout.read()
-        assert process.stderr.read() == ""
-        assert "QATECH_API_TOKEN=sandbox-token" in out
-        assert "development and tests only" in out
+def test_it_serves_until_a_signal_and_no_run_has_the_id_of_an_earlier_one() -> None:
+    headers = {"Authorization": "Bearer sandbox-token"}
+    ids: list[str] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with running("--port", "0", "--speed", "5000") as (process, url):
+            for _ in range(2):
+                ids.append(httpx.post(f"{url}/v1/run", headers=headers).raise_for_status().json()["run"]["shortId"])
+                httpx.post(f"{url}/sandbox/reset").raise_for_status()
+            assert httpx.get(f"{url}/sandbox/health").json()["speed"] == 5000
+            process.send_signal(number)
+            assert process.wait(timeout=120) == 0
+            assert process.stdout
+            assert process.stderr
+            out = process.stdout.read()
+            assert process.stderr.read() == ""
+            assert "QATECH_API_TOKEN=sandbox-token" in out
+            assert "development and tests only" in out
+    assert len({*ids}) == 4
 
 
 @pytest.fixture
