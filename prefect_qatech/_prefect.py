@@ -51,14 +51,11 @@ def own_flow_run() -> FlowRun | None:
 
 
 def check_that_prefect_returns_results() -> None:
-    """Raise where Prefect itself would fail a task run after its body, so that a run's record would be lost.
+    """Raise `QATechError` where Prefect itself would fail a task run after its body: a run's record would be lost.
 
     The engine logs "Finished in state ..." after a task's body. Outside a flow run Prefect's log handler warns about
     that line (an error, where warnings are), or raises (PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW=error). So the handler
     is asked beforehand, in a context without runs.
-
-    Raises:
-        QATechError: It would.
     """
     context = TaskRunContext.get()
     if context is None or context.task_run.flow_run_id is not None or FlowRunContext.get() is not None:
@@ -92,9 +89,6 @@ def flow_runs_at_work() -> list[FlowRun]:
 
     Prefect keeps no list of them, so Python's garbage collector is asked. What is left over from an earlier
     attempt of a flow run is among them: whoever asks must hold each against the server.
-
-    Returns:
-        Those that are running, as far as they know themselves.
     """
     flow_runs = [item.flow_run for item in gc.get_objects() if type(item) is FlowRunContext]
     return [item for item in flow_runs if item is not None and item.state is not None and item.state.is_running()]
@@ -148,9 +142,5 @@ def _is_ours(context: TaskRunContext) -> bool:
 
 
 async def server_time(client: PrefectClient) -> datetime | None:
-    """Return the time by the clock of the Prefect server, which its answers carry in whole seconds.
-
-    Returns:
-        The time; None where a proxy has taken it out.
-    """
+    """Return the time by the Prefect server's clock, in whole seconds; None where a proxy took it out of the answer."""
     return http_date((await client.hello()).headers.get("date", ""))

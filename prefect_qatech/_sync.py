@@ -36,9 +36,6 @@ def run_sync(core: Callable[[], Coroutine[Any, Any, T]]) -> T:
     - The core sees the caller's context variables, Prefect's run contexts among them.
     - A signal that interrupts the calling thread (cancellation of the flow run, Ctrl-C, a time-out of Prefect's)
       cancels the core, which gets the time to say what goes on at the service; then the interruption goes its way.
-
-    Args:
-        core: A function without arguments that returns the coroutine.
     """
     work = _Work(core)
     with _portal() as portal:
@@ -73,11 +70,8 @@ async def run_apart(core: Callable[[], Coroutine[Any, Any, T]], *, grace_seconds
     """Run a coroutine where neither a cancellation nor the end of the caller's loop reaches it at once.
 
     `asyncio.run` cancels every task of its loop when it is interrupted, shielded ones too. So this one runs in the loop
-    of the sync versions. A cancellation of the caller waits for it, and goes on when it has ended or the grace is over.
-
-    Args:
-        core: A function without arguments that returns the coroutine; it sees the caller's context variables.
-        grace_seconds: How long a cancelled caller waits; then the coroutine is cancelled as well.
+    of the sync versions, where it sees the caller's context variables. A cancellation of the caller waits for it, and
+    goes on when it has ended; when the grace is over, it is cancelled as well.
     """
     work = _Work(core)
     if asyncio.get_running_loop() in _loops:
@@ -163,9 +157,6 @@ async def sleep_unless_stopped(seconds: float) -> None:
     Signals reach the main thread only. A task that was submitted to a thread sees nothing of them, and Prefect then
     waits for the thread. So off the main thread the sleep is cut into slices, each with a look at what the main thread
     is handling.
-
-    Raises:
-        TerminationSignal: The main thread is handling a termination or an interrupt.
     """
     if threading.current_thread() is threading.main_thread():
         await anyio.sleep(seconds)

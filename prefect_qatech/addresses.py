@@ -11,10 +11,7 @@ _WEB_ADDRESS = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0
 
 
 def is_loopback(host: str | None) -> bool:
-    """Return whether a host is this machine. No name is looked up but `localhost`.
-
-    Returns:
-        True for `localhost`, 127.0.0.0/8 and ::1.
+    """Return whether a host is this machine: `localhost`, 127.0.0.0/8 or ::1. No name is looked up.
 
     Example:
         >>> is_loopback("127.0.0.1"), is_loopback("app.qa.tech")
@@ -27,10 +24,7 @@ def is_loopback(host: str | None) -> bool:
 
 
 def safe_url(url: str | None) -> str | None:
-    """Return an address in the form in which it may become a link.
-
-    Returns:
-        The address, percent-encoded: https, or http of this machine, without a user name. None for anything else.
+    """Return an address, percent-encoded, as it may become a link: https, or http of this machine, without a user name.
 
     Example:
         >>> safe_url("https://app.qa.tech/a(b)"), safe_url("javascript:alert(1)")

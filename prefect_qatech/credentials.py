@@ -265,11 +265,7 @@ class QATechCredentials(Checked, CredentialsBlock):
 
 
 def check_credentials(credentials: object) -> None:
-    """Check, before anything is sent, that what was passed as credentials can be used.
-
-    Raises:
-        InvalidInputError: It is no `QATechCredentials`, or its token is not here, or must not be used.
-    """
+    """Raise `InvalidInputError` for what is no `QATechCredentials`, or has no token here, or must not be used."""
     if not isinstance(credentials, QATechCredentials):
         raise InvalidInputError(_not_credentials(credentials))
     credentials.get_client()

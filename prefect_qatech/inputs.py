@@ -67,11 +67,7 @@ def is_made_in_code() -> bool:
 
 
 def short_repr(value: object) -> str:
-    """Return a value as an error may show it.
-
-    Returns:
-        Its `repr`, cut to a short line.
-    """
+    """Return a value as an error may show it: its `repr`, cut to a short line."""
     return cut(repr(value), _MAX_SHOWN)
 
 
@@ -91,14 +87,9 @@ Several = Annotated[list[ItemT], BeforeValidator(_no_single_item)]
 
 
 def check_name(name: object, what: str) -> None:
-    """Check a name that a user gives to something: it ends up in keys, events and reports.
+    """Raise `InvalidInputError` for a name that is no text, is empty, or has characters that cannot be stored.
 
-    Args:
-        name: The name.
-        what: What it is called, such as `label`.
-
-    Raises:
-        InvalidInputError: It is no text, is empty, or has characters that cannot be stored.
+    It ends up in keys, events and reports; `what` is what it is called, such as `label`.
     """
     if not isinstance(name, str) or not name.strip():
         raise InvalidInputError(f"{what} must be a text that is not empty, not {short_repr(name)}")
@@ -107,14 +98,7 @@ def check_name(name: object, what: str) -> None:
 
 
 def check_target(target: str | None) -> None:
-    """Check what names the thing that is tested: a text that says nothing would stand for every version.
-
-    Args:
-        target: The target; None where none is named.
-
-    Raises:
-        InvalidInputError: It is empty, or not one line.
-    """
+    """Raise `InvalidInputError` for a target that is empty or not one line: it would stand for every version."""
     if target is None:
         return
     check_name(target, "target")

@@ -84,15 +84,9 @@ async def send_once(
     has_names: bool = True,
     beside: QATechReleaseCheckRequest | None = None,
 ) -> QATechRunRecord:
-    """Return what the call has made before, or send its request, with ids in place of names.
+    """Return what the call has made before, or send its request, once, with ids in place of names.
 
-    Args:
-        credentials: How to reach QA.tech.
-        call: What the ledger knows it by.
-        request: What a user has given.
-        send: Sends the POST, once.
-        has_names: Whether names in the request are to be looked up.
-        beside: A request that is sent later: its names must mean something before this one is sent.
+    `beside` is a request that is sent later: its names must mean something before this one is sent.
     """
     check_that_prefect_returns_results()
     # Opened before the ledger knows of anything: unusable credentials leave no trace.

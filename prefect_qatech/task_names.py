@@ -15,12 +15,7 @@ _NAMES = ("run_short_id", "short_id", "test_plan_short_id", "name", "release_nam
 def named(words: str, parameter: str) -> Callable[..., str]:
     """Return a `task_run_name` that names one parameter of the task; without a value there it is the words alone.
 
-    Args:
-        words: What the task does.
-        parameter: Which parameter says with what.
-
-    Returns:
-        A function that raises for no value: what is wrong with it is for the task to say.
+    It raises for no value: what is wrong with it is for the task to say.
 
     Example:
         >>> named("get run", "run")({"run": "abc"})

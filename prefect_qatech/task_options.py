@@ -29,11 +29,7 @@ class SyncTask(Task[P, T]):
 
 
 def task_in_both_versions(**options: Any) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], SyncTask[P, T]]:
-    """Make two tasks of an async function: the sync version, under its name, and its `async_version`.
-
-    Args:
-        options: Options of Prefect's `@task`, for both of them.
-    """
+    """Make two tasks of an async function: the sync version, under its name, and its `async_version`."""
 
     def decorate(core: Callable[P, Coroutine[Any, Any, T]]) -> SyncTask[P, T]:
         name = core.__name__

@@ -41,15 +41,9 @@ async def _start(
 ) -> QATechRunRecord:
     """Start a run: for a user, or as the first run of a gate's campaign.
 
-    Args:
-        credentials: How to reach QA.tech.
-        request: What to run, and where.
-        target: What is tested.
-        label: Names this start within the flow run.
-        campaign: Of a first run that is started anew: the slot of the former one, and how often it was started anew.
-        release_check: What is checked besides; a name in it that means nothing is an error before the run is started.
-        first_url: Of a first run that is started anew: the address of the former one.
-        gate_label: The gate's label, by which its artifacts are kept.
+    Of a first run that is started anew, `campaign` is the slot of the former one and how often it was started anew, and
+    `first_url` the former one's address. A name that means nothing in `release_check`, which is sent later, is an error
+    before the run is started. By `gate_label` the gate's artifacts are kept.
     """
     check_call(credentials, label, target)
     plan = request.test_plan_short_id
@@ -79,15 +73,8 @@ async def _rerun(
 ) -> QATechRunRecord:
     """Start a rerun: for a user, or as one of a gate's campaign.
 
-    Args:
-        credentials: How to reach QA.tech.
-        run: The run to repeat.
-        request: What of it.
-        label: Names this rerun within the flow run.
-        campaign: The slot of the campaign's first run, and the number of the rerun.
-        artifact_key: Key of the link artifact, instead of one made of the run's id.
-        plan_short_id: The plan that the run is of, where the run's record does not tell it.
-        first_url: The address of the campaign's first run.
+    `campaign` is the slot of the campaign's first run and the number of the rerun; `first_url` is that run's address.
+    The plan is given where the run's record does not tell it.
     """
     check_call(credentials, label)
     run_short_id = short_id_of(run)

@@ -34,11 +34,7 @@ from prefect_qatech.texts import clean_text, listed
 
 
 def where_to_look(makes: str) -> str:
-    """Return what to do about a POST that may have made something.
-
-    Args:
-        makes: What it makes: `run`, for example.
-    """
+    """Return what to do about a POST that may have made something: a `run`, for example."""
     paid = ", and it is paid for" if makes == "run" else ""
     return (
         f"Look in QA.tech for a {makes} that was started at that time before anything is started again: it may "
@@ -69,11 +65,9 @@ class NotJSONError(ValueError):
 
 
 def read_json(content: bytes) -> Any:
-    """Read a body, with texts that can be stored and sent.
+    """Read a body, with texts that can be stored and sent; what cannot be read is a `NotJSONError`.
 
-    Raises:
-        NotJSONError: It is no JSON, or an object has a name twice: whether the run passed or failed could depend on
-            which of the two is read.
+    So is an object that has a name twice: whether the run passed or failed could depend on which of the two is read.
     """
     try:
         # NaN and 1e999 must not become numbers here: they stay text.
@@ -117,15 +111,7 @@ def message_of(content: bytes) -> str:
 class Exchange:
     """A request that was sent, or was to be, and what became of it.
 
-    Attributes:
-        method: `GET` or `POST`.
-        path: Its path, `/v1/run`.
-        sent_at: When it was sent.
-        api_url: Where to.
-        clean: Makes a text of the service fit for a log line.
-        run_short_id: The run that the path names.
-        ids: The ids that were asked for, by their fields.
-        makes: What a POST makes.
+    `clean` makes a text of the service fit for a log line; `ids` are those that were asked for, by their fields.
     """
 
     method: str
@@ -163,12 +149,7 @@ class Exchange:
         return self._failure(kind, f"{self} got no answer from {self.api_url} ({what}).{hint}", assessment, None)
 
     def unreadable(self, status: int, what: str) -> QATechAPIError | StartOutcomeUnknown:
-        """Return the error of a 2xx whose body cannot be read.
-
-        Args:
-            status: Its status.
-            what: What it is instead, as in "an answer that ...".
-        """
+        """Return the error of a 2xx whose body cannot be read; `what` it is, as in "an answer that ..."."""
         assessment = assess_status(self.method, status, now=datetime.now(timezone.utc))
         if assessment.outcome_unknown:
             return self.outcome_unknown(f"QA.tech answered {status} with an answer {what}")
@@ -184,15 +165,7 @@ class Exchange:
     def refused(
         self, status: int, headers: httpx.Headers, content: bytes | None, location: str, too_long: str
     ) -> QATechAPIError | StartOutcomeUnknown:
-        """Return the error of an answer that is no 2xx.
-
-        Args:
-            status: Its status.
-            headers: Its headers.
-            content: Its body; None where it was too long to be read.
-            location: Where it sends to.
-            too_long: How a body is called that was too long.
-        """
+        """Return the error of an answer that is no 2xx; `content` is None where the body was `too_long` to be read."""
         words = "" if content is None else self.clean(message_of(content))
         said = f' and says: "{words}"' if words else f" with an answer {too_long}" if content is None else ""
         assessment = assess_status(self.method, status, headers.get("retry-after"), now=datetime.now(timezone.utc))

@@ -37,12 +37,7 @@ the square of what it is asked at once, and 5,000 waits never came to an end.
 
 
 class Connections:
-    """The connections of an event loop to one service with one token.
-
-    Attributes:
-        http: The client that holds them.
-        turns: Taken for each request.
-    """
+    """The connections of an event loop to one service with one token; each request takes one of the `turns`."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self.http = http
@@ -54,14 +49,9 @@ _clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Connections]] =
 
 
 def borrow(key: str, make: Callable[[], httpx.AsyncClient]) -> Connections:
-    """Borrow the running loop's connections of that name; the first who asks makes them.
+    """Borrow the running loop's connections of a name, which is a digest of all that they were made of.
 
-    Args:
-        key: Their name, a digest of all that they were made of.
-        make: Makes the client.
-
-    Returns:
-        The connections. Whoever borrowed them gives them back.
+    The first who asks makes them. Whoever borrowed them gives them back.
     """
     shared = _clients.setdefault(asyncio.get_running_loop(), {})
     if key not in shared:

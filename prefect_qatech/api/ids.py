@@ -34,15 +34,7 @@ _RUN = "a run's short id, such as 'abc123' (the last part of the run's address, 
 
 
 def check_id(value: str, what: str = "an id") -> str:
-    """Check that a text can be an id.
-
-    Args:
-        value: The text.
-        what: What it is the id of, with an example.
-
-    Raises:
-        InvalidInputError: It cannot be one.
-    """
+    """Return a text that can be an id; raise `InvalidInputError` for any other, with `what` is needed instead."""
     return _checked(value, _fault_of(value), what)
 
 
@@ -58,26 +50,14 @@ def is_prefixed(text: str) -> bool:
 
 
 def check_run_short_id(run_short_id: str) -> str:
-    """Check that a text can be a run's short id, as `check_id` does.
-
-    Args:
-        run_short_id: For example `abc123`.
-
-    Raises:
-        InvalidInputError: It cannot be one; it is an address, say.
-    """
+    """Return a text that can be a run's short id; raise `InvalidInputError` for any other: an address, say."""
     return check_id(run_short_id, _RUN)
 
 
 def names(asked: str, answered: str) -> bool:
-    """Return whether an answer is about the id that was asked for, which may be written without its slug or prefix.
+    """Return whether an answer may be about the id that was asked for, which may lack its slug or prefix, or be a slug.
 
-    Args:
-        asked: An id, such as `pln_abc123`, `pln-smoke-tests_abc123` or `abc123`; or a slug, such as `smoke-tests`.
-        answered: What the service calls it, such as `pln-smoke-tests_abc123`.
-
-    Returns:
-        Whether both may name the same; in doubt they do.
+    For `pln-smoke-tests_abc123` that is `pln_abc123`, `abc123` or `smoke-tests`; in doubt both name the same.
     """
     _, _, slug = answered.rpartition("_")[0].partition("-")
     return asked == slug or not _without_slug(asked).isdisjoint(_without_slug(answered))
@@ -94,15 +74,7 @@ def _without_slug(short_id: str) -> set[str]:
 
 
 def described(field: str, short_id: str) -> str:
-    """Return an id for an error about one that the service does not know.
-
-    Args:
-        field: Where it was given, such as `test_plan_short_id`.
-        short_id: The id.
-
-    Returns:
-        Both, with a hint where the id looks like that of something else.
-    """
+    """Return an id for an error about one that the service does not know, and what else it looks like, if anything."""
     kind = _kind_of(short_id)
     is_else = kind is not None and kind.split()[-1].removesuffix("'s") not in field
     return f"{field} {short_repr(short_id)}" + (f", which looks like {kind}" if is_else else "")

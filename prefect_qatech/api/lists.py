@@ -131,13 +131,7 @@ class Lists(Transport):
     ) -> ModelT:
         """Send a POST and return what it has made; an answer that cannot be read leaves its outcome unknown.
 
-        Args:
-            model: What is made.
-            path: Where to.
-            body: What is asked for.
-            ids: The ids in it, by their fields.
-            makes: What is made, in a word.
-            within: The field of the answer that holds it; None where the answer itself does.
+        `within` is the field of the answer that holds it; None where the answer itself does.
         """
         exchange = self._exchange("POST", path, ids=ids, makes=makes)
         answer = await self._send(exchange, body=body)

@@ -27,11 +27,7 @@ _MAX_REMEMBERED = 100
 
 @dataclass
 class Remembered:
-    """What a catalogue has answered, within a flow run.
-
-    Attributes:
-        answers: The answers, but for those from which it follows what is run.
-    """
+    """What a catalogue has answered, within a flow run; but for answers from which it follows what is run."""
 
     answers: dict[Question, Sequence[Any]] = field(default_factory=dict)
     _locks: WeakKeyDictionary[asyncio.AbstractEventLoop, anyio.Lock] = field(default_factory=WeakKeyDictionary)
@@ -57,12 +53,7 @@ def remembered_in(flow_run_id: object, client: QATechClient) -> Remembered:
 
 
 async def resolve(client: QATechClient, request: RequestT, remembered: Remembered | None = None) -> RequestT:
-    """Return a request with ids in place of names, and with test cases in place of labels.
-
-    Raises:
-        InvalidInputError: A name means nothing, or more than one thing; or nothing is selected.
-        QATechAPIError: The catalogue could not be read; `retryable` tells whether another try may succeed.
-    """
+    """Return a request with ids in place of names, and with test cases in place of labels; errors as of `resolved`."""
     await client.know_project()
     if not needs_answers(request):
         return request
@@ -72,14 +63,8 @@ async def resolve(client: QATechClient, request: RequestT, remembered: Remembere
 async def find_out(client: QATechClient, settle: Callable[[Answers], T], remembered: Remembered | None = None) -> T:
     """Return the result of a pure function, after asking the catalogue for the answers that it needs.
 
-    Args:
-        client: A client that is open.
-        settle: The function; it raises `NotAsked` for what it needs.
-        remembered: What was asked before.
-
-    Raises:
-        InvalidInputError: What the function raises, on answers that are not older than this call.
-        QATechAPIError: The catalogue could not be read.
+    The function raises `NotAsked` for what it needs. What it raises else, it raises on answers that are not older than
+    this call.
     """
     memory = remembered or Remembered()
     with anyio.move_on_after(MAX_SECONDS):

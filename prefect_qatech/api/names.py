@@ -40,12 +40,9 @@ _MAX_NAME = 60
 
 @dataclass(frozen=True)
 class Question:
-    """Something to be asked of the catalogue.
+    """Something to be asked of the catalogue: about the project, or one application of it.
 
-    Attributes:
-        kind: What is listed.
-        application: The application whose environments, or test cases, these are.
-        is_selection: Whether what is run follows from the answer, which then must not be an old one.
+    Where `is_selection`, what is run follows from the answer, which then must not be an old one.
     """
 
     kind: Kind
@@ -74,19 +71,9 @@ def looks_like_id(text: str, kind: Kind) -> bool:
 
 
 def choose(asked: str, things: Iterable[tuple[str, str]], kind: Kind, place: str) -> str:
-    """Return the id of the thing that a text means.
+    """Return the id, as the catalogue has it, of the thing that a text means, among the ids and names of all things.
 
-    Args:
-        asked: What a user has given.
-        things: The id and the name of each thing that there is.
-        kind: What they are.
-        place: Where it was given, for an error.
-
-    Returns:
-        The id, as the catalogue has it.
-
-    Raises:
-        InvalidInputError: There is no such thing, or more than one.
+    Where there is none, or more than one, the `InvalidInputError` names the place where the text was given.
     """
     there = [(short_id, name) for short_id, name in things if short_id]
     found = {short_id: name for short_id, name in there if name == asked or asked in _forms(short_id, _PREFIXES[kind])}
@@ -105,9 +92,6 @@ def choose(asked: str, things: Iterable[tuple[str, str]], kind: Kind, place: str
 
 def resolved(request: RequestT, answers: Answers) -> RequestT:
     """Return a request with ids in place of the names, and with test cases in place of what selects them.
-
-    Returns:
-        The same request where it has ids only.
 
     Raises:
         NotAsked: An answer is needed.

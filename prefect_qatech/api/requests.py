@@ -182,14 +182,7 @@ class QATechRunRequest(Request):
 
 
 def as_request(request: QATechRunRequest | str | None) -> QATechRunRequest:
-    """Return the request that a caller means.
-
-    Args:
-        request: A request; or, for short, the id of a test plan; or None, which is the project's default plan.
-
-    Raises:
-        InvalidInputError: It is none of these, or not the id of a test plan.
-    """
+    """Return the request that a caller means: an id is that of a test plan, None the project's default plan."""
     if isinstance(request, QATechRunRequest):
         return request
     if request is None or isinstance(request, str):

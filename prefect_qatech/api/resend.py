@@ -40,12 +40,9 @@ _POST_NOT_TAKEN = frozenset({301, 307, 308})
 
 @dataclass(frozen=True)
 class Assessment:
-    """What a failed request means.
+    """What a failed request means: whether it may be sent again without any risk of a second run.
 
-    Attributes:
-        retryable: It may be sent again without any risk of a second run.
-        outcome_unknown: It is a POST that may have been carried out.
-        retry_after_seconds: How long the service asked to wait; a floor.
+    `outcome_unknown`: it is a POST that may have been carried out. `retry_after_seconds` is a floor.
     """
 
     retryable: bool
@@ -54,14 +51,7 @@ class Assessment:
 
 
 def assess_status(method: str, status: int, retry_after: str | None = None, *, now: datetime) -> Assessment:
-    """Decide whether a request may be sent again after an answer that is no readable 2xx.
-
-    Args:
-        method: `GET` or `POST`.
-        status: HTTP status; a 2xx stands for an answer whose body could not be read.
-        retry_after: The Retry-After header.
-        now: The time, for a Retry-After that is a date.
-    """
+    """Decide whether a request may be sent again after an answer that is no 2xx, or a 2xx that could not be read."""
     wait = parse_retry_after(retry_after, now=now)
     if method == "GET":
         again = status in _GET_AGAIN or status >= 500 or 200 <= status < 300
@@ -75,10 +65,7 @@ def assess_status(method: str, status: int, retry_after: str | None = None, *, n
 def assess_transport_error(method: str, error: Exception, *, nothing_was_sent: bool = False) -> Assessment:
     """Decide whether a request without any answer may be sent again.
 
-    Args:
-        method: `GET` or `POST`.
-        error: What httpx raised, or a time-out of the whole request.
-        nothing_was_sent: Whether it is known that no byte of the request has left, whatever the error is.
+    `nothing_was_sent`: it is known that no byte of the request has left, whatever the error is.
     """
     if isinstance(error, (httpx.UnsupportedProtocol, httpx.InvalidURL)) or is_unverified_certificate(error):
         return Assessment(retryable=False)
@@ -88,11 +75,7 @@ def assess_transport_error(method: str, error: Exception, *, nothing_was_sent: b
 
 
 def is_unverified_certificate(error: BaseException) -> bool:
-    """Return whether a connection was given up for a certificate that cannot be verified.
-
-    Returns:
-        Whether that stands among its causes; httpx itself says no more than that there was no connection.
-    """
+    """Return whether an unverified certificate is among an error's causes; httpx itself tells of no connection."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
@@ -104,11 +87,7 @@ def is_unverified_certificate(error: BaseException) -> bool:
 
 
 def parse_retry_after(header: str | None, *, now: datetime) -> float | None:
-    """Read a Retry-After header (RFC 9110, 10.2.3): seconds or a date.
-
-    Returns:
-        Seconds from now, between 0 and `MAX_RETRY_AFTER_SECONDS`; None when there is none or it makes no sense.
-    """
+    """Read a Retry-After header (RFC 9110, 10.2.3) as seconds from now; None where it makes no sense."""
     if header is None:
         return None
     text = header.strip()

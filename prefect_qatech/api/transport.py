@@ -48,9 +48,7 @@ def _tls() -> ssl.SSLContext:
 class Transport:
     """Sends requests with one token to one address; `QATechClient` documents the arguments.
 
-    Attributes:
-        api_url: Root of the service, without `/v1`.
-        latest_date: The `Date` header of the latest answer: the service's clock, or that of a proxy before it.
+    `latest_date` is the `Date` header of the latest answer: the service's clock, or that of a proxy before it.
     """
 
     def __init__(

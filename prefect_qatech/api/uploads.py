@@ -26,13 +26,7 @@ _PLATFORMS = {".apk": "android", ".aab": "android", ".ipa": "ios"}
 
 @dataclass(frozen=True)
 class BuildFile:
-    """The file of a mobile build.
-
-    Attributes:
-        path: Where it is.
-        platform: ios or android, by its ending.
-        size: Its size in bytes.
-    """
+    """The file of a mobile build; its ending tells the platform, ios or android."""
 
     path: Path
     platform: str
@@ -45,11 +39,7 @@ class BuildFile:
 
     @classmethod
     def of(cls, path: Path) -> BuildFile:
-        """Return the file that stands at a path.
-
-        Raises:
-            InvalidInputError: There is none, or none of a mobile application, or it is empty or too large.
-        """
+        """Return the file at a path; one of no mobile application, empty or too large is an `InvalidInputError`."""
         platform = _PLATFORMS.get(path.suffix.lower())
         if platform is None:
             raise InvalidInputError(f"{path}: a build is a file that ends with .apk, .aab or .ipa")
@@ -73,13 +63,7 @@ class UploadAddress(Response):
 
 @dataclass(frozen=True)
 class UploadedFile:
-    """A file that was uploaded, of which no build has been made yet.
-
-    Attributes:
-        build_token: By which QA.tech knows it.
-        platform: ios or android.
-        sha256: Hash of what was sent.
-    """
+    """A file that was uploaded, of which no build has been made yet: QA.tech's token for it, and its hash."""
 
     build_token: str = field(repr=False)
     platform: str
@@ -110,16 +94,9 @@ async def put_file(
     timeout_seconds: float,
     on_progress: Callable[[int, int], Awaitable[None]] | None = None,
 ) -> str:
-    """Send a file to an address that holds its own signature. The token is not sent.
+    """Send a file to an address that holds its own signature, which appears in no error; return the hash (SHA-256).
 
-    Args:
-        file: The file.
-        address: Where to; its signature appears in no error.
-        timeout_seconds: How long it may take.
-        on_progress: Told how many bytes of how many were sent.
-
-    Returns:
-        The hash (SHA-256) of what was sent.
+    The token is not sent.
 
     Raises:
         QATechAPIError: It was not taken; `retryable` tells whether another try, with a new address, may succeed.

@@ -78,10 +78,8 @@ def forget_calls(flow_run_id: UUID) -> None:
 async def flow_run_of(call: Call) -> FlowRun | None:
     """Return the flow run that a call stands in; None outside of any, and then Prefect's API is not asked.
 
-    A thread of the user's has lost Prefect's context. A call with a label then means the only flow run at work.
-
-    Raises:
-        LedgerConflict: A flow run is at work in this process, and it cannot be told whether the call is part of it.
+    A thread of the user's has lost Prefect's context. A call with a label then means the only flow run at work; where
+    it cannot be told which is meant, that is a `LedgerConflict`.
     """
     context = FlowRunContext.get()
     if context is not None:
@@ -118,9 +116,7 @@ async def _still_at_work(candidates: Iterable[FlowRun]) -> list[FlowRun]:
 async def locate(client: PrefectClient, flow_run: FlowRun, *calls: Call) -> tuple[UUID, list[Call]]:
     """Return the id of the root flow run, whose ledger calls belong to, and the calls with their places.
 
-    Raises:
-        InvalidInputError: They stand where only a label tells them apart, and have none.
-        LedgerConflict: The flow was called in a thread that has lost the context of another one.
+    Calls without a label where only that tells them apart are an `InvalidInputError`.
     """
     steps = await _steps_to_root(client, flow_run)
     root = steps[0].parent if steps else flow_run
@@ -211,13 +207,10 @@ def _check_that_root_is_not_stray(call: Call, root: str) -> None:
 
 
 async def check_that_no_context_was_lost() -> None:
-    """Raise where a gate became a flow run of its own because its thread has lost the context of a retried flow.
+    """Raise `LedgerConflict` where a gate seems to have lost, with its thread, the context of a flow that is retried.
 
     Such a thread cannot be told from one that never was part of that flow; the main thread can, and gates beside each
     other, which have no retries.
-
-    Raises:
-        LedgerConflict: It did, as far as can be told.
     """
     own = own_flow_run()
     if own is None or own.parent_task_run_id is not None or calling_thread() is threading.main_thread():

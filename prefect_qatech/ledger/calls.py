@@ -29,15 +29,8 @@ async def ledger_of(flow_run_id: UUID | str) -> AsyncIterator[Ledger]:
 async def once(call: Call, send: Send, *, post_seconds: float, prepare: Prepare | None = None) -> QATechRunRecord:
     """Start or rerun once per slot of the current flow run.
 
-    Args:
-        call: What is asked for.
-        send: Sends the POST, once.
-        post_seconds: How long a POST can take.
-        prepare: What comes before the POST and may be repeated, such as a look at the catalogue or an upload; it is
-            told the root flow run. It is left out where the call is on record.
-
-    Returns:
-        The run, started now or before.
+    `prepare` comes before the POST and may be repeated, such as a look at the catalogue or an upload; it is told the
+    root flow run, and left out where the call is on record. `post_seconds` is how long a POST can take.
     """
     flow_run = await flow_run_of(call)
     if flow_run is None:
@@ -56,15 +49,7 @@ async def once(call: Call, send: Send, *, post_seconds: float, prepare: Prepare 
 
 
 async def attach(call: Call, record: QATechRunRecord) -> QATechRunRecord:
-    """Put a run on record that somebody else has started.
-
-    Args:
-        call: What is asked for; with a label.
-        record: The run.
-
-    Returns:
-        The run, attached now or before; with what its start told, where this flow run has started it itself.
-    """
+    """Put a run on record that somebody else has started, by a call with a label; as `Ledger.attach` returns it."""
     flow_run = await flow_run_of(call)
     if flow_run is None:
         return record
@@ -91,13 +76,9 @@ async def _is_on_record(first: QATechRunRecord, call: Call) -> bool:
 
 
 async def first_run_of(run: QATechRunRecord | str) -> QATechRunRecord | None:
-    """Return the first run of a campaign, where a run is known to be a rerun in it.
+    """Return the first run of the campaign that a run is a rerun in.
 
-    Args:
-        run: The run in question, or its short id.
-
-    Returns:
-        The first run; None where the run is no rerun, as far as its record and the ledger of the flow run know.
+    None where it is no rerun, as far as its record and the ledger of the flow run know.
     """
     runs: dict[str, QATechRunRecord] = {}
     if (flow_run := own_flow_run()) is not None:

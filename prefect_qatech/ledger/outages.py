@@ -43,16 +43,7 @@ async def persistently(
 
 
 async def through_outages(ask: Callable[[], Awaitable[T]], seconds: float, about: QATechRunRecord | None = None) -> T:
-    """Ask Prefect's API until it answers.
-
-    Args:
-        ask: The question; it may be asked twice.
-        seconds: How long it may take.
-        about: The run that an error names.
-
-    Raises:
-        LedgerUnavailable: It did not answer in time.
-    """
+    """Ask Prefect's API until it answers, perhaps twice; out of time raise `LedgerUnavailable`, about a run."""
     try:
         return await persistently(ask, seconds, is_worth_it=is_outage)
     except Exception as error:

@@ -18,12 +18,7 @@ _PAGE = 200
 
 @dataclass
 class Rows:
-    """The rows of a flow run.
-
-    Attributes:
-        client: A client of the Prefect API.
-        flow_run_id: The flow run.
-    """
+    """The rows of a flow run."""
 
     client: PrefectClient
     flow_run_id: UUID

@@ -197,10 +197,8 @@ class QATechLedgerEntry(BaseModel):
 class Call:
     """A call that wants to start, rerun or attach, and where it stands; `QATechLedgerEntry` says what the fields mean.
 
-    Attributes:
-        is_ordered_by_prefect: Whether the place holds a number that Prefect gave a sub-flow run in another process, in
-            the order of calls, whatever each asks for.
-        caller: What has the number that the place ends with: a task run, or the call itself.
+    `is_ordered_by_prefect`: the place holds a number that Prefect gave a sub-flow run in another process, in the order
+    of calls, whatever each asks for. `caller` has the number that the place ends with: a task run, or the call itself.
     """
 
     kind: Kind
@@ -308,10 +306,7 @@ def starts_not_repeated(
 ) -> list[QATechLedgerEntry]:
     """Return the starts of earlier attempts at the place of a new call for which this attempt has not asked.
 
-    Args:
-        call: The call, which is on record nowhere.
-        entries: All slots of the ledger.
-        families: Those of all calls of this attempt so far.
+    `families` are those of all calls of this attempt so far.
     """
     if call.kind != "start" or call.is_named:
         return []

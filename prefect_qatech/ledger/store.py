@@ -52,11 +52,8 @@ _holders: dict[tuple[UUID, str, str], str] = {}
 class Ledger(Rows):
     """The ledger of a root flow run.
 
-    Attributes:
-        connect: Opens another client, for the loop in which a POST is sent.
-        record_seconds: How long the Prefect server has for the record of a run.
-        delete_seconds: How long it has to delete the intent of a start that was refused.
-        cancel_grace_seconds: How long a POST goes on when its caller is cancelled.
+    `connect` opens another client, for the loop in which a POST is sent. The seconds are for the record of a run, for
+    the deletion of the intent of a refused start, and for a POST whose caller is cancelled.
     """
 
     connect: Callable[[], AbstractAsyncContextManager[Any]] = get_client
@@ -81,14 +78,10 @@ class Ledger(Rows):
         latest_send_seconds: float = float("inf"),
         prepare: Prepare | None = None,
     ) -> QATechRunRecord:
-        """Return the run that a call has started before, or start it.
+        """Return the run that a call has started before, or start it: `prepare`, the intent, `send`.
 
-        Args:
-            call: What is asked for, and where the call stands.
-            send: Sends the POST, once.
-            busy_seconds: For how long after its intent the POST can be under way: what nobody may clear meanwhile.
-            latest_send_seconds: How long after that the POST may still be sent.
-            prepare: Comes before the intent, where nothing is on record; it may take its time, and may fail.
+        For `busy_seconds` after its intent a POST can be under way, and nobody may clear it; after
+        `latest_send_seconds` it is not sent any more.
 
         Raises:
             StartOutcomeUnknown: A POST was sent, by this call or before, and its outcome is not known.
@@ -127,15 +120,8 @@ class Ledger(Rows):
     async def attach(self, call: Call, record: QATechRunRecord) -> QATechRunRecord:
         """Put a run on record that somebody else has started: one row, as nothing is sent.
 
-        Args:
-            call: What is asked for, and where the call stands.
-            record: The run.
-
-        Returns:
-            The run, as it is on record; with what its start told, where this flow run has started it itself.
-
-        Raises:
-            LedgerConflict: What is on record does not fit the call.
+        It is returned as it is on record; with what its start told, where this flow run has started it itself. What
+        does not fit the call is a `LedgerConflict`.
         """
         entry = await self._find(call)
         if entry is None:

@@ -29,23 +29,14 @@ _NARROWEST, _WIDEST = 0.06, 0.5
 
 @dataclass(frozen=True)
 class PastDurations:
-    """How long such runs took before.
-
-    Attributes:
-        mean_seconds: Their mean.
-        spans: For each past run the shortest and the longest duration that it stands for, all between alike.
-    """
+    """How long such runs took before: their mean, and for each the span of durations, all alike, that it stands for."""
 
     mean_seconds: float
     spans: tuple[tuple[float, float], ...]
 
     @classmethod
     def of(cls, seconds: Iterable[float]) -> PastDurations | None:
-        """Return the forecast of past durations; None when there are fewer than `MIN_DURATIONS`.
-
-        Args:
-            seconds: The durations; what is no duration is left out.
-        """
+        """Return the forecast of past durations; None where fewer than `MIN_DURATIONS` of them are any."""
         durations = [value for value in seconds if 0 < value < math.inf]
         if len(durations) < MIN_DURATIONS:
             return None

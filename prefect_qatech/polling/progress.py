@@ -39,15 +39,7 @@ class Forecast(Protocol):
 
 
 def best_forecast(progress: Progress | None, past: Forecast | None) -> Forecast | None:
-    """Return the forecast to go by: progress once it shows a pace, else the past, else what little progress shows.
-
-    Args:
-        progress: How the test cases have moved on, where they were listed.
-        past: How long such runs took before, where that is known.
-
-    Returns:
-        The forecast; None where nothing is known.
-    """
+    """Return the forecast to go by: progress once it shows a pace, else the past, else what little progress shows."""
     if progress is not None and progress.ended >= _ENOUGH_FOR_A_PACE:
         return progress
     if past is not None:
@@ -56,11 +48,7 @@ def best_forecast(progress: Progress | None, past: Forecast | None) -> Forecast 
 
 
 def delay_without_knowledge(elapsed_seconds: float, pause_seconds: float) -> float:
-    """Return the expected cost of a pause where only the age of the run is known.
-
-    Returns:
-        Seconds, from 0 to the pause.
-    """
+    """Return the expected delay of a pause where only the age of the run is known: from 0 to the pause."""
     sooner, later = math.sqrt(max(0.0, elapsed_seconds)), math.sqrt(max(0.0, elapsed_seconds) + pause_seconds)
     return max(0.0, pause_seconds - 2 * sooner * (later - sooner))
 
@@ -96,15 +84,7 @@ class Progress:
     def after(
         cls, before: Progress | None, elapsed_seconds: float, *, total: int, finished: int, running: int
     ) -> Progress:
-        """Return the progress after a poll.
-
-        Args:
-            before: What was known before; None at the first poll.
-            elapsed_seconds: When the poll was, since the wait began.
-            total: How many test cases it saw.
-            finished: How many of them finished.
-            running: How many of them running.
-        """
+        """Return the progress after a poll, so long after the wait began; `before` is None at the first poll."""
         if before is None:
             return cls(total, finished, running, elapsed_seconds, finished, elapsed_seconds)
         side_by_side = (max(1, before.running) + max(1, running)) / 2
@@ -136,11 +116,7 @@ class Progress:
         return (1 - doubt) * _erlang_delay(mean, shape, pause_seconds) + unlike
 
     def remaining_seconds(self) -> tuple[float, int]:
-        """Return how much longer the run takes.
-
-        Returns:
-            The mean, and the shape of the Erlang distribution around it: the higher, the surer.
-        """
+        """Return how much longer the run takes: the mean, and the shape of an Erlang distribution around it."""
         left = self.total - self.finished
         unchanged = self.seen_seconds - self.changed_seconds
         if left <= 0:

@@ -106,9 +106,7 @@ class _Waits:
 async def reporting_what_goes_on(runs: Mapping[str, str | None], logger: RunLogger) -> AsyncIterator[None]:
     """Report in log, event and artifact that runs go on, when the wait for them is ended from outside.
 
-    Args:
-        runs: Short ids and addresses of the runs that are waited for, as they are when the wait is ended.
-        logger: The run's logger.
+    The mapping holds the runs that are waited for just then: short ids to addresses.
     """
     try:
         yield

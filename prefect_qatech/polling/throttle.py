@@ -53,13 +53,9 @@ class RequestBudget:
         self._lock = threading.Lock()
 
     def reserve(self, max_seconds: float) -> float:
-        """Take the next place.
+        """Take the next place, and return how long to wait for it, at most what can be waited.
 
-        Args:
-            max_seconds: How long can be waited for it. Where it is later, none is taken, and nothing is owed.
-
-        Returns:
-            How long to wait; at most what can be waited.
+        Where it is later than that, none is taken, and nothing is owed.
         """
         with self._lock:
             now = self._clock()

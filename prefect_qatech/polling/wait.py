@@ -20,14 +20,7 @@ from prefect_qatech.polling.steps import Watch, next_step
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the outside world gives to a wait.
-
-    Attributes:
-        sleep: Sleeps for so many seconds.
-        clock: A monotonic clock in seconds.
-        random: A random number from 0 to 1.
-        before_poll: Waits until a poll may be sent, up to so many seconds.
-    """
+    """What the outside world gives to a wait; `before_poll` waits until a poll may be sent, up to so many seconds."""
 
     sleep: Callable[[float], Awaitable[None]]
     clock: Callable[[], float] = time.monotonic
@@ -66,22 +59,10 @@ async def wait_for_run(
     history: History | None = None,
     what: str = "Run",
 ) -> QATechRun:
-    """Poll a run until it has ended.
+    """Poll a run until it has ended; the last poll is at the deadline.
 
-    The last poll is at the deadline. `prefect_qatech.polling.steps` says which failed polls are repeated.
-
-    Args:
-        client: The client.
-        run_short_id: The run.
-        timeout_seconds: How long from now the deadline is.
-        polling: How often to poll.
-        surroundings: Clock, sleep and randomness.
-        on_change: Called after each poll that saw something new.
-        on_error: Called after each poll that failed and will be repeated.
-        run_url: Address of the run, for errors.
-        age_seconds: How long ago the run was started; None where that is unknown.
-        history: Past durations of such runs.
-        what: What it is called, in errors.
+    `prefect_qatech.polling.steps` says which failed polls are repeated. `on_change` is called after each poll that saw
+    something new, `on_error` after each that failed and will be repeated; `what` is what it is called in errors.
 
     Returns:
         The run with all its test cases. COMPLETED without a result only where none came in the settle window, or until

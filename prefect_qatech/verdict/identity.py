@@ -24,20 +24,12 @@ AttemptKind = Literal["start", "rerun", "attached"]
 
 @dataclass(frozen=True)
 class ObservedAttempt:
-    """What is known of one attempt.
+    """What is known of one attempt: a run that was started, rerun, or attached (started elsewhere).
 
-    Attributes:
-        kind: How it came to be: started, rerun, or attached (started elsewhere).
-        run: The last answer of `GET /run/{shortId}?testCases=all`.
-        run_url: Address of the run.
-        test_count: How many test cases the answer to its POST promised; None where there was no such answer.
-        started_at: When it was started.
-        finished_at: When it was first seen to have ended; None while it goes on.
-        details: Run test case short id to `GET /run-test-case/{shortId}`, for the test cases that did not pass.
-        rerun_of: Short id of the run that it repeats.
-        filter: What a rerun was asked to repeat.
-        details_lost: Short ids of the run test cases whose details could not be had.
-        issues_lost: Whether what QA.tech noticed in the run could not be had; where it could, it is in the run.
+    `run` is the last answer of `GET /run/{shortId}?testCases=all`, with what QA.tech noticed unless that is lost.
+    `test_count` is what the answer to its POST promised; `finished_at` when it was first seen to have ended. The
+    details are of test cases that did not pass, by the short ids of their executions, as far as they could be had.
+    `filter` is what a rerun was asked to repeat.
     """
 
     kind: AttemptKind
@@ -55,12 +47,7 @@ class ObservedAttempt:
 
 @dataclass(frozen=True)
 class Execution:
-    """One test in one attempt.
-
-    Attributes:
-        case: What the list of the run says.
-        details: What `GET /run-test-case/{shortId}` says, where it was asked and answered.
-    """
+    """One test in one attempt: what the list of the run says, and its details, where they were answered."""
 
     case: QATechRunTestCase
     details: QATechRunTestCaseDetails | None
@@ -73,15 +60,10 @@ class Execution:
 
 @dataclass
 class CampaignTest:
-    """One test across the attempts.
+    """One test across the attempts, with an execution by the number of each that lists it.
 
-    Attributes:
-        test_id: Its `projectTestCaseId`, else its id, else its name, as the first list that has the test gives them.
-        name: Its name in that list.
-        ids: Its ids in the lists.
-        project_test_case_id: The same of its `projectTestCaseId`, where a list gives one.
-        identity_is_weak: Whether it was recognised by its name alone.
-        executions: Number of an attempt to what that attempt says about it.
+    `test_id` is its `projectTestCaseId`, else its id, else its name, as the first list that has the test gives them.
+    Its other ids are those of any list. Its identity is weak where it was recognised by its name alone.
     """
 
     test_id: str
@@ -155,12 +137,6 @@ def recognise(observed: Sequence[ObservedAttempt]) -> Campaign:
     In the lists of the runs, a test is the same one where `projectTestCaseId` is the same; else where `id` is; else
     where the name is the same and unique on both sides, and then its identity is weak. A run test case's short id is
     new in each run.
-
-    Args:
-        observed: The attempts, attempt 0 first.
-
-    Returns:
-        The campaign.
     """
     tests: dict[str, CampaignTest] = {}
     twins: Counter[str] = Counter()
@@ -266,14 +242,10 @@ def _new_test(case: QATechRunTestCase, tests: Mapping[str, CampaignTest], twins:
 
 
 def resolve_quarantine(policy: GatePolicy, names: Mapping[str, str]) -> tuple[GatePolicy, tuple[str, ...]]:
-    """Find the tests that the entries of a quarantine are about.
+    """Find the tests that the entries of a quarantine are about, among all tests of the campaign, id to name.
 
     A key is a test's id, or its exact name where only one test has it. Where two entries are about one test, the one
     that expires first holds.
-
-    Args:
-        policy: A policy as people write it.
-        names: Test id to name, of all tests of the campaign.
 
     Returns:
         The policy with test ids as keys, and the keys that match no test, or more than one: they are not applied.

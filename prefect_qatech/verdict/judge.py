@@ -66,10 +66,7 @@ _INCIDENT_SENTENCES = {
 class ReleaseCheckEvidence:
     """What is known of a release check that belongs to a gate.
 
-    Attributes:
-        is_complete: Whether it completed, and its findings could be read.
-        blockers: How many of its findings stand in the way of the release, or may.
-        score: Its overall score, where it has one.
+    `is_complete`: it completed, and its findings could be read. Its blockers stand in the way of the release, or may.
     """
 
     is_complete: bool

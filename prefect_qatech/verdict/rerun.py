@@ -16,12 +16,9 @@ from prefect_qatech.verdict.policy import DEFAULT_POLICY, GatePolicy
 
 @dataclass(frozen=True)
 class Rerun:
-    """What to ask for next.
+    """What to ask for next: `failed_only` and `test_cases` as the API has them, or `everything` that the run held.
 
-    Attributes:
-        kind: `failed_only` and `test_cases` as the API has them; `everything` that the run held.
-        test_ids: The open tests that it is for, in a stable order.
-        base: Index of the attempt whose run is to be rerun.
+    The open tests that it is for have a stable order; `base` is the attempt whose run is to be rerun.
     """
 
     kind: Literal["failed_only", "test_cases", "everything"]
@@ -38,10 +35,7 @@ class NoRerun:
 
 
 def rerun_base(open_tests: Iterable[str], attempts: Sequence[Attempt]) -> int:
-    """Return the attempt whose run a rerun of some tests is asked of.
-
-    Returns:
-        Index of the latest attempt that lists all of them; 0 where none does.
+    """Return the latest attempt whose run lists all of these tests; 0 where none does.
 
     Example:
         >>> rerun_base(["a"], [Attempt("COMPLETED", {"a": Outcome.FAILED}), Attempt("COMPLETED", {})])
