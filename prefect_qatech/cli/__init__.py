@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from contextlib import suppress
@@ -146,6 +147,9 @@ def _hint(error: CycloptsError) -> str | None:
 
 def main() -> None:
     """Run the command line; whatever is wrong with the arguments, the exit code is that of an error."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started the command, as `>&-` does
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the process ends
     for stream in (sys.stdout, sys.stderr):
         # A letter that the terminal lacks must not cost a verdict.
         with suppress(AttributeError, ValueError):
@@ -157,5 +161,6 @@ def main() -> None:
             end(hint)
         sys.exit(ERROR)
     except Exception:  # Python's own exit code for it, 1, would be a verdict
-        traceback.print_exc()
+        with suppress(OSError, ValueError):
+            traceback.print_exc()
         sys.exit(ERROR)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 from prefect_qatech.verdict import Verdict
@@ -13,5 +14,6 @@ EXIT_CODES = {Verdict.PASS: PASS, Verdict.FAIL: FAIL, Verdict.INCONCLUSIVE: INCO
 
 def end(message: str) -> NoReturn:
     """End the command, which could not be carried out."""
-    print(f"prefect-qatech: {message}", file=sys.stderr)
+    with suppress(OSError, ValueError):  # whoever read it has gone, or a disk is full: the exit code tells it
+        print(f"prefect-qatech: {message}", file=sys.stderr, flush=True)
     sys.exit(ERROR)

@@ -649,6 +649,23 @@ def test_a_reader_that_has_gone_changes_no_verdict(environment: dict[str, str], 
     assert json.loads((tmp_path / "out/verdict.json").read_text())["verdict"] == "pass"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("plan", "streams", "code"),
+    [("pln_one", ">&- 2>&-", 0), ("pln_unknown", ">&- 2>/dev/full", 3)],
+    ids=["a verdict", "an error"],
+)
+def test_where_nothing_can_be_printed_the_exit_code_tells_the_rest(
+    plan: str, streams: str, code: int, environment: dict[str, str], tmp_path: Path
+) -> None:
+    arguments = ["run", "--plan", plan, "--rerun-failed", "1", "--junit", "tests.xml"]
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {streams}', "sh", *COMMAND, *arguments], env=environment, timeout=240, check=False
+    )
+    assert done.returncode == code
+    assert (tmp_path / "tests.xml").exists() is (code == 0)
+
+
 def test_what_cannot_be_written_keeps_nothing_else_from_being_written(
     command: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
