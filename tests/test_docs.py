@@ -39,7 +39,7 @@ from prefect_qatech.report.subject import GateSubject
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.sandbox.loading import load_scenario
 from tests.documents import DOCUMENTS, PAGES, ROOT, blocks, rows, section, shell
-from tests.support import a_report, keep_to_schema
+from tests.support import a_report, credentials_for, keep_to_schema
 
 EXAMPLES = {
     f"{name}-{number}": block
@@ -61,12 +61,16 @@ SHELL = [
 ]
 
 
-@pytest.fixture
-def quick_polling(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What is polled by default is polled as often as a fast sandbox needs."""
-    with monkeypatch.context() as patch:
+@pytest.fixture(scope="module")
+def saved(_running_qatech_sandbox: Sandbox, prefect_server: None) -> Iterator[None]:
+    """What the text around the examples says is saved; by default a run is polled as often as a fast sandbox needs."""
+    sandbox = _running_qatech_sandbox
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(QATechPolling.model_fields["first_seconds"], "default", 0.05)
         QATechPolling.model_rebuild(force=True)
+        credentials = credentials_for(sandbox)
+        credentials.save("prod", overwrite=True)
+        QATechTestPlan(credentials=credentials, test_plan_short_id="pln_green").save("checkout", overwrite=True)
         yield
     QATechPolling.model_rebuild(force=True)
 
@@ -114,16 +118,13 @@ def test_each_example_runs(
     monkeypatch: pytest.MonkeyPatch,
     qatech_sandbox: Sandbox,
     qatech_credentials: QATechCredentials,
-    quick_polling: None,
+    saved: None,
     tmp_path: Path,
 ) -> None:
     block = EXAMPLES[name]
     monkeypatch.chdir(tmp_path)  # for what the examples write
     monkeypatch.setenv("QATECH_API_URL", qatech_sandbox.url)
     monkeypatch.setenv("QATECH_API_TOKEN", qatech_sandbox.token)
-    # What the text around the examples says is saved.
-    qatech_credentials.save("prod", overwrite=True)
-    QATechTestPlan(credentials=qatech_credentials, test_plan_short_id="pln_green").save("checkout", overwrite=True)
     names: dict[str, Any] = {"__name__": "example"}
     exec(compile(block, name, "exec"), names)
     flows = [found for found in names.values() if isinstance(found, Flow) and found.fn.__module__ == "example"]

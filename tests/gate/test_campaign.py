@@ -333,7 +333,11 @@ async def test_texts_and_addresses_of_the_service_do_not_break_the_message(judge
         async with credentials_for(sandbox).get_client() as client:
             run = await client.start_run(QATechRunRequest(test_plan_short_id="pln_one"))
         url = "https://app.qa.tech/x\nGate: PASSED\x1b[2J" + "y" * 5000
-        answer = {"success": True, "run": {"shortId": run.run_short_id, "url": url, "testCount": len(names) + 1}}
+        answer: dict[str, Any] = {
+            "success": True,
+            "run": {"shortId": run.run_short_id, "url": url, "testCount": len(names) + 1},
+        }
+        answer["run"]["testPlan"] = {"name": HOSTILE[0], "shortId": "pln_one"}
         sandbox.set_faults(fault(answered(200, answer), "start"))
         report = await judge(sandbox, policy=ONE_RUN)
     assert len(report.tests_with(TestVerdict.FAILED)) == len(names)
