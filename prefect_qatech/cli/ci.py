@@ -27,15 +27,9 @@ _NOT_PASSED = (TestVerdict.FAILED, TestVerdict.FLAKY)
 
 
 def tell_ci(report: GateReport, directory: Path, environ: Mapping[str, str]) -> list[str]:
-    """Report a verdict to the CI service that the command runs in, if any.
+    """Report a verdict to the CI service that the command runs in, if any; files go where it picks them up.
 
-    Args:
-        report: The report.
-        directory: Where files that a service is to pick up are written.
-        environ: The environment.
-
-    Returns:
-        Lines to print, which the service reads.
+    Return lines to print, which the service reads.
 
     Raises:
         OSError: A file could not be written.
@@ -61,11 +55,7 @@ def tell_ci(report: GateReport, directory: Path, environ: Mapping[str, str]) -> 
 def tell_ci_of_an_error(error: Exception, environ: Mapping[str, str]) -> list[str]:
     """Report to the CI service that there is no verdict, and why: a later step may act on the outputs.
 
-    Returns:
-        Lines to print, which the service reads.
-
-    Raises:
-        OSError: A file could not be written.
+    As `tell_ci`, it returns lines to print, and raises OSError.
     """
     run_url = safe_url(getattr(error, "run_url", None)) or ""
     outputs = {**dict.fromkeys(_OUTPUTS, ""), "verdict": "error"}

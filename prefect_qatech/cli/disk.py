@@ -27,12 +27,7 @@ _REQUEST = "request.json"
 
 
 class JournalVerdict(BaseModel):
-    """The end of a campaign.
-
-    Attributes:
-        verdict: pass, fail or inconclusive.
-        ended_at: When it was found.
-    """
+    """The end of a campaign: pass, fail or inconclusive, and when it was found."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -41,13 +36,10 @@ class JournalVerdict(BaseModel):
 
 
 class RunJournal:
-    """The record of one campaign.
+    """The record of one campaign, in a directory with those of all others.
 
-    Args:
-        directory: Where the journals of all campaigns are.
-        asked: What is tested, for which target: what tells this campaign from another one.
-        place: Where its runs are: the service's address, and the project where one is named. It is no part of what is
-            asked for.
+    What is `asked`, for which target, tells it from another one. The place, the service's address and the project where
+    one is named, is no part of that.
     """
 
     def __init__(self, directory: Path, asked: Mapping[str, Any], place: str = "") -> None:
@@ -57,11 +49,7 @@ class RunJournal:
         self._place = place
 
     def check_place(self) -> None:
-        """Check that what is on record is where this campaign's runs would be.
-
-        Raises:
-            LedgerConflict: It is at another address or project.
-        """
+        """Raise `LedgerConflict` where what is on record is at another address or project than this campaign's runs."""
         try:
             place = json.loads((self.directory / _REQUEST).read_bytes()).get("place", "")
         except FileNotFoundError:
@@ -102,10 +90,7 @@ class RunJournal:
             raise self._unreadable(_VERDICT, error) from error
 
     def find(self, slot: str) -> QATechRunRecord | None:
-        """Return the run of a slot; None where none was started there.
-
-        Args:
-            slot: `first`, or the name of a rerun.
+        """Return the run of a slot, `first` or a rerun; None where none was started there.
 
         Raises:
             LedgerUnavailable: What is there cannot be read.
@@ -129,12 +114,8 @@ class RunJournal:
     def open_intent(self, slot: str) -> str | None:
         """Record that a POST is about to be sent.
 
-        Args:
-            slot: `first`, or the name of a rerun.
-
-        Returns:
-            What tells this intent from another one, for `record`; None where the slot is taken, and then no POST may be
-            sent.
+        Return what tells this intent from another one, for `record`; None where the slot is taken, and then no POST may
+        be sent.
         """
         nonce = uuid4().hex
         try:
@@ -160,26 +141,12 @@ class RunJournal:
         return max(0.0, time.time() - self._intent(slot).stat().st_mtime)
 
     def clear_intent(self, slot: str, nonce: str | None = None) -> None:
-        """Forget an intent whose POST was surely not accepted.
-
-        Args:
-            slot: The slot.
-            nonce: What `open_intent` returned: the intent of another command stays. None for whichever is there.
-        """
+        """Forget an intent whose POST was surely not accepted: that of this nonce, or None for whichever is there."""
         if nonce is None or self._is_of(slot, nonce):
             self._intent(slot).unlink(missing_ok=True)
 
     def record(self, slot: str, nonce: str, record: QATechRunRecord) -> bool:
-        """Record the run that a POST has started.
-
-        Args:
-            slot: The slot.
-            nonce: What `open_intent` returned.
-            record: The run.
-
-        Returns:
-            Whether the slot was still that of this intent.
-        """
+        """Record the run that a POST has started, and return whether the slot was still that of this intent."""
         is_ours = self._is_of(slot, nonce) and not self._run(slot).exists()
         if is_ours:
             write_whole(self._run(slot), record.model_dump_json())
@@ -205,10 +172,7 @@ class RunJournal:
         (self.directory / _VERDICT).unlink(missing_ok=True)
 
     def set_aside(self, verdict: JournalVerdict | None) -> None:
-        """Keep what is on record under another name, so that a new campaign can begin.
-
-        Args:
-            verdict: How the campaign has ended; None where it has not, and is left all the same.
+        """Keep what is on record under another name, so that a new campaign can begin, whether or not it has a verdict.
 
         Raises:
             LedgerConflict: Another command was faster; what it has begun stays.
@@ -244,14 +208,7 @@ class RunJournal:
 
 
 def check_journal_directory(directory: Path) -> None:
-    """Check that a journal can be kept in a directory.
-
-    Args:
-        directory: The directory; made where it is missing.
-
-    Raises:
-        InvalidInputError: It cannot.
-    """
+    """Make a directory for a journal where it is missing; one that cannot be kept there is an `InvalidInputError`."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -261,15 +218,7 @@ def check_journal_directory(directory: Path) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file as a whole: whoever reads it meanwhile, or after a disk was full, finds all of it or none.
-
-    Args:
-        path: The file; its folder exists.
-        text: What it is to hold.
-
-    Raises:
-        OSError: It could not be written.
-    """
+    """Write a file as a whole: whoever reads it meanwhile, or after a disk was full, finds all of it or none."""
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         with new.open("w", encoding="utf-8") as file:

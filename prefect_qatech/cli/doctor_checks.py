@@ -63,13 +63,9 @@ _NO_SERVICE = (QATechConnectionError, QATechTimeoutError, InvalidResponseError, 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check has found.
+    """What a check has found, and what to do.
 
-    Attributes:
-        check: Its name.
-        state: `ok`; `note`, which is worth knowing; `wrong`; `skipped`, because something before it is wrong.
-        message: What there is, in a sentence or two.
-        advice: What to do.
+    `note` is worth knowing; `skipped` is what was not checked, because something before it is wrong.
     """
 
     check: str
@@ -82,15 +78,8 @@ class Finding:
 class Where:
     """What is examined, and what the checks so far have found there.
 
-    Attributes:
-        environ: The environment.
-        block: The name of the credentials block; None for the environment's credentials.
-        read_only: Whether a token that may only read is enough.
-        credentials: How to reach QA.tech.
-        is_service_up: Whether it answers.
-        projects: What the token sees.
-        is_prefect_up: Whether Prefect's API answers.
-        skews: By how many seconds this machine's clock is ahead of others.
+    With a `block` its credentials are meant, else those of the environment; `skews` are by how many seconds this
+    machine's clock is ahead of others.
     """
 
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)

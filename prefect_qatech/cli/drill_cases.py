@@ -44,13 +44,7 @@ class StepFailed(Exception):
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a case is played.
-
-    Attributes:
-        sandbox: QA.tech.
-        policy: The gate's policy.
-        directory: For the files of its report.
-    """
+    """Where a case is played: QA.tech, the gate's policy, and a directory for the files of its report."""
 
     sandbox: Sandbox
     policy: GatePolicy
@@ -182,17 +176,9 @@ async def _prefect_in_front() -> AsyncIterator[Callable[[bool], None]]:
 class Case:
     """One thing that goes wrong.
 
-    Attributes:
-        name: A short name.
-        what: What happens.
-        tests: What comes of each test case, by attempt; the scenario's words.
-        plan: More fields of the scenario's plan.
-        faults: What goes wrong with requests; each happens once unless it says more.
-        executions: How many test executions the organisation has left.
-        policy: The gate's policy.
-        play: Runs the gate.
-        may_say: What a gate that fails closed may say.
-        starts: How many starts there must be; each is paid for.
+    `tests` is what comes of each test case, by attempt, in the scenario's words, and `plan` more fields of its plan.
+    Each fault happens once unless it says more. The organisation has so many test executions left. A gate that fails
+    closed may say one of `may_say`, and there must be so many starts, each of which is paid for.
     """
 
     name: str
@@ -218,13 +204,8 @@ class Case:
 class Played:
     """What came of a case.
 
-    Attributes:
-        case: Its name.
-        what: What happened.
-        verdict: The gate's verdict: pass, fail, inconclusive or error; `nothing` where it did not end.
-        reason: Why, in the gate's words.
-        starts: How many starts arrived at QA.tech.
-        fails_closed: Whether that is what a gate that fails closed may say, and nothing was started twice.
+    The verdict is pass, fail, inconclusive or error, or `nothing` where the gate did not end; the reason is in the
+    gate's words. It fails closed where it may say that, and nothing was started twice.
     """
 
     case: str
@@ -236,13 +217,7 @@ class Played:
 
 
 async def play(case: Case, directory: Path, seconds: float) -> Played:
-    """Play a case.
-
-    Args:
-        case: The case.
-        directory: An empty directory for the gate's files.
-        seconds: How long the gate may take; it has a deadline of its own.
-    """
+    """Play a case, with an empty directory for the gate's files; the gate has a deadline of its own, too."""
     with case.sandbox() as sandbox:
         try:
             report = await asyncio.wait_for(case.play(Stage(sandbox, case.policy, directory)), seconds)

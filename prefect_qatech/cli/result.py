@@ -26,11 +26,7 @@ MAX_TESTS = 50
 
 
 def forget_older(*, junit: Path | None, directory: Path | None) -> None:
-    """Remove what an earlier command has written: however this one ends, its files must not show another result.
-
-    Raises:
-        OSError: A file could be neither moved nor removed.
-    """
+    """Remove what an earlier command has written: however this one ends, its files must not show another result."""
     if directory is not None:
         clear_report_files(directory)
     if junit is not None:
@@ -41,13 +37,6 @@ def show(
     report: GateReport, *, junit: Path | None, directory: Path | None, as_json: bool, environ: Mapping[str, str]
 ) -> None:
     """Print a report, write its files, and tell the CI service.
-
-    Args:
-        report: The report.
-        junit: Where to write JUnit XML.
-        directory: Where to write all files of the report.
-        as_json: Whether stdout gets JSON.
-        environ: The environment, which names the CI service.
 
     Raises:
         OSError: Something could not be written; all the rest was by then.

@@ -44,19 +44,10 @@ Mode = Literal["new", "resume", "anew"]
 class TerminalSteps:
     """The steps of a gate at a terminal.
 
-    Attributes:
-        credentials: How to reach QA.tech.
-        journal: What was started.
-        display: Shows what goes on.
-        deadline_seconds: How long the campaign has.
-        start: Sends the POST of the first run; None where `attached` is judged.
-        prepare: Comes before that POST and may fail, as it starts nothing: finds out what the names mean.
-        attached: A run that was started elsewhere.
-        subject: What is tested.
-        notes: What the report should say of the first run.
-        mode: `new` refuses a campaign that is on record without a verdict, `resume` goes on with it, `anew` leaves it.
-        polling: How often to poll a run.
-        sleep: Sleeps for so many seconds.
+    `start` sends the POST of the first run, unless `attached`, a run that was started elsewhere, is judged. `prepare`
+    comes before that POST and may fail, as it starts nothing: it finds out what the names mean. The notes are what the
+    report should say of the first run. The mode `new` refuses a campaign that is on record without a verdict, `resume`
+    goes on with it, and `anew` leaves it.
     """
 
     credentials: QATechCredentials

@@ -34,10 +34,7 @@ def terminal_width() -> int:
 def row(cells: Sequence[tuple[str, int]], text: str, width: int) -> list[str]:
     """Return the lines of a row: cells of a fixed width, then a text that goes on below itself.
 
-    Args:
-        cells: Each cell and its width; one that is longer pushes the rest aside.
-        text: The text of the last column.
-        width: How many columns a line has. A word that is longer, an address for example, is not broken.
+    A cell that is longer pushes the rest aside; a word that is longer, an address for example, is not broken.
     """
     head = "".join(f"{cell:<{room}}  " for cell, room in cells)
     indent = " " * sum(room + 2 for _, room in cells)
@@ -55,14 +52,7 @@ def row(cells: Sequence[tuple[str, int]], text: str, width: int) -> list[str]:
 def show(lines: Iterable[str], file: IO[str] | None = None) -> None:
     """Print lines; in a terminal, a verdict at the beginning of a line has its colour.
 
-    Where whoever reads them has gone (`| head`), the rest is not printed: that is no error.
-
-    Args:
-        lines: The lines.
-        file: Where to; stdout by default.
-
-    Raises:
-        OSError: They could not be written.
+    Where whoever reads them has gone (`| head`), the rest is not printed: that is no error, as any other OSError is.
     """
     file = file or sys.stdout
     try:

@@ -48,13 +48,7 @@ class QATechReleaseDecision(RunInput):
 
 
 async def ask(report: GateReport, *, timeout_seconds: float, key: str) -> GateDecision:
-    """Pause the flow run until a person has decided, or the time is over.
-
-    Args:
-        report: What to decide on.
-        timeout_seconds: How long to wait for an answer.
-        key: Names this question within the flow run; Prefect asks none twice.
-    """
+    """Pause the flow run until a person has decided, or the time is over; Prefect asks no question of a key twice."""
     answer: Any = None
     why = "Nobody answered in time."
     until = datetime.now(timezone.utc) + timedelta(seconds=timeout_seconds)
@@ -78,15 +72,8 @@ async def ask(report: GateReport, *, timeout_seconds: float, key: str) -> GateDe
 async def ask_suspended(report: GateReport, *, until: datetime, key: str) -> GateDecision:
     """Suspend the flow run until a person has decided; the resumed process calls it again for the decision.
 
-    Nothing here wakes the flow run when the time is over: `prefect_qatech.gate.watcher` does.
-
-    Args:
-        report: What to decide on.
-        until: How long there is time for an answer.
-        key: Names this question within the flow run; Prefect asks none twice.
-
-    Raises:
-        Pause: Prefect's signal that ends the process; for nobody but Prefect to catch.
+    Nothing here wakes the flow run when the time is over: `prefect_qatech.gate.watcher` does. Prefect asks no question
+    of a key twice, and its signal that ends the process, `Pause`, is for nobody else to catch.
     """
     seconds = max(0.0, (until - datetime.now(timezone.utc)).total_seconds())
     answer: Any = None
@@ -129,12 +116,7 @@ def _decision(report: GateReport, answer: Any, why: str) -> GateDecision:
 
 
 def question(report: GateReport, until: datetime) -> str:
-    """Pure: return what the form says above its fields.
-
-    Args:
-        report: What there is to decide on.
-        until: How long there is time for an answer.
-    """
+    """Pure: return what the form says above its fields."""
     names = [test.name for test in report.tests_with(TestVerdict.FAILED)]
     told = listed(names, _MAX_NAMES, lambda name: markdown_text(name, _NAME_LENGTH) or "(no name)")
     where = ", ".join(markdown_text(app.environment_url, 300) for app in report.applications if app.environment_url)

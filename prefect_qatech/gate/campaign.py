@@ -33,14 +33,9 @@ MAX_SENTENCE = 1_500
 class Beginning:
     """The first run of a campaign, started or found.
 
-    Attributes:
-        first: The run.
-        seconds_left: Returns the seconds until the deadline of the campaign, by a monotonic clock.
-        subject: What is tested.
-        evidence_is_older: Whether it was started in an earlier attempt of the flow run.
-        is_one_run_only: Whether it was started elsewhere, so that nothing is known of the runs before it.
-        has_stale_pass: Whether it has passed for something else than what is asked about now.
-        notes: What the report should say of it.
+    `seconds_left` returns the seconds until the deadline of the campaign, by a monotonic clock. `evidence_is_older`: it
+    was started in an earlier attempt of the flow run. `is_one_run_only`: it was started elsewhere, so that nothing is
+    known of the runs before it. `has_stale_pass`: it has passed for something else than what is asked about now.
     """
 
     first: QATechRunRecord
@@ -61,14 +56,9 @@ def seconds_left(began: datetime, deadline_seconds: float) -> Callable[[], float
 
 @dataclass(frozen=True)
 class NextRun:
-    """A rerun that is to be started.
+    """A rerun of the run `base` that is to be started; its number is that of the attempt that it makes.
 
-    Attributes:
-        first: The first run of the campaign.
-        number: The number of the attempt that it makes; the first run is 0.
-        base: The run that is repeated.
-        failed_only: Whether the service chooses the test cases that did not pass.
-        test_case_ids: UUIDs of the test cases that are repeated; None for what `failed_only` says.
+    With `failed_only` the service chooses the test cases that did not pass; else they are given, or all are repeated.
     """
 
     first: QATechRunRecord

@@ -35,13 +35,9 @@ MAX_ODD_ANSWERS = 3
 
 @dataclass(frozen=True)
 class Details:
-    """What was found out about the tests of a run that did not pass.
+    """What was found out about the tests of a run that did not pass, by their short ids in it, and what was lost.
 
-    Attributes:
-        by_short_id: Run test case short id to its details.
-        lost: Short ids of those whose details could not be had.
-        issues: What QA.tech noticed in the run; none where it does not tell such things.
-        issues_lost: Whether that could not be had.
+    Besides, what QA.tech noticed in the run; none where it does not tell such things.
     """
 
     by_short_id: Mapping[str, QATechRunTestCaseDetails] = field(default_factory=dict)
@@ -61,19 +57,9 @@ async def details_of(
 ) -> Details:
     """Ask for the details of each test case that ended without a pass, for its error code, and for the run's issues.
 
-    A request for details that fails and may be repeated is repeated like a poll, until the deadline; one for issues,
-    for a few seconds.
-
-    Args:
-        credentials: How to reach QA.tech.
-        run: The run with its test cases.
-        seconds_left: How long the campaign has; at its deadline each is asked for once, as the run itself is polled.
-        wait_for_turn: Waits until a request may be sent, up to so many seconds.
-        sleep: Sleeps for so many seconds.
-        logger: Told of each that could not be had.
-
-    Returns:
-        What was found, and what was lost.
+    A request for details that fails and may be repeated is repeated like a poll, until the deadline, at which each is
+    asked for once, as the run itself is polled; one for issues, for a few seconds. `wait_for_turn` waits until a
+    request may be sent, up to so many seconds.
     """
     wanted = [
         case.short_id

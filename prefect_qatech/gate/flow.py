@@ -45,14 +45,7 @@ async def run_gate(
     run: QATechRunRecord | str | None,
     settings: GateSettings,
 ) -> GateReport:
-    """Run one gate in the current flow run; `release_gate` documents the arguments.
-
-    Args:
-        credentials: How to reach QA.tech.
-        request: What to run, where.
-        run: A run to judge instead of starting one.
-        settings: The rest.
-    """
+    """Run one gate in the current flow run; `release_gate` documents the arguments."""
     try:
         return await _run_gate(credentials, request, run, settings)
     except GateNotPassed:

@@ -36,8 +36,7 @@ class _Pass(BaseModel):
 async def current_attempt() -> Chain:
     """Return which attempt of which flow runs, and of the user's task, the caller stands in; the root flow run first.
 
-    Returns:
-        Ids with their run counts; empty outside a flow run.
+    Each is an id with its run count; outside a flow run there is none.
     """
     if (flow_run := own_flow_run()) is None:
         return ()
@@ -69,14 +68,9 @@ def end_key(run_short_id: str) -> str:
 
 
 async def end_of(run: QATechRunRecord, seen: datetime | None) -> datetime | None:
-    """Return when a run was first seen to have ended, and record it where that is new.
+    """Return when a run, which has ended, was first seen to: what is on record, else `seen`, which is recorded.
 
-    Args:
-        run: The run, which has ended.
-        seen: When it was seen just now; None where it may have ended at any time before.
-
-    Returns:
-        What is on record, else `seen`.
+    `seen` is None where it may have ended at any time before.
     """
     if run.flow_run_id is None:
         return seen
@@ -105,15 +99,7 @@ async def record_pass(first: QATechRunRecord, target: str | None) -> None:
 
 
 async def has_stale_pass(first: QATechRunRecord, target: str | None) -> bool:
-    """Whether a campaign has passed for something else than what is asked about now.
-
-    Args:
-        first: The first run of the campaign.
-        target: What is to be tested now, where it is named.
-
-    Returns:
-        True where it passed for another target, or, without a target, in an earlier attempt of the flow run.
-    """
+    """Whether a campaign has passed for another target or, without a target, in an earlier attempt of the flow run."""
     if first.flow_run_id is None:
         return False
     async with _rows_of(first) as ledger:

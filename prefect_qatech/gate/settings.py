@@ -34,11 +34,7 @@ class GateSettings:
     release_check: QATechReleaseCheckRequest | None = None
 
     def check(self) -> None:
-        """Raise where something makes no sense.
-
-        Raises:
-            InvalidInputError: Nothing was sent.
-        """
+        """Raise `InvalidInputError` where something makes no sense; nothing was sent."""
         if not 0 < self.decision_timeout_seconds <= _MAX_DECISION_SECONDS:
             raise InvalidInputError(
                 f"decision_timeout_seconds must be more than 0 and at most {_MAX_DECISION_SECONDS:,}"

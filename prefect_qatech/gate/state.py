@@ -44,9 +44,6 @@ def gate_in_both_versions(**options: Any) -> Callable[[Callable[P, Coroutine[Any
     """Make two flows of an async function: the sync version, under its name, and its `async_version`.
 
     Both end in a state that names the verdict, and are not retried.
-
-    Args:
-        options: Options of Prefect's `@flow`, for both of them.
     """
 
     def decorate(core: Callable[P, Coroutine[Any, Any, T]]) -> SyncFlow[P, T]:

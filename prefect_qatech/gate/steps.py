@@ -43,14 +43,7 @@ _PASS_SECONDS = 60.0
 
 @dataclass
 class FlowRunSteps:
-    """The steps of a gate in the current flow run; `Steps` says what each does.
-
-    Attributes:
-        credentials: How to reach QA.tech.
-        request: What to run, where.
-        settings: How the gate goes about its work.
-        run: A run to judge instead of starting one.
-    """
+    """The steps of a gate in the current flow run; `Steps` says what each does. A `run` is judged, and none started."""
 
     credentials: QATechCredentials
     request: QATechRunRequest
@@ -293,13 +286,7 @@ async def astart_campaign(
 ) -> QATechRunRecord:
     """Start the first run of a campaign, or find it: unless it has passed in an earlier attempt of the flow run.
 
-    Args:
-        credentials: How to reach QA.tech.
-        request: What to run, where.
-        target: What is tested, where it is named.
-        label: Names this start within the flow run.
-        release_check: The release check that is started beside it, where there is one.
-        gate_label: The gate's label, by which its artifacts are kept.
+    The release check is started beside it; by `gate_label` the gate's artifacts are kept.
     """
     first = await astart_in_campaign(
         credentials, request, target=target, label=label, release_check=release_check, gate_label=gate_label

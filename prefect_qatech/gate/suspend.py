@@ -49,14 +49,10 @@ _ENDINGS: dict[WaitsFor, str] = {
 
 
 class Note(BaseModel):
-    """What a suspended gate waits for.
+    """What a suspended gate waits for, and until when.
 
-    Attributes:
-        what: The end of a run, that of a release check, or a person's decision.
-        until: When the time for it is over.
-        api: Fingerprint of the service's address.
-        run_short_id: The run or the release check; of a decision, the gate's first run.
-        run_url: Its address.
+    `api` is a fingerprint of the service's address. The run may be a release check; of a decision, it is the gate's
+    first run.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -69,14 +65,7 @@ class Note(BaseModel):
 
 
 def name_while(name: str, what: WaitsFor | None) -> str:
-    """Pure: return the name of a flow run while it waits for something.
-
-    Args:
-        name: The name that it has.
-        what: What it waits for; None for the name of one that does not wait.
-
-    Returns:
-        The name.
+    """Pure: return the name of a flow run while it waits for something, or again for nothing.
 
     Example:
         >>> name_while("pln_smoke · waits for QA.tech", "decision")
@@ -88,11 +77,7 @@ def name_while(name: str, what: WaitsFor | None) -> str:
 
 
 async def show_wait(what: WaitsFor | None) -> None:
-    """Let the name of the current flow run say what it waits for, where lists show no more than "Suspended".
-
-    Args:
-        what: What it waits for; None to take that away again.
-    """
+    """Let the name of the current flow run say what it waits for, where lists show no more than "Suspended"."""
     if (flow_run := own_flow_run()) is not None:
         await rename(flow_run, what)
 
@@ -112,11 +97,7 @@ async def rename(flow_run: FlowRun, what: WaitsFor | None) -> None:
 
 
 def check_can_suspend() -> None:
-    """Make sure that Prefect can suspend the current flow run.
-
-    Raises:
-        InvalidInputError: It cannot.
-    """
+    """Raise `InvalidInputError` where Prefect cannot suspend the current flow run."""
     flow_run = own_flow_run()
     if flow_run is None or flow_run.deployment_id is None:
         why = "this one has no deployment"
@@ -136,11 +117,8 @@ async def suspend_until_ended(
 ) -> None:
     """Return where a run has ended; else suspend the flow run until it has, or its time is over.
 
-    A run that was just started is polled for a while first: errors at the start show early.
-
-    Raises:
-        Pause: Prefect's signal that ends the process; for nobody but Prefect to catch.
-        QATechAPIError: Polling makes no sense any more.
+    A run that was just started is polled for a while first: errors at the start show early. `Pause`, Prefect's signal
+    that ends the process, is for nobody else to catch.
     """
     began = time.monotonic()
     if not await _goes_on(
@@ -154,11 +132,7 @@ async def suspend_until_ended(
 async def suspend_until_checked(
     credentials: QATechCredentials, check: QATechStartedReleaseCheck, seconds: float
 ) -> None:
-    """Return where a release check has ended; else suspend the flow run until it has, or its time is over.
-
-    Raises:
-        Pause: Prefect's signal that ends the process; for nobody but Prefect to catch.
-    """
+    """Return where a release check has ended; else suspend the flow run until it has, or its time is over."""
     try:
         async with credentials.get_client() as client:
             if (await client.get_release_check(check.short_id)).is_final:
@@ -223,16 +197,7 @@ async def _goes_on(
 async def write_note(
     key: str, what: WaitsFor, seconds: float, credentials: QATechCredentials, short_id: str, url: str | None
 ) -> Note:
-    """Write down what the current flow run is going to wait for.
-
-    Args:
-        key: Of the suspension; begins with `qatech-`.
-        what: The end of a run or of a release check, or a decision.
-        seconds: How long from now.
-        credentials: Where the run is.
-        short_id: The run or the release check.
-        url: Its address.
-    """
+    """Write down what the current flow run is going to wait for, and for how long, under the key of the suspension."""
     note = Note(
         what=what,
         until=datetime.now(timezone.utc) + timedelta(seconds=seconds),

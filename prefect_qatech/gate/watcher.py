@@ -45,26 +45,14 @@ ItemT = TypeVar("ItemT")
 
 
 def needs_poll(note: Note, now: datetime, api: str) -> bool:
-    """Pure: whether only a poll of its run or release check can tell if a gate is to be woken.
-
-    Args:
-        note: What it waits for.
-        now: The time.
-        api: Fingerprint of the address that can be polled.
-    """
+    """Pure: whether only a poll, at an address with this fingerprint, can tell if a gate is to be woken."""
     return note.what != "decision" and now < note.until and note.api == api
 
 
 def why_wake(note: Note, now: datetime, run: QATechRun | QATechReleaseCheck | None) -> str | None:
-    """Pure: return why a suspended gate is to be woken now.
+    """Pure: return why a suspended gate is to be woken now; None where it is to sleep on.
 
-    Args:
-        note: What it waits for.
-        now: The time.
-        run: Its run or release check as a poll saw it; None where there was none, or where it failed.
-
-    Returns:
-        The reason; None where it is to sleep on.
+    The run, or release check, is as a poll saw it; None where there was none, or where it failed.
     """
     if now >= note.until:
         return "nobody has decided in time" if note.what == "decision" else "its deadline has come"

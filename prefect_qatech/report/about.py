@@ -20,13 +20,7 @@ _BESIDE = ("environment", "device")
 
 
 class Fact(NamedTuple):
-    """One thing that a reader must know of what was tested.
-
-    Attributes:
-        name: What it is: `target`, `application`, `environment` and so on.
-        text: The fact.
-        url: Where it leads, which may be no address for a link.
-    """
+    """One thing that a reader must know of what was tested; its `url` leads there, and may be no address for a link."""
 
     name: str
     text: str
@@ -53,12 +47,7 @@ def facts(report: GateReport) -> list[Fact]:
 def about_line(report: GateReport, show: Callable[[str, str | None], str] = lambda text, url: text) -> str:
     """Return the facts as one line: "target v2 · app_shop on https://staging.example.com · policy: max_failed 1".
 
-    Args:
-        report: The report.
-        show: What each text goes through, with the address that it leads to.
-
-    Returns:
-        The line; empty where nothing is known.
+    Each text goes through `show`, with the address that it leads to. Where nothing is known the line is empty.
     """
     line = ""
     for fact in facts(report):

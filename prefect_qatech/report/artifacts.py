@@ -80,25 +80,15 @@ def gate_key(kind: str, subject: GateSubject, *more: str) -> str:
     """Return the key of a gate's artifact: stable per label or plan, and the place that was tested.
 
     A history is that of a plan at one address, not at all of them.
-
-    Args:
-        kind: What the artifact is.
-        subject: What the gate tests.
-        more: What tells artifacts of this kind apart.
     """
     return artifact_key(kind, subject.label or subject.plan_short_id, environment_of(subject), *more)
 
 
 async def publish_link(url: str | None, text: str, *, key: str, description: str, below_url: str | None = None) -> None:
-    """Publish the link to a run.
+    """Publish the link to a run, unless its address may not become one.
 
-    Args:
-        url: Its address; one that may not become a link is not published.
-        text: What the link says.
-        key: Key of the artifact.
-        description: What it is.
-        below_url: Where the flow run has an artifact of this key with a link to this address: the new link is put below
-            that one, unless it is there already, and there is no second artifact.
+    Where the flow run has an artifact of this key with a link to `below_url`, the new link is put below that one,
+    unless it is there already, and there is no second artifact.
     """
     address = safe_url(url)
     if address is None:
@@ -143,15 +133,9 @@ async def _artifacts_of_this_flow_run(client: PrefectClient, key: str) -> list[A
 async def publish_report(report: GateReport, *, key: str | None = None) -> GateReport:
     """Publish a gate's report: Markdown with charts, a table of the tests, and pictures of those that failed.
 
-    What was published before is the plan's history, by which each failure is new or known.
-
-    Args:
-        report: The report.
-        key: Key of the Markdown artifact. By default it is stable per label or plan, and the place that was tested, so
-            that its versions are the history; the chart is drawn from those of the same project and deployment.
-
-    Returns:
-        The report, in which each failed or flaky test says whether that is new or known.
+    By default the Markdown's key is stable per label or plan, and the place that was tested: its versions, those of the
+    same project and deployment, are the plan's history. In the report that is returned each failed or flaky test says
+    whether that is new or known, by that history.
     """
     key = key or gate_key("report", report)
 
@@ -192,12 +176,7 @@ async def publish_report(report: GateReport, *, key: str | None = None) -> GateR
 
 
 async def publish_release_check(check: ReportedReleaseCheck, *, key: str | None = None) -> None:
-    """Publish a release check: its score, its findings with the blockers first, what people should look at.
-
-    Args:
-        check: The check.
-        key: Key of the Markdown artifact, instead of one made of the check's id.
-    """
+    """Publish a release check: its score, its findings with the blockers first, what people should look at."""
 
     async def text() -> None:
         await acreate_markdown_artifact(
@@ -210,11 +189,7 @@ async def publish_release_check(check: ReportedReleaseCheck, *, key: str | None 
 
 
 async def publish_gates(report: GatesReport) -> None:
-    """Publish the summary of several gates.
-
-    Args:
-        report: What became of them.
-    """
+    """Publish the summary of several gates."""
 
     async def summary() -> None:
         passed = sum(gate.passed for gate in report.reports.values())
@@ -245,11 +220,7 @@ async def _history(report: GateReport, key: str) -> list[HistoryEntry]:
 
 
 async def publish_unattended(runs: Mapping[str, str | None]) -> None:
-    """Publish which runs go on although nobody waits for them any more.
-
-    Args:
-        runs: Their short ids and addresses.
-    """
+    """Publish which runs, short ids to addresses, go on although nobody waits for them any more."""
     if len(runs) == 1:
         [(run_short_id, run_url)] = runs.items()
         text, why = (
@@ -270,12 +241,8 @@ class Progress:
     """A progress artifact that is written beside what it shows, which never waits for it.
 
     Used as a context; at its end the bar has `PATIENCE_SECONDS` to reach its last state. Where the flow run has a bar
-    of this key and description, of an earlier attempt, that one is moved.
-
-    Args:
-        description: What it shows.
-        key: The artifact's key.
-        is_only_one: Whether the flow run has one bar of this key, whatever its description.
+    of this key and description, of an earlier attempt, that one is moved; whatever its description where it
+    `is_only_one`.
     """
 
     def __init__(self, description: str, key: str, *, is_only_one: bool = False) -> None:
@@ -310,12 +277,7 @@ class Progress:
             self._writer.result()
 
     def show(self, percent: float, *, is_over: bool) -> None:
-        """Move the bar, a percent at least; what is over at once needs none.
-
-        Args:
-            percent: How much is done.
-            is_over: Whether nothing will change any more.
-        """
+        """Move the bar, a percent at least; what is over at once needs none."""
         percent = 100.0 if is_over else percent
         if abs(percent - self._percent) >= MIN_PERCENT or is_over:
             self._percent, self._is_over = percent, is_over

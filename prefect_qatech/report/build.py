@@ -152,16 +152,8 @@ def build_report(
 ) -> GateReport:
     """Judge a campaign and put everything that readers need into one report.
 
-    Args:
-        campaign: What was observed.
-        policy: The policy that decides.
-        subject: What was tested.
-        ended_at: When the verdict is given; its day decides on quarantine entries.
-        incidents: What happened outside of the tests.
-        notes: What the incidents were about.
-        evidence_is_older: Whether the evidence was found in an earlier attempt of the flow run.
-        is_one_run_only: Whether the gate judges an attached run, of which nothing earlier is known.
-        release_check: The release check, where one belongs to the gate.
+    The day of `ended_at` decides on quarantine entries. `evidence_is_older`: it was found in an earlier attempt of the
+    flow run. `is_one_run_only`: the gate judges an attached run, of which nothing earlier is known.
     """
     incidents, today = tuple(incidents), policy.quarantine_day(ended_at)
     quarantine, unmatched = resolve_quarantine(policy, campaign.names)

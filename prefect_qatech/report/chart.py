@@ -53,11 +53,7 @@ def attempts_chart(report: GateReport) -> str:
 
 
 def history_chart(entries: Iterable[HistoryEntry]) -> str:
-    """Draw the last campaigns of a plan, in the order given.
-
-    Args:
-        entries: The campaigns, the oldest first; the last 20 are drawn.
-    """
+    """Draw the last 20 of a plan's campaigns, the oldest first."""
     bars = [
         _Bar(
             f"{in_utc(began):%Y-%m-%d %H:%M}" if (began := entry.started_at or entry.ended_at) else "unknown time",

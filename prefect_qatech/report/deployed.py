@@ -40,15 +40,9 @@ MAY_DIFFER = frozenset(
 def changed_parameters(
     run: Mapping[str, Any], deployed: Mapping[str, Any], schema: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """Return the parameters of a flow run that are not those of its deployment.
+    """Return the names of a flow run's parameters that are not those of its deployment, but for those that may differ.
 
-    Args:
-        run: The flow run's parameters, as JSON; references to blocks by their ids.
-        deployed: Those of its deployment.
-        schema: The deployment's schema of parameters, for what one of them leaves to a default.
-
-    Returns:
-        Their names, without those that may differ.
+    All are JSON, with references to blocks by their ids. The deployment's schema tells the defaults.
     """
     properties = (schema or {}).get("properties") or {}
     defaults = {name: field.get("default") for name, field in properties.items() if isinstance(field, Mapping)}
@@ -58,10 +52,9 @@ def changed_parameters(
 
 
 async def run_by() -> dict[str, str | None]:
-    """Return which flow run a gate is in, its page, its deployment, and who or what started it; absent what is unknown.
+    """Return which flow run a gate is in, its page, its deployment, and who or what started it, as far as known.
 
-    Returns:
-        Fields of a `GateSubject`. The deployment and the starter are those of the flow run that somebody started.
+    These are fields of a `GateSubject`; deployment and starter are those of the flow run that somebody started.
     """
     if (own := own_flow_run()) is None:
         return {}

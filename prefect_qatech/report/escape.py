@@ -37,10 +37,7 @@ _CELL = re.compile(r"[&<>`*_\[\]|\\~@]|/(?=/)|(?<=www)\.", re.IGNORECASE)
 
 
 def plain_text(text: str, max_length: int) -> str:
-    """Return a text as one line that shows what it holds: for terminals, attributes and JSON.
-
-    Returns:
-        The text without line breaks and invisible characters.
+    """Return a text as one line that shows what it holds, without what is invisible: for terminals, attributes, JSON.
 
     Example:
         >>> plain_text("  Pay\\nby card ", 100)
@@ -63,10 +60,7 @@ def _visible(character: str) -> str:
 
 
 def xml_text(text: str, max_length: int) -> str:
-    """Return a text of several lines that XML 1.0 takes.
-
-    Returns:
-        The text with its line breaks, without anything that XML does not allow or that does not show.
+    """Return a text of several lines, without anything that XML 1.0 does not allow or that does not show.
 
     Example:
         >>> xml_text("it said\\x00\\n<b>", 100)
@@ -97,12 +91,7 @@ def markdown_text(text: str, max_length: int) -> str:
 def html_text(text: str, max_length: int) -> str:
     """Return a text that shows exactly this text inside of HTML in Markdown, where a backslash would show.
 
-    Args:
-        text: A text from elsewhere.
-        max_length: How many characters may show; the HTML is longer.
-
-    Returns:
-        HTML without tags but `<wbr>`, bare addresses or line breaks.
+    The HTML is longer than what may show of the text, and has no tags but `<wbr>`, bare addresses or line breaks.
 
     Example:
         >>> html_text("*Pay* <b>", 100)
@@ -125,9 +114,6 @@ def _escaped(text: str, max_length: int, escape: Callable[[str], str]) -> str:
 def cell_text(text: str, max_length: int) -> str:
     """Return a text for a cell of a Prefect table artifact, where one UI renders Markdown and the other shows it raw.
 
-    Returns:
-        The text with full-width forms in place of the characters that could be markup.
-
     Example:
         >>> cell_text("<b>Pay</b>", 100)
         '＜b＞Pay＜/b＞'
@@ -146,9 +132,6 @@ def key_text(name: str, separator: str = "-") -> str:
     Different names give different keys: where letters are lost (capitals, accents, blanks), a short hash of the name
     stands behind the rest. The ids of test plans and simple names with dashes keep their form.
 
-    Returns:
-        The part of the key; empty for an empty name alone.
-
     Example:
         >>> key_text("pln_smoke"), key_text("nightly-eu"), key_text("Nightly EU")
         ('pln-smoke', 'nightly-eu', 'nightly-eu-a325ce42')
@@ -160,15 +143,7 @@ def key_text(name: str, separator: str = "-") -> str:
 
 
 def cut_key(key: str, max_length: int) -> str:
-    """Return a key of limited length, which stays different from that of any other.
-
-    Args:
-        key: A key.
-        max_length: How many characters it may have, 20 at least.
-
-    Returns:
-        The key, or its beginning and a short hash.
-    """
+    """Return a key of limited length, 20 at least; a short hash at its end keeps it different from any other."""
     return key if len(key) <= max_length else f"{key[: max_length - 8]}{short_hash(key, 8)}"
 
 

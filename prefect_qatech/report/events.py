@@ -88,13 +88,7 @@ def emit_run_finished(run: QATechRun, run_url: str | None) -> None:
 
 
 def emit_run_unattended(run_short_id: str, run_url: str | None, why: str) -> None:
-    """Emit that nobody waits for a run any more, although it goes on.
-
-    Args:
-        run_short_id: The run.
-        run_url: Its address.
-        why: `cancelled` or `timed out`.
-    """
+    """Emit that nobody waits for a run any more, although it goes on: the wait was `cancelled`, or `timed out`."""
     _emit(RUN_UNATTENDED, run_short_id, {"run_short_id": run_short_id, "run_url": run_url, "why": why})
 
 
@@ -129,12 +123,7 @@ async def emit_gates_verdict(report: GatesReport) -> None:
 
 
 async def emit_gate_asked(report: GateReport, *, seconds: float) -> None:
-    """Emit that a gate asks a person, so that an automation can notify that person.
-
-    Args:
-        report: What there is to decide on.
-        seconds: How much time there is for an answer.
-    """
+    """Emit that a gate asks a person, who has so many seconds, so that an automation can notify that person."""
     await _emit_gate(GATE_ASKED, report, decide_seconds=seconds)
 
 

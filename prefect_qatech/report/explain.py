@@ -40,16 +40,11 @@ _MAX_NAMES, _NAME, _SENTENCE, _NOTE = 50, 200, 500, 900
 def explain(
     report: GateReport, policy: GatePolicy | None = None, *, today: date | None = None, width: int = 80
 ) -> list[str]:
-    """Explain a gate's verdict, rule by rule.
+    """Explain a gate's verdict, rule by rule, in lines of so many columns.
 
-    Args:
-        report: The report.
-        policy: Another policy, whose verdict over the same runs is told as well, with what differs.
-        today: The day for which the other policy's quarantine entries are looked at; that of the report by default.
-        width: How many columns a line has.
-
-    Raises:
-        ValueError: A policy has a quarantine, and neither the report nor the caller says for which day.
+    The verdict of another policy over the same runs is told as well, with what differs; its quarantine entries are
+    looked at for `today`, by default the day of the report. Where nobody says for which day, a quarantine is a
+    ValueError.
     """
     again = report.judge_again(report.policy)
     lines = [
@@ -151,14 +146,11 @@ def _changes(old: Mapping[str, object], new: Mapping[str, object]) -> Iterable[s
 
 
 def load_policy(path: Path) -> GatePolicy:
-    """Read a policy from a YAML or JSON file.
-
-    Args:
-        path: The file; it holds the fields of `GatePolicy`, and an empty one is the default policy.
+    """Read a policy from a YAML or JSON file; an empty one is the default policy.
 
     Raises:
         OSError: It cannot be read.
-        InvalidInputError: It holds something else; the sentence says what.
+        InvalidInputError: It holds something else than the fields of `GatePolicy`; the sentence says what.
     """
     content = path.read_bytes()
     try:

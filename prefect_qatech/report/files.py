@@ -56,9 +56,6 @@ _MAX_TRIES = 200
 def check_report_directory(directory: Path | str) -> None:
     """Check, before anything is started, that a report can be written into a directory; make it where it is missing.
 
-    Args:
-        directory: Where the files of a report will go.
-
     Raises:
         InvalidInputError: `junitparser` is not installed, or the directory cannot be made or written to.
     """
@@ -115,13 +112,8 @@ def write_report_files(report: GateReport, directory: Path | str) -> dict[str, P
 def clear_report_files(directory: Path | str) -> None:
     """Move the files of an older report out of the way, for a gate that ends without a report of its own.
 
-    Files of these names that are not ours stay where they are.
-
-    Args:
-        directory: The directory; it need not exist.
-
-    Raises:
-        OSError: A file could be neither moved nor removed.
+    Files of these names that are not ours stay where they are; one of ours that cannot be moved or removed is an
+    OSError.
     """
     _clear(Path(directory), lambda path: _set_aside(path) if _is_ours(path) else None)
 
@@ -213,17 +205,9 @@ def _is_of(stamp: int, path: Path) -> bool:
 
 
 def append_job_summary(report: GateReport, environ: Mapping[str, str] = os.environ) -> Path | None:
-    """Append the report to the summary of the GitHub job step that this runs in.
+    """Append the report to the summary of the GitHub job step that this runs in, which `GITHUB_STEP_SUMMARY` names.
 
-    Args:
-        report: The report.
-        environ: Where `GITHUB_STEP_SUMMARY` names the file.
-
-    Returns:
-        The file; None outside of GitHub Actions, and where the step has written so much that nothing more fits.
-
-    Raises:
-        OSError: The file could not be written.
+    Return the file; None outside of GitHub Actions, and where the step has written so much that nothing more fits.
     """
     name = environ.get("GITHUB_STEP_SUMMARY")
     if not name:

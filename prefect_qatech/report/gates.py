@@ -18,14 +18,9 @@ _REASON_LENGTH = 300
 
 
 def render_gates(report: GatesReport, *, pages: Mapping[str, str] | None = None) -> str:
-    """Return the summary of several gates as the Markdown artifact of the Prefect UI.
+    """Return the summary of several gates as the Markdown artifact of the Prefect UI, those that did not pass first.
 
-    Args:
-        report: What became of them.
-        pages: A gate's name to the address of its flow run's page, as Prefect gives it.
-
-    Returns:
-        Markdown: an item for each gate, those that did not pass first.
+    `pages` are the addresses of the gates' flow runs, by the gates' names.
     """
     targets = sorted({gate.target for gate in report.reports.values() if gate.target})
     ordered = sorted(report.names, key=lambda name: [*Verdict].index(report.verdict_of(name)), reverse=True)

@@ -29,22 +29,10 @@ _HISTORY = re.compile(r"^\[//\]: # \(qatech-history (\{[^()\n]{1,4000}\})\)$", r
 class HistoryEntry(BaseModel):
     """One campaign of a plan, as later ones remember it. A test in quarantine is counted in no group.
 
-    Attributes:
-        run_short_id: Its first run, as `campaign_id` writes it.
-        verdict: Its verdict.
-        subject: What it tested and where, as a hash: `history_of` of its report.
-        started_at: When it began.
-        ended_at: When the verdict was given.
-        duration_seconds: How long its runs took, from the start of the first to the end of the last; None if unknown.
-        reruns: How many reruns it had.
-        passed: Tests that passed, those included that were not carried out properly at first.
-        flaky: Tests that failed and passed later.
-        failed: Tests that failed.
-        undecided: Tests that did neither.
-        failed_tests: Which tests failed, those in quarantine included, each by a hash of its id.
-        flaky_tests: Which tests were flaky, likewise.
-        is_cut: Whether these are only the first of them.
-        quarantined_passed: Which tests in quarantine passed, the first `MAX_MARKS` of them, each by a hash of its id.
+    `run_short_id` is its first run, as `campaign_id` writes it; `subject` what it tested and where, as `history_of`
+    writes it. Tests that passed include those that were not carried out properly at first. The marks of tests are
+    hashes of their ids: of those that failed, in quarantine or not, and of those that were flaky, only the first where
+    `is_cut`; and of the first `MAX_MARKS` in quarantine that passed.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -119,13 +107,9 @@ def in_order(entries: Iterable[HistoryEntry]) -> list[HistoryEntry]:
 
 
 def read_history(markdown: str) -> HistoryEntry | None:
-    """Read what an earlier report's Markdown remembers of its campaign.
+    """Read what an earlier report's Markdown, by any version of this library, remembers of its campaign.
 
-    Args:
-        markdown: The report of an earlier campaign, by any version of this library, or any other text.
-
-    Returns:
-        The entry; None where there is none, or none that is understood.
+    None where there is nothing, or nothing that is understood.
     """
     # It is the report's last line; an artifact may hold megabytes of something else.
     lines = _HISTORY.findall(markdown[-5_000:])

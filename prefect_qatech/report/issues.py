@@ -33,12 +33,8 @@ class Noticed(NamedTuple):
 def noticed_in(campaign: Campaign, executions: Iterable[str | None]) -> dict[str | None, Noticed]:
     """Return what a report holds of the issues in a campaign's runs; so few of each test that all have room.
 
-    Args:
-        campaign: The campaign; its runs hold the issues.
-        executions: Short ids of the executions of which the report tells: one for each test that did not pass.
-
-    Returns:
-        The short id of such an execution to what was noticed in it; None to what names no execution of the campaign.
+    That is of some executions, one for each test that did not pass, by their short ids; and, under None, of what names
+    no execution of the campaign.
     """
     known = {case.short_id for attempt in campaign.observed for case in attempt.run.test_cases} - {None}
     wanted = known.intersection(executions)

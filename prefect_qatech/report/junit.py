@@ -43,11 +43,7 @@ _NAME, _MESSAGE, _TEXT = 250, 500, 5_000
 
 
 def check_junit() -> Any:
-    """Return the module `junitparser`, without which there is no JUnit XML.
-
-    Raises:
-        InvalidInputError: It is not installed; the extra `junit` brings it.
-    """
+    """Return the module `junitparser`; without it, which the extra `junit` brings, raise `InvalidInputError`."""
     try:
         # Imported here because it is an extra; typed as Any because it has no types.
         import_module("junitparser.xunit2")
@@ -59,11 +55,7 @@ def check_junit() -> Any:
 
 
 def render_junit(report: GateReport) -> str:
-    """Return the report as JUnit XML.
-
-    Raises:
-        InvalidInputError: `junitparser` is not installed; the extra `junit` brings it.
-    """
+    """Return the report as JUnit XML; without the extra `junit` that is an `InvalidInputError`."""
     parser = check_junit()
     suite = parser.xunit2.TestSuite(plain_text(f"QA.tech: {campaign_name(report)}", _NAME))
     for name, value in _properties(report):  # before the testcases, as Surefire's schema wants it

@@ -16,12 +16,7 @@ from prefect_qatech.verdict import TestVerdict
 
 
 def earlier_campaigns(report: GateReport, history: Sequence[HistoryEntry]) -> list[HistoryEntry]:
-    """Return the campaigns of a history that began before that of the report.
-
-    Args:
-        report: The report.
-        history: The campaigns, the oldest first; that of the report need not be among them.
-    """
+    """Return the campaigns that began before that of the report, the oldest first; its own need not be among them."""
     ids, own = [entry.run_short_id for entry in history], campaign_id(report)
     return list(history[: ids.index(own)] if own in ids else history)
 
@@ -29,10 +24,8 @@ def earlier_campaigns(report: GateReport, history: Sequence[HistoryEntry]) -> li
 def with_standings(report: GateReport, history: Sequence[HistoryEntry]) -> GateReport:
     """Return a report in which each failed or flaky test says whether that is new or known.
 
-    Args:
-        report: The report.
-        history: The campaigns of the same plan in the same place, the oldest first; where it holds none that began
-            before that of the report, the report stays as it is.
+    The history is that of the same plan in the same place, the oldest campaign first; where none began before that of
+    the report, the report stays as it is.
     """
     earlier = earlier_campaigns(report, history)
     if not earlier:

@@ -65,16 +65,10 @@ Copy its entry below `quarantine:` in the policy file, and fill in the reason an
 def render_markdown(
     report: GateReport, *, chart: str | None = None, history: Sequence[HistoryEntry] = (), max_bytes: int = MAX_BYTES
 ) -> str:
-    """Return the report as the Markdown artifact of the Prefect UI.
+    """Return the report as the Markdown artifact of the Prefect UI, with the line that `read_history` reads at its end.
 
-    Args:
-        report: The report.
-        chart: What `attempts_chart` gave, to be shown; none by default.
-        history: The plan's last campaigns, the oldest first, to be drawn; the report's own need not be among them.
-        max_bytes: The Markdown's largest size in UTF-8.
-
-    Returns:
-        Markdown, with the line that `read_history` reads at its end.
+    `chart` is what `attempts_chart` gave. The history, the plan's last campaigns with the oldest first, is drawn; the
+    report's own need not be among them. `max_bytes` is the largest size in UTF-8.
     """
     attempts = _picture("Outcomes per attempt", chart or "")
     campaigns = _picture("The plan's last campaigns", history_chart(history) if history else "")

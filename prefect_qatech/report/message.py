@@ -17,11 +17,7 @@ _DECIDED = (TestVerdict.PASSED, TestVerdict.RECOVERED, TestVerdict.FLAKY, TestVe
 
 
 def gate_message(report: GateReport) -> str:
-    """Return a gate's verdict, what it is about, and where to look, in one line.
-
-    Returns:
-        Plain text: "1 of 3 tests failed: Pay with a credit card. The release may not go out. ...", for example.
-    """
+    """Return a gate's verdict, what it is about, and where to look, in one line of plain text."""
     return " ".join(filter(None, _passed(report) if report.passed else _not_passed(report)))
 
 

@@ -26,10 +26,8 @@ Remark = tuple[str, list[tuple[str, str]]]
 def entries_to_paste(report: GateReport) -> list[str]:
     """Return an entry for each failing and each flaky test, to be pasted below `quarantine:` of a policy file.
 
-    Reason and owner are empty, which no policy takes: somebody has to fill them in.
-
-    Returns:
-        Pieces of YAML, each of a test: a comment with its name, and the entry; of the first `MAX_ENTRIES` tests.
+    Each is YAML: a comment with the test's name, and the entry; for the first `MAX_ENTRIES` tests. Reason and owner are
+    empty, which no policy takes: somebody has to fill them in.
     """
     if report.judged_on is None:
         return []
@@ -65,9 +63,7 @@ def _key(test: ReportedTest, report: GateReport) -> str | None:
 def remarks(report: GateReport, earlier: Sequence[Collection[str]] = ()) -> list[Remark]:
     """Return what people should know of the entries that are in force.
 
-    Args:
-        report: The report.
-        earlier: What `marks_of_passed` gave for each campaign of the plan before this one, the oldest first.
+    `earlier` is what `marks_of_passed` gave for each campaign of the plan before this one, the oldest first.
     """
     ending, leaving = entries_that_end_soon(report), tests_that_can_leave(report, earlier)
     sentences: list[Remark] = []

@@ -20,15 +20,7 @@ Section = tuple[str, list[str]]
 
 
 def report_release_check(check: QATechReleaseCheck, url: str | None = None) -> ReportedReleaseCheck:
-    """Return what a report holds of a release check.
-
-    Args:
-        check: The check, as it was last seen.
-        url: Its address, where it does not tell it itself.
-
-    Returns:
-        The same, cut; the findings with the blockers first.
-    """
+    """Return what a report holds of a release check, cut, blockers first; `url` is used where it tells none itself."""
     findings = sorted(check.findings, key=_rank)
     texts = 3 * min(MAX_ITEMS, len(findings)) + 2 * min(MAX_ITEMS, len(check.categories)) + len(check.manual_follow_ups)
     size = _TEXTS_BYTES // (texts + 1)

@@ -106,15 +106,7 @@ def subject_of(
     credentials_block: str | None = None,
     project_short_id: str | None = None,
 ) -> GateSubject:
-    """Return what a request asks to be tested.
-
-    Args:
-        request: The request.
-        target: What is tested, where it is named.
-        label: The user's label of the gate.
-        credentials_block: Name of the saved credentials block.
-        project_short_id: The project of those credentials, where the request names none.
-    """
+    """Return what a request asks to be tested; `project_short_id` counts where the request names none."""
     github = request.github
     return GateSubject(
         target=target,

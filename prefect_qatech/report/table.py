@@ -12,12 +12,9 @@ MAX_ROWS = 2_000
 
 
 def render_table(report: GateReport) -> list[dict[str, str]]:
-    """Return the rows of the table, those that need a look first.
+    """Return a row for each test, those that need a look first; above 2000 a last row says how many were left out.
 
     The cells are plain text without any markup: the one Prefect UI renders them as Markdown, the other does not.
-
-    Returns:
-        One mapping of column to text per test; a last row says how many were left out above 2000.
     """
     order = ("failed", "errored", "cancelled", "missing", "skipped", "flaky", "recovered", "passed")
     tests = sorted(report.tests, key=lambda test: order.index(test.verdict.value))

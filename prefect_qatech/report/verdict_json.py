@@ -38,11 +38,7 @@ _FIRST: dict[str, Any] = dict.fromkeys(("schema_version", "verdict", "verdict_wi
 
 
 def rule_outcomes(report: GateReport) -> dict[str, str]:
-    """Return what each rule said.
-
-    Returns:
-        Name of the rule to `pass`, `inconclusive` or `fail`; `pass` where it was silent.
-    """
+    """Return what each rule said, `pass`, `inconclusive` or `fail`; `pass` where it was silent."""
     by_rule: dict[str, list[Verdict]] = {rule: [Verdict.PASS] for rule in RULES}
     for reason in report.reasons:
         if reason.rule in by_rule or reason.verdict is not Verdict.PASS:
@@ -79,11 +75,7 @@ def verdict_json_schema() -> dict[str, Any]:
 
 
 def load_verdict_json(text: str) -> GateReport:
-    """Read a `verdict.json`.
-
-    Raises:
-        ValueError: It is anything else, or was written by a later version; the sentence says which.
-    """
+    """Read a `verdict.json`; the ValueError for anything else, or one of a later version, says which it is."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):

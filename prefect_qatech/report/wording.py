@@ -60,12 +60,7 @@ def ci_status(test: ReportedTest) -> CIStatus:
 def unseen_verdict(report: GateReport, red: bool) -> str | None:
     """Return the message of the testcase `GATE_TEST`, without which a file for CI tools would read green.
 
-    Args:
-        report: The report.
-        red: Whether some testcase of the file makes it read red.
-
-    Returns:
-        Why the gate is not a pass; None where it is one, and where the file says so already.
+    None where the gate is a pass, and where some other testcase of the file makes it read `red`.
     """
     if report.passed or red:
         return None
