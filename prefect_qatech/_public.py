@@ -1,7 +1,5 @@
 """Every public name of the package, once; `import X as X` says that it is meant for others."""
 
-# ruff: noqa: I001 - sorting would write one statement for each name
-
 from prefect_qatech.api.catalogue import (
     QATechApplicationInfo as QATechApplicationInfo,
     QATechBuild as QATechBuild,
@@ -83,16 +81,6 @@ from prefect_qatech.exceptions import (
     UnauthorizedError as UnauthorizedError,
     UsageLimitError as UsageLimitError,
 )
-from prefect_qatech.polling.exceptions import (
-    RunsNotEnded as RunsNotEnded,
-    WaitTimedOut as WaitTimedOut,
-)
-from prefect_qatech.report.exceptions import (
-    GateFailed as GateFailed,
-    GateInconclusive as GateInconclusive,
-    GateNotPassed as GateNotPassed,
-    GatesNotPassed as GatesNotPassed,
-)
 from prefect_qatech.gate.flow import (
     arelease_gate as arelease_gate,
     release_gate as release_gate,
@@ -118,6 +106,10 @@ from prefect_qatech.ledger import (
     clear_intent as clear_intent,
     read_ledger as read_ledger,
 )
+from prefect_qatech.polling.exceptions import (
+    RunsNotEnded as RunsNotEnded,
+    WaitTimedOut as WaitTimedOut,
+)
 from prefect_qatech.polling.schedule import (
     QATechPolling as QATechPolling,
 )
@@ -130,6 +122,12 @@ from prefect_qatech.release_checks import (
 from prefect_qatech.report.build import (
     evaluate as evaluate,
 )
+from prefect_qatech.report.exceptions import (
+    GateFailed as GateFailed,
+    GateInconclusive as GateInconclusive,
+    GateNotPassed as GateNotPassed,
+    GatesNotPassed as GatesNotPassed,
+)
 from prefect_qatech.report.model import (
     GateDecision as GateDecision,
     GateReport as GateReport,
@@ -137,10 +135,10 @@ from prefect_qatech.report.model import (
     ReportedAttempt as ReportedAttempt,
     ReportedFinding as ReportedFinding,
     ReportedIssue as ReportedIssue,
-    ReportedStanding as ReportedStanding,
     ReportedReason as ReportedReason,
     ReportedReleaseCheck as ReportedReleaseCheck,
     ReportedScore as ReportedScore,
+    ReportedStanding as ReportedStanding,
     ReportedTest as ReportedTest,
 )
 from prefect_qatech.report.subject import (

@@ -6,8 +6,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from prefect_qatech import GateDecision, GatePolicy, InvalidInputError

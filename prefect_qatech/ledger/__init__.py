@@ -17,67 +17,40 @@ is none, and nothing is recorded.
 """
 
 from prefect_qatech.ledger.admin import (
-    aattach_run,
-    aclear_intent,
-    aread_ledger,
-    attach_run,
-    clear_intent,
-    read_ledger,
+    aattach_run as aattach_run,
+    aclear_intent as aclear_intent,
+    aread_ledger as aread_ledger,
+    attach_run as attach_run,
+    clear_intent as clear_intent,
+    read_ledger as read_ledger,
 )
 from prefect_qatech.ledger.call_site import (
-    chain_of,
-    check_that_no_context_was_lost,
-    flow_run_of,
-    forget_calls,
-    locate,
-    root_of,
+    chain_of as chain_of,
+    check_that_no_context_was_lost as check_that_no_context_was_lost,
+    flow_run_of as flow_run_of,
+    forget_calls as forget_calls,
+    locate as locate,
+    root_of as root_of,
 )
-from prefect_qatech.ledger.calls import attach, first_run_of, is_label_on_record, is_rerun_on_record, once
-from prefect_qatech.ledger.outages import through_outages
-from prefect_qatech.ledger.rows import Rows
+from prefect_qatech.ledger.calls import (
+    attach as attach,
+    first_run_of as first_run_of,
+    is_label_on_record as is_label_on_record,
+    is_rerun_on_record as is_rerun_on_record,
+    once as once,
+)
+from prefect_qatech.ledger.outages import through_outages as through_outages
+from prefect_qatech.ledger.rows import Rows as Rows
 from prefect_qatech.ledger.slots import (
-    Call,
-    Chain,
-    QATechLedgerEntry,
-    QATechRunRecord,
-    attached_run,
-    fingerprint,
-    record_of,
-    resolve,
-    same_attempt,
-    short_id_of,
+    Call as Call,
+    Chain as Chain,
+    QATechLedgerEntry as QATechLedgerEntry,
+    QATechRunRecord as QATechRunRecord,
+    attached_run as attached_run,
+    fingerprint as fingerprint,
+    record_of as record_of,
+    resolve as resolve,
+    same_attempt as same_attempt,
+    short_id_of as short_id_of,
 )
-from prefect_qatech.ledger.store import Ledger
-
-__all__ = [
-    "Call",
-    "Chain",
-    "Ledger",
-    "QATechLedgerEntry",
-    "QATechRunRecord",
-    "Rows",
-    "aattach_run",
-    "aclear_intent",
-    "aread_ledger",
-    "attach",
-    "attach_run",
-    "attached_run",
-    "chain_of",
-    "check_that_no_context_was_lost",
-    "clear_intent",
-    "fingerprint",
-    "first_run_of",
-    "flow_run_of",
-    "forget_calls",
-    "is_label_on_record",
-    "is_rerun_on_record",
-    "locate",
-    "once",
-    "read_ledger",
-    "record_of",
-    "resolve",
-    "root_of",
-    "same_attempt",
-    "short_id_of",
-    "through_outages",
-]
+from prefect_qatech.ledger.store import Ledger as Ledger

@@ -4,28 +4,29 @@
 whether the release may go out, `rerun` what to ask for again.
 """
 
-from prefect_qatech.verdict.judge import GateVerdict, Incident, Reason, ReleaseCheckEvidence, judge
-from prefect_qatech.verdict.outcomes import Attempt, Outcome, TestVerdict, Verdict, classify, merge
-from prefect_qatech.verdict.policy import GatePolicy, QuarantineEntry, ReleaseCheckPolicy
-from prefect_qatech.verdict.rerun import NoRerun, Rerun, plan_rerun, rerun_base
-
-__all__ = [
-    "Attempt",
-    "GatePolicy",
-    "GateVerdict",
-    "Incident",
-    "NoRerun",
-    "Outcome",
-    "QuarantineEntry",
-    "Reason",
-    "ReleaseCheckEvidence",
-    "ReleaseCheckPolicy",
-    "Rerun",
-    "TestVerdict",
-    "Verdict",
-    "classify",
-    "judge",
-    "merge",
-    "plan_rerun",
-    "rerun_base",
-]
+from prefect_qatech.verdict.judge import (
+    GateVerdict as GateVerdict,
+    Incident as Incident,
+    Reason as Reason,
+    ReleaseCheckEvidence as ReleaseCheckEvidence,
+    judge as judge,
+)
+from prefect_qatech.verdict.outcomes import (
+    Attempt as Attempt,
+    Outcome as Outcome,
+    TestVerdict as TestVerdict,
+    Verdict as Verdict,
+    classify as classify,
+    merge as merge,
+)
+from prefect_qatech.verdict.policy import (
+    GatePolicy as GatePolicy,
+    QuarantineEntry as QuarantineEntry,
+    ReleaseCheckPolicy as ReleaseCheckPolicy,
+)
+from prefect_qatech.verdict.rerun import (
+    NoRerun as NoRerun,
+    Rerun as Rerun,
+    plan_rerun as plan_rerun,
+    rerun_base as rerun_base,
+)

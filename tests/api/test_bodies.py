@@ -11,8 +11,7 @@ from uuid import UUID
 import jsonschema
 import pytest
 from fastapi.encoders import jsonable_encoder
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 from pydantic import ValidationError
 
 from prefect_qatech import InvalidInputError

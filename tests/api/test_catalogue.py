@@ -11,8 +11,7 @@ from typing import Any
 import httpx
 import pytest
 import respx
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from prefect_qatech import (
     InvalidInputError,

@@ -7,8 +7,7 @@ from uuid import UUID
 
 import httpx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from prefect_qatech import InvalidInputError
 from prefect_qatech.api.ids import check_id, check_run_short_id, names

@@ -10,8 +10,7 @@ import anyio
 import httpx
 import pytest
 import respx
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pydantic import SecretStr
 
 from prefect_qatech import (

@@ -9,8 +9,7 @@ from email.utils import format_datetime
 
 import httpx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from prefect_qatech.api.resend import (
     MAX_RETRY_AFTER_SECONDS,

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_qatech.cli import drill as module
-from prefect_qatech.cli import main
+from prefect_qatech.cli import drill as module, main
 from prefect_qatech.cli.drill_cases import CASES, CONTROLS, Stage, play
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.verdict import judge

@@ -10,8 +10,7 @@ from typing import Any, Literal
 from uuid import uuid4
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from prefect.client.schemas.objects import FlowRunInput
 
 from prefect_qatech import (

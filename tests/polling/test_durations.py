@@ -7,8 +7,7 @@ import random
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from prefect_qatech.polling.durations import DOUBTED_RUNS, PastDurations
 from prefect_qatech.polling.progress import delay_without_knowledge, doubt_at

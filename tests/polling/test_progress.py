@@ -8,8 +8,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from prefect_qatech.polling.durations import PastDurations
 from prefect_qatech.polling.progress import (

@@ -15,8 +15,7 @@ from uuid import UUID
 
 import anyio
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from prefect import flow
 from prefect.exceptions import TerminationSignal
 

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from prefect_qatech.addresses import safe_url
 from prefect_qatech.report.escape import cell_text, html_text, link, markdown_text, plain_text, xml_text

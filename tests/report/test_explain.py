@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from prefect_qatech.cli.explain import explain as command
-from prefect_qatech.report import explain as lines_of
-from prefect_qatech.report import load_policy, render_verdict_json
+from prefect_qatech.report import explain as lines_of, load_policy, render_verdict_json
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.verdict import GatePolicy, QuarantineEntry, Verdict
 from tests.report import campaigns

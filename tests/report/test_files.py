@@ -20,10 +20,10 @@ from prefect_qatech.report import (
     append_job_summary,
     check_report_directory,
     clear_report_files,
+    files as files_module,
     load_verdict_json,
     write_report_files,
 )
-from prefect_qatech.report import files as files_module
 from prefect_qatech.report.files import OLDER
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.verdict import GatePolicy

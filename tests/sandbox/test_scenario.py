@@ -6,8 +6,7 @@ from uuid import UUID
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from prefect_qatech.sandbox import SandboxScenario, ScenarioError, load_scenario
 from prefect_qatech.sandbox.scenario import with_dependencies
