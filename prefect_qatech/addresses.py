@@ -46,6 +46,16 @@ def safe_url(url: str | None) -> str | None:
     return encoded if len(encoded) <= MAX_URL_LENGTH and _WEB_ADDRESS.fullmatch(encoded) else None
 
 
+def without_password(url: str) -> str:
+    """Return an address without user name and password: what is kept is read by more people than may sign in there.
+
+    Example:
+        >>> without_password("https://ada:secret@staging.example.com/shop")
+        'https://staging.example.com/shop'
+    """
+    return re.sub(r"^([a-z][a-z0-9+.-]*://)[^/?#]*@", r"\1", url, flags=re.IGNORECASE)
+
+
 def _quoted(part: str) -> str:
     # "%" stays: the address is percent-encoded already where it is well formed.
     return quote(part, safe="%/:?#@$&+,;=-._~")

@@ -104,4 +104,4 @@ def test_what_is_not_this_machine(host: str | None) -> None:
 def test_examples_in_the_docstrings_run() -> None:
     result = doctest.testmod(addresses)
     assert result.failed == 0
-    assert result.attempted == 2
+    assert result.attempted == 3

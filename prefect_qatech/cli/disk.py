@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from prefect_qatech.addresses import without_password
 from prefect_qatech.exceptions import InvalidInputError, LedgerConflict, LedgerUnavailable
 from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.texts import short_hash
@@ -45,7 +46,8 @@ class RunJournal:
     def __init__(self, directory: Path, asked: Mapping[str, Any], place: str = "") -> None:
         text = json.dumps(asked, sort_keys=True)
         self.directory = directory / short_hash(text)
-        self._request = json.dumps({"asked": asked, "place": place})
+        # For people: CI services keep the journal in caches.
+        self._request = json.dumps({"asked": _without_passwords(asked), "place": place})
         self._place = place
 
     def check_place(self) -> None:
@@ -205,6 +207,17 @@ class RunJournal:
             f"The journal {self.directory / name} cannot be read ({type(error).__name__}), so nothing was started. "
             "Look at QA.tech for what has run; then delete that folder to begin anew."
         )
+
+
+def _without_passwords(asked: Any) -> Any:
+    match asked:
+        case str():
+            return without_password(asked)
+        case Mapping():
+            return {name: _without_passwords(value) for name, value in asked.items()}
+        case list():
+            return [_without_passwords(value) for value in asked]
+    return asked
 
 
 def check_journal_directory(directory: Path) -> None:

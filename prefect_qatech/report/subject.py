@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from prefect_qatech.addresses import safe_url
+from prefect_qatech.addresses import safe_url, without_password
 from prefect_qatech.api.requests import QATechApplication, QATechRunRequest
 from prefect_qatech.inputs import CleanText
 from prefect_qatech.texts import cut
 from prefect_qatech.verdict.identity import NAME_LENGTH
-
-
-def _without_password(url: str) -> str:
-    # Reports and events are read by more people than may sign in there.
-    return re.sub(r"^([a-z][a-z0-9+.-]*://)[^/?#]*@", r"\1", url, flags=re.IGNORECASE)
-
 
 _Name = Annotated[CleanText, AfterValidator(lambda text: cut(text, NAME_LENGTH))]
 
@@ -37,7 +30,7 @@ class ReportedApplication(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     application_short_id: CleanText
-    environment_url: Annotated[CleanText, AfterValidator(_without_password)] | None = None
+    environment_url: Annotated[CleanText, AfterValidator(without_password)] | None = None
     environment_name: _Name | None = None
     environment_short_id: CleanText | None = None
     application_build_short_id: CleanText | None = None

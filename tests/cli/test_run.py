@@ -165,12 +165,19 @@ def test_a_policy_file_is_obeyed_and_an_option_goes_before_it(command: Run, tmp_
     assert counted(sandbox) == (1, 0)
 
 
-def test_what_is_tested_elsewhere_is_told_to_the_service(command: Run, sandbox: Sandbox) -> None:
-    arguments = ["--url", "app_shop=https://pr-42.example.com", "--environment", "app_admin=env_staging"]
-    command("run", "--plan", "pln_one", *arguments)
+def test_what_is_tested_elsewhere_is_told_to_the_service_and_its_password_to_nobody_else(
+    command: Run, sandbox: Sandbox, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """CI services keep the journal in caches, and the files as artifacts."""
+    url = "https://ada:secret@pr-42.example.com"
+    arguments = ["--url", f"app_shop={url}", "--environment", "app_admin=env_staging"]
+    command("run", "--plan", "pln_one", *arguments, "--report", "out")
+    kept = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert any("pr-42" in text for text in kept)
+    assert not any("secret" in text for text in [*kept, *capsys.readouterr()])
     [body] = [request["body"] for request in sandbox.requests() if request["method"] == "POST"][:1]
     assert body["applications"] == [
-        {"applicationShortId": "app_shop", "environment": {"url": "https://pr-42.example.com"}},
+        {"applicationShortId": "app_shop", "environment": {"url": url}},
         {"applicationShortId": "app_admin", "environment": {"shortId": "env_staging"}},
     ]
 
