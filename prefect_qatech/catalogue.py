@@ -323,13 +323,47 @@ async def _application_id(client: QATechClient, application: str, flow_run_id: o
     )
 
 
-async def _upload(
+@task_in_both_versions(
+    description="Upload a mobile build to QA.tech, once per flow run.", task_run_name=named("upload", "path"), **RETRIED
+)
+async def upload_build(
     credentials: QATechCredentials,
     application_short_id: str,
     path: Path | str,
-    timeout_seconds: float,
-    artifact_key: str | None,
+    *,
+    timeout_seconds: float = UPLOAD_SECONDS,
+    artifact_key: str | None = None,
 ) -> QATechBuild:
+    """Upload a mobile build and register it: ask for an address, PUT the file there, make a build of it.
+
+    - Within a flow run a file's content is registered once for an application, wherever it is asked for; the same
+      content again gives the same build, and uploads nothing.
+    - The file goes as a stream, without the token, to the store that QA.tech names; a progress artifact moves with it.
+    - An upload that breaks off makes no build, so Prefect tries it again; a registration is never sent twice.
+
+    Args:
+        credentials: How to reach QA.tech.
+        application_short_id: The application, by id or name.
+        path: The file, .apk, .aab or .ipa.
+        timeout_seconds: How long the upload of the file may take.
+        artifact_key: Key of the progress artifact, instead of one made of the file's name.
+
+    Returns:
+        The build; `as_environment()` of it says where to test.
+
+    Raises:
+        InvalidInputError: The file cannot be read, or is none of a mobile application, or has changed meanwhile; no
+            build was made.
+        StartOutcomeUnknown: The build may or may not have been registered; nothing retries this.
+        QATechAPIError: It was surely not registered.
+
+    Example:
+        ```python
+        build = upload_build(credentials, "app_droid", "shop.apk")
+        application = QATechApplication(application_short_id="app_droid", environment=build.as_environment())
+        run = start_test_run(credentials, QATechRunRequest(test_plan_short_id="pln_1", applications=[application]))
+        ```
+    """
     check_credentials(credentials)
     check_that_prefect_returns_results()
     file = BuildFile.of(Path(path))
@@ -377,50 +411,6 @@ async def _upload(
         file_name=file.name,
         file_size_bytes=file.size,
     )
-
-
-@task_in_both_versions(
-    description="Upload a mobile build to QA.tech, once per flow run.", task_run_name=named("upload", "path"), **RETRIED
-)
-async def upload_build(
-    credentials: QATechCredentials,
-    application_short_id: str,
-    path: Path | str,
-    *,
-    timeout_seconds: float = UPLOAD_SECONDS,
-    artifact_key: str | None = None,
-) -> QATechBuild:
-    """Upload a mobile build and register it: ask for an address, PUT the file there, make a build of it.
-
-    - Within a flow run a file's content is registered once for an application, wherever it is asked for; the same
-      content again gives the same build, and uploads nothing.
-    - The file goes as a stream, without the token, to the store that QA.tech names; a progress artifact moves with it.
-    - An upload that breaks off makes no build, so Prefect tries it again; a registration is never sent twice.
-
-    Args:
-        credentials: How to reach QA.tech.
-        application_short_id: The application, by id or name.
-        path: The file, .apk, .aab or .ipa.
-        timeout_seconds: How long the upload of the file may take.
-        artifact_key: Key of the progress artifact, instead of one made of the file's name.
-
-    Returns:
-        The build; `as_environment()` of it says where to test.
-
-    Raises:
-        InvalidInputError: The file cannot be read, or is none of a mobile application, or has changed meanwhile; no
-            build was made.
-        StartOutcomeUnknown: The build may or may not have been registered; nothing retries this.
-        QATechAPIError: It was surely not registered.
-
-    Example:
-        ```python
-        build = upload_build(credentials, "app_droid", "shop.apk")
-        application = QATechApplication(application_short_id="app_droid", environment=build.as_environment())
-        run = start_test_run(credentials, QATechRunRequest(test_plan_short_id="pln_1", applications=[application]))
-        ```
-    """
-    return await _upload(credentials, application_short_id, path, timeout_seconds, artifact_key)
 
 
 aupload_build = upload_build.async_version

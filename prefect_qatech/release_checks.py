@@ -66,48 +66,6 @@ class _AsRun:
         return QATechRun(run_short_id=run_short_id, status=check.status)
 
 
-async def _wait(
-    credentials: QATechCredentials,
-    check: QATechStartedReleaseCheck | str,
-    timeout_seconds: float,
-    polling: QATechPolling | None,
-    key: str | None,
-) -> QATechReleaseCheck:
-    check_credentials(credentials)
-    check_timeout(timeout_seconds)
-    short_id, url = _id_and_url(check)
-    logger = run_logger()
-    try:
-        async with credentials.get_client() as client:
-            looks = _AsRun(client)
-            await wait_for_run(
-                looks,
-                short_id,
-                timeout_seconds=timeout_seconds,
-                polling=polling or QATechPolling(),
-                surroundings=Surroundings(sleep=sleep_unless_stopped, before_poll=Throttle(credentials).wait),
-                on_change=lambda run: logger.info("Release check %s: %s", short_id, run.result or run.status or "none"),
-                on_error=lambda error: logger.warning(
-                    "A poll of release check %s failed and will be repeated: %s", short_id, error
-                ),
-                run_url=url,
-                # What a start has just returned is there, also where not every part of QA.tech knows it yet.
-                age_seconds=0.0 if isinstance(check, QATechStartedReleaseCheck) else None,
-                what="Release check",
-            )
-    except WaitTimedOut as error:
-        error.run = None  # it is none
-        raise
-    except (asyncio.CancelledError, TerminationSignal, KeyboardInterrupt):
-        logger.warning("The wait was cancelled. %s", goes_on(short_id, url, "Release check"))
-        raise
-    ended = looks.check
-    if ended is None:
-        raise QATechAPIError(f"Release check {short_id} was not seen ({url or 'address unknown'}).")
-    await artifacts.publish_release_check(report_release_check(ended, url), key=key)
-    return ended
-
-
 def _id_and_url(check: QATechStartedReleaseCheck | str) -> tuple[str, str | None]:
     if inspect.iscoroutine(check):
         check.close()
@@ -220,7 +178,39 @@ async def wait_for_release_check(
         check = wait_for_release_check(credentials, "chk123", timeout_seconds=1800)
         ```
     """
-    return await _wait(credentials, check, timeout_seconds, polling, artifact_key)
+    check_credentials(credentials)
+    check_timeout(timeout_seconds)
+    short_id, url = _id_and_url(check)
+    logger = run_logger()
+    try:
+        async with credentials.get_client() as client:
+            looks = _AsRun(client)
+            await wait_for_run(
+                looks,
+                short_id,
+                timeout_seconds=timeout_seconds,
+                polling=polling or QATechPolling(),
+                surroundings=Surroundings(sleep=sleep_unless_stopped, before_poll=Throttle(credentials).wait),
+                on_change=lambda run: logger.info("Release check %s: %s", short_id, run.result or run.status or "none"),
+                on_error=lambda error: logger.warning(
+                    "A poll of release check %s failed and will be repeated: %s", short_id, error
+                ),
+                run_url=url,
+                # What a start has just returned is there, also where not every part of QA.tech knows it yet.
+                age_seconds=0.0 if isinstance(check, QATechStartedReleaseCheck) else None,
+                what="Release check",
+            )
+    except WaitTimedOut as error:
+        error.run = None  # it is none
+        raise
+    except (asyncio.CancelledError, TerminationSignal, KeyboardInterrupt):
+        logger.warning("The wait was cancelled. %s", goes_on(short_id, url, "Release check"))
+        raise
+    ended = looks.check
+    if ended is None:
+        raise QATechAPIError(f"Release check {short_id} was not seen ({url or 'address unknown'}).")
+    await artifacts.publish_release_check(report_release_check(ended, url), key=artifact_key)
+    return ended
 
 
 await_for_release_check = wait_for_release_check.async_version

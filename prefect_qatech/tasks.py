@@ -47,8 +47,8 @@ async def _start(
     """
     check_call(credentials, label, target)
     plan = request.test_plan_short_id
-    what = f"POST /v1/run ({_what_of(request)})"
-    call = call_of_start(credentials, request, what, target=target, label=label, campaign=campaign)
+    what = plan or ("test cases" if request.test_case_ids or request.is_selection else "the default plan")
+    call = call_of_start(credentials, request, f"POST /v1/run ({what})", target=target, label=label, campaign=campaign)
 
     async def send(client: QATechClient, wanted: QATechRunRequest) -> QATechRunRecord:
         return _accepted("start", await client.start_run(wanted), plan)
@@ -79,9 +79,10 @@ async def _rerun(
     check_call(credentials, label)
     run_short_id = short_id_of(run)
     plan = plan_short_id or (run.plan_short_id if isinstance(run, QATechRunRecord) else None)
+    what = f"{len(request.test_case_ids)} test cases" if request.test_case_ids else "everything"
     call = ledger.Call(
         kind="rerun",
-        what=f"POST /v1/run/{run_short_id} ({_filter_of(request)})",
+        what=f"POST /v1/run/{run_short_id} ({'failed only' if request.failed_only else what})",
         fingerprint=ledger.fingerprint(run_short_id, request.to_json()),
         address=address_of(credentials),
         label=label,
@@ -97,18 +98,6 @@ async def _rerun(
     record = await send_once(credentials, call, request, send, has_names=campaign is None)
     await _announce(record, artifact_key or artifacts.artifact_key("rerun", run_short_id), first_url)
     return record
-
-
-def _what_of(request: QATechRunRequest) -> str:
-    if request.test_plan_short_id:
-        return request.test_plan_short_id
-    return "test cases" if request.test_case_ids or request.is_selection else "the default plan"
-
-
-def _filter_of(request: QATechRerunRequest) -> str:
-    if request.failed_only:
-        return "failed only"
-    return f"{len(request.test_case_ids)} test cases" if request.test_case_ids else "everything"
 
 
 def _accepted(

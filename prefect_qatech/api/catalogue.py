@@ -33,17 +33,8 @@ from prefect_qatech.api.wire import (
 from prefect_qatech.inputs import CleanText
 from prefect_qatech.texts import clean_text
 
-
-def _flag_or_none(value: object) -> object:
-    return value if isinstance(value, bool) else None
-
-
-def _list_or_empty(value: object) -> object:
-    return value if isinstance(value, (list, tuple)) else []
-
-
-Flag = Annotated[bool | None, BeforeValidator(_flag_or_none)]
-Texts = Annotated[list[Text], BeforeValidator(_list_or_empty)]
+Flag = Annotated[bool | None, BeforeValidator(lambda value: value if isinstance(value, bool) else None)]
+Texts = Annotated[list[Text], BeforeValidator(lambda value: value if isinstance(value, (list, tuple)) else [])]
 
 
 class QATechProject(Response):

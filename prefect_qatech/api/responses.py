@@ -8,16 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, model_validator
 
-from prefect_qatech.api.ids import (
-    RunShortId,
-)
+from prefect_qatech.api.ids import RunShortId
 from prefect_qatech.api.wire import OptionalNumber, OptionalText, Response, Text, count_of, object_or_none, objects_only
 
 FINAL_STATUSES = frozenset({"COMPLETED", "ERROR", "CANCELLED"})
@@ -151,15 +144,12 @@ class QATechRun(Response):
     id: OptionalText = None
     status: Text = ""
     result: OptionalText = None
-    test_cases: list[QATechRunTestCase] = Field(default_factory=list, alias="runTestCases")
+    test_cases: Annotated[list[QATechRunTestCase], BeforeValidator(lambda value: [] if value is None else value)] = (
+        Field(default_factory=list, alias="runTestCases")
+    )
     url: OptionalText = None
     # No document says what they look like: what cannot be read is left out.
     issues: Annotated[list[QATechDetectedIssue], BeforeValidator(objects_only)] = Field(default_factory=list)
-
-    @field_validator("test_cases", mode="before")
-    @classmethod
-    def _absent_is_empty(cls, value: object) -> object:
-        return [] if value is None else value
 
     @property
     def is_final(self) -> bool:

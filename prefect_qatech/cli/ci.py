@@ -23,7 +23,6 @@ GITLAB_FILE = "gl-annotations.json"
 AZURE_SUMMARY = "qatech-summary.md"
 _MAX_SUMMARY = 1_500
 _OUTPUTS = ("verdict", "run_short_id", "run_url", "target")
-_NOT_PASSED = (TestVerdict.FAILED, TestVerdict.FLAKY)
 
 
 def tell_ci(report: GateReport, directory: Path, environ: Mapping[str, str]) -> list[str]:
@@ -35,7 +34,8 @@ def tell_ci(report: GateReport, directory: Path, environ: Mapping[str, str]) -> 
         OSError: A file could not be written.
     """
     append_job_summary(report, environ)
-    lines = _told(list(_annotations(report)), _outputs(report), environ)
+    values = (report.verdict.value, report.run_short_id or "", report.run_url or "", report.target or "")
+    lines = _told(list(_annotations(report)), dict(zip(_OUTPUTS, values, strict=True)), environ)
     if environ.get("TF_BUILD") == "True":
         directory.mkdir(parents=True, exist_ok=True)
         summary = (directory / AZURE_SUMMARY).resolve()
@@ -73,9 +73,9 @@ def _told(annotations: list[tuple[str, str, str]], outputs: Mapping[str, str], e
         with Path(output).open("a", encoding="utf-8") as file:
             file.writelines(f"{name}={one_line(value)}\n" for name, value in outputs.items())
     if environ.get("GITHUB_ACTIONS") == "true":
-        lines += [
-            f"::{level} title={_github_property(title)}::{_github_text(text)}" for level, title, text in annotations
-        ]
+        for level, title, text in annotations:
+            heading = _github(title).replace(":", "%3A").replace(",", "%2C")
+            lines.append(f"::{level} title={heading}::{_github(text)}")
     if environ.get("TF_BUILD") == "True":
         lines += [f"##vso[task.logissue type={level}]{_azure(text)}" for level, _, text in annotations]
         lines += [
@@ -85,26 +85,17 @@ def _told(annotations: list[tuple[str, str, str]], outputs: Mapping[str, str], e
     return lines
 
 
-def _outputs(report: GateReport) -> dict[str, str]:
-    values = (report.verdict.value, report.run_short_id or "", report.run_url or "", report.target or "")
-    return dict(zip(_OUTPUTS, values, strict=True))
-
-
 def _annotations(report: GateReport) -> Iterator[tuple[str, str, str]]:
     if report.verdict is not Verdict.PASS:
         sentences = " ".join(reason.sentence for reason in report.reasons if reason.verdict is not Verdict.PASS)
         yield "error", f"QA.tech: {report.verdict.value}", f"{sentences} {report.run_url or ''}"
-    for test in [test for test in report.tests if test.verdict in _NOT_PASSED][:MAX_ANNOTATIONS]:
+    for test in report.tests_with(TestVerdict.FAILED, TestVerdict.FLAKY)[:MAX_ANNOTATIONS]:
         level = "error" if test.verdict is TestVerdict.FAILED else "warning"
         yield level, f"QA.tech: {test.verdict.value}", f"{test.name}: {test.reason or 'no reason was given'}"
 
 
-def _github_text(text: str) -> str:
+def _github(text: str) -> str:
     return one_line(text).replace("%", "%25")
-
-
-def _github_property(text: str) -> str:
-    return _github_text(text).replace(":", "%3A").replace(",", "%2C")
 
 
 def _azure(text: str) -> str:

@@ -19,7 +19,6 @@ import anyio
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
-from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.filesystems import LocalFileSystem
 from prefect.results import aget_default_result_storage, get_default_result_serializer
@@ -312,7 +311,7 @@ async def check_watcher(where: Where) -> Answer:
         return "wrong", told, "Look at the flow runs of the watcher, and whether its worker runs."
     if not suspended and not suspending:
         return "ok", "None is needed: no gate waits suspended, and no deployment suspends.", ""
-    if not any(_is_active(item) for item in watchers):
+    if not any(schedule.active for item in watchers if not item.paused for schedule in item.schedules):
         told = f"{needs[0].upper()}{needs[1:]}; no deployment of {_WATCHER_FLOW} has an active schedule."
         return "wrong", told, "Deploy flows/watcher.py, and switch its schedule on."
     return "ok", f"{needs[0].upper()}{needs[1:]}; {', '.join(item.name for item in watchers)} wakes them.", ""
@@ -390,10 +389,6 @@ def _can_be_written(directory: str) -> bool:
     path = Path(directory).expanduser().absolute()
     there = next(parent for parent in (path, *path.parents) if parent.exists())
     return there.is_dir() and os.access(there, os.W_OK)
-
-
-def _is_active(deployment: DeploymentResponse) -> bool:
-    return not deployment.paused and any(schedule.active for schedule in deployment.schedules)
 
 
 def _without_user(url: str) -> str:

@@ -10,15 +10,10 @@ from prefect_qatech.cli.ci import tell_ci
 from prefect_qatech.cli.disk import write_whole
 from prefect_qatech.cli.display import one_line
 from prefect_qatech.cli.terminal import show as show_lines
-from prefect_qatech.report import (
-    clear_report_files,
-    render_junit,
-    render_verdict_json,
-    write_report_files,
-)
+from prefect_qatech.report import clear_report_files, render_junit, render_verdict_json, write_report_files
 from prefect_qatech.report.about import about_line
 from prefect_qatech.report.headline import headline
-from prefect_qatech.report.model import GateReport, ReportedTest
+from prefect_qatech.report.model import GateReport
 from prefect_qatech.report.wording import caveats, counts_text, spent
 from prefect_qatech.verdict import TestVerdict, Verdict
 
@@ -82,12 +77,9 @@ def lines_of(report: GateReport) -> Iterator[str]:
             yield f"  {one_line(reason.sentence)}"
     told = [test for test in report.tests if test.verdict is not TestVerdict.PASSED]
     for test in told[:MAX_TESTS]:
-        yield f"  {test.verdict.value:<12} {one_line(test.name + _why(test))}"
+        why = (f": {test.reason}" if test.reason else "") + (f" ({test.url})" if test.url else "")
+        yield f"  {test.verdict.value:<12} {one_line(test.name + why)}"
     if len(told) > MAX_TESTS:
         yield f"  and {len(told) - MAX_TESTS} more"
     for sentence in [*report.notes, *(sentence for sentence, _ in caveats(report))]:
         yield f"  Note: {one_line(sentence)}"
-
-
-def _why(test: ReportedTest) -> str:
-    return "".join([f": {test.reason}" if test.reason else "", f" ({test.url})" if test.url else ""])

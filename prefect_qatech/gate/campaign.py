@@ -310,10 +310,14 @@ class GateCampaign:
         )
 
     def _report(self, beginning: Beginning) -> GateReport:
+        first, asked = beginning.first, beginning.subject
+        # QA.tech's answer tells the plan where the request left it to the project.
+        plan = {"plan_short_id": first.plan_short_id or asked.plan_short_id, "plan_name": first.plan_name}
+        subject = GateSubject(**{**dict(asked), **plan})
         return build_report(
             self.campaign,
             self.policy,
-            _with_the_plan_of(beginning.first, beginning.subject),
+            subject,
             ended_at=datetime.now(timezone.utc),
             incidents=self.incidents,
             notes=self.notes,
@@ -321,12 +325,6 @@ class GateCampaign:
             is_one_run_only=beginning.is_one_run_only,
             release_check=self.check_report,
         )
-
-
-def _with_the_plan_of(first: QATechRunRecord, subject: GateSubject) -> GateSubject:
-    # QA.tech's answer tells the plan where the request left it to the project.
-    known = {"plan_short_id": first.plan_short_id or subject.plan_short_id, "plan_name": first.plan_name}
-    return GateSubject(**{**dict(subject), **known})
 
 
 def _text_of(error: Exception) -> str:

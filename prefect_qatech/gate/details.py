@@ -13,12 +13,7 @@ from typing import Any
 import anyio
 
 from prefect_qatech.api.client import QATechClient
-from prefect_qatech.api.responses import (
-    FINAL_STATUSES,
-    QATechDetectedIssue,
-    QATechRun,
-    QATechRunTestCaseDetails,
-)
+from prefect_qatech.api.responses import FINAL_STATUSES, QATechDetectedIssue, QATechRun, QATechRunTestCaseDetails
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import BadRequestError, ForbiddenError, QATechAPIError, UnauthorizedError
 

@@ -48,58 +48,6 @@ def _directory_of(directory: str, name: str) -> str:
     return str(Path(directory) / artifact_key(str(name)))
 
 
-async def _gather(
-    credentials: QATechCredentials,
-    plans: Mapping[str, QATechRunRequest | str],
-    settings: GateSettings,
-    gates_at_once: int,
-) -> GatesReport:
-    if settings.report_directory is not None:
-        # However these gates end, also before anything is sent, their directories must not show earlier ones.
-        for name in plans:
-            clear_report_files(_directory_of(settings.report_directory, name))
-    check_credentials(credentials)
-    check_that_each_retry_calls_it()
-    requests = _checked(plans, gates_at_once)
-    await ledger.check_that_no_context_was_lost()
-    places = dict.fromkeys(requests, settings.label) if settings.label is not None else await _places(requests)
-    logger, limit = run_logger(), asyncio.Semaphore(gates_at_once)
-    reports: dict[str, GateReport] = {}
-    errors: dict[str, str] = {}
-
-    async def evaluate(name: str) -> None:
-        async with limit:
-            try:
-                own = _settings_of(name, settings, places[name])
-                reports[name] = await _one_gate(name, credentials, requests[name], own)
-            except GateNotPassed as error:
-                reports[name] = error.report
-            except Exception as error:
-                errors[name] = plain_text(f"{type(error).__name__}: {error}", _ERROR_LENGTH)
-                logger.error("The gate %s could not be evaluated: %s", plain_text(name, _NAME_LENGTH), error)
-
-    gates = [asyncio.ensure_future(evaluate(name)) for name in requests]
-    try:
-        await asyncio.gather(*gates)
-    except BaseException:
-        # Each of them has something to put down before it ends.
-        for gate in gates:
-            gate.cancel()
-        await asyncio.gather(*gates, return_exceptions=True)
-        raise
-    report = GatesReport(names=tuple(requests), reports=reports, errors=errors)
-    await artifacts.publish_gates(report)
-    await events.emit_gates_verdict(report)
-    if report.passed:
-        logger.info("All %d gates passed.", len(requests))
-        return report
-    message = gates_message(report)
-    if settings.raise_unless_passed:
-        raise GatesNotPassed(f"{message}. A retry resumes these campaigns.", report=report)
-    logger.warning("%s", message)
-    return report
-
-
 def _checked(plans: Mapping[str, QATechRunRequest | str], gates_at_once: int) -> dict[str, QATechRunRequest]:
     requests = {name: as_request(plan) for name, plan in plans.items()}
     if not requests:
@@ -225,7 +173,50 @@ async def gather_gates(
         report_directory=report_directory,
         raise_unless_passed=raise_unless_passed,
     )
-    return await _gather(credentials, requests, settings, gates_at_once)
+    if settings.report_directory is not None:
+        # However these gates end, also before anything is sent, their directories must not show earlier ones.
+        for name in requests:
+            clear_report_files(_directory_of(settings.report_directory, name))
+    check_credentials(credentials)
+    check_that_each_retry_calls_it()
+    wanted = _checked(requests, gates_at_once)
+    await ledger.check_that_no_context_was_lost()
+    places = dict.fromkeys(wanted, settings.label) if settings.label is not None else await _places(wanted)
+    logger, limit = run_logger(), asyncio.Semaphore(gates_at_once)
+    reports: dict[str, GateReport] = {}
+    errors: dict[str, str] = {}
+
+    async def evaluate(name: str) -> None:
+        async with limit:
+            try:
+                own = _settings_of(name, settings, places[name])
+                reports[name] = await _one_gate(name, credentials, wanted[name], own)
+            except GateNotPassed as error:
+                reports[name] = error.report
+            except Exception as error:
+                errors[name] = plain_text(f"{type(error).__name__}: {error}", _ERROR_LENGTH)
+                logger.error("The gate %s could not be evaluated: %s", plain_text(name, _NAME_LENGTH), error)
+
+    gates = [asyncio.ensure_future(evaluate(name)) for name in wanted]
+    try:
+        await asyncio.gather(*gates)
+    except BaseException:
+        # Each of them has something to put down before it ends.
+        for gate in gates:
+            gate.cancel()
+        await asyncio.gather(*gates, return_exceptions=True)
+        raise
+    report = GatesReport(names=tuple(wanted), reports=reports, errors=errors)
+    await artifacts.publish_gates(report)
+    await events.emit_gates_verdict(report)
+    if report.passed:
+        logger.info("All %d gates passed.", len(wanted))
+        return report
+    message = gates_message(report)
+    if settings.raise_unless_passed:
+        raise GatesNotPassed(f"{message}. A retry resumes these campaigns.", report=report)
+    logger.warning("%s", message)
+    return report
 
 
 agather_gates = gather_gates.async_version

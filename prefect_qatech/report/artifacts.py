@@ -154,7 +154,7 @@ async def publish_report(report: GateReport, *, key: str | None = None) -> GateR
         title = described("QA.tech gate: each test's outcome by attempt")
         await acreate_table_artifact(table=render_table(report), key=gate_key("tests", report), description=title)
 
-    async def pictures() -> None:
+    async def beside_it() -> None:
         pictured = [test for test in report.tests_with(TestVerdict.FAILED) if test.screenshot_url]
         for number, test in enumerate(pictured[:MAX_PICTURES], start=1):
             await _safely(
@@ -165,8 +165,6 @@ async def publish_report(report: GateReport, *, key: str | None = None) -> GateR
                 )
             )
 
-    async def beside_it() -> None:
-        await pictures()
         await _safely(table(), REPORT_SECONDS)
 
     # Both UIs show what was written last first. However long the rest takes, the text has half of the time.
@@ -312,10 +310,8 @@ class Progress:
             return None
         async with get_client() as client:
             bars = await _artifacts_of_this_flow_run(client, self._key)
-        return next((bar.id for bar in bars if bar.type == "progress" and self._is_mine(bar)), None)
-
-    def _is_mine(self, bar: Artifact) -> bool:
-        return self._is_only_one or bar.description == self._description
+        mine = (bar for bar in bars if self._is_only_one or bar.description == self._description)
+        return next((bar.id for bar in mine if bar.type == "progress"), None)
 
 
 async def _safely(write: Awaitable[T], seconds: float | None = None) -> T | None:

@@ -14,23 +14,11 @@ from prefect_qatech.api.catalogue import QATechReleaseCheck
 from prefect_qatech.api.responses import QATechRun, QATechRunTestCaseDetails
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.report.issues import Noticed, noticed_in
-from prefect_qatech.report.model import (
-    GateReport,
-    ReportedAttempt,
-    ReportedReason,
-    ReportedReleaseCheck,
-    ReportedTest,
-)
+from prefect_qatech.report.model import GateReport, ReportedAttempt, ReportedReason, ReportedReleaseCheck, ReportedTest
 from prefect_qatech.report.release_check import report_release_check
 from prefect_qatech.report.subject import GateSubject
 from prefect_qatech.texts import cut, cut_to_bytes
-from prefect_qatech.verdict import (
-    GatePolicy,
-    GateVerdict,
-    Incident,
-    Outcome,
-    TestVerdict,
-)
+from prefect_qatech.verdict import GatePolicy, GateVerdict, Incident, Outcome, TestVerdict
 from prefect_qatech.verdict.identity import (
     NAME_LENGTH,
     Campaign,

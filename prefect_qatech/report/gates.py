@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from prefect_qatech.report.escape import cell_text, link, markdown_text, plain_text
 from prefect_qatech.report.known import new_and_known
-from prefect_qatech.report.model import GateReport, GatesReport
+from prefect_qatech.report.model import GatesReport
 from prefect_qatech.report.wording import HEADLINES, SYMBOLS, counts_text, duration_text, spent
 from prefect_qatech.texts import counted, listed
 from prefect_qatech.verdict import TestVerdict, Verdict
@@ -84,10 +84,8 @@ def _sum(report: GatesReport) -> str:
 
 def _reasons(report: GatesReport, name: str) -> list[str]:
     gate = report.reports.get(name)
-    return [report.errors.get(name, "no report")] if gate is None else _blocking(gate)
-
-
-def _blocking(gate: GateReport) -> list[str]:
+    if gate is None:
+        return [report.errors.get(name, "no report")]
     return [reason.sentence for reason in gate.reasons if reason.verdict is not Verdict.PASS]
 
 

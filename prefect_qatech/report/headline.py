@@ -29,7 +29,9 @@ def headline(report: GateReport, escape: Escape = str) -> str:
     if report.approved:
         return f"APPROVED by {_who(report, escape)} (the verdict is {report.verdict})"
     if report.passed:
-        return _pass_headline(report)
+        flaky = _flaky(report)
+        what = f"look at {'it' if flaky == 1 else 'them'} this week" if flaky else "the release may go out"
+        return f"{_pass('PASS', report)}: {what}"
     if report.decision is not None and report.decision.decided_by and not report.decision.approved:
         return f"{HEADLINES[report.verdict]}, rejected by {_who(report, escape)}"
     if retry_can_help(report):
@@ -75,11 +77,12 @@ def advice(report: GateReport, escape: Escape = str) -> str:
     if report.verdict is Verdict.INCONCLUSIVE:
         return "It is not known whether the release is sound: see below what could not be found out."
     flaky, failing, tolerated = _flaky(report), _failing_in_quarantine(report), _tolerated(report)
+    idle = any(reason.rule in (UNMATCHED, "quarantine_expired") for reason in report.reasons)
     parts = [
         "A test that failed first and passed in a rerun may hide a bug that shows only sometimes." if flaky else "",
         f"This policy tolerates {counted(tolerated, 'test')} that did not pass." if tolerated else "",
         "What is in quarantine fails without blocking: see who repairs it, and until when." if failing else "",
-        "An entry of the quarantine has no effect: see below." if _has_idle_entry(report) else "",
+        "An entry of the quarantine has no effect: see below." if idle else "",
         "An entry of the quarantine ends soon: see below." if entries_that_end_soon(report) else "",
     ]
     return " ".join(filter(None, parts)) or "Nothing has to be done."
@@ -124,12 +127,6 @@ def _lasting(report: GateReport) -> frozenset[Incident]:
     return _LASTING | {Incident.RELEASE_CHECK_INCOMPLETE} if has_ended else _LASTING
 
 
-def _pass_headline(report: GateReport) -> str:
-    flaky = _flaky(report)
-    what = "look at it this week" if flaky == 1 else "look at them this week" if flaky else "the release may go out"
-    return f"{_pass('PASS', report)}: {what}"
-
-
 def _pass(word: str, report: GateReport) -> str:
     flaky, failing = _flaky(report), _failing_in_quarantine(report)
     parts = [
@@ -157,10 +154,6 @@ def _tolerated(report: GateReport) -> int:
     )
     unlisted = max(0, (report.expected_count or 0) - sum(test.expected for test in report.tests))
     return listed + unlisted
-
-
-def _has_idle_entry(report: GateReport) -> bool:
-    return any(reason.rule in (UNMATCHED, "quarantine_expired") for reason in report.reasons)
 
 
 def _who(report: GateReport, escape: Escape) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from typing import Annotated
@@ -14,7 +15,7 @@ from prefect_qatech.api.ids import RunShortId
 from prefect_qatech.report.about import environment_of
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.report.quarantine import mark_of, marks_of_passed
-from prefect_qatech.report.wording import campaign_id, campaign_seconds, group_counts, spent
+from prefect_qatech.report.wording import campaign_id, campaign_seconds, group, spent
 from prefect_qatech.texts import in_utc, short_hash
 from prefect_qatech.verdict import TestVerdict, Verdict
 
@@ -60,7 +61,7 @@ def history_line(report: GateReport) -> str:
     A link reference definition: every Markdown dialect takes it out of the text, and no text of the service can look
     like one, as it never stands at the beginning of a line.
     """
-    counts = group_counts(report)
+    counts = Counter(map(group, report.tests))
     failed, flaky = (
         tuple(mark_of(test) for test in report.tests_with(verdict))
         for verdict in (TestVerdict.FAILED, TestVerdict.FLAKY)

@@ -95,8 +95,10 @@ def _render(
     earlier: Sequence[HistoryEntry] = (),
 ) -> str:
     budget = max_bytes - len(ending.encode())
-    head = _head(report)
-    tail = ["### Attempts\n", *attempts, *_attempts_table(report), _sum(report), "", *campaigns, *_weak(report)]
+    head, without = _head(report), report.verdict_without_reruns
+    same = "the same" if without is report.verdict else f"{SYMBOLS[without]} {without.value.upper()}"
+    first_alone = f"Without reruns the verdict would have been {same}."
+    tail = ["### Attempts\n", *attempts, *_attempts_table(report), first_alone, "", *campaigns, *_weak(report)]
     left = budget - len("\n".join([*head, *tail]).encode())
     lists = _fitting(_lists(report, earlier), left, "verdict.json")
     return _cut("\n".join([*head, *lists, *tail]).rstrip() + "\n", budget) + ending
@@ -161,12 +163,6 @@ def _fact(text: str, url: str | None) -> str:
     return markdown_text(text, _NAME) + (f" ({opens})" if opens else "")
 
 
-def _sum(report: GateReport) -> str:
-    without = report.verdict_without_reruns
-    same = "the same" if without is report.verdict else f"{SYMBOLS[without]} {without.value.upper()}"
-    return f"Without reruns the verdict would have been {same}."
-
-
 def _plan(report: GateReport) -> str:
     name = markdown_text(report.plan_name or "", _NAME)
     short_id = markdown_text(report.plan_short_id or "", _NAME)
@@ -216,10 +212,6 @@ def _remark(sentence: str, named: Sequence[tuple[str, str | None]], symbol: str 
     return f"{text} *{shown}*"
 
 
-def _name(test: ReportedTest) -> str:
-    return f"**{markdown_text(test.name, _NAME) or '(no name)'}**"
-
-
 def _test(
     test: ReportedTest, report: GateReport, quarantine: Mapping[str, QuarantineEntry], cause_is_unknown: bool
 ) -> str:
@@ -228,7 +220,8 @@ def _test(
     links = {"test": test.url, "screenshot": test.screenshot_url, "recording": test.recording_url}
     if attempt is not None:
         links[f"run of attempt {attempt.number + 1}"] = attempt.run_url
-    parts = [f"- {_name(test)}: {story(test, lambda words: markdown_text(words, _REASON))}"]
+    told = story(test, lambda words: markdown_text(words, _REASON))
+    parts = [f"- **{markdown_text(test.name, _NAME) or '(no name)'}**: {told}"]
     parts += [markdown_text(standing, _NAME)] if (standing := standing_text(test)) else []
     parts += [link(text, url) for text, url in links.items() if url]
     entry = quarantine.get(test.test_id)

@@ -40,12 +40,8 @@ from prefect_qatech.verdict.rerun import next_rerun
 SCHEMA_VERSION = 1
 
 
-def _finite(number: float | None) -> float | None:
-    # JSON has neither NaN nor Infinity.
-    return number if number is not None and math.isfinite(number) else None
-
-
-_Number = Annotated[float | None, AfterValidator(_finite)]
+# JSON has neither NaN nor Infinity.
+_Number = Annotated[float | None, AfterValidator(lambda number: number if math.isfinite(number or 0) else None)]
 _Url = Annotated[str | None, AfterValidator(safe_url)]
 
 

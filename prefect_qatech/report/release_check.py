@@ -57,14 +57,11 @@ def report_release_check(check: QATechReleaseCheck, url: str | None = None) -> R
     )
 
 
-def severity_rank(severity: str | None) -> int:
-    """Return a number by which what is worse comes first; a word that is not known stands in the middle."""
-    word = (severity or "").lower()
-    return _WORST_FIRST.index(word) if word in _WORST_FIRST else _WORST_FIRST.index("medium")
-
-
 def _rank(finding: QATechFinding) -> tuple[int, int]:
-    return {True: 0, None: 1, False: 2}[finding.is_blocker], severity_rank(finding.severity)
+    """Return what puts the worse first; a severity that is not known stands in the middle."""
+    word = (finding.severity or "").lower()
+    severity = _WORST_FIRST.index(word if word in _WORST_FIRST else "medium")
+    return {True: 0, None: 1, False: 2}[finding.is_blocker], severity
 
 
 def sections(check: ReportedReleaseCheck, *, level: int) -> list[Section]:
@@ -76,7 +73,9 @@ def sections(check: ReportedReleaseCheck, *, level: int) -> list[Section]:
     mark = "#" * (level + 1)
     if check.findings:
         items = [_finding(finding) for finding in check.findings]
-        parts.append((f"{mark} Findings, blockers first ({check.finding_count})\n", _more(items, check.finding_count)))
+        more = check.finding_count - len(items)
+        items += [f"- … and {more} more at QA.tech."] if more > 0 else []
+        parts.append((f"{mark} Findings, blockers first ({check.finding_count})\n", items))
     if check.scores:
         parts.append((f"{mark} Score per category\n", [_score(score) for score in check.scores]))
     if check.manual_follow_ups:
@@ -92,10 +91,6 @@ def _headline(check: ReportedReleaseCheck) -> str:
     blockers = f"{counted(check.blocker_count, 'blocker')} among {counted(check.finding_count, 'finding')}"
     symbol = BLOCKER_SYMBOL if check.blocker_count else SYMBOLS[Verdict.PASS]
     return f"{symbol} Release check: {score}, {blockers if check.finding_count else 'no findings'}"
-
-
-def _more(items: list[str], count: int) -> list[str]:
-    return items if len(items) >= count else [*items, f"- … and {count - len(items)} more at QA.tech."]
 
 
 def _finding(finding: ReportedFinding) -> str:

@@ -23,7 +23,11 @@ def render_table(report: GateReport) -> list[dict[str, str]]:
         {
             "Test": cell_text(test.name, 200) or "(no name)",
             "Verdict": f"{test.verdict} (in quarantine)" if test.quarantined else test.verdict.value,
-            **{column: _outcome(outcome) for column, outcome in zip(columns, test.outcomes, strict=False)},
+            # A test that passed is in no rerun, and nothing is wrong with that.
+            **{
+                column: "–" if outcome is Outcome.ABSENT else outcome.value
+                for column, outcome in zip(columns, test.outcomes, strict=False)
+            },
             "Reason": cell_text(test.reason or "", 300),
             "Id": _id(test.test_id),
         }
@@ -38,8 +42,3 @@ def render_table(report: GateReport) -> list[dict[str, str]]:
 def _id(test_id: str) -> str:
     # People copy it, so that what cannot be markup stays as it is.
     return test_id if re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z-]{0,99}", test_id) else cell_text(test_id, 200)
-
-
-def _outcome(outcome: Outcome) -> str:
-    # A test that passed is in no rerun, and nothing is wrong with that.
-    return "–" if outcome is Outcome.ABSENT else outcome.value

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from itertools import groupby
 from typing import Literal, NamedTuple
@@ -112,18 +111,15 @@ class Spent(NamedTuple):
 
 def spent(report: GateReport) -> Spent:
     """Sum up what a campaign cost; a test that was skipped was not executed."""
+    durations = [attempt.duration_seconds for attempt in report.attempts]
+    known = [finite(seconds) for seconds in durations if seconds is not None]
     return Spent(
         executions=sum(
             attempt.counts[o] for attempt in report.attempts for o in attempt.counts if o != Outcome.SKIPPED
         ),
         reruns=sum(attempt.kind == "rerun" for attempt in report.attempts),
-        seconds=_sum([attempt.duration_seconds for attempt in report.attempts]),
+        seconds=sum(known) if known and len(known) == len(durations) else None,
     )
-
-
-def _sum(durations: Sequence[float | None]) -> float | None:
-    known = [finite(seconds) for seconds in durations if seconds is not None]
-    return sum(known) if known and len(known) == len(durations) else None
 
 
 def campaign_seconds(report: GateReport) -> float | None:
@@ -141,11 +137,6 @@ def counts_text(report: GateReport) -> str:
     total, apart = len(report.tests), sum(test.quarantined for test in report.tests)
     quarantine = f" ({apart} of them in quarantine)" if apart else ""
     return f"{counted(total, 'test')}{quarantine}" + (f": {counts}" if counts else "")
-
-
-def group_counts(report: GateReport) -> Counter[Group]:
-    """Count the tests by the section in which they stand."""
-    return Counter(map(group, report.tests))
 
 
 def finite(seconds: float | None) -> float:
