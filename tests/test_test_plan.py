@@ -37,23 +37,19 @@ def a_plan(sandbox: Sandbox, plan: str | None = "pln_green", **fields: Any) -> Q
     )
 
 
-def do(plan: QATechTestPlan, version: str, step: Failing | None = None, target: str | None = None) -> GateReport:
-    """Trigger, wait and fetch in a flow that is retried once."""
+def do(plan: QATechTestPlan, version: str) -> GateReport:
+    """Trigger, wait and fetch in a flow."""
 
-    @flow(retries=1)
+    @flow
     def sync_job() -> GateReport:
-        run = plan.trigger(target)
+        run = plan.trigger()
         run.wait_for_completion()
-        if step:
-            step()
         return run.fetch_result()
 
-    @flow(retries=1)
+    @flow
     async def async_job() -> GateReport:
-        run = await plan.atrigger(target)
+        run = await plan.atrigger()
         await run.await_for_completion()
-        if step:
-            step()
         return await run.afetch_result()
 
     return sync_job() if version == "sync" else asyncio.run(async_job())
@@ -62,27 +58,25 @@ def do(plan: QATechTestPlan, version: str, step: Failing | None = None, target: 
 versions = pytest.mark.parametrize("version", ["sync", "async"])
 
 
-@versions
-def test_a_job_is_a_gate_on_the_run_that_was_triggered(sandbox: Sandbox, version: str) -> None:
-    report = do(a_plan(sandbox), version)
+@pytest.mark.parametrize(
+    ("version", "plan", "tests", "reruns"), [("sync", "pln_green", 5, 0), ("async", "pln_flaky", 3, 1)]
+)
+def test_a_job_is_a_gate_on_the_run_that_was_triggered(
+    sandbox: Sandbox, version: str, plan: str, tests: int, reruns: int
+) -> None:
+    report = do(a_plan(sandbox, plan), version)
     assert report.passed
-    assert counted(sandbox) == (1, 0)
-    assert report.plan_short_id == "pln_green"
-    assert [(attempt.kind, attempt.test_count) for attempt in report.attempts] == [("start", 5)]
+    assert report.plan_short_id == plan
+    assert [(attempt.kind, attempt.test_count) for attempt in report.attempts][:1] == [("start", tests)]
+    flaky = [test.name for test in report.tests_with(TestVerdict.FLAKY)]
+    assert flaky == ["Apply a voucher"] * reruns
+    assert counted(sandbox) == (1, reruns)
 
 
-def test_the_policy_says_how_often_is_rerun(sandbox: Sandbox) -> None:
-    report = do(a_plan(sandbox, "pln_flaky"), "async")
-    assert [test.name for test in report.tests_with(TestVerdict.FLAKY)] == ["Apply a voucher"]
-    assert counted(sandbox) == (1, 1)
-    with pytest.raises(GateFailed):
-        do(a_plan(sandbox, "pln_flaky", policy=GatePolicy(max_reruns=0)), "sync")
-    assert counted(sandbox) == (2, 1)
-
-
-def test_only_a_pass_gives_a_result(sandbox: Sandbox) -> None:
+def test_only_a_pass_gives_a_result_and_the_policy_says_how_often_is_rerun(sandbox: Sandbox) -> None:
     with pytest.raises(GateFailed, match="Pay with a credit card"):
         do(a_plan(sandbox, "pln_broken", policy=GatePolicy(max_reruns=0)), "async")
+    assert counted(sandbox) == (1, 0)
     with pytest.raises(GateInconclusive, match="deadline"):
         do(a_plan(sandbox, "pln_never", policy=GatePolicy(deadline_seconds=1)), "sync")
 
@@ -94,13 +88,6 @@ async def test_there_is_no_result_before_the_end(sandbox: Sandbox, version: str)
     with pytest.raises(QATechError, match="wait_for_completion") as caught:
         _ = run.fetch_result() if version == "sync" else await run.afetch_result()
     assert caught.value.run_short_id == run.run_short_id
-
-
-def test_a_retry_takes_up_the_run(sandbox: Sandbox) -> None:
-    step = Failing(1)
-    assert do(a_plan(sandbox, "pln_flaky"), "sync", step, "v1").passed
-    assert step.calls == 2
-    assert counted(sandbox) == (1, 1)
 
 
 def test_jobs_side_by_side_stay_apart_on_a_retry(sandbox: Sandbox) -> None:
@@ -132,18 +119,10 @@ def test_two_jobs_one_after_the_other_are_two_runs(sandbox: Sandbox) -> None:
     assert counted(sandbox) == (2, 0)
 
 
-@pytest.mark.parametrize("where", ["in a flow", "outside"])
-def test_test_cases_that_were_promised_and_never_listed_are_no_pass(where: str) -> None:
-    with Sandbox(one_plan(cases("passed"), test_count_offset=1), speed=2000) as sandbox:
-        plan = a_plan(sandbox, "pln_one", policy=GatePolicy(max_reruns=0))
-        if where == "in a flow":
-            with pytest.raises(GateInconclusive):
-                do(plan, "sync")
-            return
-        run = plan.trigger()
-        run.wait_for_completion()
-        with pytest.raises(GateInconclusive, match="never listed"):
-            run.fetch_result()
+def test_test_cases_that_were_promised_and_never_listed_are_no_pass() -> None:
+    plan = one_plan(cases("passed"), test_count_offset=1)
+    with Sandbox(plan, speed=2000) as sandbox, pytest.raises(GateInconclusive):
+        do(a_plan(sandbox, "pln_one", policy=GatePolicy(max_reruns=0)), "sync")
 
 
 async def test_outside_a_flow_each_trigger_starts_a_run(sandbox: Sandbox) -> None:
