@@ -7,12 +7,16 @@ no answer in time, one that cannot be read, a flow run that is resumed without o
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta, timezone
 from typing import Any, Literal
+from uuid import UUID
 
 import anyio
 from prefect.client.orchestration import get_client
-from prefect.exceptions import FlowPauseTimeout
+from prefect.exceptions import FlowPauseTimeout, Pause
 from prefect.flow_runs import apause_flow_run, asuspend_flow_run
 from prefect.input import RunInput
 from pydantic import ConfigDict, Field
@@ -36,6 +40,10 @@ NO_ANSWER = {"decision": "reject", "reason": "Nobody answered in time.", "decide
 _PAUSE_GRACE_SECONDS = 600
 _MAX_REASONS, _MAX_NAMES, _NAME_LENGTH = 20, 10, 120
 
+_asking: set[UUID] = set()
+"""The flow runs of this process in which a gate has its turn to ask."""
+_asking_lock = threading.Lock()
+
 
 class QATechReleaseDecision(RunInput):
     """The form that a person fills in."""
@@ -45,6 +53,28 @@ class QATechReleaseDecision(RunInput):
     decision: Literal["reject", "approve"] = Field(title="May the release go out?")
     reason: str = Field(title="Why?", min_length=1, max_length=2_000)
     decided_by: str = Field(title="Who decides?", min_length=1, max_length=200, description="Goes into the report.")
+
+
+@asynccontextmanager
+async def turn_to_ask() -> AsyncIterator[None]:
+    """Wait until no other gate in the body of the flow run is asking: a flow run can wait for one answer at a time."""
+    flow_run = own_flow_run()
+    if flow_run is None:
+        yield
+        return
+    while not _takes_turn(flow_run.id):  # noqa: ASYNC110 - the other may be in another thread, with a loop of its own
+        await anyio.sleep(LOOK_SECONDS)
+    try:
+        yield
+    finally:
+        _asking.discard(flow_run.id)
+
+
+def _takes_turn(flow_run_id: UUID) -> bool:
+    with _asking_lock:
+        is_free = flow_run_id not in _asking
+        _asking.add(flow_run_id)
+    return is_free
 
 
 async def ask(report: GateReport, *, timeout_seconds: float, key: str) -> GateDecision:
@@ -64,6 +94,9 @@ async def ask(report: GateReport, *, timeout_seconds: float, key: str) -> GateDe
             why = "The flow run was resumed without an answer."
     except FlowPauseTimeout:
         pass
+    except Pause as error:
+        # Somebody else has paused it. Prefect's signal is no Exception, and would end the gate without a report.
+        raise RuntimeError(f"the flow run is paused already ({error})") from None
     except (ValueError, KeyError, TypeError):
         why = "The answer could not be read."
     return _decision(report, answer, why)

@@ -17,7 +17,7 @@ from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.gate import journal, suspend
-from prefect_qatech.gate.approval import ask, ask_suspended
+from prefect_qatech.gate.approval import ask, ask_suspended, turn_to_ask
 from prefect_qatech.gate.campaign import Beginning, NextRun, seconds_left
 from prefect_qatech.gate.details import Details, details_of
 from prefect_qatech.gate.settings import GateSettings
@@ -212,6 +212,10 @@ class FlowRunSteps:
         evidence = report.evidence_sha256
         if (approval := await journal.approval_of(first, evidence)) is not None:
             return approval
+        async with turn_to_ask():
+            return await self._ask(first, report, evidence)
+
+    async def _ask(self, first: QATechRunRecord, report: GateReport, evidence: str) -> GateDecision:
         flow_run = own_flow_run()
         key = f"qatech-{evidence[:16]}-{flow_run.run_count if flow_run is not None else 0}"
         is_suspending = self.settings.waiting == "suspend"

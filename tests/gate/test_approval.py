@@ -198,6 +198,42 @@ async def test_a_rejection_stops_it(emitted: list[tuple[str, Mapping[str, Any]]]
     assert emitted[-1][0] == "qatech.gate.rejected"
 
 
+async def test_gates_in_the_body_of_one_flow_ask_one_after_the_other() -> None:
+    """The flow run that would pause is the same for both."""
+    two_plans = {
+        "plans": [
+            {"short_id": f"pln_{name}", "name": name, "test_cases": [{"name": name, "outcomes": "failed"}]}
+            for name in ("one", "two")
+        ]
+    }
+    ids: list[UUID] = []
+    questions: dict[str, str] = {}
+
+    @flow
+    async def user(credentials: QATechCredentials) -> None:
+        ids.append(flow_run_id())
+        options: dict[str, Any] = {"policy": POLICY, "on_failed": "ask", "polling": QATechPolling(first_seconds=0.05)}
+        gates = [arelease_gate.fn(credentials, plan, **options) for plan in ("pln_one", "pln_two")]
+        for report in await asyncio.gather(*gates):
+            assert report.decision.decided_by == questions[report.plan_short_id]
+
+    with Sandbox(two_plans, speed=2000) as sandbox:
+        work = asyncio.ensure_future(user(credentials_for(sandbox)))
+        async with get_client() as client:
+            while len(questions) < 2 and not work.done():
+                await anyio.sleep(0.1)
+                if not ids or not (paused := await client.read_flow_run(ids[0])).state.is_paused():
+                    continue
+                if await _has_form(client, paused):
+                    keyset = paused.state.state_details.run_input_keyset
+                    form = await client.read_flow_run_input(paused.id, keyset["description"])
+                    plan = "pln_one" if "Failed: one" in form else "pln_two"
+                    questions[plan] = f"Ada, of {plan}"
+                    await client.resume_flow_run(paused.id, run_input={**APPROVE, "decided_by": questions[plan]})
+        await work
+    assert len(questions) == 2
+
+
 async def test_no_answer_in_time_is_a_no() -> None:
     with Sandbox(SKIPS, speed=2000) as sandbox:
         error, _ = await ended(sandbox, decision_timeout_seconds=0.5)
