@@ -73,6 +73,7 @@ class Transport:
             timeout_seconds, connect=connect_timeout_seconds, pool=max(connect_timeout_seconds, timeout_seconds / 2)
         )
         self._transport = transport
+        self._project_lock = anyio.Lock()
         self.latest_date: str | None = None
         self._shared_as: str | None = None
         self._connections: connections.Connections | None = None
@@ -159,14 +160,8 @@ class Transport:
     async def _outcome(
         self, exchange: Exchange, query: Mapping[str, str] | None, body: Mapping[str, Any] | None, with_token: bool
     ) -> tuple[Any, QATechAPIError | StartOutcomeUnknown | None]:
-        params = dict(query or {})
-        if (project := await self._project_of(exchange)) is not None:
-            if exchange.method == "GET":
-                params["projectShortId"] = project
-            elif body is not None:
-                body = {"projectShortId": project, **body}
         # httpx takes an address apart three times where it has to put it together itself.
-        address = f"{self.api_url}{exchange.path}{f'?{urlencode(params)}' if params else ''}"
+        address = f"{self.api_url}{exchange.path}{f'?{urlencode(query)}' if query else ''}"
         trace = _Trace()
         try:
             async with (
@@ -196,10 +191,6 @@ class Transport:
         except NotJSONError as error:
             kind = self._clean(response.headers.get("content-type", "no content type"))
             return None, exchange.unreadable(response.status_code, f"{error} ({kind})")
-
-    async def _project_of(self, exchange: Exchange) -> str | None:
-        """Return the id of the project that a request names."""
-        return self._project_short_id
 
     def digest(self) -> str:
         """Return a name for what this token sees at this address; it means nothing outside of the process."""
