@@ -22,11 +22,10 @@ from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import InvalidInputError, QATechAPIError
 from prefect_qatech.inputs import short_repr
 from prefect_qatech.ledger import QATechRunRecord
-from prefect_qatech.polling.exceptions import WaitTimedOut
+from prefect_qatech.polling.exceptions import WaitTimedOut, goes_on
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.polling.task_run import check_timeout
 from prefect_qatech.polling.throttle import Throttle
-from prefect_qatech.polling.unfinished import goes_on
 from prefect_qatech.polling.wait import Surroundings, wait_for_run
 from prefect_qatech.report import artifacts
 from prefect_qatech.report.release_check import report_release_check

@@ -37,8 +37,8 @@ from prefect_qatech import (
     wait_for_test_runs,
 )
 from prefect_qatech._sync import run_sync
+from prefect_qatech.polling.exceptions import runs_not_ended
 from prefect_qatech.polling.task_run import all_unless_stopped, delays_of_first_polls
-from prefect_qatech.polling.unfinished import runs_not_ended
 from prefect_qatech.report import artifacts, plan_durations
 from prefect_qatech.report.plan_durations import PlanHistory
 from prefect_qatech.sandbox import Sandbox

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 from rich.console import Console
 from rich.live import Live
@@ -18,6 +19,8 @@ from prefect_qatech.texts import counted
 
 MAX_RUNNING_SHOWN = 5
 _MAX_LINE = 500
+# Whoever read it has gone; the run goes on, and its id is on record.
+_GONE = (OSError, ValueError)
 
 
 class Display:
@@ -35,10 +38,8 @@ class Display:
             self.tell(line)
 
     def tell(self, sentence: str) -> None:
-        try:
+        with suppress(*_GONE):
             print(one_line(sentence), file=sys.stderr, flush=True)
-        except (OSError, ValueError):  # whoever read it has gone; the run goes on, and its id is on record
-            return
 
     def close(self) -> None:
         """End; what is shown later stands below."""
@@ -54,27 +55,21 @@ class LiveDisplay(Display):
         self._began = time.monotonic()
 
     def changed(self, run: QATechRun) -> None:
-        try:
+        with suppress(*_GONE):
             if self._live is None:
                 self._live = Live(console=self._console, transient=True, refresh_per_second=4)
                 self._live.start()
             self._live.update(self._picture(run))
-        except (OSError, ValueError):
-            return
 
     def tell(self, sentence: str) -> None:
-        try:
+        with suppress(*_GONE):
             self._console.print(Text(one_line(sentence)), soft_wrap=True)
-        except (OSError, ValueError):
-            return
 
     def close(self) -> None:
         live, self._live = self._live, None
-        try:
+        with suppress(*_GONE):
             if live is not None:
                 live.stop()
-        except (OSError, ValueError):
-            return
 
     def _picture(self, run: QATechRun) -> Text:
         minutes, seconds = divmod(int(time.monotonic() - self._began), 60)

@@ -25,8 +25,6 @@ def doctor(
 ) -> NoReturn:
     """Check token, QA.tech, proxy, clock and Prefect, and say what to do; it starts nothing, and shows no token.
 
-    Exit codes: 0 nothing is wrong, 1 something is, 3 error.
-
     Args:
         block: Check a saved block QATechCredentials, instead of QATECH_API_TOKEN, QATECH_API_URL and so on.
         read_only: A token that may only read is enough, as for a watcher or a triage.

@@ -42,8 +42,6 @@ def drill(
     It uses a Prefect server of its own and no token: neither your Prefect nor QA.tech is touched. It takes some two
     minutes. Run it before you trust a new version, of this package or of Prefect.
 
-    Exit codes: 0 the gate fails closed in each case, 1 it does not, 3 error.
-
     Args:
         case: Only this case, by its name; may be repeated.
         json: Print what was found as JSON.

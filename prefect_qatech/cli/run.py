@@ -208,8 +208,6 @@ def run(*, what: What = What(), rules: Rules = Rules(), output: Output = Output(
 
     The token is read from QATECH_API_TOKEN (or QATECH_API_KEY), its address and project from QATECH_API_URL and
     QATECH_PROJECT_SHORT_ID.
-
-    Exit codes: 0 pass, 1 fail, 2 inconclusive, 3 error, 130 interrupted (the run goes on at QA.tech; --resume).
     """
 
     def work(display: Display) -> Coroutine[Any, Any, GateReport]:
@@ -236,8 +234,6 @@ def rerun(
     once: Once = Once(),
 ) -> Never:
     """Run a run's test cases again, wait, and judge what was run again; no Prefect server is needed.
-
-    Exit codes: 0 pass, 1 fail, 2 inconclusive, 3 error, 130 interrupted.
 
     Args:
         run: The run's short id, the last part of its address.
@@ -274,8 +270,6 @@ def wait(
 ) -> Never:
     """Wait for a run that was started elsewhere, and judge it; nothing is started but for --rerun-failed.
 
-    Exit codes: 0 pass, 1 fail, 2 inconclusive, 3 error, 130 interrupted.
-
     Args:
         run: The run's short id, the last part of its address.
         target: What is tested: a commit, say.
@@ -303,8 +297,6 @@ def wait(
 
 def status(run: str, /, *, json: Annotated[bool, Parameter(negative="")] = False) -> Never:
     """Show how a run stands now, with its tests.
-
-    Exit codes: 0 it was read, 3 error. Whether a release may go out, `wait` says.
 
     Args:
         run: The run's short id, the last part of its address.

@@ -23,10 +23,9 @@ from dataclasses import dataclass, replace
 from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.exceptions import ForbiddenError, NotFoundError, QATechAPIError, QATechError, UnauthorizedError
 from prefect_qatech.polling.durations import PastDurations
-from prefect_qatech.polling.exceptions import WaitTimedOut
+from prefect_qatech.polling.exceptions import WaitTimedOut, goes_on
 from prefect_qatech.polling.progress import Progress, best_forecast
 from prefect_qatech.polling.schedule import QATechPolling
-from prefect_qatech.polling.unfinished import goes_on
 
 MAX_CONSECUTIVE_ERRORS = 20
 MAX_ERROR_SECONDS = 900.0

@@ -25,10 +25,9 @@ from prefect_qatech.credentials import QATechCredentials, check_credentials
 from prefect_qatech.exceptions import InvalidInputError, QATechAPIError, QATechError
 from prefect_qatech.inputs import short_repr
 from prefect_qatech.ledger import QATechRunRecord, attached_run
-from prefect_qatech.polling.exceptions import RunsNotEnded, WaitTimedOut
+from prefect_qatech.polling.exceptions import RunsNotEnded, WaitTimedOut, runs_not_ended, they_go_on
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.polling.throttle import Sleep, Throttle
-from prefect_qatech.polling.unfinished import runs_not_ended, they_go_on
 from prefect_qatech.polling.wait import Surroundings, wait_for_run
 from prefect_qatech.report import artifacts, events
 from prefect_qatech.report.plan_durations import PlanHistory
