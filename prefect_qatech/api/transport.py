@@ -25,7 +25,7 @@ from prefect_qatech import __version__
 from prefect_qatech.addresses import is_loopback
 from prefect_qatech.api import connections
 from prefect_qatech.api.answers import Exchange, NotJSONError, read_json
-from prefect_qatech.exceptions import QATechAPIError, StartOutcomeUnknown
+from prefect_qatech.exceptions import InvalidInputError, QATechAPIError, StartOutcomeUnknown
 from prefect_qatech.texts import cut
 
 MAX_RESPONSE_BYTES = 32 * 1024 * 1024
@@ -79,6 +79,17 @@ class Transport:
         self._connections: connections.Connections | None = None
 
     def _new_http(self) -> httpx.AsyncClient:
+        try:
+            return self._http_by_the_environment()
+        except (OSError, ImportError, ValueError, httpx.InvalidURL) as error:
+            # No file with certificates, one that holds none, a proxy of a kind that httpx does not take.
+            why = f"{type(error).__name__}: {error}"
+        raise InvalidInputError(
+            f"Nothing was sent: no connection can be made by this environment ({why}). Correct SSL_CERT_FILE, "
+            "SSL_CERT_DIR, HTTPS_PROXY or ALL_PROXY: `prefect-qatech doctor` checks them."
+        )
+
+    def _http_by_the_environment(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
             headers={
                 "Authorization": f"Bearer {self._token.get_secret_value()}",

@@ -26,7 +26,7 @@ from prefect_qatech import (
 )
 from prefect_qatech.api import transport as module
 from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest
-from prefect_qatech.exceptions import QATechAPIError, QATechConnectionError, QATechTimeoutError
+from prefect_qatech.exceptions import InvalidInputError, QATechAPIError, QATechConnectionError, QATechTimeoutError
 from tests.wire import TOKEN, Everything, accepted, assert_holds_no_secret, forms_of, listening, seen
 
 CALLS: dict[str, Callable[[QATechClient], Awaitable[Any]]] = {
@@ -86,6 +86,29 @@ async def test_a_loopback_address_never_goes_through_a_proxy(
 async def refuses(status: bytes, writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n" % status)
     await writer.drain()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("SSL_CERT_FILE", "/nowhere/authority.pem", "No such file"),
+        ("SSL_CERT_FILE", __file__, "no certificate"),
+        ("HTTPS_PROXY", "ftp://ada:s3cret@proxy.example.com", "Unknown scheme"),
+        ("HTTPS_PROXY", "http://proxy.example.com:port", "Invalid port"),
+        ("ALL_PROXY", "socks5://proxy.example.com", "SOCKS"),
+    ],
+)
+async def test_an_environment_that_allows_no_connection_is_told_in_a_sentence(
+    name: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidInputError, match="Nothing was sent: no connection can be made") as raised:
+        async with client("https://api.qa.tech"):
+            pass
+    assert told.lower() in str(raised.value).lower()
+    assert name in str(raised.value)
+    assert "s3cret" not in str(raised.value)
+    assert raised.value.__context__ is None
 
 
 PROXY_FAULTS: dict[str, Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]] = {
