@@ -56,9 +56,18 @@ def retry(flow_run_id: UUID, parameters: dict[str, Any]) -> None:
     run_flow(release, flow_run=flow_run, parameters=parameters)
 
 
-def test_a_good_version_is_promoted(sandbox: Sandbox, shop: LocalStorefront, arguments: Arguments) -> None:
-    report = release(**arguments("v1-good"))
-    assert report.passed
+@pytest.fixture
+def v1_in_production(shop: LocalStorefront) -> None:
+    """An earlier release."""
+    deploy.deploy(shop.site, "v1-good")
+    deploy.promote(shop.site, "v1-good")
+
+
+def test_a_good_version_is_promoted_and_the_output_of_the_commands_is_in_the_log_of_the_flow_run(
+    sandbox: Sandbox, shop: LocalStorefront, arguments: Arguments
+) -> None:
+    state = release(**arguments("v1-good"), return_state=True)
+    assert state.name == "Passed"
     assert served(shop) == ("v1-good", "v1-good")
     assert counted(sandbox) == (1, 0)
     assert [post["body"] for post in posts(sandbox)] == [
@@ -68,6 +77,18 @@ def test_a_good_version_is_promoted(sandbox: Sandbox, shop: LocalStorefront, arg
             "applications": [{"applicationShortId": "app_shop", "environment": {"url": shop.staging_url}}],
         }
     ]
+    flow_run_id = state.state_details.flow_run_id
+    assert flow_run_id is not None
+    wanted = {"Staging serves v1-good (before: nothing)", "Production serves v1-good (before: nothing)"}
+    deadline = time.monotonic() + 120
+    missing = wanted
+    # Prefect sends logs in batches.
+    while missing and time.monotonic() < deadline:
+        time.sleep(0.2)
+        with get_client(sync_client=True) as client:
+            logs = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id])))
+        missing = wanted - {log.message for log in logs}
+    assert missing == set()
 
 
 def test_a_version_that_stumbles_is_promoted_and_reported_flaky(
@@ -83,9 +104,8 @@ def test_a_version_that_stumbles_is_promoted_and_reported_flaky(
     assert posts(sandbox)[1]["body"] == {"failedOnly": True}
 
 
+@pytest.mark.usefixtures("v1_in_production")
 def test_a_broken_version_is_rolled_back(sandbox: Sandbox, shop: LocalStorefront, arguments: Arguments) -> None:
-    release(**arguments("v1-good"))
-    sandbox.reset()
     state = release(**arguments("v3-broken"), return_state=True)
     assert (state.type.value, state.name) == ("FAILED", "Gate failed")
     error = state.result(raise_on_failure=False)
@@ -98,34 +118,11 @@ def test_a_broken_version_is_rolled_back(sandbox: Sandbox, shop: LocalStorefront
     assert counted(sandbox) == (1, 2)
 
 
-def test_the_output_of_the_commands_is_in_the_log_of_the_flow_run(arguments: Arguments) -> None:
-    state = release(**arguments("v1-good"), return_state=True)
-    flow_run_id = state.state_details.flow_run_id
-    assert flow_run_id is not None
-    wanted = {"Staging serves v1-good (before: nothing)", "Production serves v1-good (before: nothing)"}
-    deadline = time.monotonic() + 120
-    missing = wanted
-    # Prefect sends logs in batches.
-    while missing and time.monotonic() < deadline:
-        time.sleep(0.2)
-        with get_client(sync_client=True) as client:
-            logs = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id])))
-        missing = wanted - {log.message for log in logs}
-    assert missing == set()
-
-
+@pytest.mark.usefixtures("v1_in_production")
 def test_a_deployment_that_fails_starts_no_gate(sandbox: Sandbox, shop: LocalStorefront, arguments: Arguments) -> None:
-    release(**arguments("v1-good"))
-    sandbox.reset()
     with pytest.raises(CommandFailed, match=r"deploy: .* ended with exit code 7\. Its last lines:\nthe disk is full"):
         release(**arguments("v2-stumbles", deploy_command=FAILING))
     assert counted(sandbox) == (0, 0)
-    assert served(shop) == ("v1-good", "v1-good")
-
-
-def test_commands_can_be_written_as_one_text(shop: LocalStorefront, arguments: Arguments) -> None:
-    command = f"{sys.executable} {deploy.__file__} --site '{shop.site}' deploy v1-good"
-    assert release(**arguments("v1-good", deploy_command=command)).passed
     assert served(shop) == ("v1-good", "v1-good")
 
 
@@ -159,12 +156,14 @@ def test_without_a_token_nothing_is_deployed(
     assert deployments(shop) == []
 
 
-def test_the_credentials_can_come_from_the_environment(
-    sandbox: Sandbox, arguments: Arguments, monkeypatch: pytest.MonkeyPatch
+def test_the_credentials_can_come_from_the_environment_and_a_command_can_be_one_text(
+    sandbox: Sandbox, shop: LocalStorefront, arguments: Arguments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    command = f"{sys.executable} {deploy.__file__} --site '{shop.site}' deploy v1-good"
     monkeypatch.setenv("QATECH_API_TOKEN", sandbox.token)
     monkeypatch.setenv("QATECH_API_URL", sandbox.url)
-    assert release(**arguments("v1-good", credentials=None)).passed
+    assert release(**arguments("v1-good", credentials=None, deploy_command=command)).passed
+    assert served(shop) == ("v1-good", "v1-good")
 
 
 def test_the_real_service_is_not_sent_to_this_machine(shop: LocalStorefront, arguments: Arguments) -> None:
@@ -203,11 +202,10 @@ def test_a_roll_back_that_fails_says_so_and_why_it_was_needed(shop: LocalStorefr
     assert served(shop) == ("v3-broken", None)
 
 
+@pytest.mark.usefixtures("v1_in_production")
 def test_a_retry_after_a_roll_back_neither_deploys_nor_promotes(
     sandbox: Sandbox, shop: LocalStorefront, arguments: Arguments
 ) -> None:
-    release(**arguments("v1-good"))
-    sandbox.reset()
     # The run goes on after the roll-back, and what it tests then is v1-good: its pass is not one of v3-broken.
     sandbox.set_faults([{"on": {"method": "GET", "path": "status"}, "kind": "status", "status": 401, "times": 2}])
     with pytest.raises(ReleaseRolledBack) as caught:
@@ -225,10 +223,10 @@ def test_a_retry_after_a_roll_back_that_did_not_end_says_so(shop: LocalStorefron
     assert deployments(shop) == ["v3-broken"]
 
 
+@pytest.mark.usefixtures("v1_in_production")
 def test_without_prefects_api_the_roll_back_comes_first(
     shop: LocalStorefront, arguments: Arguments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    release(**arguments("v1-good"))
     monkeypatch.setattr("flows.release.NOTE_SECONDS", 1.0)
     asked: list[tuple[str | None, str | None]] = []
 
