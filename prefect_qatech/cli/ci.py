@@ -12,7 +12,7 @@ from pathlib import Path
 from prefect_qatech.addresses import safe_url
 from prefect_qatech.cli.display import one_line
 from prefect_qatech.report import append_job_summary, render_job_summary
-from prefect_qatech.report.escape import markdown_text
+from prefect_qatech.report.escape import markdown_text, plain_text
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.verdict import TestVerdict, Verdict
 
@@ -22,6 +22,7 @@ MAX_ANNOTATIONS = 10
 GITLAB_FILE = "gl-annotations.json"
 AZURE_SUMMARY = "qatech-summary.md"
 _MAX_SUMMARY = 1_500
+_MAX_OUTPUT = 2_000
 _OUTPUTS = ("verdict", "run_short_id", "run_url", "target")
 
 
@@ -71,7 +72,8 @@ def _told(annotations: list[tuple[str, str, str]], outputs: Mapping[str, str], e
     lines = []
     if output := environ.get("GITHUB_OUTPUT"):
         with Path(output).open("a", encoding="utf-8") as file:
-            file.writelines(f"{name}={one_line(value)}\n" for name, value in outputs.items())
+            # A file is no log: what stands in a value is no command, and a later step needs it as it is.
+            file.writelines(f"{name}={plain_text(value, _MAX_OUTPUT)}\n" for name, value in outputs.items())
     if environ.get("GITHUB_ACTIONS") == "true":
         for level, title, text in annotations:
             heading = _github(title).replace(":", "%3A").replace(",", "%2C")
@@ -79,7 +81,7 @@ def _told(annotations: list[tuple[str, str, str]], outputs: Mapping[str, str], e
     if environ.get("TF_BUILD") == "True":
         lines += [f"##vso[task.logissue type={level}]{_azure(text)}" for level, _, text in annotations]
         lines += [
-            f"##vso[task.setvariable variable=qatech_{name};isOutput=true]{_azure(value)}"
+            f"##vso[task.setvariable variable=qatech_{name};isOutput=true]{_azure_escaped(_without_azure(value))}"
             for name, value in outputs.items()
         ]
     return lines
@@ -99,4 +101,13 @@ def _github(text: str) -> str:
 
 
 def _azure(text: str) -> str:
-    return one_line(text).replace("%", "%AZP25").replace(";", "%3B").replace("]", "%5D")
+    return _azure_escaped(one_line(text))
+
+
+def _without_azure(value: str) -> str:
+    """Return a value as a later step needs it, but for what Azure would take for a command: it finds them anywhere."""
+    return plain_text(value, _MAX_OUTPUT).replace("##", "# #")
+
+
+def _azure_escaped(text: str) -> str:
+    return text.replace("%", "%AZP25").replace(";", "%3B").replace("]", "%5D")

@@ -188,11 +188,12 @@ def test_a_github_step_gets_outputs_a_summary_and_annotations(
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "outputs"))
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
-    assert command("run", "--plan", "pln_one", "--rerun-failed", "0", "--target", "v1", "--json") == 1
+    target = f"shop::v1##{'2' * 600}"
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "0", "--target", target, "--json") == 1
     printed = capsys.readouterr()
     assert json.loads(printed.out)["verdict"] == "fail"
     outputs = dict(line.split("=", 1) for line in (tmp_path / "outputs").read_text().splitlines())
-    assert (outputs["verdict"], outputs["target"]) == ("fail", "v1")
+    assert (outputs["verdict"], outputs["target"]) == ("fail", target), "a later step releases what was tested"
     assert outputs["run_url"].endswith(outputs["run_short_id"])
     assert "FAIL" in (tmp_path / "summary.md").read_text()
     annotations = [line for line in printed.err.splitlines() if line.startswith("::")]
@@ -230,8 +231,9 @@ def test_azure_gets_issues_variables_and_a_summary(
     command: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TF_BUILD", "True")
-    assert command("run", "--plan", "pln_one", "--rerun-failed", "0") == 1
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "0", "--target", "shop::v1") == 1
     told = capsys.readouterr().err
+    assert "##vso[task.setvariable variable=qatech_target;isOutput=true]shop::v1\n" in told
     assert "##vso[task.setvariable variable=qatech_verdict;isOutput=true]fail" in told
     assert "##vso[task.logissue type=error]" in told
     [summary] = re.findall(r"##vso\[task\.uploadsummary\](.+)", told)
