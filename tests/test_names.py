@@ -37,10 +37,6 @@ from prefect_qatech import (
     astart_test_run,
     await_for_test_run,
     gather_gates,
-    release_gate,
-    rerun_test_run,
-    start_release_check,
-    start_test_run,
     task_options,
 )
 from prefect_qatech.api import client as client_module
@@ -57,7 +53,6 @@ BY_ID = {"applicationShortId": "app_shop", "environment": {"shortId": "env_produ
 SMOKE = QATechRunRequest(labels=["smoke"])
 CHECK_OF_UNKNOWN = QATechReleaseCheckRequest(regression=QATechRegression(test_case_ids=["Sign uot"]))
 UNKNOWN = QATechRunRequest(applications=[QATechApplication(application_short_id="Northwind Shp")])
-versions = pytest.mark.parametrize("version", ["sync", "async"])
 
 
 @pytest.fixture(autouse=True)
@@ -71,47 +66,23 @@ def gets(sandbox: Sandbox, path: str) -> int:
     return asked.count(f"/v1/{path}")
 
 
-@versions
-async def test_a_start_and_a_rerun_take_names(version: str, sandbox: Sandbox, credentials: QATechCredentials) -> None:
-    @flow
-    def sync_user() -> QATechRunRecord:
-        run = start_test_run(credentials, BY_NAME)
-        return rerun_test_run(credentials, run, test_case_ids=["Sign out"])
+async def test_a_start_a_rerun_and_a_release_check_take_names(sandbox: Sandbox, credentials: QATechCredentials) -> None:
+    regression = QATechRegression(test_case_ids=["Sign out"])
 
     @flow
-    async def async_user() -> QATechRunRecord:
+    async def user() -> None:
         run = await astart_test_run(credentials, BY_NAME)
-        return await arerun_test_run(credentials, run, test_case_ids=["Sign out"])
+        await arerun_test_run(credentials, run, test_case_ids=["Sign out"])
+        check = QATechReleaseCheckRequest(regression=regression, application_overrides=[WHERE])
+        await astart_release_check(credentials, check)
 
-    if version == "sync":
-        await asyncio.to_thread(sync_user)
-    else:
-        await async_user()
-    start, rerun = posts(sandbox)
-    assert start["body"]["applications"] == [BY_ID]
+    await user()
+    start, rerun, check = posts(sandbox)
+    assert start["body"]["applications"] == check["body"]["applicationOverrides"] == [BY_ID]
     [sign_out] = rerun["body"]["projectTestCaseIds"]
     assert str(UUID(sign_out)) == sign_out
+    assert check["body"]["regression"]["testCaseIds"] == [sign_out]
     assert counted(sandbox) == (1, 1)
-
-
-@versions
-async def test_a_release_check_takes_names(version: str, sandbox: Sandbox, credentials: QATechCredentials) -> None:
-    request = QATechReleaseCheckRequest(
-        regression=QATechRegression(test_case_ids=["Sign out"]), application_overrides=[WHERE]
-    )
-
-    @flow
-    def sync_user() -> None:
-        start_release_check(credentials, request)
-
-    @flow
-    async def async_user() -> None:
-        await astart_release_check(credentials, request)
-
-    sync_user() if version == "sync" else await async_user()
-    [post] = posts(sandbox)
-    assert UUID(post["body"]["regression"]["testCaseIds"][0])
-    assert post["body"]["applicationOverrides"] == [BY_ID]
 
 
 async def test_outside_a_flow_run_names_work_as_well(sandbox: Sandbox, credentials: QATechCredentials) -> None:
@@ -204,14 +175,10 @@ async def test_what_this_very_flow_run_has_made_is_found(sandbox: Sandbox, crede
     await user()
 
 
-@versions
 async def test_labels_say_what_a_gate_runs(
-    version: str, sandbox: Sandbox, credentials: QATechCredentials, polling: QATechPolling
+    sandbox: Sandbox, credentials: QATechCredentials, polling: QATechPolling
 ) -> None:
-    if version == "sync":
-        report = await asyncio.to_thread(lambda: release_gate(credentials, SMOKE, polling=polling))
-    else:
-        report = await arelease_gate(credentials, SMOKE, polling=polling)
+    report = await arelease_gate(credentials, SMOKE, polling=polling)
     assert report.passed
     assert [test.name for test in report.tests] == ["Sign in with a password"]
     [start] = posts(sandbox)

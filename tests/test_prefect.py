@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import os
-import re
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import pytest
@@ -22,13 +18,27 @@ from prefect.context import FlowRunContext, hydrated_context, serialize_context
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger
 from prefect.settings import (
-    PREFECT_API_URL,
     PREFECT_LOGGING_TO_API_ENABLED,
     PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW,
     temporary_settings,
 )
 
-from prefect_qatech import QATechCredentials, start_test_run
+from prefect_qatech import (
+    QATechCredentials,
+    QATechPolling,
+    aget_test_run,
+    arelease_gate,
+    arerun_test_run,
+    astart_test_run,
+    await_for_test_run,
+    await_for_test_runs,
+    get_test_run,
+    release_gate,
+    rerun_test_run,
+    start_test_run,
+    wait_for_test_run,
+    wait_for_test_runs,
+)
 from prefect_qatech._prefect import (
     flow_run_of_this_process,
     flow_runs_at_work,
@@ -42,6 +52,8 @@ from prefect_qatech._prefect import (
 )
 from prefect_qatech.sandbox import Sandbox
 from tests.support import counted, flow_run_id, posts
+
+T = TypeVar("T")
 
 # --- a logger that cannot raise
 
@@ -199,100 +211,88 @@ async def test_the_server_tells_its_time() -> None:
 
 # --- outside a flow run
 
-SCRIPT = """
-import asyncio
-import sys
-from prefect_qatech import *
-
-credentials = QATechCredentials.from_env()
-polling = QATechPolling(first_seconds=0.05, max_seconds=0.2)
-
-def attempt(name, call):
-    # Prefect puts the error of its log in place of ours.
-    try:
-        print(f"{name}: {call()}")
-    except Exception as error:
-        print(f"{name}: refused with {type(error).__name__}")
-
-async def starts():
-    await astart_test_run(credentials, "pln_green")
-
-async def reruns():
-    await arerun_test_run(credentials, "abc123")
-
-def bare_tasks():
-    run = start_test_run.fn(credentials, "pln_broken")
-    wait_for_test_run.fn(credentials, run, 60, polling=polling)
-    wait_for_test_runs.fn(credentials, [run], 60, polling=polling)
-    assert get_test_run.fn(credentials, run).result == "FAILED"
-    again = rerun_test_run.fn(credentials, run, failed_only=True)
-    return run.run_short_id, again.run_short_id
-
-async def bare_tasks_async():
-    run = await astart_test_run.fn(credentials, "pln_broken")
-    await await_for_test_run.fn(credentials, run, 60, polling=polling)
-    await await_for_test_runs.fn(credentials, [run], 60, polling=polling)
-    assert (await aget_test_run.fn(credentials, run)).result == "FAILED"
-    await arerun_test_run.fn(credentials, run, failed_only=True)
-
-async def bare_gate():
-    return (await arelease_gate.fn(credentials, "pln_green", polling=polling)).passed
-
-if "tasks" in sys.argv:
-    attempt("task", lambda: start_test_run(credentials, "pln_green"))
-    attempt("task", lambda: rerun_test_run(credentials, "abc123"))
-    attempt("task", lambda: asyncio.run(starts()))
-    attempt("task", lambda: asyncio.run(reruns()))
-    attempt("bare tasks", bare_tasks)
-    attempt("bare tasks, async", lambda: asyncio.run(bare_tasks_async()))
-if "gates" in sys.argv:
-    attempt("bare gate", lambda: release_gate.fn(credentials, "pln_green", polling=polling).passed)
-    attempt("bare gate", lambda: asyncio.run(bare_gate()))
-"""
+Attempts = dict[str, Callable[[], Any]]
 
 
-def run_script(sandbox: Sandbox, missing_flow: str, what: list[str], options: list[str]) -> str:
-    done = subprocess.run(
-        [sys.executable, *options, "-c", SCRIPT, *what],
-        env={
-            **os.environ,
-            "PREFECT_API_URL": PREFECT_API_URL.value() or "",
-            "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": missing_flow,
-            "QATECH_API_TOKEN": sandbox.token,
-            "QATECH_API_URL": sandbox.url,
-        },
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+def tasks_outside(credentials: QATechCredentials, polling: QATechPolling) -> Attempts:
+    def bare() -> tuple[str, str]:
+        run = start_test_run.fn(credentials, "pln_broken")
+        wait_for_test_run.fn(credentials, run, 60, polling=polling)
+        wait_for_test_runs.fn(credentials, [run], 60, polling=polling)
+        assert get_test_run.fn(credentials, run).result == "FAILED"
+        return run.run_short_id, rerun_test_run.fn(credentials, run, failed_only=True).run_short_id
+
+    async def bare_async() -> tuple[str, str]:
+        run = await astart_test_run.fn(credentials, "pln_broken")
+        await await_for_test_run.fn(credentials, run, 60, polling=polling)
+        await await_for_test_runs.fn(credentials, [run], 60, polling=polling)
+        assert (await aget_test_run.fn(credentials, run)).result == "FAILED"
+        return run.run_short_id, (await arerun_test_run.fn(credentials, run, failed_only=True)).run_short_id
+
+    return {
+        "start": lambda: start_test_run(credentials, "pln_green"),
+        "rerun": lambda: rerun_test_run(credentials, "abc123"),
+        "start, async": lambda: asyncio.run(_awaited(astart_test_run(credentials, "pln_green"))),
+        "rerun, async": lambda: asyncio.run(_awaited(arerun_test_run(credentials, "abc123"))),
+        "bare tasks": bare,
+        "bare tasks, async": lambda: asyncio.run(bare_async()),
+    }
 
 
-@pytest.mark.parametrize(
-    ("missing_flow", "what", "options"),
-    [("error", ["tasks", "gates"], []), ("warn", ["tasks"], ["-W", "error::UserWarning"])],
-    ids=["missing flow is an error", "warnings are errors"],
-)
+def gates_outside(credentials: QATechCredentials, polling: QATechPolling) -> Attempts:
+    return {
+        "bare gate": lambda: release_gate.fn(credentials, "pln_green", polling=polling),
+        "bare gate, async": lambda: asyncio.run(_awaited(arelease_gate.fn(credentials, "pln_green", polling=polling))),
+    }
+
+
+async def _awaited(work: Awaitable[T]) -> T:
+    return await work
+
+
+def outcomes(attempts: Attempts, missing_flow: str) -> dict[str, Any]:
+    """What comes of each; None is an error: Prefect puts the one of its log in place of ours."""
+    found: dict[str, Any] = {}
+    with temporary_settings({PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: missing_flow}):
+        for name, attempt in attempts.items():
+            try:
+                found[name] = attempt()
+            except Exception:
+                found[name] = None
+    return found
+
+
+@pytest.mark.parametrize("missing_flow", ["error", "warn"])
+@pytest.mark.filterwarnings("error::UserWarning")
 @pytest.mark.usefixtures("prefect_server")
 def test_what_prefect_would_lose_sends_nothing_and_the_bare_functions_of_the_tasks_work(
-    sandbox: Sandbox, missing_flow: str, what: list[str], options: list[str]
+    sandbox: Sandbox,
+    credentials: QATechCredentials,
+    polling: QATechPolling,
+    missing_flow: str,
+    console: list[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    output = run_script(sandbox, missing_flow, what, options)
-    refused = [line for line in output.splitlines() if ": refused with " in line]
-    assert [line.partition(":")[0] for line in refused] == ["task"] * 4 + ["bare gate"] * 2 * ("gates" in what)
-    assert output.count("Nothing was sent") >= len(refused), "the log tells"
-    [told] = re.findall(r"bare tasks: \('(\w+)', '(\w+)'\)", output)
-    assert f"QA.tech run {told[0]} started" in output
-    assert f"QA.tech run {told[1]} started as a rerun" in output
-    assert "bare tasks, async: None" in output
+    attempts = tasks_outside(credentials, polling)
+    if missing_flow == "error":
+        attempts |= gates_outside(credentials, polling)
+    found = outcomes(attempts, missing_flow)
+    refused = {name for name, outcome in found.items() if outcome is None}
+    assert refused == {*attempts} - {"bare tasks", "bare tasks, async"}
+    assert caplog.text.count("Nothing was sent") >= len(refused), "the log tells"
+    output = "\n".join(console)
+    for name in ("bare tasks", "bare tasks, async"):
+        assert f"QA.tech run {found[name][0]} started" in output
+        assert f"QA.tech run {found[name][1]} started as a rerun" in output
     assert (counted(sandbox), len(posts(sandbox))) == ((2, 2), 4)
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_the_bare_functions_of_the_gate_work_where_a_missing_flow_is_ignored(sandbox: Sandbox) -> None:
-    assert run_script(sandbox, "ignore", ["gates"], []).count("bare gate: True") == 2
+def test_the_bare_functions_of_the_gate_work_where_a_missing_flow_is_ignored(
+    sandbox: Sandbox, credentials: QATechCredentials, polling: QATechPolling
+) -> None:
+    found = outcomes(gates_outside(credentials, polling), "ignore")
+    assert [report.passed for report in found.values()] == [True, True]
     assert counted(sandbox) == (2, 0)
 
 
