@@ -62,19 +62,17 @@ Copy its entry below `quarantine:` in the policy file, and fill in the reason an
 """
 
 
-def render_markdown(
-    report: GateReport, *, chart: str | None = None, history: Sequence[HistoryEntry] = (), max_bytes: int = MAX_BYTES
-) -> str:
+def render_markdown(report: GateReport, *, chart: str = "", history: Sequence[HistoryEntry] = ()) -> str:
     """Return the report as the Markdown artifact of the Prefect UI, with the line that `read_history` reads at its end.
 
     `chart` is what `attempts_chart` gave. The history, the plan's last campaigns with the oldest first, is drawn; the
-    report's own need not be among them. `max_bytes` is the largest size in UTF-8.
+    report's own need not be among them.
     """
-    attempts = _picture("Outcomes per attempt", chart or "")
+    attempts = _picture("Outcomes per attempt", chart)
     campaigns = _picture("The plan's last campaigns", history_chart(history) if history else "")
     proceed = "" if report.passed or report.approved else f"\n### How to proceed\n\n{retry_text(report)}\n"
     earlier = earlier_campaigns(report, history)
-    return _render(report, max_bytes, attempts, campaigns, f"{proceed}\n{history_line(report)}\n", earlier)
+    return _render(report, MAX_BYTES, attempts, campaigns, f"{proceed}\n{history_line(report)}\n", earlier)
 
 
 def render_job_summary(report: GateReport, *, max_bytes: int = MAX_BYTES) -> str:
