@@ -150,7 +150,6 @@ def _part_of_place(part: int | str) -> str:
 
 
 def _model_at(model: type[BaseModel], place: tuple[int | str, ...]) -> type[BaseModel]:
-    """Return the model that a fault's place is in."""
     for part in place:
         field = model.model_fields.get(str(part))
         if field is not None and (models := _models_of(field.annotation)):
@@ -179,7 +178,6 @@ def _inside(name: str, model: type[BaseModel], depth: int) -> str | None:
 
 
 def _models_of(annotation: Any) -> list[type[BaseModel]]:
-    """Return the models that a field may hold, or hold several of."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in _models_of(part)]

@@ -34,7 +34,6 @@ class BuildFile:
 
     @property
     def name(self) -> str:
-        """Its name."""
         return self.path.name
 
     @classmethod
@@ -71,7 +70,6 @@ class UploadedFile:
 
 
 async def sha256_of(file: BuildFile) -> str:
-    """Return the hash of a file's content."""
     hashed = hashlib.sha256()
     async for chunk in _chunks(file):
         hashed.update(chunk)

@@ -139,7 +139,6 @@ class RunJournal:
         return nonce
 
     def age_of_intent_seconds(self, slot: str) -> float:
-        """Return how long ago an intent was opened."""
         return max(0.0, time.time() - self._intent(slot).stat().st_mtime)
 
     def clear_intent(self, slot: str, nonce: str | None = None) -> None:
@@ -165,7 +164,6 @@ class RunJournal:
         write_whole(self._run(slot), record.model_dump_json())
 
     def end(self, verdict: str) -> None:
-        """Record the verdict."""
         ended = JournalVerdict(verdict=verdict, ended_at=datetime.now(timezone.utc))
         write_whole(self.directory / _VERDICT, ended.model_dump_json())
 

@@ -104,7 +104,6 @@ _WHEN_SLOW = "Is it up? Check the name server, proxy and firewall of this machin
 
 
 async def examine(where: Where, seconds: float) -> AsyncIterator[Finding]:
-    """Yield what each check finds."""
     for name, check in CHECKS.items():
         try:
             with anyio.fail_after(seconds):
@@ -117,7 +116,6 @@ async def examine(where: Where, seconds: float) -> AsyncIterator[Finding]:
 
 
 async def check_versions(where: Where) -> Answer:
-    """Report the versions in use."""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("prefect-qatech", "prefect", "httpx")]
     return "ok", f"{', '.join(versions)}, Python {platform.python_version()}", ""
 
@@ -186,7 +184,6 @@ async def check_service(where: Where) -> Answer:
 
 
 async def check_access(where: Where) -> Answer:
-    """Check what the token may do."""
     if not where.is_service_up:
         return _skipped("QA.tech does not answer")
     try:

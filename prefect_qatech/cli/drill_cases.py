@@ -51,7 +51,6 @@ class Stage:
     directory: Path
 
     async def gate(self, **options: Any) -> GateReport:
-        """Run the gate."""
         token = SecretStr(self.sandbox.token)
         credentials = QATechCredentials(api_token=token, api_url=self.sandbox.url)
         report: GateReport = await arelease_gate(
@@ -61,7 +60,6 @@ class Stage:
 
 
 async def once(stage: Stage) -> GateReport:
-    """Run the gate."""
     return await stage.gate()
 
 
@@ -193,7 +191,6 @@ class Case:
     starts: int = 1
 
     def sandbox(self) -> Sandbox:
-        """Return the QA.tech of this case."""
         cases = [{"name": f"Test {number}", "outcomes": outcomes} for number, outcomes in enumerate(self.tests, 1)]
         plan = {"short_id": PLAN, "name": "Drill", "test_cases": cases, **self.plan}
         scenario = {"plans": [plan], "faults": [*self.faults], "usage_limit": self.executions}

@@ -13,7 +13,6 @@ EXIT_CODES = {Verdict.PASS: PASS, Verdict.FAIL: FAIL, Verdict.INCONCLUSIVE: INCO
 
 
 def end(message: str) -> NoReturn:
-    """End the command, which could not be carried out."""
     with suppress(OSError, ValueError):  # whoever read it has gone, or a disk is full: the exit code tells it
         print(f"prefect-qatech: {message}", file=sys.stderr, flush=True)
     sys.exit(ERROR)

@@ -65,7 +65,6 @@ class TerminalSteps:
 
     @property
     def logger(self) -> Any:
-        """A logger that shows its lines on the display."""
         return _Told(self.display)
 
     async def begin(self) -> Beginning:

@@ -114,8 +114,6 @@ class CheckSteps(Protocol):
 
 @dataclass
 class GateCampaign:
-    """One gate at work: its rules, and what was observed so far."""
-
     steps: Steps
     policy: GatePolicy
     logger: Any = field(default_factory=lambda: logging.getLogger(__name__))

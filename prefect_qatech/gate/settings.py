@@ -49,6 +49,5 @@ class GateSettings:
 
     @property
     def asks_on(self) -> frozenset[Verdict]:
-        """The verdicts on which a person is asked."""
         on = {Verdict.INCONCLUSIVE: self.on_inconclusive, Verdict.FAIL: self.on_failed}
         return frozenset(verdict for verdict, what in on.items() if what == "ask")

@@ -213,7 +213,6 @@ async def write_note(
 
 
 async def read_note(key: str) -> Note | None:
-    """Read what the current flow run has noted for a suspension."""
     async with get_client() as client:
         return await note_of(client, _current_flow_run_id(), key)
 
@@ -229,6 +228,5 @@ def _row(key: str) -> str:
 
 
 async def note_of(client: PrefectClient, flow_run_id: UUID, key: str) -> Note | None:
-    """Read what a flow run has noted for a suspension."""
     row = await Rows(client, flow_run_id).value(_row(key))
     return None if row is None else Note.model_validate_json(row)

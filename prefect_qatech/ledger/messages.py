@@ -28,7 +28,6 @@ def outcome_unknown(entry: QATechLedgerEntry, flow_run_id: str, reason: str | No
 def not_recorded(
     entry: QATechLedgerEntry, record: QATechRunRecord, flow_run_id: str, error: Exception
 ) -> StartOutcomeUnknown:
-    """Return the error of a run that was started and could not be recorded."""
     unknown = outcome_unknown(
         entry,
         flow_run_id,
@@ -39,7 +38,6 @@ def not_recorded(
 
 
 def not_as_asked(entry: QATechLedgerEntry, run: QATechRunRecord, flow_run_id: str) -> StartOutcomeUnknown:
-    """Return the error of a slot whose run is not the one that was asked for."""
     return StartOutcomeUnknown(
         run.not_as_asked or "",
         request=entry.what,

@@ -18,13 +18,10 @@ _PAGE = 200
 
 @dataclass
 class Rows:
-    """The rows of a flow run."""
-
     client: PrefectClient
     flow_run_id: UUID
 
     async def read(self, prefix: str = "") -> dict[str, FlowRunInput]:
-        """Return the rows whose keys have a prefix."""
         rows: dict[str, FlowRunInput] = {}
         while True:
             page = await self.client.filter_flow_run_input(
@@ -59,5 +56,4 @@ class Rows:
         return row is not None and json.loads(row).get("nonce") == nonce
 
     async def delete(self, key: str) -> None:
-        """Delete a row."""
         await self.client.delete_flow_run_input(flow_run_id=self.flow_run_id, key=f"{PREFIX}{key}")

@@ -242,12 +242,10 @@ class Call:
 
     @property
     def slot(self) -> str:
-        """The name of its slot."""
         named = "campaign" if self.campaign is not None else "label"
         return f"{self.family}-{named if self.is_named else short_hash(self.place)}"
 
     def entry(self, *, sent_at: datetime, busy_seconds: float, nonce: str) -> QATechLedgerEntry:
-        """Return the slot that this call is about to fill."""
         more = {"slot": self.slot, "sent_at": sent_at, "busy_seconds": busy_seconds, "nonce": nonce}
         return QATechLedgerEntry.model_validate(asdict(self) | more)
 

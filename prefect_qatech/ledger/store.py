@@ -62,7 +62,6 @@ class Ledger(Rows):
     cancel_grace_seconds: float = 3.0
 
     async def entries(self, family: str = "") -> list[QATechLedgerEntry]:
-        """Return the slots, in the order in which they were written."""
         entries = entries_of(await self.read(family))
         for entry in entries:
             if entry.run is not None and entry.run.not_as_asked is None and entry.kind != "attach":

@@ -68,7 +68,6 @@ class RunsNotEnded(QATechError):
 
 
 def goes_on(run_short_id: str, run_url: str | None, what: str = "Run") -> str:
-    """Return the sentence that a run goes on although nobody waits for it."""
     return (
         f"{what} {run_short_id} goes on at QA.tech, which has no call to cancel it ({run_url or 'address unknown'}). "
         "A retry resumes it."
@@ -76,7 +75,6 @@ def goes_on(run_short_id: str, run_url: str | None, what: str = "Run") -> str:
 
 
 def they_go_on(runs: Mapping[str, str | None]) -> str:
-    """Return the sentence that runs go on although nobody waits for them."""
     if len(runs) == 1:
         return goes_on(*next(iter(runs.items())))
     named = listed([*runs.items()], _MAX_NAMED, lambda run: f"{run[0]} ({run[1] or 'address unknown'})")

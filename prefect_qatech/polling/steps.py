@@ -111,7 +111,6 @@ class Watch:
         return replace(watch, running_at=now, ended_at=None, progress=progress)
 
     def shows_more_than(self, before: Watch) -> bool:
-        """Return whether the run was seen to change."""
         return _shown(self.run) != _shown(before.run)
 
     def needs_past(self, polling: QATechPolling, now: float) -> bool:
@@ -132,7 +131,6 @@ class Watch:
         return run is not None and (run.status != "COMPLETED" or run.result is not None)
 
     def is_hopeless(self, now: float) -> bool:
-        """Return whether no further poll makes sense."""
         if self.error is None:
             return False
         # Counted from the wait, not the run: a resumed wait begins with a first poll as well.

@@ -187,8 +187,6 @@ async def publish_release_check(check: ReportedReleaseCheck, *, key: str | None 
 
 
 async def publish_gates(report: GatesReport) -> None:
-    """Publish the summary of several gates."""
-
     async def summary() -> None:
         passed = sum(gate.passed for gate in report.reports.values())
         description = f"QA.tech gates: {report.verdict.value}, {passed} of {len(report.names)} passed"

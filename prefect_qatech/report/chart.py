@@ -40,7 +40,6 @@ class _Bar(NamedTuple):
 
 
 def attempts_chart(report: GateReport) -> str:
-    """Draw the outcomes of each attempt."""
     bars = [
         _Bar(
             f"{attempt.number + 1} ({attempt_name(attempt.number)})",

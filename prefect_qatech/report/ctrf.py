@@ -41,7 +41,6 @@ _ATTEMPT_STATUS = {Outcome.PASSED: "passed", Outcome.FAILED: "failed", Outcome.S
 
 
 def render_ctrf(report: GateReport) -> str:
-    """Return the report as CTRF JSON."""
     start, stop = (
         int(in_utc(moment).timestamp() * 1000) if moment else 0
         for moment in (report.started_at or report.ended_at, report.ended_at or report.started_at)

@@ -67,7 +67,6 @@ _DELIVERY_SECONDS = 2.0
 
 
 def emit_run_started(record: QATechRunRecord) -> None:
-    """Emit that a run was accepted."""
     _emit(
         RUN_STARTED if record.rerun_of is None else RERUN_STARTED,
         record.run_short_id,
@@ -82,7 +81,6 @@ def emit_run_started(record: QATechRunRecord) -> None:
 
 
 def emit_run_finished(run: QATechRun, run_url: str | None) -> None:
-    """Emit that a wait saw a run's end."""
     payload = {"run_short_id": run.run_short_id, "run_url": run_url, "status": run.status, "result": run.result}
     _emit(RUN_FINISHED, run.run_short_id, payload)
 
@@ -128,7 +126,6 @@ async def emit_gate_asked(report: GateReport, *, seconds: float) -> None:
 
 
 async def emit_gate_errored(error: Exception, subject: GateSubject) -> None:
-    """Emit that a gate ended without a verdict."""
     flow_run_id = subject.flow_run_id
     # Our own errors about a run name it.
     run_short_id, run_url = getattr(error, "run_short_id", None), getattr(error, "run_url", None)

@@ -101,7 +101,6 @@ def retry_text(report: GateReport) -> str:
 
 
 def reruns_left(report: GateReport) -> int:
-    """Return how many reruns the policy has left."""
     return max(0, report.policy.max_reruns - max(0, len(report.attempts) - 1))
 
 

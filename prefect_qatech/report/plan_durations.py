@@ -94,7 +94,6 @@ class PlanHistory:
         return counts[-1] if counts else None
 
     async def add(self, test_count: int, seconds: float) -> None:
-        """Remember how long a run took."""
         if self._has_failed:
             return
         try:

@@ -47,7 +47,6 @@ def rule_outcomes(report: GateReport) -> dict[str, str]:
 
 
 def render_verdict_json(report: GateReport) -> str:
-    """Return the report as `verdict.json`."""
     counts = {verdict.value: report.counts.get(verdict, 0) for verdict in TestVerdict}
     # json, not pydantic's own writer: that one refuses half of a surrogate pair, which JSON itself can say.
     content = {**_FIRST, **report.model_dump(mode="json"), "rules": rule_outcomes(report), "counts": counts}
@@ -55,7 +54,6 @@ def render_verdict_json(report: GateReport) -> str:
 
 
 def verdict_json_schema() -> dict[str, Any]:
-    """Return the JSON schema of `verdict.json`."""
     schema = GateReport.model_json_schema(mode="serialization")
     verdicts = {"type": "object", "additionalProperties": {"$ref": "#/$defs/Verdict"}}
     schema["properties"]["rules"] = {"description": "What each rule said; pass where it was silent.", **verdicts}

@@ -54,7 +54,6 @@ class Execution:
 
     @property
     def outcome(self) -> Outcome:
-        """What the attempt says about the test."""
         return classify(self.case.status, self.case.result, self.details.error_code if self.details else None)
 
 
@@ -80,7 +79,6 @@ class CampaignTest:
         return self.project_test_case_id or next(filter(None, from_details), None) or min(self.ids, default=None)
 
     def add(self, number: int, item: Execution) -> None:
-        """Add what an attempt says about it."""
         self.executions[number] = item
         self.project_test_case_id = self.project_test_case_id or item.case.project_test_case_id or None
         if item.case.id:
