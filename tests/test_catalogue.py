@@ -131,39 +131,30 @@ def _created(sandbox: Sandbox) -> int:
     return len([request for request in sent if request["status"] == 200])
 
 
+def _name_of(item: Any) -> str:
+    return item if isinstance(item, str) else getattr(item, "name", "") or item.file_name
+
+
 # --- lists
 
 
-@versions
-@pytest.mark.parametrize("what", LISTS)
-async def test_what_a_project_has_is_listed(
-    what: str, version: str, sandbox: Sandbox, credentials: QATechCredentials
+async def test_what_a_project_has_is_listed_and_a_list_that_failed_is_asked_for_again(
+    sandbox: Sandbox, credentials: QATechCredentials
 ) -> None:
-    sync, asynchronous, arguments = LISTS[what]
-
     @flow
-    async def user() -> list[Any]:
-        found: list[Any] = await _either(version, sync, asynchronous, credentials, **arguments)
-        return found
+    async def user() -> None:
+        for what, (sync, asynchronous, arguments) in LISTS.items():
+            sandbox.reset()
+            sandbox.set_faults([{"on": {"method": "GET", "path": what}, "kind": "status", "status": 502, "times": 2}])
+            for version in ("async", "sync"):
+                found = await _either(version, sync, asynchronous, credentials, **arguments)
+                names = [
+                    item if isinstance(item, str) else getattr(item, "name", "") or item.file_name for item in found
+                ]
+                assert names == NAMES[what]
+            assert [request["status"] for request in sandbox.requests()] == [502, 502, 200, 200], what
 
-    names = [item if isinstance(item, str) else getattr(item, "name", "") or item.file_name for item in await user()]
-    assert names == NAMES[what]
-
-
-@pytest.mark.parametrize("what", LISTS)
-async def test_a_list_that_failed_is_asked_for_again(
-    what: str, sandbox: Sandbox, credentials: QATechCredentials
-) -> None:
-    _, asynchronous, arguments = LISTS[what]
-    sandbox.set_faults([{"on": {"method": "GET", "path": what}, "kind": "status", "status": 502, "times": 2}])
-
-    @flow
-    async def user() -> list[Any]:
-        found: list[Any] = await _impatient(asynchronous)(credentials, **arguments)
-        return found
-
-    assert len(await user()) == len(NAMES[what])
-    assert len(sandbox.requests()) == 3
+    await user()
 
 
 async def test_a_list_of_what_is_not_there_is_asked_for_once(sandbox: Sandbox, credentials: QATechCredentials) -> None:
@@ -296,26 +287,27 @@ async def test_a_test_case_is_sent_again_only_where_it_was_surely_not_accepted(
     assert [request["status"] for request in posts(sandbox)] == [429, 429, 200]
 
 
-@pytest.mark.parametrize("what", ["no answer", "502", "an answer without a run"])
-async def test_a_test_case_that_may_have_been_created_is_not_created_again(what: str, sandbox: Sandbox) -> None:
+async def test_a_test_case_that_may_have_been_created_is_not_created_again(sandbox: Sandbox) -> None:
+    """One flow with a call for each way to lose the answer; then all of it once more."""
     credentials = credentials_for(sandbox, timeout_seconds=3)
-    sandbox.set_faults(fault(UNKNOWN_FAULTS[what], "create_test_case"))
+    ways = ["no answer", "502", "an answer without a run"]
     ids: list[UUID] = []
     caught: list[StartOutcomeUnknown] = []
+    step = Failing()
 
     @flow(retries=1)
     async def user() -> None:
         ids.append(flow_run_id())
-        try:
-            await _impatient(acreate_test_case)(credentials, NEW, label="pay")
-        except StartOutcomeUnknown as error:
-            caught.append(error)
-            raise
+        for what in ways:
+            sandbox.set_faults(fault(UNKNOWN_FAULTS[what], "create_test_case"))
+            with pytest.raises(StartOutcomeUnknown, match="test case") as unknown:
+                await _impatient(acreate_test_case)(credentials, NEW, label=what)
+            caught.append(unknown.value)
+        step()
 
-    with pytest.raises(StartOutcomeUnknown, match="test case"):
-        await user()
-    assert len(posts(sandbox)) == 1
-    assert len(caught) == 2
+    await user()
+    assert len(posts(sandbox)) == len(ways)
+    assert len(caught) == 2 * len(ways)
     assert all(f"ledger attach {ids[0]} {error.slot} <test case>" in str(error) for error in caught)
     assert not any("run started" in str(error) for error in caught)
 
@@ -405,31 +397,26 @@ async def test_a_build_says_where_it_is_tested(sandbox: Sandbox, credentials: QA
     }
 
 
-@pytest.mark.parametrize("path", ["upload_url", "upload", "register_build"])
 async def test_an_upload_that_made_no_build_is_tried_again(
-    path: str, sandbox: Sandbox, credentials: QATechCredentials, apk: Path
+    sandbox: Sandbox, credentials: QATechCredentials, tmp_path: Path
 ) -> None:
-    sandbox.set_faults([{"on": {"path": path}, "kind": "status", "status": 503, "retry_after": 0}])
+    refused = {"kind": "status", "status": 503, "retry_after": 0}
+    wrong: list[dict[str, Any]] = [
+        {"on": {"path": path}, **refused} for path in ("upload_url", "upload", "register_build")
+    ]
+    # Another address makes nothing, so one whose answer was lost is asked for again.
+    wrong += fault({"kind": "drop_after"}, "upload_url")
 
     @flow
     async def user() -> None:
-        await _impatient(aupload_build)(credentials, "app_droid", apk)
+        for number, each in enumerate(wrong):
+            file = tmp_path / f"{number}.apk"
+            file.write_text(file.name)
+            sandbox.set_faults([each])
+            await _impatient(aupload_build)(credentials, "app_droid", file)
+            assert _made(sandbox)[1] == number + 1, each
 
     await user()
-    assert _made(sandbox)[1] == 1
-
-
-async def test_an_address_whose_answer_was_lost_is_asked_for_again(
-    sandbox: Sandbox, credentials: QATechCredentials, apk: Path
-) -> None:
-    sandbox.set_faults(fault({"kind": "drop_after"}, "upload_url"))
-
-    @flow
-    async def user() -> None:
-        await _impatient(aupload_build)(credentials, "app_droid", apk)
-
-    await user()
-    assert _made(sandbox) == (1, 1)
 
 
 async def test_a_build_that_may_have_been_registered_is_not_registered_again(

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import anyio
@@ -16,8 +15,6 @@ import pytest
 
 from prefect_qatech import (
     GatePolicy,
-    GateReport,
-    QATechPolling,
     QATechRun,
     QATechRunRequest,
     TestVerdict,
@@ -26,46 +23,21 @@ from prefect_qatech import (
     Verdict,
     evaluate,
 )
-from prefect_qatech.cli.disk import RunJournal
-from prefect_qatech.cli.display import LineDisplay
-from prefect_qatech.cli.steps import TerminalSteps
 from prefect_qatech.gate import details
-from prefect_qatech.gate.campaign import GateCampaign
 from prefect_qatech.report import render_markdown
 from prefect_qatech.report.escape import cell_text
 from prefect_qatech.report.message import gate_message
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.verdict import Incident
+from tests.gate.conftest import Judge
 from tests.report.reading import render
 from tests.support import cases, counted, credentials_for, fault, one_plan, posts
 from tests.wire import accepted
 
-POLLING = QATechPolling(first_seconds=0.05, max_seconds=0.2)
 ONE_RUN = GatePolicy(max_reruns=0)
 STATUS = {"path": "status", "method": "GET"}
 ISSUES = {"path": "status", "query": "issues"}
 NOTICED = {"outcome": "failed", "issues": [{"title": "The <cart> is empty", "severity": "high"}]}
-
-Judge = Callable[..., Awaitable[GateReport]]
-
-
-@pytest.fixture
-def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Judge:
-    """Run a campaign to its report."""
-    monkeypatch.setattr(details, "FIRST_PAUSE_SECONDS", 0.05)
-
-    async def judge(sandbox: Sandbox, plan: str = "pln_one", policy: GatePolicy = GatePolicy()) -> GateReport:  # noqa: B008 - frozen
-        steps = TerminalSteps(
-            credentials_for(sandbox),
-            RunJournal(tmp_path / "journal", {}),
-            LineDisplay(),
-            policy.deadline_seconds,
-            start=lambda client: client.start_run(QATechRunRequest(test_plan_short_id=plan)),
-            polling=POLLING,
-        )
-        return await GateCampaign(steps, policy).run()
-
-    return judge
 
 
 def sandbox_of(*outcomes: Any, **plan: Any) -> Sandbox:

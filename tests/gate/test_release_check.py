@@ -27,6 +27,7 @@ from prefect_qatech.gate import steps
 from prefect_qatech.report import load_verdict_json, render_ctrf, render_junit, render_markdown, render_verdict_json
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.verdict import GateVerdict, Incident
+from tests.gate.conftest import Judge
 from tests.report.reading import render
 from tests.support import Failing, cases, counted, credentials_for, fault, one_plan, posts, verdict_in
 
@@ -54,7 +55,7 @@ def sandbox_of(review: Mapping[str, Any], *outcomes: Any, speed: float = 2000) -
         yield sandbox
 
 
-async def judge(sandbox: Sandbox, **arguments: Any) -> GateReport:
+async def gate(sandbox: Sandbox, **arguments: Any) -> GateReport:
     """A gate that returns its report whatever it says."""
     arguments = {"polling": POLLING, "raise_unless_passed": False, "release_check": REQUEST, **arguments}
     report: GateReport = await arelease_gate(credentials_for(sandbox), "pln_one", **arguments)
@@ -92,7 +93,7 @@ async def test_a_check_without_a_blocker_lets_the_gate_pass_and_is_told() -> Non
 async def test_a_blocker_makes_the_gate_inconclusive_and_the_error_names_the_check(tmp_path: Path) -> None:
     with sandbox_of({"findings": [MINOR, BLOCKER]}) as sandbox:
         with pytest.raises(GateInconclusive, match="The release check found 1 blocker") as caught:
-            await judge(sandbox, raise_unless_passed=True, report_directory=str(tmp_path))
+            await gate(sandbox, raise_unless_passed=True, report_directory=str(tmp_path))
         report = caught.value.report
     check = report.release_check
     assert check is not None
@@ -106,7 +107,7 @@ async def test_a_blocker_makes_the_gate_inconclusive_and_the_error_names_the_che
 async def test_a_blocker_is_what_the_policy_says(tmp_path: Path) -> None:
     only_told, fails = (GatePolicy(release_check=ReleaseCheckPolicy(on_blocker=what)) for what in ("report", "fail"))
     with sandbox_of({"findings": [MINOR, BLOCKER]}) as sandbox:
-        report = await judge(sandbox, policy=only_told, report_directory=str(tmp_path))
+        report = await gate(sandbox, policy=only_told, report_directory=str(tmp_path))
     assert report.verdict is rules(report)["release_check_blockers"] is Verdict.PASS
     assert verdict_in(tmp_path) == report
     assert "Nobody can pay" in render(render_markdown(report)).text
@@ -119,15 +120,15 @@ async def test_a_blocker_is_what_the_policy_says(tmp_path: Path) -> None:
 async def test_a_failed_test_is_a_fail_whatever_the_check_says() -> None:
     with sandbox_of({"findings": [BLOCKER]}, "failed") as sandbox:
         with pytest.raises(GateFailed):
-            await judge(sandbox, raise_unless_passed=True)
+            await gate(sandbox, raise_unless_passed=True)
         assert counted(sandbox) == (1, 2)
         assert checks(sandbox) == 1
 
 
-async def test_a_score_can_be_asked_for() -> None:
+async def test_a_score_can_be_asked_for(judge: Judge) -> None:
     enough, too_little = (GatePolicy(release_check=ReleaseCheckPolicy(min_score=score)) for score in (70, 70.5))
     with sandbox_of({"overall_score": 70}) as sandbox:
-        report = await judge(sandbox, policy=too_little)
+        report = await judge(sandbox, check=REQUEST, policy=too_little)
     assert report.verdict is Verdict.INCONCLUSIVE
     assert report.judge_again(enough).verdict is Verdict.PASS
 
@@ -147,10 +148,10 @@ def assert_incomplete(report: GateReport, *words: str) -> None:
 
 
 @pytest.mark.parametrize(("status", "words"), [(402, "usage limit"), (403, "403"), (404, "404"), (400, "400")])
-async def test_a_check_that_is_refused_leaves_the_gate_inconclusive(status: int, words: str) -> None:
+async def test_a_check_that_is_refused_leaves_the_gate_inconclusive(status: int, words: str, judge: Judge) -> None:
     with sandbox_of({}) as sandbox:
         sandbox.set_faults(fault({"kind": "status", "status": status, "times": -1}, START))
-        report = await judge(sandbox)
+        report = await judge(sandbox, check=REQUEST)
         assert checks(sandbox) == 0
     assert_incomplete(report, words)
     assert report.release_check is not None
@@ -165,7 +166,7 @@ async def test_a_check_that_may_have_been_started_is_never_started_again() -> No
 
         @flow(retries=1)
         async def release() -> None:
-            reports.append(await judge(sandbox))
+            reports.append(await gate(sandbox))
             step()
 
         await release()
@@ -175,10 +176,10 @@ async def test_a_check_that_may_have_been_started_is_never_started_again() -> No
         assert_incomplete(report, "Look in QA.tech for a release check", "It is not sent again")
 
 
-async def test_a_check_that_goes_on_at_the_deadline_is_not_green() -> None:
+async def test_a_check_that_goes_on_at_the_deadline_is_not_green(judge: Judge) -> None:
     for seconds in (3, 15, 75):
         with sandbox_of({"duration_seconds": 100_000}) as sandbox:
-            report = await judge(sandbox, policy=GatePolicy(deadline_seconds=seconds))
+            report = await judge(sandbox, check=REQUEST, policy=GatePolicy(deadline_seconds=seconds))
         if not any("could be waited for" in note for note in report.notes):
             break  # else the machine is busy: the deadline passed before the check was started
     assert_incomplete(report, "did not end in time", "goes on at QA.tech")
@@ -187,25 +188,25 @@ async def test_a_check_that_goes_on_at_the_deadline_is_not_green() -> None:
     assert str(report.release_check.url) in report.notes[-1]
 
 
-async def test_a_check_that_is_lost_is_not_green() -> None:
+async def test_a_check_that_is_lost_is_not_green(judge: Judge) -> None:
     with sandbox_of({}) as sandbox:
         sandbox.set_faults([{"on": LOOK, "kind": "status", "status": 403, "times": -1}])
-        report = await judge(sandbox)
+        report = await judge(sandbox, check=REQUEST)
     assert_incomplete(report, "could not be followed")
 
 
 @pytest.mark.parametrize("status", ["ERROR", "CANCELLED"])
-async def test_a_check_that_failed_is_not_green(status: str) -> None:
+async def test_a_check_that_failed_is_not_green(status: str, judge: Judge) -> None:
     with sandbox_of({"status": status, "findings": []}) as sandbox:
-        report = await judge(sandbox)
+        report = await judge(sandbox, check=REQUEST)
     assert_incomplete(report, f"ended as {status}")
     assert "a retry cannot change this" in render(render_markdown(report)).text
 
 
-async def test_after_a_refused_check_no_rerun_is_paid_for() -> None:
+async def test_after_a_refused_check_no_rerun_is_paid_for(judge: Judge) -> None:
     with sandbox_of({}, ["failed", "passed"]) as sandbox:
         sandbox.set_faults(fault({"kind": "status", "status": 403, "times": -1}, START))
-        report = await judge(sandbox)
+        report = await judge(sandbox, check=REQUEST)
         assert counted(sandbox) == (1, 0)
     assert report.verdict is Verdict.FAIL
 
@@ -220,7 +221,7 @@ async def test_a_retry_finds_the_check_and_another_target_has_its_own() -> None:
 
         @flow(retries=2)
         async def release() -> None:
-            report = await judge(sandbox, target=targets[len(found)])
+            report = await gate(sandbox, target=targets[len(found)])
             found.append(report.release_check)
             step()
 
@@ -237,7 +238,7 @@ async def test_a_check_that_was_refused_for_now_is_started_by_a_retry() -> None:
 
         @flow(retries=1)
         async def release() -> None:
-            verdicts.append((await judge(sandbox)).verdict)
+            verdicts.append((await gate(sandbox)).verdict)
             step()
 
         await release()

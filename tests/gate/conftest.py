@@ -1,0 +1,76 @@
+"""A gate at work without a flow run, for what the flow changes nothing of."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from prefect_qatech import (
+    GatePolicy,
+    GateReport,
+    QATechCredentials,
+    QATechPolling,
+    QATechReleaseCheck,
+    QATechReleaseCheckRequest,
+    QATechRunRecord,
+    QATechRunRequest,
+    QATechStartedReleaseCheck,
+    astart_release_check,
+    await_for_release_check,
+)
+from prefect_qatech.cli.disk import RunJournal
+from prefect_qatech.cli.display import Display
+from prefect_qatech.cli.steps import TerminalSteps
+from prefect_qatech.gate import details
+from prefect_qatech.gate.campaign import GateCampaign
+from prefect_qatech.sandbox import Sandbox
+from tests.support import credentials_for
+
+Judge = Callable[..., Awaitable[GateReport]]
+POLLING = QATechPolling(first_seconds=0.05, max_seconds=0.2)
+
+
+@dataclass
+class CheckSteps:
+    """The steps of a release check, of which nothing is on record."""
+
+    credentials: QATechCredentials
+    request: QATechReleaseCheckRequest
+
+    async def has_started_check(self, first: QATechRunRecord) -> bool:
+        return False
+
+    async def start_check(self, first: QATechRunRecord, seconds_left: float) -> QATechStartedReleaseCheck:
+        return await astart_release_check.fn(self.credentials, self.request)
+
+    async def wait_for_check(self, check: QATechStartedReleaseCheck, seconds_left: float) -> QATechReleaseCheck:
+        return await await_for_release_check.fn(self.credentials, check, seconds_left, polling=POLLING)
+
+
+@pytest.fixture
+def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Judge:
+    """Run a campaign to its report, with the steps that it has at a terminal."""
+    monkeypatch.setattr(details, "FIRST_PAUSE_SECONDS", 0.05)
+
+    async def judge(
+        sandbox: Sandbox,
+        plan: str = "pln_one",
+        policy: GatePolicy = GatePolicy(),  # noqa: B008 - frozen
+        check: QATechReleaseCheckRequest | None = None,
+    ) -> GateReport:
+        credentials = credentials_for(sandbox)
+        steps = TerminalSteps(
+            credentials,
+            RunJournal(tmp_path / "journal", {}),
+            Display(),
+            policy.deadline_seconds,
+            start=lambda client: client.start_run(QATechRunRequest(test_plan_short_id=plan)),
+            polling=POLLING,
+        )
+        beside = CheckSteps(credentials, check) if check is not None else None
+        return await GateCampaign(steps, policy, check=beside).run()
+
+    return judge
