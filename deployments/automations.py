@@ -76,9 +76,14 @@ FOR_PROMOTION = {
 }
 
 
+# Slack would take "<!channel>" in the name of a test for a call to everybody, and "<https://...|here>" for a link;
+# other services go by the "@" alone.
+AS_TEXT = "replace('<', '＜') | replace('>', '＞') | replace('@', '＠')"
+
+
 def line(name: str, expression: str) -> str:
     """Give a line of a notification, which is left out where there is nothing to tell."""
-    return f"{{% if {expression} %}}{name}: {{{{ {expression} }}}}\n{{% endif %}}"
+    return f"{{% if {expression} %}}{name}: {{{{ {expression} | {AS_TEXT} }}}}\n{{% endif %}}"
 
 
 HAPPENED = {
@@ -89,7 +94,10 @@ HAPPENED = {
 }
 SUBJECT = "{{ event.resource.name }}: {{ " + str(HAPPENED) + "[event.event] }}"
 BODY = (
-    "{{ event.payload.get('reasons', []) | join(' ') }}{{ event.payload.get('error') or '' }}\n"
+    "{{ event.payload.get('reasons', []) | join(' ') }}"
+    "{{ (event.payload.get('error') or '') | "
+    + AS_TEXT
+    + " }}\n"
     + line("Failed", "event.payload.get('failed_tests', [])[:10] | join(', ')")
     + line("New or known", "event.payload.get('new_and_known')")
     + "{% if event.payload.get('decide_until') %}Approve or reject ('Resume' on the flow run's page) within "
@@ -223,7 +231,8 @@ def main() -> None:
             )
         )
         crashed = "{{ flow_run.name }} crashed: there is no verdict"
-        retry = '{{ flow_run.state.message }} "Retry" takes up the recorded campaign: {{ flow_run | ui_url }}'
+        told = "{{ flow_run.state.message | " + AS_TEXT + " }}"
+        retry = told + ' "Retry" takes up the recorded campaign: {{ flow_run | ui_url }}'
         wanted.append(
             Automation(
                 name="qatech: flow run crashed -> notify",

@@ -7,7 +7,7 @@ import json
 import logging
 import re
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -17,7 +17,9 @@ import pytest
 from prefect import State, flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
+from prefect.server.events.jinja_filters import all_filters
 from prefect.server.events.schemas.automations import EventTrigger as ServersTrigger
+from prefect.server.utilities.user_templates import register_user_template_filters, render_user_template_sync
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from prefect.utilities.hashing import file_hash
 
@@ -277,14 +279,29 @@ def test_both_versions_of_a_gate_are_known_by_the_version_of_its_own_module() ->
     assert [release_gate.version, arelease_gate.version] == [own, own]
 
 
-def test_a_gate_that_has_ended_needs_no_sign_of_life() -> None:
-    """Prefect's events have the names of states; of one that nobody expects, a gate would be marked as crashed."""
+@pytest.fixture
+def automations() -> ModuleType:
     path = Path(__file__).parents[2] / "deployments" / "automations.py"
     spec = importlib.util.spec_from_file_location("automations", path)
     assert spec is not None
     assert spec.loader is not None
-    automations = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(automations)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_message_of_a_gate_calls_nobody_and_hides_no_link(automations: ModuleType) -> None:
+    """Names of tests, and what a service answers, are text of others, and Slack takes `<!channel>` for a command."""
+    hostile = "<!channel> <@U123> <https://evil.example.com|here> @everyone"
+    payload = {"failed_tests": [hostile, "Pay"], "new_and_known": hostile, "error": hostile, "reasons": ["1 failed."]}
+    register_user_template_filters(all_filters)
+    message = render_user_template_sync(automations.BODY, {"event": SimpleNamespace(payload=payload), "flow_run": None})
+    assert "Failed: ＜!channel＞ ＜＠U123＞ ＜https://evil.example.com|here＞ ＠everyone, Pay\n" in message
+    assert not set("<>@") & set(message)
+
+
+def test_a_gate_that_has_ended_needs_no_sign_of_life(automations: ModuleType) -> None:
+    """Prefect's events have the names of states; of one that nobody expects, a gate would be marked as crashed."""
     wanted = automations.without_heartbeat(540, SimpleNamespace(id=uuid4()))
     trigger = ServersTrigger.model_validate(wanted.model_dump(mode="json"))
     flaky = attempt(0, {"Login": "F", "Pay": "P"}), attempt(1, {"Login": "P"})
