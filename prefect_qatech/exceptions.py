@@ -37,7 +37,10 @@ JSON, Prefect keeps the message alone: every error can be made of that, and then
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass, field
 
+
+@dataclass(eq=False, repr=False)
 class QATechError(Exception):
     """Base of all errors of this package.
 
@@ -47,22 +50,24 @@ class QATechError(Exception):
         run_url: Address of that run on QA.tech.
     """
 
-    retryable: bool = False
+    message: str
+    _: KW_ONLY
+    run_short_id: str | None = None
+    run_url: str | None = None
+    retryable: bool = field(default=False, init=False)
     """Whether the same request may be sent again without any risk of a second run."""
 
-    retry_after_seconds: float | None = None
+    retry_after_seconds: float | None = field(default=None, init=False)
     """How long the service asked to wait before that, in seconds."""
 
-    def __init__(self, message: str, *, run_short_id: str | None = None, run_url: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.run_short_id = run_short_id
-        self.run_url = run_url
+    def __post_init__(self) -> None:
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return self.message
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class QATechAPIError(QATechError):
     """A request to QA.tech did not give what was asked for.
 
@@ -77,24 +82,11 @@ class QATechAPIError(QATechError):
         run_url: Address of that run on QA.tech.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        status: int | None = None,
-        service_message: str | None = None,
-        request: str | None = None,
-        retryable: bool = False,
-        retry_after_seconds: float | None = None,
-        run_short_id: str | None = None,
-        run_url: str | None = None,
-    ) -> None:
-        super().__init__(message, run_short_id=run_short_id, run_url=run_url)
-        self.status = status
-        self.service_message = service_message
-        self.request = request
-        self.retryable = retryable
-        self.retry_after_seconds = retry_after_seconds
+    status: int | None = None
+    service_message: str | None = None
+    request: str | None = None
+    retryable: bool = False
+    retry_after_seconds: float | None = None
 
 
 class QATechConnectionError(QATechAPIError):
@@ -155,6 +147,7 @@ class InvalidInputError(QATechError, ValueError):
         self.faults = faults
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class StartOutcomeUnknown(QATechError):
     """A run may or may not have been started, and nobody here can know which.
 
@@ -171,24 +164,13 @@ class StartOutcomeUnknown(QATechError):
         run_url: Address of that run, or of the run that was to be rerun.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        request: str | None = None,
-        sent_at: str | None = None,
-        slot: str | None = None,
-        flow_run_id: str | None = None,
-        run_short_id: str | None = None,
-        run_url: str | None = None,
-    ) -> None:
-        super().__init__(message, run_short_id=run_short_id, run_url=run_url)
-        self.request = request
-        self.sent_at = sent_at
-        self.slot = slot
-        self.flow_run_id = flow_run_id
+    request: str | None = None
+    sent_at: str | None = None
+    slot: str | None = None
+    flow_run_id: str | None = None
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class OtherPlanStarted(StartOutcomeUnknown):
     """A run was started, and is paid for, but of another plan than was asked for.
 
@@ -207,32 +189,11 @@ class OtherPlanStarted(StartOutcomeUnknown):
         run_url: Address of that run.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        asked_plan: str | None = None,
-        started_plan: str | None = None,
-        request: str | None = None,
-        sent_at: str | None = None,
-        slot: str | None = None,
-        flow_run_id: str | None = None,
-        run_short_id: str | None = None,
-        run_url: str | None = None,
-    ) -> None:
-        super().__init__(
-            message,
-            request=request,
-            sent_at=sent_at,
-            slot=slot,
-            flow_run_id=flow_run_id,
-            run_short_id=run_short_id,
-            run_url=run_url,
-        )
-        self.asked_plan = asked_plan
-        self.started_plan = started_plan
+    asked_plan: str | None = None
+    started_plan: str | None = None
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class LedgerConflict(QATechError):
     """The flow run's ledger holds something that does not fit this call, so nothing was sent.
 
@@ -244,18 +205,8 @@ class LedgerConflict(QATechError):
         run_url: Address of that run.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        slot: str | None = None,
-        flow_run_id: str | None = None,
-        run_short_id: str | None = None,
-        run_url: str | None = None,
-    ) -> None:
-        super().__init__(message, run_short_id=run_short_id, run_url=run_url)
-        self.slot = slot
-        self.flow_run_id = flow_run_id
+    slot: str | None = None
+    flow_run_id: str | None = None
 
 
 class LedgerUnavailable(QATechError):

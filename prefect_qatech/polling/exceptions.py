@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from prefect_qatech.api.responses import QATechRun
 from prefect_qatech.exceptions import QATechError
@@ -15,6 +16,7 @@ _MAX_NAMED = 20
 _MAX_ERRORS_NAMED = 5
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class WaitTimedOut(QATechError):
     """The deadline passed; the run goes on at QA.tech, which has no call to cancel it.
 
@@ -28,22 +30,10 @@ class WaitTimedOut(QATechError):
         run_url: Address of the run.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        status: str | None = None,
-        waited_seconds: float | None = None,
-        last_error: str | None = None,
-        run: QATechRun | None = None,
-        run_short_id: str | None = None,
-        run_url: str | None = None,
-    ) -> None:
-        super().__init__(message, run_short_id=run_short_id, run_url=run_url)
-        self.status = status
-        self.waited_seconds = waited_seconds
-        self.last_error = last_error
-        self.run = run
+    status: str | None = None
+    waited_seconds: float | None = None
+    last_error: str | None = None
+    run: QATechRun | None = None
 
 
 class RunsNotEnded(QATechError):
