@@ -24,8 +24,7 @@ RequestT = TypeVar("RequestT", QATechRunRequest, QATechRerunRequest, QATechRelea
 def address_of(credentials: QATechCredentials, project_short_id: str | None = None) -> str:
     """Return where a run is: the service, and the project where one is named."""
     project = project_short_id or credentials.project_short_id
-    service = credentials.api_url.rstrip("/").removesuffix("/v1")
-    return f"{service}, project {project}" if project else service
+    return f"{credentials.api_url}, project {project}" if project else credentials.api_url
 
 
 def check_call(credentials: QATechCredentials, label: str | None = None, target: str | None = None) -> None:

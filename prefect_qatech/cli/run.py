@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,17 +169,24 @@ class Once:
         journal = RunJournal(self.journal, asked, f"{credentials.api_url}{project}")
         if not self.anew:
             journal.check_place()
+        if self.started is None and not self.not_started:
+            return journal
         open_slots = [slot for slot in journal.slots() if journal.has_open_intent(slot)]
-        if self.started is not None or self.not_started:
-            # Another command may be waiting for the answer to its POST.
-            slot = _only(open_slots)
-            seconds = credentials.timeout_seconds + _MARGIN_SECONDS - journal.age_of_intent_seconds(slot)
-            if seconds > 0:
-                raise InvalidInputError(
-                    f"The POST of the earlier command can still be under way: try again in {seconds:.0f} s."
-                )
-        if self.started is not None:
-            slot = _only(open_slots)
+        if len(open_slots) != 1:
+            raise InvalidInputError(
+                "The journal has no start of this request whose outcome is unknown: leave out --started and "
+                "--not-started."
+            )
+        [slot] = open_slots
+        # Another command may be waiting for the answer to its POST.
+        seconds = credentials.timeout_seconds + _MARGIN_SECONDS - journal.age_of_intent_seconds(slot)
+        if seconds > 0:
+            raise InvalidInputError(
+                f"The POST of the earlier command can still be under way: try again in {seconds:.0f} s."
+            )
+        if self.started is None:
+            journal.clear_intent(slot)
+        else:
             if (known := journal.slot_of(self.started)) is not None:
                 raise InvalidInputError(
                     f"--started: run {self.started} is on record already ({known}), so another start has started it."
@@ -190,17 +197,7 @@ class Once:
                     update={} if slot == FIRST else {"kind": "rerun"}
                 ),
             )
-        if self.not_started:
-            journal.clear_intent(_only(open_slots))
         return journal
-
-
-def _only(open_slots: Sequence[str]) -> str:
-    if len(open_slots) != 1:
-        raise InvalidInputError(
-            "The journal has no start of this request whose outcome is unknown: leave out --started and --not-started."
-        )
-    return open_slots[0]
 
 
 def run(*, what: What = What(), rules: Rules = Rules(), output: Output = Output(), once: Once = Once()) -> Never:

@@ -52,7 +52,7 @@ def _record_of(run: QATechRunRecord | str) -> QATechRunRecord:
 
 @dataclass
 class _Waits:
-    """What the waits of one task run have in common; used as a context."""
+    """What the waits of one task run have in common; its client is to be opened."""
 
     credentials: QATechCredentials
     timeout_seconds: float
@@ -63,16 +63,9 @@ class _Waits:
         check_credentials(self.credentials)
         check_timeout(self.timeout_seconds)
         self._deadline = time.monotonic() + self.timeout_seconds
-        self._client = self.credentials.get_client()
+        self.client = self.credentials.get_client()
         self._throttle = Throttle(self.credentials, self.sleep)
         self._histories: dict[str, PlanHistory] = {}
-
-    async def __aenter__(self) -> _Waits:
-        await self._client.__aenter__()
-        return self
-
-    async def __aexit__(self, *args: Any) -> None:
-        await self._client.__aexit__(*args)
 
     async def until_ended(
         self,
@@ -83,7 +76,7 @@ class _Waits:
         plan = record.plan_short_id
         try:
             run = await wait_for_run(
-                self._client,
+                self.client,
                 record.run_short_id,
                 timeout_seconds=max(0.0, self._deadline - time.monotonic()),
                 polling=self.polling,
@@ -146,7 +139,7 @@ async def wait_for_one(
     def on_error(error: QATechAPIError) -> None:
         logger.warning("A poll of run %s failed and will be repeated: %s", run_short_id, error)
 
-    async with reporting_what_goes_on({run_short_id: record.run_url}, logger), waits, progress:
+    async with reporting_what_goes_on({run_short_id: record.run_url}, logger), waits.client, progress:
         return await waits.until_ended(record, on_change, on_error)
 
 
@@ -181,7 +174,7 @@ async def wait_for_many(
     progress = artifacts.Progress(f"{len(records)} QA.tech runs: those that have ended ({named})", key)
     many = _Many(waits, progress, len(records), going_on={run_id: run.run_url for run_id, run in records.items()})
     delays = delays_of_first_polls(len(records), polling, timeout_seconds)
-    async with reporting_what_goes_on(many.going_on, many.logger), waits, progress:
+    async with reporting_what_goes_on(many.going_on, many.logger), waits.client, progress:
         await all_unless_stopped([many.follow(*each) for each in zip(records.values(), delays, strict=True)])
     if many.errors:
         raise RunsNotEnded(runs_not_ended(many.errors, len(records)), runs=many.ended, errors=many.errors)
