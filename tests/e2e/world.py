@@ -61,7 +61,7 @@ def eventually(look: Callable[[], T], what: str, seconds: float = PATIENCE_SECON
         if seen is not None and seen is not False and seen != []:
             return seen
         assert time.monotonic() < deadline, f"not seen within {seconds} s: {what}"
-        time.sleep(0.25)
+        time.sleep(0.5)
 
 
 class World:
