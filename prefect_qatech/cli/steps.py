@@ -168,9 +168,7 @@ class TerminalSteps:
         """Send a POST once, or find what it has started; it is sent again only where it surely was not accepted."""
         if (record := self.journal.find(slot)) is not None:
             if record.not_as_asked is not None:
-                raise StartOutcomeUnknown(
-                    record.not_as_asked, run_short_id=record.run_short_id, run_url=record.run_url, request="POST"
-                )
+                raise _unknown_of(record, record.not_as_asked)
             return record
         deadline = time.monotonic() + seconds_left
         delays = iter(RETRY_DELAYS_SECONDS)
@@ -213,19 +211,17 @@ class TerminalSteps:
                 "evidence for this one. Nothing is started in its place: ask QA.tech why; --anew starts another run."
             )
             self._keep(slot, nonce, record.model_copy(update={"not_as_asked": told}))
-            raise StartOutcomeUnknown(told, run_short_id=record.run_short_id, run_url=record.run_url, request="POST")
+            raise _unknown_of(record, told)
         self._keep(slot, nonce, record)
         return record
 
     def _keep(self, slot: str, nonce: str, record: QATechRunRecord) -> None:
         try:
             if not self.journal.record(slot, nonce, record):
-                raise StartOutcomeUnknown(
+                raise _unknown_of(
+                    record,
                     f"Run {record.run_short_id} ({record.run_url or 'no address given'}) was started, and meanwhile "
                     "another command has settled this start in the journal: both may have started a run.",
-                    run_short_id=record.run_short_id,
-                    run_url=record.run_url,
-                    request="POST",
                 )
         except OSError as error:
             self.display.tell(
@@ -249,6 +245,10 @@ class TerminalSteps:
             request="POST",
             sent_at="unknown",
         )
+
+
+def _unknown_of(record: QATechRunRecord, why: str) -> StartOutcomeUnknown:
+    return StartOutcomeUnknown(why, run_short_id=record.run_short_id, run_url=record.run_url, request="POST")
 
 
 async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:

@@ -118,8 +118,7 @@ async def locate(client: PrefectClient, flow_run: FlowRun, *calls: Call) -> tupl
 
     Calls without a label where only that tells them apart are an `InvalidInputError`.
     """
-    steps = await _steps_to_root(client, flow_run)
-    root = steps[0].parent if steps else flow_run
+    root, steps = await _way_from_root(client, flow_run)
     return root.id, [_in_its_place(call, flow_run, root, steps) for call in calls]
 
 
@@ -165,8 +164,8 @@ class _Step:
         return f"{name}:{_number(self.parent, f'{name}:{call.family}', str(self.child.id))}"
 
 
-async def _steps_to_root(client: PrefectClient, flow_run: FlowRun) -> list[_Step]:
-    """Return the steps between a flow run and its root, those next to the root first."""
+async def _way_from_root(client: PrefectClient, flow_run: FlowRun) -> tuple[FlowRun, list[_Step]]:
+    """Return the root of a flow run and the steps between both, those next to the root first."""
     steps: list[_Step] = []
     while flow_run.parent_task_run_id is not None:
         task_run = await client.read_task_run(flow_run.parent_task_run_id)
@@ -175,7 +174,7 @@ async def _steps_to_root(client: PrefectClient, flow_run: FlowRun) -> list[_Step
         parent = await client.read_flow_run(task_run.flow_run_id)
         steps.insert(0, _Step(flow_run, task_run, parent))
         flow_run = parent
-    return steps
+    return flow_run, steps
 
 
 def _chain(root: FlowRun, steps: Sequence[_Step]) -> Chain:
@@ -184,14 +183,13 @@ def _chain(root: FlowRun, steps: Sequence[_Step]) -> Chain:
 
 async def chain_of(client: PrefectClient, flow_run: FlowRun) -> Chain:
     """Return the attempt of a flow run and of those that it is part of, the root first."""
-    steps = await _steps_to_root(client, flow_run)
-    return _chain(steps[0].parent if steps else flow_run, steps)
+    return _chain(*await _way_from_root(client, flow_run))
 
 
 async def root_of(client: PrefectClient, flow_run: FlowRun) -> FlowRun:
     """Return the flow run that a sub-flow run is part of, however deep; a root itself."""
-    steps = await _steps_to_root(client, flow_run)
-    return steps[0].parent if steps else flow_run
+    root, _ = await _way_from_root(client, flow_run)
+    return root
 
 
 def _check_that_root_is_not_stray(call: Call, root: str) -> None:

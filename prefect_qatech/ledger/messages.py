@@ -6,7 +6,9 @@ from prefect_qatech.exceptions import LedgerConflict, LedgerUnavailable, StartOu
 from prefect_qatech.ledger.slots import Call, QATechLedgerEntry, QATechRunRecord, conflict
 
 
-def outcome_unknown(entry: QATechLedgerEntry, flow_run_id: str, reason: str | None = None) -> StartOutcomeUnknown:
+def outcome_unknown(
+    entry: QATechLedgerEntry, flow_run_id: str, reason: str | None = None, run: QATechRunRecord | None = None
+) -> StartOutcomeUnknown:
     """Return the error of an open intent; without a reason, of one that an earlier call has left."""
     makes, attach, clear = entry.makes, f"attach {flow_run_id} {entry.slot}", f"clear {flow_run_id} {entry.slot}"
     reason = reason or (
@@ -22,19 +24,16 @@ def outcome_unknown(entry: QATechLedgerEntry, flow_run_id: str, reason: str | No
         sent_at=entry.sent_at.isoformat(timespec="seconds"),
         slot=entry.slot,
         flow_run_id=flow_run_id,
+        run_short_id=run.run_short_id if run else None,
+        run_url=run.run_url if run else None,
     )
 
 
 def not_recorded(
     entry: QATechLedgerEntry, record: QATechRunRecord, flow_run_id: str, error: Exception
 ) -> StartOutcomeUnknown:
-    unknown = outcome_unknown(
-        entry,
-        flow_run_id,
-        f"QA.tech started {record}, but the Prefect server did not take the record of it ({type(error).__name__}).",
-    )
-    unknown.run_short_id, unknown.run_url = record.run_short_id, record.run_url
-    return unknown
+    reason = f"QA.tech started {record}, but the Prefect server did not take the record of it ({type(error).__name__})."
+    return outcome_unknown(entry, flow_run_id, reason, record)
 
 
 def not_as_asked(entry: QATechLedgerEntry, run: QATechRunRecord, flow_run_id: str) -> StartOutcomeUnknown:
