@@ -22,7 +22,7 @@ from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, FlowRu
 from prefect.client.schemas.objects import Artifact
 from prefect.context import FlowRunContext
 
-from prefect_qatech import GatePolicy, GateReport, QATechCredentials, QATechRun, QATechRunTestCase
+from prefect_qatech import GatePolicy, GateReport, QATechCredentials, QATechPolling, QATechRun, QATechRunTestCase
 from prefect_qatech.report.build import build_report
 from prefect_qatech.report.subject import GateSubject
 from prefect_qatech.report.verdict_json import load_verdict_json
@@ -30,6 +30,9 @@ from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.verdict.identity import ObservedAttempt, recognise
 
 T = TypeVar("T")
+
+POLLING = QATechPolling(first_seconds=0.05, max_seconds=0.2)
+"""Looks as often as a fast sandbox needs."""
 
 _VENDORS_DOCUMENT = Path(__file__).parents[2] / "shared" / "qatech-api" / "openapi-2026-03.json"
 

@@ -43,7 +43,7 @@ from prefect_qatech.api import client as client_module
 from prefect_qatech.cli import main
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.verdict.rerun import Rerun, next_rerun
-from tests.support import Failing, counted, credentials_for, fault, flow_run_id, posts
+from tests.support import POLLING, Failing, counted, credentials_for, fault, flow_run_id, posts
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -292,7 +292,7 @@ async def test_lists_take_names(sandbox: Sandbox, credentials: QATechCredentials
 def command(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) -> int:
     monkeypatch.setenv("QATECH_API_URL", sandbox.url)
     monkeypatch.setenv("QATECH_API_TOKEN", sandbox.token)
-    monkeypatch.setattr("prefect_qatech.cli.run.POLLING", QATechPolling(first_seconds=0.05, max_seconds=0.2))
+    monkeypatch.setattr("prefect_qatech.cli.run.POLLING", POLLING)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["prefect-qatech", *arguments])
     with pytest.raises(SystemExit) as ended:

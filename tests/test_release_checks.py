@@ -17,7 +17,6 @@ from prefect_qatech import (
     NotFoundError,
     QATechChange,
     QATechCredentials,
-    QATechPolling,
     QATechRegression,
     QATechReleaseCheck,
     QATechReleaseCheckRequest,
@@ -39,6 +38,7 @@ from prefect_qatech.report.release_check import MAX_ITEMS, report_release_check
 from prefect_qatech.sandbox import Sandbox
 from tests.report.reading import HOSTILE, render
 from tests.support import (
+    POLLING,
     UNKNOWN_FAULTS,
     Failing,
     artifacts_of,
@@ -52,7 +52,6 @@ from tests.support import (
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-POLLING = QATechPolling(first_seconds=0.05, max_seconds=0.2)
 REQUEST = QATechReleaseCheckRequest(release_name="v9", changes=[QATechChange(summary="A new basket")])
 BLOCKER = {"title": "Nobody can pay", "is_blocker": True, "severity": "critical", "recommendation": "Mend it"}
 MINOR = {"title": "A typo", "severity": "low", "is_blocker": False}

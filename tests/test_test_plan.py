@@ -18,17 +18,14 @@ from prefect_qatech import (
     QATechCredentials,
     QATechEnvironment,
     QATechError,
-    QATechPolling,
     QATechTestPlan,
     QATechTestRun,
     TestVerdict,
 )
 from prefect_qatech.sandbox import Sandbox
-from tests.support import Failing, cases, counted, credentials_for, one_plan, posts
+from tests.support import POLLING, Failing, cases, counted, credentials_for, one_plan, posts
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
-
-POLLING = QATechPolling(first_seconds=0.05, max_seconds=0.2)
 
 
 def a_plan(sandbox: Sandbox, plan: str | None = "pln_green", **fields: Any) -> QATechTestPlan:

@@ -322,40 +322,32 @@ async def test_a_retry_after_without_sense_does_not_make_a_503_a_refusal() -> No
 
 
 NOTHING = ["No tests to rerun", "Nothing to rerun", "There are no failed test cases in this run.", "no failed tests"]
-
-
-@pytest.mark.parametrize("words", NOTHING)
-async def test_nothing_to_rerun(words: str) -> None:
-    error = await failure(Service(lambda request: answer({"message": words}, 400)).client(), "rerun")
-    assert type(error) is NothingToRerunError
-    assert (error.status, error.service_message, error.retryable) == (400, words, False)
-
-
-@pytest.mark.parametrize("words", NOTHING)
-@pytest.mark.parametrize("call", ["start", "look", "details"])
-async def test_nothing_to_rerun_is_said_of_reruns_only(call: str, words: str) -> None:
-    error = await failure(Service(lambda request: answer({"message": words}, 400)).client(), call)
-    assert type(error) is BadRequestError
+OTHER_REASONS = [
+    "failedOnly and projectTestCaseIds exclude each other",
+    "Provide either failedOnly or projectTestCaseIds, not both",
+    "projectTestCaseIds must be UUIDs",
+    "projectTestCaseIds: no such test case",
+    "Slack is not set up",
+]
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("call", "status", "words", "kind"),
     [
-        "failedOnly and projectTestCaseIds exclude each other",
-        "projectTestCaseIds must be UUIDs",
-        "Slack is not set up",
-        "",
+        *(("rerun", 400, words, NothingToRerunError) for words in NOTHING),
+        *(("rerun", 400, words, BadRequestError) for words in OTHER_REASONS),
+        *((call, 400, words, BadRequestError) for call in ("start", *GETS) for words in NOTHING),
+        ("rerun", 404, NOTHING[0], NotFoundError),
+        ("rerun", 422, NOTHING[0], QATechAPIError),
     ],
 )
-async def test_another_400_of_a_rerun_is_none(words: str) -> None:
-    error = await failure(Service(lambda request: answer({"message": words}, 400)).client(), "rerun")
-    assert type(error) is BadRequestError
-
-
-@pytest.mark.parametrize("status", [404, 422])
-async def test_only_a_400_means_that_nothing_is_left(status: int) -> None:
-    error = await failure(Service(lambda request: answer({"message": NOTHING[0]}, status)).client(), "rerun")
-    assert not isinstance(error, NothingToRerunError)
+async def test_only_a_400_of_a_rerun_that_says_so_means_that_nothing_is_left(
+    call: str, status: int, words: str, kind: type[QATechAPIError]
+) -> None:
+    error = await failure(Service(lambda request: answer({"message": words}, status)).client(), call)
+    assert isinstance(error, QATechAPIError)
+    assert type(error) is kind
+    assert (error.status, error.service_message, error.retryable) == (status, words, False)
 
 
 async def test_a_long_message_is_cut() -> None:
@@ -834,36 +826,25 @@ async def test_a_connection_that_is_dropped_after_the_request(call: str, sent: b
 
 
 @pytest.mark.parametrize(
-    ("raised", "kind"),
+    ("raised", "kind", "may_have_arrived"),
     [
-        (httpx.ConnectError("refused"), QATechConnectionError),
-        (httpx.ConnectTimeout("slow"), QATechTimeoutError),
-        (httpx.PoolTimeout("busy"), QATechTimeoutError),
+        (httpx.ConnectError("refused"), QATechConnectionError, False),
+        (httpx.ConnectTimeout("slow"), QATechTimeoutError, False),
+        (httpx.PoolTimeout("busy"), QATechTimeoutError, False),
+        (httpx.ReadTimeout("slow"), QATechTimeoutError, True),
+        (httpx.WriteTimeout("slow"), QATechTimeoutError, True),
+        (httpx.ReadError("reset"), QATechConnectionError, True),
+        (httpx.WriteError("reset"), QATechConnectionError, True),
+        (httpx.RemoteProtocolError("half"), QATechConnectionError, True),
     ],
     ids=lambda value: type(value).__name__,
 )
 @pytest.mark.parametrize("call", CALLS)
-async def test_what_was_not_sent_may_be_sent_again(call: str, raised: Exception, kind: type[QATechAPIError]) -> None:
+async def test_what_was_not_sent_may_be_sent_again_and_a_post_that_may_have_arrived_may_not(
+    call: str, raised: Exception, kind: type[QATechAPIError], may_have_arrived: bool
+) -> None:
     error = await failure(Service(raised).client(), call)
-    assert type(error) is kind
-    assert error.retryable
-
-
-@pytest.mark.parametrize(
-    ("raised", "kind"),
-    [
-        (httpx.ReadTimeout("slow"), QATechTimeoutError),
-        (httpx.WriteTimeout("slow"), QATechTimeoutError),
-        (httpx.ReadError("reset"), QATechConnectionError),
-        (httpx.WriteError("reset"), QATechConnectionError),
-        (httpx.RemoteProtocolError("half"), QATechConnectionError),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-@pytest.mark.parametrize("call", CALLS)
-async def test_a_post_that_may_have_arrived_is_not(call: str, raised: Exception, kind: type[QATechAPIError]) -> None:
-    error = await failure(Service(raised).client(), call)
-    if call in POSTS:
+    if call in POSTS and may_have_arrived:
         assert_unknown(error, call)
     else:
         assert type(error) is kind
@@ -894,21 +875,6 @@ async def test_details_of_another_execution_are_not_taken() -> None:
     async with Service({"shortId": "tc2", "errorCode": "TEST_FAILED"}).client() as client:
         with pytest.raises(InvalidResponseError, match="another execution"):
             await client.get_run_test_case("tc1")
-
-
-@pytest.mark.parametrize(
-    ("message", "expected"),
-    [
-        ("No tests to rerun", NothingToRerunError),
-        ("Nothing to rerun", NothingToRerunError),
-        ("There are no failed test cases", NothingToRerunError),
-        ("projectTestCaseIds: no such test case", BadRequestError),
-        ("Provide either failedOnly or projectTestCaseIds, not both", BadRequestError),
-    ],
-)
-async def test_only_a_rerun_without_tests_is_nothing_to_rerun(message: str, expected: type[Exception]) -> None:
-    error = await failure(Service(lambda request: answer({"message": message}, 400)).client(), "rerun")
-    assert type(error) is expected
 
 
 @pytest.mark.parametrize(("status", "may"), [(400, True), (404, True), (403, False)])

@@ -20,14 +20,14 @@ from typing import Any
 
 import pytest
 
-from prefect_qatech import QATechClient, QATechPolling, QATechRunRecord, QATechRunRequest, QATechStartedRun
+from prefect_qatech import QATechClient, QATechRunRecord, QATechRunRequest, QATechStartedRun
 from prefect_qatech.cli import main
 from prefect_qatech.cli.disk import RunJournal
 from prefect_qatech.cli.result import show
 from prefect_qatech.exceptions import LedgerConflict, LedgerUnavailable
 from prefect_qatech.sandbox import Sandbox
 from tests.report.campaigns import attempt, report_of
-from tests.support import cases, counted, fault, one_plan
+from tests.support import POLLING, cases, counted, fault, one_plan
 
 COMMAND = [sys.executable, "-c", "from prefect_qatech.cli import main; main()"]
 SERVICES = ("CI", "GITHUB_ACTIONS", "GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY", "GITLAB_CI", "TF_BUILD")
@@ -49,7 +49,7 @@ def environment(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("QATECH_API_URL", sandbox.url)
     monkeypatch.setenv("QATECH_API_TOKEN", sandbox.token)
-    monkeypatch.setattr("prefect_qatech.cli.run.POLLING", QATechPolling(first_seconds=0.05, max_seconds=0.2))
+    monkeypatch.setattr("prefect_qatech.cli.run.POLLING", POLLING)
     monkeypatch.chdir(tmp_path)
     return dict(os.environ)
 

@@ -21,15 +21,14 @@ from flows.nightly import nightly
 from flows.preview import preview_check
 from flows.release import release
 from flows.triage import triage
-from prefect_qatech import GatesNotPassed, QATechCredentials, QATechPolling, QATechRunRequest
+from prefect_qatech import GatesNotPassed, QATechCredentials, QATechRunRequest
 from prefect_qatech.sandbox import Sandbox
 from tests.report.reading import raw_references, render
-from tests.support import artifacts_of, credentials_for, one_plan, posts
+from tests.support import POLLING, artifacts_of, credentials_for, one_plan, posts
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 ROOT = Path(__file__).parents[2]
-POLLING = QATechPolling(first_seconds=0.05, max_seconds=0.2)
 
 
 async def sub_flow_runs_of(flow_run_id: UUID) -> list[FlowRun]:

@@ -12,7 +12,6 @@ from prefect_qatech import (
     GatePolicy,
     GateReport,
     QATechCredentials,
-    QATechPolling,
     QATechReleaseCheck,
     QATechReleaseCheckRequest,
     QATechRunRecord,
@@ -24,13 +23,12 @@ from prefect_qatech import (
 from prefect_qatech.cli.disk import RunJournal
 from prefect_qatech.cli.display import Display
 from prefect_qatech.cli.steps import TerminalSteps
-from prefect_qatech.gate import details
+from prefect_qatech.gate import details, steps
 from prefect_qatech.gate.campaign import GateCampaign
 from prefect_qatech.sandbox import Sandbox
-from tests.support import credentials_for
+from tests.support import POLLING, credentials_for
 
 Judge = Callable[..., Awaitable[GateReport]]
-POLLING = QATechPolling(first_seconds=0.05, max_seconds=0.2)
 
 
 @dataclass
@@ -50,10 +48,17 @@ class CheckSteps:
         return await await_for_release_check.fn(self.credentials, check, seconds_left, polling=POLLING)
 
 
-@pytest.fixture
-def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Judge:
-    """Run a campaign to its report, with the steps that it has at a terminal."""
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody sleeps between attempts."""
     monkeypatch.setattr(details, "FIRST_PAUSE_SECONDS", 0.05)
+    for name in ("astart_in_campaign", "arerun_in_campaign", "astart_release_check"):
+        monkeypatch.setattr(steps, name, getattr(steps, name).with_options(retry_delay_seconds=0))
+
+
+@pytest.fixture
+def judge(tmp_path: Path) -> Judge:
+    """Run a campaign to its report, with the steps that it has at a terminal."""
 
     async def judge(
         sandbox: Sandbox,
@@ -62,7 +67,7 @@ def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Judge:
         check: QATechReleaseCheckRequest | None = None,
     ) -> GateReport:
         credentials = credentials_for(sandbox)
-        steps = TerminalSteps(
+        at_terminal = TerminalSteps(
             credentials,
             RunJournal(tmp_path / "journal", {}),
             Display(),
@@ -71,6 +76,6 @@ def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Judge:
             polling=POLLING,
         )
         beside = CheckSteps(credentials, check) if check is not None else None
-        return await GateCampaign(steps, policy, check=beside).run()
+        return await GateCampaign(at_terminal, policy, check=beside).run()
 
     return judge

@@ -39,6 +39,7 @@ from prefect_qatech.sandbox import Sandbox
 from tests.report.campaigns import attempt, report_of
 from tests.report.reading import raw_references, render, words
 from tests.support import (
+    POLLING,
     Failing,
     artifacts_of,
     cases,
@@ -98,7 +99,7 @@ async def ended(sandbox: Sandbox, *answers: Answer, retries: int = 0, **argument
             credentials_for(sandbox),
             "pln_one",
             policy=POLICY,
-            polling=QATechPolling(first_seconds=0.05, max_seconds=0.2),
+            polling=POLLING,
             **{"on_failed": "ask", "on_inconclusive": "ask", **arguments},
         )
         step()

@@ -27,7 +27,6 @@ from prefect_qatech import (
     LedgerUnavailable,
     NotFoundError,
     QATechCredentials,
-    QATechPolling,
     QATechRunRecord,
     QATechTestPlan,
     StartOutcomeUnknown,
@@ -41,12 +40,13 @@ from prefect_qatech import (
     ledger,
     release_gate,
 )
-from prefect_qatech.gate import details, journal, steps
+from prefect_qatech.gate import journal, steps
 from prefect_qatech.report import events, render_markdown, write_report_files
 from prefect_qatech.report.plan_durations import variable_name
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.verdict import Incident
 from tests.support import (
+    POLLING,
     Failing,
     a_report,
     cases,
@@ -63,16 +63,7 @@ from tests.support import (
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 CONNECTION_REFUSED = httpx.ConnectError("All connection attempts failed")
-POLLING = QATechPolling(first_seconds=0.05, max_seconds=0.2)
 STATUS = {"path": "status", "method": "GET"}
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody sleeps between attempts."""
-    monkeypatch.setattr(details, "FIRST_PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(steps, "astart_in_campaign", steps.astart_in_campaign.with_options(retry_delay_seconds=0))
-    monkeypatch.setattr(steps, "arerun_in_campaign", steps.arerun_in_campaign.with_options(retry_delay_seconds=0))
 
 
 @pytest.fixture

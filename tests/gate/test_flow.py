@@ -42,12 +42,13 @@ from prefect_qatech import (
     release_gate,
     start_test_run,
 )
-from prefect_qatech.gate import approval, details, steps
+from prefect_qatech.gate import approval
 from prefect_qatech.report import artifacts, events, load_verdict_json
 from prefect_qatech.report.escape import cell_text
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.verdict import Incident, QuarantineEntry
 from tests.support import (
+    POLLING,
     Failing,
     artifacts_of,
     cases,
@@ -65,22 +66,6 @@ from tests.support import (
 )
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
-
-POLLING = QATechPolling(first_seconds=0.05, max_seconds=0.2)
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The gate's tasks do not sleep between attempts."""
-
-    async def sleep(seconds: float) -> None:
-        """Nothing."""
-
-    monkeypatch.setattr(details, "FIRST_PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(details, "MAX_SECONDS", 1)
-    monkeypatch.setattr(approval, "LOOK_SECONDS", 0.2)
-    monkeypatch.setattr(steps, "astart_in_campaign", steps.astart_in_campaign.with_options(retry_delay_seconds=0))
-    monkeypatch.setattr(steps, "arerun_in_campaign", steps.arerun_in_campaign.with_options(retry_delay_seconds=0))
 
 
 @contextmanager
@@ -575,6 +560,7 @@ def test_a_gate_that_fails_again_says_since_when_wherever_it_tells_its_verdict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: dict[str, dict[str, Any]] = {}
+    monkeypatch.setattr(approval, "LOOK_SECONDS", 0.2)
     monkeypatch.setattr(events, "emit_event", lambda **event: told.update({event["event"]: event["payload"]}))
     given: dict[str, Any] = {
         "policy": GatePolicy(max_reruns=0),

@@ -32,11 +32,9 @@ from prefect_qatech.gate import many
 from prefect_qatech.report import events
 from prefect_qatech.sandbox import Sandbox
 from tests.report.campaigns import attempt, report_of
-from tests.support import Failing, artifacts_of, counted, posts
+from tests.support import POLLING, Failing, artifacts_of, counted, posts
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
-
-POLLING = QATechPolling(first_seconds=0.05, max_seconds=0.2)
 
 
 def plans(*short_ids: str) -> dict[str, QATechRunRequest]:

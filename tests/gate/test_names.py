@@ -19,7 +19,6 @@ from prefect_qatech import (
     QATechCredentials,
     QATechEnvironment,
     QATechNewTestCase,
-    QATechPolling,
     QATechReleaseCheckRequest,
     QATechRunRequest,
     QATechStartedReleaseCheck,
@@ -27,9 +26,8 @@ from prefect_qatech import (
 )
 from prefect_qatech.gate.names import run_name
 from prefect_qatech.ledger import QATechRunRecord
-from tests.support import Failing, a_report, flow_run_id
+from tests.support import POLLING, Failing, a_report, flow_run_id
 
-POLLING = QATechPolling(first_seconds=0.05, max_seconds=0.2)
 SHOP = QATechApplication(application_short_id="app_shop", environment=QATechEnvironment(url="http://127.0.0.1:8410/a"))
 
 

@@ -16,36 +16,26 @@ from prefect_qatech import (
     GatePolicy,
     GateReport,
     QATechChange,
-    QATechPolling,
     QATechReleaseCheckRequest,
     ReleaseCheckPolicy,
     Verdict,
     arelease_gate,
     release_gate,
 )
-from prefect_qatech.gate import steps
 from prefect_qatech.report import load_verdict_json, render_ctrf, render_junit, render_markdown, render_verdict_json
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.verdict import GateVerdict, Incident
 from tests.gate.conftest import Judge
 from tests.report.reading import render
-from tests.support import Failing, cases, counted, credentials_for, fault, one_plan, posts, verdict_in
+from tests.support import POLLING, Failing, cases, counted, credentials_for, fault, one_plan, posts, verdict_in
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-POLLING = QATechPolling(first_seconds=0.05, max_seconds=0.2)
 REQUEST = QATechReleaseCheckRequest(release_name="v9", changes=[QATechChange(summary="A new basket")])
 BLOCKER = {"title": "Nobody can pay", "is_blocker": True, "severity": "critical"}
 MINOR = {"title": "A typo", "severity": "low", "is_blocker": False}
 START = "start_release_check"
 LOOK = {"method": "GET", "path": "release_check"}
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody sleeps between attempts."""
-    for name in ("astart_in_campaign", "arerun_in_campaign", "astart_release_check"):
-        monkeypatch.setattr(steps, name, getattr(steps, name).with_options(retry_delay_seconds=0))
 
 
 @contextmanager

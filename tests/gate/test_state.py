@@ -34,7 +34,6 @@ from prefect_qatech import (
     GateReport,
     GatesNotPassed,
     QATechCredentials,
-    QATechPolling,
     agather_gates,
     arelease_gate,
     release_gate,
@@ -43,11 +42,10 @@ from prefect_qatech import (
 from prefect_qatech.report.headline import state_name
 from tests.gate.test_many import plans
 from tests.report.campaigns import attempt, report_of
-from tests.support import Failing
+from tests.support import POLLING, Failing
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-POLLING = QATechPolling(first_seconds=0.05, max_seconds=0.2)
 NO_RERUN = GatePolicy(max_reruns=0)
 FAILED = "1 of 3 tests failed: Pay with a credit card. The release may not go out."
 

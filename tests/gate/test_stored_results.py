@@ -14,18 +14,15 @@ from prefect_qatech import (
     GateReport,
     InvalidInputError,
     QATechCredentials,
-    QATechPolling,
     agather_gates,
     arelease_gate,
     release_gate,
     verdict_as_state,
 )
 from prefect_qatech.sandbox import Sandbox
-from tests.support import Failing, counted
+from tests.support import POLLING, Failing, counted
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
-
-POLLING = QATechPolling(first_seconds=0.05, max_seconds=0.2)
 
 
 async def test_stored_results_let_no_version_out_that_was_not_tested(
