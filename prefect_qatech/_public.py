@@ -162,14 +162,12 @@ from prefect_qatech.test_plan import (
     QATechTestPlan as QATechTestPlan,
     QATechTestRun as QATechTestRun,
 )
-from prefect_qatech.verdict import (
+from prefect_qatech.verdict.judge import Incident as Incident
+from prefect_qatech.verdict.outcomes import Outcome as Outcome, TestVerdict as TestVerdict, Verdict as Verdict
+from prefect_qatech.verdict.policy import (
     GatePolicy as GatePolicy,
-    Incident as Incident,
-    Outcome as Outcome,
     QuarantineEntry as QuarantineEntry,
     ReleaseCheckPolicy as ReleaseCheckPolicy,
-    TestVerdict as TestVerdict,
-    Verdict as Verdict,
 )
 from prefect_qatech.waits import (
     await_for_test_run as await_for_test_run,

@@ -20,7 +20,8 @@ from prefect_qatech.api.requests import QATechRerunRequest, QATechRunRequest, as
 from prefect_qatech.api.responses import QATechRun, QATechStartedRun
 from prefect_qatech.credentials import QATechCredentials
 from prefect_qatech.ledger import QATechRunRecord, record_of, short_id_of
-from prefect_qatech.report import append_job_summary, artifacts, events, write_report_files
+from prefect_qatech.report import artifacts, events
+from prefect_qatech.report.files import append_job_summary, write_report_files
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.report.subject import subject_of
 from prefect_qatech.starts import address_of, announce, call_of_start, check_call, send_once

@@ -21,7 +21,7 @@ from prefect_qatech.ledger import QATechRunRecord
 from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.report.exceptions import GateNotPassed
 from prefect_qatech.report.model import GateReport
-from prefect_qatech.verdict import GatePolicy
+from prefect_qatech.verdict.policy import GatePolicy
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient

@@ -34,7 +34,8 @@ from prefect_qatech import (
     Verdict,
 )
 from prefect_qatech.cli import app
-from prefect_qatech.report import events, load_policy
+from prefect_qatech.report import events
+from prefect_qatech.report.explain import load_policy
 from prefect_qatech.report.subject import GateSubject
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.sandbox.loading import load_scenario

@@ -31,8 +31,9 @@ from prefect_qatech.report import exceptions as report_exceptions
 from prefect_qatech.report.build import build_report
 from prefect_qatech.report.exceptions import GateFailed, GateInconclusive, GateNotPassed, GatesNotPassed
 from prefect_qatech.report.model import GateReport, GatesReport
-from prefect_qatech.verdict import GatePolicy, Verdict
 from prefect_qatech.verdict.identity import ObservedAttempt, recognise
+from prefect_qatech.verdict.outcomes import Verdict
+from prefect_qatech.verdict.policy import GatePolicy
 
 CLASSES = {
     name: item

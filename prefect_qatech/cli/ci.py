@@ -11,10 +11,11 @@ from pathlib import Path
 
 from prefect_qatech.addresses import safe_url
 from prefect_qatech.cli.display import one_line
-from prefect_qatech.report import append_job_summary, render_job_summary
 from prefect_qatech.report.escape import markdown_text, plain_text
+from prefect_qatech.report.files import append_job_summary
+from prefect_qatech.report.markdown import render_job_summary
 from prefect_qatech.report.model import GateReport
-from prefect_qatech.verdict import TestVerdict, Verdict
+from prefect_qatech.verdict.outcomes import TestVerdict, Verdict
 
 MAX_ANNOTATIONS = 10
 """GitHub shows ten errors and ten warnings of a step."""

@@ -24,7 +24,7 @@ from prefect_qatech.polling.schedule import QATechPolling
 from prefect_qatech.report.exceptions import GateNotPassed
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.sandbox import Sandbox
-from prefect_qatech.verdict import GatePolicy, QuarantineEntry
+from prefect_qatech.verdict.policy import GatePolicy, QuarantineEntry
 
 PLAN = "pln_drill"
 POLICY = GatePolicy(max_reruns=1, deadline_seconds=120)

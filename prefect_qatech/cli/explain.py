@@ -8,9 +8,10 @@ from typing import NoReturn
 
 from prefect_qatech.cli.exits import EXIT_CODES, end
 from prefect_qatech.cli.terminal import show, terminal_width
-from prefect_qatech.report import explain as explained, load_policy, load_verdict_json
 from prefect_qatech.report.escape import plain_text
-from prefect_qatech.verdict import Verdict
+from prefect_qatech.report.explain import explain as explained, load_policy
+from prefect_qatech.report.verdict_json import load_verdict_json
+from prefect_qatech.verdict.outcomes import Verdict
 
 _MAX_ERROR = 1_000
 

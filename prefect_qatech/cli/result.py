@@ -10,12 +10,14 @@ from prefect_qatech.cli.ci import tell_ci
 from prefect_qatech.cli.disk import write_whole
 from prefect_qatech.cli.display import one_line
 from prefect_qatech.cli.terminal import show as show_lines
-from prefect_qatech.report import clear_report_files, render_junit, render_verdict_json, write_report_files
 from prefect_qatech.report.about import about_line
+from prefect_qatech.report.files import clear_report_files, write_report_files
 from prefect_qatech.report.headline import headline
+from prefect_qatech.report.junit import render_junit
 from prefect_qatech.report.model import GateReport
+from prefect_qatech.report.verdict_json import render_verdict_json
 from prefect_qatech.report.wording import caveats, counts_text, spent
-from prefect_qatech.verdict import TestVerdict, Verdict
+from prefect_qatech.verdict.outcomes import TestVerdict, Verdict
 
 MAX_TESTS = 50
 

@@ -33,11 +33,12 @@ from prefect_qatech.gate.campaign import GateCampaign
 from prefect_qatech.inputs import check_target
 from prefect_qatech.ledger import attached_run
 from prefect_qatech.polling.schedule import QATechPolling
-from prefect_qatech.report import check_report_directory, load_policy
+from prefect_qatech.report.explain import load_policy
+from prefect_qatech.report.files import check_report_directory
 from prefect_qatech.report.junit import check_junit
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.report.subject import GateSubject, subject_of
-from prefect_qatech.verdict import GatePolicy
+from prefect_qatech.verdict.policy import GatePolicy
 
 if sys.version_info >= (3, 11):
     from typing import Never

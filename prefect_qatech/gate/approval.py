@@ -26,7 +26,7 @@ from prefect_qatech.report.escape import link, markdown_text
 from prefect_qatech.report.model import GateDecision, GateReport
 from prefect_qatech.report.wording import campaign_name, time_text
 from prefect_qatech.texts import listed
-from prefect_qatech.verdict import TestVerdict
+from prefect_qatech.verdict.outcomes import TestVerdict
 
 LOOK_SECONDS = 5
 """How often Prefect is asked whether there is an answer."""

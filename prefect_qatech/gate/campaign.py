@@ -22,9 +22,11 @@ from prefect_qatech.report.escape import plain_text
 from prefect_qatech.report.model import GateDecision, GateReport, ReportedReleaseCheck
 from prefect_qatech.report.release_check import report_release_check
 from prefect_qatech.report.subject import GateSubject
-from prefect_qatech.verdict import GatePolicy, Incident, Rerun, Verdict
 from prefect_qatech.verdict.identity import Campaign, ObservedAttempt, recognise
-from prefect_qatech.verdict.rerun import next_rerun
+from prefect_qatech.verdict.judge import Incident
+from prefect_qatech.verdict.outcomes import Verdict
+from prefect_qatech.verdict.policy import GatePolicy
+from prefect_qatech.verdict.rerun import Rerun, next_rerun
 
 MAX_SENTENCE = 1_500
 

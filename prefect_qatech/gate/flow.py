@@ -31,12 +31,14 @@ from prefect_qatech.gate.state import check_that_each_retry_calls_it, gate_in_bo
 from prefect_qatech.gate.steps import FlowRunSteps, this_subject
 from prefect_qatech.ledger import QATechRunRecord, check_that_no_context_was_lost
 from prefect_qatech.polling.schedule import QATechPolling
-from prefect_qatech.report import clear_report_files, events
+from prefect_qatech.report import events
 from prefect_qatech.report.escape import plain_text
 from prefect_qatech.report.exceptions import GateFailed, GateInconclusive, GateNotPassed
+from prefect_qatech.report.files import clear_report_files
 from prefect_qatech.report.message import gate_message
 from prefect_qatech.report.model import GateReport
-from prefect_qatech.verdict import GatePolicy, Verdict
+from prefect_qatech.verdict.outcomes import Verdict
+from prefect_qatech.verdict.policy import GatePolicy
 
 
 async def run_gate(

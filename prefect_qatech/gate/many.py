@@ -22,12 +22,14 @@ from prefect_qatech.gate.settings import GateSettings
 from prefect_qatech.gate.state import check_that_each_retry_calls_it, gate_in_both_versions, verdict_as_state
 from prefect_qatech.inputs import check_name
 from prefect_qatech.polling.schedule import QATechPolling
-from prefect_qatech.report import artifacts, clear_report_files, events, gates_message
+from prefect_qatech.report import artifacts, events
 from prefect_qatech.report.artifacts import artifact_key
 from prefect_qatech.report.escape import plain_text
 from prefect_qatech.report.exceptions import GateNotPassed, GatesNotPassed
+from prefect_qatech.report.files import clear_report_files
+from prefect_qatech.report.gates import gates_message
 from prefect_qatech.report.model import GateReport, GatesReport
-from prefect_qatech.verdict import GatePolicy
+from prefect_qatech.verdict.policy import GatePolicy
 
 _NAME_LENGTH = 200
 _ERROR_LENGTH = 1_000

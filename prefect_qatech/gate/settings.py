@@ -8,8 +8,9 @@ from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.gate import suspend
 from prefect_qatech.inputs import check_name, check_target
 from prefect_qatech.polling.schedule import QATechPolling
-from prefect_qatech.report import check_report_directory
-from prefect_qatech.verdict import GatePolicy, Verdict
+from prefect_qatech.report.files import check_report_directory
+from prefect_qatech.verdict.outcomes import Verdict
+from prefect_qatech.verdict.policy import GatePolicy
 
 OnNoPass = Literal["stop", "ask"]
 HowToWait = Literal["poll", "suspend"]

@@ -18,8 +18,8 @@ from prefect.states import Completed, exception_to_failed_state
 
 from prefect_qatech._sync import run_sync, sync_version
 from prefect_qatech.exceptions import InvalidInputError
-from prefect_qatech.report import gates_message
 from prefect_qatech.report.exceptions import GateFailed, GateNotPassed, GatesNotPassed
+from prefect_qatech.report.gates import gates_message
 from prefect_qatech.report.headline import state_name
 from prefect_qatech.report.message import gate_message
 from prefect_qatech.report.model import GateReport, GatesReport

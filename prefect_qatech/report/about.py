@@ -11,7 +11,7 @@ from typing import NamedTuple
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.report.subject import GateSubject, ReportedApplication
 from prefect_qatech.texts import counted
-from prefect_qatech.verdict import GatePolicy
+from prefect_qatech.verdict.policy import GatePolicy
 
 MAX_APPLICATIONS = 10
 _WORDS = {"environment": "on", "device": "with", "started_by": "started by", "policy": "policy:"}

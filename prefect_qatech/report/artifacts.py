@@ -27,25 +27,18 @@ from prefect.utilities.urls import url_for
 
 from prefect_qatech._prefect import PATIENCE_SECONDS
 from prefect_qatech.addresses import safe_url
-from prefect_qatech.report import (
-    HistoryEntry,
-    attempts_chart,
-    history_line,
-    history_of,
-    in_order,
-    read_history,
-    render_gates,
-    render_markdown,
-    render_table,
-)
 from prefect_qatech.report.about import about_line, environment_of
+from prefect_qatech.report.chart import attempts_chart
 from prefect_qatech.report.escape import cell_text, cut_key, key_text
+from prefect_qatech.report.gates import render_gates
+from prefect_qatech.report.history import HistoryEntry, history_line, history_of, in_order, read_history
 from prefect_qatech.report.known import with_standings
-from prefect_qatech.report.markdown import render_release_check
+from prefect_qatech.report.markdown import render_markdown, render_release_check
 from prefect_qatech.report.model import GateReport, GatesReport, ReportedReleaseCheck
 from prefect_qatech.report.subject import GateSubject
+from prefect_qatech.report.table import render_table
 from prefect_qatech.report.wording import campaign_name, counts_text
-from prefect_qatech.verdict import TestVerdict
+from prefect_qatech.verdict.outcomes import TestVerdict
 
 MAX_PICTURES = 5
 MAX_DESCRIPTION = 500

@@ -18,7 +18,6 @@ from prefect_qatech.report.model import GateReport, ReportedAttempt, ReportedRea
 from prefect_qatech.report.release_check import report_release_check
 from prefect_qatech.report.subject import GateSubject
 from prefect_qatech.texts import cut, cut_to_bytes
-from prefect_qatech.verdict import GatePolicy, GateVerdict, Incident, Outcome, TestVerdict
 from prefect_qatech.verdict.identity import (
     NAME_LENGTH,
     Campaign,
@@ -28,8 +27,9 @@ from prefect_qatech.verdict.identity import (
     recognise,
     resolve_quarantine,
 )
-from prefect_qatech.verdict.judge import judge_named
-from prefect_qatech.verdict.policy import DEFAULT_POLICY
+from prefect_qatech.verdict.judge import GateVerdict, Incident, judge_named
+from prefect_qatech.verdict.outcomes import Outcome, TestVerdict
+from prefect_qatech.verdict.policy import DEFAULT_POLICY, GatePolicy
 
 TITLE_LENGTH = 500
 EXPLANATION_LENGTH = 1_000

@@ -16,7 +16,7 @@ from prefect_qatech.report.history import HistoryEntry
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.report.wording import attempt_name, duration_text
 from prefect_qatech.texts import in_utc
-from prefect_qatech.verdict import Outcome
+from prefect_qatech.verdict.outcomes import Outcome
 
 MAX_BARS = 20
 _WIDTH, _LEFT, _BAR, _ROW, _TOP = 600, 144, 444, 42, 38

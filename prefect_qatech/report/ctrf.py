@@ -32,7 +32,7 @@ from prefect_qatech.report.wording import (
     unseen_verdict,
 )
 from prefect_qatech.texts import in_utc
-from prefect_qatech.verdict import Outcome, TestVerdict
+from prefect_qatech.verdict.outcomes import Outcome, TestVerdict
 
 SPEC_VERSION = "0.1.0"
 _NAME, _MESSAGE, _TEXT = 250, 500, 5_000

@@ -43,7 +43,7 @@ from prefect_qatech.report.escape import plain_text
 from prefect_qatech.report.known import new_and_known, standing_text
 from prefect_qatech.report.model import GateReport, GatesReport
 from prefect_qatech.report.subject import GateSubject
-from prefect_qatech.verdict import TestVerdict, Verdict
+from prefect_qatech.verdict.outcomes import TestVerdict, Verdict
 
 RUN_STARTED = "qatech.run.started"
 RERUN_STARTED = "qatech.rerun.started"

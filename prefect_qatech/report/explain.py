@@ -30,8 +30,8 @@ from prefect_qatech.report.wording import (
     tests_named,
     until_text,
 )
-from prefect_qatech.verdict import GatePolicy, GateVerdict, Reason
-from prefect_qatech.verdict.judge import UNMATCHED
+from prefect_qatech.verdict.judge import UNMATCHED, GateVerdict, Reason
+from prefect_qatech.verdict.policy import GatePolicy
 
 _HANGING = re.compile(r" *(?:- |(?:pass|fail|inconclusive) +)?")
 _MAX_NAMES, _NAME, _SENTENCE, _NOTE = 50, 200, 500, 900

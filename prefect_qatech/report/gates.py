@@ -9,7 +9,7 @@ from prefect_qatech.report.known import new_and_known
 from prefect_qatech.report.model import GatesReport
 from prefect_qatech.report.wording import HEADLINES, SYMBOLS, counts_text, duration_text, spent
 from prefect_qatech.texts import counted, listed
-from prefect_qatech.verdict import TestVerdict, Verdict
+from prefect_qatech.verdict.outcomes import TestVerdict, Verdict
 
 _MAX_TOLD = 100
 _MAX_NAMED = 10

@@ -10,9 +10,9 @@ from prefect_qatech.report.model import GateDecision, GateReport, GatesReport
 from prefect_qatech.report.quarantine import entries_that_end_soon
 from prefect_qatech.report.wording import HEADLINES, SYMBOLS, time_text
 from prefect_qatech.texts import counted
-from prefect_qatech.verdict import Incident, NoRerun, Rerun, TestVerdict, Verdict
-from prefect_qatech.verdict.judge import UNMATCHED
-from prefect_qatech.verdict.outcomes import UNDECIDED
+from prefect_qatech.verdict.judge import UNMATCHED, Incident
+from prefect_qatech.verdict.outcomes import UNDECIDED, TestVerdict, Verdict
+from prefect_qatech.verdict.rerun import NoRerun, Rerun
 
 Escape = Callable[[str], str]
 

@@ -17,7 +17,7 @@ from prefect_qatech.report.model import GateReport
 from prefect_qatech.report.quarantine import mark_of, marks_of_passed
 from prefect_qatech.report.wording import campaign_id, campaign_seconds, group, spent
 from prefect_qatech.texts import in_utc, short_hash
-from prefect_qatech.verdict import TestVerdict, Verdict
+from prefect_qatech.verdict.outcomes import TestVerdict, Verdict
 
 MAX_MARKS = 40
 MAX_FAILED_MARKS = 150

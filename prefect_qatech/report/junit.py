@@ -37,7 +37,7 @@ from prefect_qatech.report.wording import (
     story,
     unseen_verdict,
 )
-from prefect_qatech.verdict import Outcome, TestVerdict, Verdict
+from prefect_qatech.verdict.outcomes import Outcome, TestVerdict, Verdict
 
 _NAME, _MESSAGE, _TEXT = 250, 500, 5_000
 

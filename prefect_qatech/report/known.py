@@ -12,7 +12,7 @@ from prefect_qatech.report.model import GateReport, ReportedStanding, ReportedTe
 from prefect_qatech.report.quarantine import mark_of
 from prefect_qatech.report.wording import campaign_id, time_text
 from prefect_qatech.texts import counted
-from prefect_qatech.verdict import TestVerdict
+from prefect_qatech.verdict.outcomes import TestVerdict
 
 
 def earlier_campaigns(report: GateReport, history: Sequence[HistoryEntry]) -> list[HistoryEntry]:

@@ -38,7 +38,8 @@ from prefect_qatech.report.wording import (
     until_text,
 )
 from prefect_qatech.texts import listed
-from prefect_qatech.verdict import Outcome, QuarantineEntry, Verdict
+from prefect_qatech.verdict.outcomes import Outcome, Verdict
+from prefect_qatech.verdict.policy import QuarantineEntry
 
 MAX_BYTES = 200_000
 _NAME, _REASON, _EXPLANATION, _SENTENCE, _WORD = 200, 500, 1_000, 400, 60

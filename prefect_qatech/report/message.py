@@ -7,7 +7,7 @@ from prefect_qatech.report.headline import advice, retry_text
 from prefect_qatech.report.known import new_and_known
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.texts import counted, listed
-from prefect_qatech.verdict import TestVerdict, Verdict
+from prefect_qatech.verdict.outcomes import TestVerdict, Verdict
 
 _MAX_SENTENCE = 1_500
 

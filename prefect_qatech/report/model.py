@@ -21,21 +21,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from prefect_qatech.addresses import safe_url
 from prefect_qatech.inputs import CleanText
 from prefect_qatech.report.subject import GateSubject
-from prefect_qatech.verdict import (
-    GatePolicy,
-    GateVerdict,
-    Incident,
-    NoRerun,
-    Outcome,
-    QuarantineEntry,
-    ReleaseCheckEvidence,
-    Rerun,
-    TestVerdict,
-    Verdict,
-)
 from prefect_qatech.verdict.identity import AttemptKind, Evidence, attempt_of, resolve_quarantine
-from prefect_qatech.verdict.judge import judge_named
-from prefect_qatech.verdict.rerun import next_rerun
+from prefect_qatech.verdict.judge import GateVerdict, Incident, ReleaseCheckEvidence, judge_named
+from prefect_qatech.verdict.outcomes import Outcome, TestVerdict, Verdict
+from prefect_qatech.verdict.policy import GatePolicy, QuarantineEntry
+from prefect_qatech.verdict.rerun import NoRerun, Rerun, next_rerun
 
 SCHEMA_VERSION = 1
 

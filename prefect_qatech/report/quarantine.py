@@ -9,8 +9,9 @@ from datetime import date, timedelta
 from prefect_qatech.report.escape import plain_text
 from prefect_qatech.report.model import GateReport, ReportedTest
 from prefect_qatech.texts import short_hash
-from prefect_qatech.verdict import QuarantineEntry, TestVerdict
 from prefect_qatech.verdict.identity import NAME_LENGTH, resolve_quarantine
+from prefect_qatech.verdict.outcomes import TestVerdict
+from prefect_qatech.verdict.policy import QuarantineEntry
 
 HOLDS_FOR = timedelta(days=14)
 ENDS_SOON = timedelta(days=3)

@@ -7,7 +7,7 @@ from prefect_qatech.report.escape import link, markdown_text
 from prefect_qatech.report.model import ReportedFinding, ReportedReleaseCheck, ReportedScore
 from prefect_qatech.report.wording import BLOCKER_SYMBOL, SYMBOLS, UNKNOWN_SYMBOL
 from prefect_qatech.texts import counted, cut_to_bytes
-from prefect_qatech.verdict import Verdict
+from prefect_qatech.verdict.outcomes import Verdict
 
 MAX_ITEMS = 50
 """So many findings, categories and follow-ups of a check are in a report, each."""

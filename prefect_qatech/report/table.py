@@ -6,7 +6,7 @@ import re
 
 from prefect_qatech.report.escape import cell_text
 from prefect_qatech.report.model import GateReport
-from prefect_qatech.verdict import Outcome
+from prefect_qatech.verdict.outcomes import Outcome
 
 MAX_ROWS = 2_000
 

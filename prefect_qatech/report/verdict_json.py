@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from prefect_qatech.exceptions import InvalidInputError
 from prefect_qatech.report.model import SCHEMA_VERSION, GateReport
-from prefect_qatech.verdict import Incident, TestVerdict, Verdict
+from prefect_qatech.verdict.judge import Incident
+from prefect_qatech.verdict.outcomes import TestVerdict, Verdict
 
 RULES = (
     "no_attempt",

@@ -11,8 +11,9 @@ from typing import Literal, NamedTuple
 
 from prefect_qatech.report.model import GateReport, ReportedReason, ReportedTest
 from prefect_qatech.texts import counted, in_utc, short_hash
-from prefect_qatech.verdict import GatePolicy, Incident, Outcome, QuarantineEntry, Reason, TestVerdict, Verdict
-from prefect_qatech.verdict.judge import UNMATCHED
+from prefect_qatech.verdict.judge import UNMATCHED, Incident, Reason
+from prefect_qatech.verdict.outcomes import Outcome, TestVerdict, Verdict
+from prefect_qatech.verdict.policy import GatePolicy, QuarantineEntry
 
 Group = Literal["failed", "undecided", "flaky", "quarantined", "recovered", "passed"]
 CIStatus = Literal["passed", "failed", "error", "skipped"]

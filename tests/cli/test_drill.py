@@ -12,8 +12,7 @@ import pytest
 from prefect_qatech.cli import drill as module, main
 from prefect_qatech.cli.drill_cases import CASES, CONTROLS, Stage, play
 from prefect_qatech.report.model import GateReport
-from prefect_qatech.verdict import judge
-from prefect_qatech.verdict.judge import Reason, Survey
+from prefect_qatech.verdict.judge import Reason, Survey, judge
 
 CASE = {case.name: case for case in CASES}
 SECONDS = 200.0

@@ -33,7 +33,8 @@ from prefect_qatech import (
 )
 from prefect_qatech.gate import approval
 from prefect_qatech.gate.approval import question
-from prefect_qatech.report import events, render_markdown
+from prefect_qatech.report import events
+from prefect_qatech.report.markdown import render_markdown
 from prefect_qatech.report.subject import ReportedApplication
 from prefect_qatech.sandbox import Sandbox
 from tests.report.campaigns import attempt, report_of

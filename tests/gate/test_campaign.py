@@ -24,11 +24,11 @@ from prefect_qatech import (
     evaluate,
 )
 from prefect_qatech.gate import details
-from prefect_qatech.report import render_markdown
 from prefect_qatech.report.escape import cell_text
+from prefect_qatech.report.markdown import render_markdown
 from prefect_qatech.report.message import gate_message
 from prefect_qatech.sandbox import Sandbox
-from prefect_qatech.verdict import Incident
+from prefect_qatech.verdict.judge import Incident
 from tests.gate.conftest import Judge
 from tests.report.reading import render
 from tests.support import cases, counted, credentials_for, fault, one_plan, posts

@@ -41,10 +41,12 @@ from prefect_qatech import (
     release_gate,
 )
 from prefect_qatech.gate import journal, steps
-from prefect_qatech.report import events, render_markdown, write_report_files
+from prefect_qatech.report import events
+from prefect_qatech.report.files import write_report_files
+from prefect_qatech.report.markdown import render_markdown
 from prefect_qatech.report.plan_durations import variable_name
 from prefect_qatech.sandbox import Sandbox
-from prefect_qatech.verdict import Incident
+from prefect_qatech.verdict.judge import Incident
 from tests.support import (
     POLLING,
     Failing,

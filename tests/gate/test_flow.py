@@ -43,10 +43,12 @@ from prefect_qatech import (
     start_test_run,
 )
 from prefect_qatech.gate import approval
-from prefect_qatech.report import artifacts, events, load_verdict_json
+from prefect_qatech.report import artifacts, events
 from prefect_qatech.report.escape import cell_text
+from prefect_qatech.report.verdict_json import load_verdict_json
 from prefect_qatech.sandbox import Sandbox
-from prefect_qatech.verdict import Incident, QuarantineEntry
+from prefect_qatech.verdict.judge import Incident
+from prefect_qatech.verdict.policy import QuarantineEntry
 from tests.support import (
     POLLING,
     Failing,

@@ -22,9 +22,12 @@ from prefect_qatech import (
     arelease_gate,
     release_gate,
 )
-from prefect_qatech.report import load_verdict_json, render_ctrf, render_junit, render_markdown, render_verdict_json
+from prefect_qatech.report.ctrf import render_ctrf
+from prefect_qatech.report.junit import render_junit
+from prefect_qatech.report.markdown import render_markdown
+from prefect_qatech.report.verdict_json import load_verdict_json, render_verdict_json
 from prefect_qatech.sandbox import Sandbox
-from prefect_qatech.verdict import GateVerdict, Incident
+from prefect_qatech.verdict.judge import GateVerdict, Incident
 from tests.gate.conftest import Judge
 from tests.report.reading import render
 from tests.support import POLLING, Failing, cases, counted, credentials_for, fault, one_plan, posts, verdict_in

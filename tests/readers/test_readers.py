@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from prefect_qatech.report import render_ctrf, render_junit
+from prefect_qatech.report.ctrf import render_ctrf
+from prefect_qatech.report.junit import render_junit
 from prefect_qatech.report.model import GateReport
-from prefect_qatech.verdict import GatePolicy, QuarantineEntry
+from prefect_qatech.verdict.policy import GatePolicy, QuarantineEntry
 from tests.report import campaigns
 from tests.report.campaigns import attempt, report_of
 from tests.report.reading import HOSTILE

@@ -16,8 +16,10 @@ from prefect_qatech.report.model import GateReport, ReportedFinding, ReportedRel
 from prefect_qatech.report.quarantine import mark_of
 from prefect_qatech.report.release_check import report_release_check
 from prefect_qatech.report.subject import GateSubject, ReportedApplication
-from prefect_qatech.verdict import GatePolicy, Incident, QuarantineEntry, Verdict
 from prefect_qatech.verdict.identity import ObservedAttempt, recognise
+from prefect_qatech.verdict.judge import Incident
+from prefect_qatech.verdict.outcomes import Verdict
+from prefect_qatech.verdict.policy import GatePolicy, QuarantineEntry
 
 BEGAN = datetime(2026, 11, 23, 21, 30, tzinfo=timezone.utc)
 _SERVICE = {

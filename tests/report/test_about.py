@@ -10,16 +10,13 @@ import pytest
 
 from prefect_qatech import GatePolicy, GateReport, QuarantineEntry, ReleaseCheckPolicy
 from prefect_qatech.cli.result import lines_of
-from prefect_qatech.report import (
-    explain,
-    render_ctrf,
-    render_job_summary,
-    render_junit,
-    render_markdown,
-    render_verdict_json,
-)
 from prefect_qatech.report.about import MAX_APPLICATIONS, about_line, policy_text
+from prefect_qatech.report.ctrf import render_ctrf
+from prefect_qatech.report.explain import explain
+from prefect_qatech.report.junit import render_junit
+from prefect_qatech.report.markdown import render_job_summary, render_markdown
 from prefect_qatech.report.subject import ReportedApplication
+from prefect_qatech.report.verdict_json import render_verdict_json
 from tests.report import campaigns
 from tests.report.reading import render, words
 

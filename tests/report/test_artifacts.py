@@ -34,8 +34,8 @@ from prefect_qatech.report.escape import cell_text
 from prefect_qatech.report.model import GateReport, GatesReport
 from prefect_qatech.report.plan_durations import variable_name
 from prefect_qatech.report.subject import GateSubject, ReportedApplication
-from prefect_qatech.verdict import GatePolicy
 from prefect_qatech.verdict.identity import ObservedAttempt, recognise
+from prefect_qatech.verdict.policy import GatePolicy
 from tests.support import artifacts_of, flow_run_id
 from tests.virtual_time import run_at_once
 

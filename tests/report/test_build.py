@@ -13,19 +13,14 @@ import pytest
 
 from prefect_qatech.addresses import MAX_URL_LENGTH
 from prefect_qatech.api.responses import QATechRun, QATechRunTestCaseDetails
-from prefect_qatech.report import render_verdict_json
 from prefect_qatech.report.build import EXPLANATION_LENGTH, TITLE_LENGTH, build_report
 from prefect_qatech.report.model import SCHEMA_VERSION, GateReport
 from prefect_qatech.report.subject import GateSubject
-from prefect_qatech.verdict import (
-    GatePolicy,
-    Incident,
-    Outcome,
-    QuarantineEntry,
-    TestVerdict,
-    Verdict,
-)
+from prefect_qatech.report.verdict_json import render_verdict_json
 from prefect_qatech.verdict.identity import NAME_LENGTH, Campaign, ObservedAttempt, recognise
+from prefect_qatech.verdict.judge import Incident
+from prefect_qatech.verdict.outcomes import Outcome, TestVerdict, Verdict
+from prefect_qatech.verdict.policy import GatePolicy, QuarantineEntry
 from tests.observed import FAILED, NOW, attempt, case
 
 

@@ -16,7 +16,7 @@ from prefect_qatech import GateReport, GatesReport, QATechRun, QATechRunRecord, 
 from prefect_qatech.report import events
 from prefect_qatech.report.model import GateDecision
 from prefect_qatech.report.subject import GateSubject, ReportedApplication
-from prefect_qatech.verdict import Verdict
+from prefect_qatech.verdict.outcomes import Verdict
 from tests.support import a_report
 
 HOSTILE = "Pay\x00 by\x1b[2J \ud800card\u202e\r\nnow"

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from prefect_qatech.cli.explain import explain as command
-from prefect_qatech.report import explain as lines_of, load_policy, render_verdict_json
+from prefect_qatech.report.explain import explain as lines_of, load_policy
 from prefect_qatech.report.model import GateReport
-from prefect_qatech.verdict import GatePolicy, QuarantineEntry, Verdict
+from prefect_qatech.report.verdict_json import render_verdict_json
+from prefect_qatech.verdict.outcomes import Verdict
+from prefect_qatech.verdict.policy import GatePolicy, QuarantineEntry
 from tests.report import campaigns
 from tests.report.campaigns import everything, hostile, project_id
 from tests.report.reading import HOSTILE, invisible

@@ -16,17 +16,17 @@ from typing import Any
 import pytest
 
 from prefect_qatech.exceptions import InvalidInputError
-from prefect_qatech.report import (
+from prefect_qatech.report import files as files_module
+from prefect_qatech.report.files import (
+    OLDER,
     append_job_summary,
     check_report_directory,
     clear_report_files,
-    files as files_module,
-    load_verdict_json,
     write_report_files,
 )
-from prefect_qatech.report.files import OLDER
 from prefect_qatech.report.model import GateReport
-from prefect_qatech.verdict import GatePolicy
+from prefect_qatech.report.verdict_json import load_verdict_json
+from prefect_qatech.verdict.policy import GatePolicy
 from tests.report import campaigns
 from tests.report.campaigns import attempt, everything, passing, report_of
 
@@ -222,7 +222,7 @@ def test_a_gate_that_writes_in_the_middle_of_another_does_not_mix_its_files(
 WRITER = """
 import sys
 from tests.report.campaigns import attempt, report_of
-from prefect_qatech.report import write_report_files
+from prefect_qatech.report.files import write_report_files
 
 reports = [report_of(attempt(0, {"Login": "P"}, run=f"{sys.argv[1]}x{n}")) for n in range(int(sys.argv[3]))]
 sys.stdin.readline()

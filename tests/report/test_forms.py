@@ -15,21 +15,23 @@ import jsonschema
 import pytest
 import xmlschema
 
-from prefect_qatech.report import (
-    attempts_chart,
-    explain,
+from prefect_qatech.report.chart import attempts_chart
+from prefect_qatech.report.ctrf import render_ctrf
+from prefect_qatech.report.explain import explain
+from prefect_qatech.report.junit import render_junit
+from prefect_qatech.report.markdown import render_job_summary, render_markdown
+from prefect_qatech.report.model import GateReport, ReportedTest
+from prefect_qatech.report.table import render_table
+from prefect_qatech.report.verdict_json import (
+    RULES,
     load_verdict_json,
-    render_ctrf,
-    render_job_summary,
-    render_junit,
-    render_markdown,
-    render_table,
     render_verdict_json,
+    rule_outcomes,
     verdict_json_schema,
 )
-from prefect_qatech.report.model import GateReport, ReportedTest
-from prefect_qatech.report.verdict_json import RULES, rule_outcomes
-from prefect_qatech.verdict import GatePolicy, Incident, Outcome, QuarantineEntry, TestVerdict, Verdict
+from prefect_qatech.verdict.judge import Incident
+from prefect_qatech.verdict.outcomes import Outcome, TestVerdict, Verdict
+from prefect_qatech.verdict.policy import GatePolicy, QuarantineEntry
 from tests.report import campaigns
 from tests.report.campaigns import attempt, everything, project_id, report_of
 from tests.report.reading import HOSTILE, render, words

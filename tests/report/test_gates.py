@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from prefect_qatech.report import gates_message, render_gates
 from prefect_qatech.report.escape import plain_text
+from prefect_qatech.report.gates import gates_message, render_gates
 from prefect_qatech.report.model import GateReport, GatesReport
-from prefect_qatech.verdict import Verdict
+from prefect_qatech.verdict.outcomes import Verdict
 from tests.report.campaigns import attempt, report_of
 from tests.report.reading import HOSTILE, raw_references, render, words
 

@@ -8,7 +8,8 @@ import pytest
 
 from prefect_qatech.report.headline import advice, headline, retry_text
 from prefect_qatech.report.model import GateDecision, GateReport
-from prefect_qatech.verdict import GatePolicy, Incident, QuarantineEntry
+from prefect_qatech.verdict.judge import Incident
+from prefect_qatech.verdict.policy import GatePolicy, QuarantineEntry
 from tests.report.campaigns import BEGAN, attempt, passing, project_id, report_of
 
 FLAKY = (attempt(0, {"Login": "F", "Pay": "F", "Browse": "P"}), attempt(1, {"Login": "P", "Pay": "P"}))

@@ -9,8 +9,9 @@ from hypothesis import given, strategies as st
 
 from prefect_qatech import GatePolicy, GateReport, evaluate
 from prefect_qatech.api.responses import QATechRun
-from prefect_qatech.report import load_verdict_json, render_markdown, render_verdict_json
 from prefect_qatech.report.issues import ISSUES_BYTES, MAX_ISSUES, MAX_ISSUES_OF_ONE
+from prefect_qatech.report.markdown import render_markdown
+from prefect_qatech.report.verdict_json import load_verdict_json, render_verdict_json
 from tests.report.reading import HOSTILE, render
 
 

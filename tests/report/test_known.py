@@ -15,26 +15,25 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
 
 from prefect_qatech import GateReport, GatesReport
-from prefect_qatech.report import (
+from prefect_qatech.report.artifacts import artifact_key, publish_report
+from prefect_qatech.report.ctrf import render_ctrf
+from prefect_qatech.report.events import emit_gate_verdict
+from prefect_qatech.report.explain import explain
+from prefect_qatech.report.gates import render_gates
+from prefect_qatech.report.history import (
+    MAX_FAILED_MARKS,
     HistoryEntry,
-    explain,
     history_line,
     history_of,
     in_order,
     read_history,
-    render_ctrf,
-    render_gates,
-    render_job_summary,
-    render_junit,
-    render_markdown,
-    render_verdict_json,
 )
-from prefect_qatech.report.artifacts import artifact_key, publish_report
-from prefect_qatech.report.events import emit_gate_verdict
-from prefect_qatech.report.history import MAX_FAILED_MARKS
+from prefect_qatech.report.junit import render_junit
 from prefect_qatech.report.known import with_standings
+from prefect_qatech.report.markdown import render_job_summary, render_markdown
 from prefect_qatech.report.message import gate_message
 from prefect_qatech.report.subject import ReportedApplication
+from prefect_qatech.report.verdict_json import render_verdict_json
 from tests.report.campaigns import attempt, report_of
 from tests.report.reading import render, words
 

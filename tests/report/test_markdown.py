@@ -9,22 +9,15 @@ from itertools import product
 
 import pytest
 
-from prefect_qatech.report import (
-    HistoryEntry,
-    attempts_chart,
-    history_chart,
-    history_line,
-    history_of,
-    read_history,
-    render_job_summary,
-    render_markdown,
-    render_table,
-)
+from prefect_qatech.report.chart import attempts_chart, history_chart
 from prefect_qatech.report.escape import plain_text
-from prefect_qatech.report.markdown import MAX_BYTES
+from prefect_qatech.report.history import HistoryEntry, history_line, history_of, read_history
+from prefect_qatech.report.markdown import MAX_BYTES, render_job_summary, render_markdown
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.report.quarantine import mark_of
-from prefect_qatech.verdict import GatePolicy, Outcome, QuarantineEntry, TestVerdict, Verdict
+from prefect_qatech.report.table import render_table
+from prefect_qatech.verdict.outcomes import Outcome, TestVerdict, Verdict
+from prefect_qatech.verdict.policy import GatePolicy, QuarantineEntry
 from tests.report import campaigns
 from tests.report.campaigns import attempt, everything, hostile, project_id, report_of
 from tests.report.reading import HOSTILE, Page, invisible, raw_references, render, svg, words

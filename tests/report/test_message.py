@@ -9,7 +9,7 @@ import pytest
 from prefect_qatech.report.headline import VERDICT_STATES, state_name
 from prefect_qatech.report.message import gate_message
 from prefect_qatech.report.model import GateReport
-from prefect_qatech.verdict import GatePolicy, QuarantineEntry
+from prefect_qatech.verdict.policy import GatePolicy, QuarantineEntry
 from tests.report.campaigns import attempt, passing, project_id, report_of
 from tests.report.test_headline import FAILED, FLAKY, decided
 

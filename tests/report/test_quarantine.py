@@ -8,11 +8,13 @@ from datetime import date, timedelta
 import pytest
 import yaml
 
-from prefect_qatech.report import explain, render_job_summary, render_markdown
+from prefect_qatech.report.explain import explain
 from prefect_qatech.report.headline import advice
 from prefect_qatech.report.history import HistoryEntry, history_line, read_history
+from prefect_qatech.report.markdown import render_job_summary, render_markdown
 from prefect_qatech.report.model import GateReport
-from prefect_qatech.verdict import GatePolicy, QuarantineEntry, TestVerdict, Verdict
+from prefect_qatech.verdict.outcomes import TestVerdict, Verdict
+from prefect_qatech.verdict.policy import GatePolicy, QuarantineEntry
 from tests.report.campaigns import BEGAN, attempt, everything, hostile, project_id, report_of
 from tests.report.reading import HOSTILE, render, words
 

@@ -7,10 +7,13 @@ from collections.abc import Callable
 
 import pytest
 
-from prefect_qatech.report import explain, render_ctrf, render_junit, render_markdown
+from prefect_qatech.report.ctrf import render_ctrf
+from prefect_qatech.report.explain import explain
 from prefect_qatech.report.headline import advice
+from prefect_qatech.report.junit import render_junit
+from prefect_qatech.report.markdown import render_markdown
 from prefect_qatech.report.model import GateReport
-from prefect_qatech.verdict import GatePolicy
+from prefect_qatech.verdict.policy import GatePolicy
 from tests.report import campaigns
 from tests.report.campaigns import attempt, report_of
 from tests.report.reading import render, words

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from datetime import date
 
-from prefect_qatech.verdict import Attempt, GateVerdict, Outcome, QuarantineEntry, Verdict
+from prefect_qatech.verdict.judge import GateVerdict
+from prefect_qatech.verdict.outcomes import Attempt, Outcome, Verdict
+from prefect_qatech.verdict.policy import QuarantineEntry
 
 PASSED, FAILED, MISSED, SKIPPED, CANCELLED, UNFINISHED, ABSENT = Outcome
 PASS, INCONCLUSIVE, FAIL = Verdict

@@ -17,7 +17,6 @@ from hypothesis import given, strategies as st
 
 from prefect_qatech.report.build import build_report
 from prefect_qatech.report.model import GateReport
-from prefect_qatech.verdict import Attempt, GatePolicy, Incident, NoRerun, Outcome, QuarantineEntry, Rerun, Verdict
 from prefect_qatech.verdict.identity import (
     NAME_LENGTH,
     Campaign,
@@ -28,7 +27,10 @@ from prefect_qatech.verdict.identity import (
     recognise,
     resolve_quarantine,
 )
-from prefect_qatech.verdict.rerun import next_rerun
+from prefect_qatech.verdict.judge import Incident
+from prefect_qatech.verdict.outcomes import Attempt, Outcome, Verdict
+from prefect_qatech.verdict.policy import GatePolicy, QuarantineEntry
+from prefect_qatech.verdict.rerun import NoRerun, Rerun, next_rerun
 from tests.observed import FAILED, NOW, attempt, case
 from tests.verdict.runs import run
 

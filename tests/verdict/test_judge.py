@@ -8,18 +8,10 @@ from typing import Any
 
 import pytest
 
-from prefect_qatech.verdict import (
-    Attempt,
-    GatePolicy,
-    GateVerdict,
-    Incident,
-    ReleaseCheckEvidence,
-    ReleaseCheckPolicy,
-    TestVerdict,
-    Verdict,
-    judge,
-    plan_rerun,
-)
+from prefect_qatech.verdict.judge import GateVerdict, Incident, ReleaseCheckEvidence, judge
+from prefect_qatech.verdict.outcomes import Attempt, TestVerdict, Verdict
+from prefect_qatech.verdict.policy import GatePolicy, ReleaseCheckPolicy
+from prefect_qatech.verdict.rerun import plan_rerun
 from tests.verdict.runs import (
     FAIL,
     INCONCLUSIVE,

@@ -11,22 +11,10 @@ from typing import Any
 import pytest
 from hypothesis import assume, given, settings, strategies as st
 
-from prefect_qatech.verdict import (
-    Attempt,
-    GatePolicy,
-    GateVerdict,
-    Incident,
-    NoRerun,
-    Outcome,
-    QuarantineEntry,
-    Rerun,
-    TestVerdict,
-    Verdict,
-    classify,
-    judge,
-    merge,
-    plan_rerun,
-)
+from prefect_qatech.verdict.judge import GateVerdict, Incident, judge
+from prefect_qatech.verdict.outcomes import Attempt, Outcome, TestVerdict, Verdict, classify, merge
+from prefect_qatech.verdict.policy import GatePolicy, QuarantineEntry
+from prefect_qatech.verdict.rerun import NoRerun, Rerun, plan_rerun
 
 settings.register_profile("laws", derandomize=True, max_examples=100, deadline=None, database=None)
 laws = settings.get_profile("laws")

@@ -7,14 +7,8 @@ from typing import Any
 
 import pytest
 
-from prefect_qatech.verdict import (
-    Incident,
-    Outcome,
-    TestVerdict,
-    Verdict,
-    classify,
-    merge,
-)
+from prefect_qatech.verdict.judge import Incident
+from prefect_qatech.verdict.outcomes import Outcome, TestVerdict, Verdict, classify, merge
 from tests.verdict.runs import (
     CANCELLED,
     FAIL,

@@ -12,9 +12,7 @@ from jsonschema import Draft202012Validator
 from pydantic import TypeAdapter, ValidationError
 
 from prefect_qatech.exceptions import InvalidInputError
-from prefect_qatech.verdict import (
-    GatePolicy,
-)
+from prefect_qatech.verdict.policy import GatePolicy
 from tests.verdict.runs import (
     quarantine,
 )

@@ -7,16 +7,10 @@ from typing import Any
 
 import pytest
 
-from prefect_qatech.verdict import (
-    Attempt,
-    GatePolicy,
-    Incident,
-    NoRerun,
-    Rerun,
-    judge,
-    plan_rerun,
-    rerun_base,
-)
+from prefect_qatech.verdict.judge import Incident, judge
+from prefect_qatech.verdict.outcomes import Attempt
+from prefect_qatech.verdict.policy import GatePolicy
+from prefect_qatech.verdict.rerun import NoRerun, Rerun, plan_rerun, rerun_base
 from tests.verdict.runs import (
     TODAY,
     quarantine,

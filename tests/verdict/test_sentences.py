@@ -9,18 +9,11 @@ from typing import Any
 
 import pytest
 
-from prefect_qatech.verdict import (
-    Attempt,
-    GatePolicy,
-    Incident,
-    NoRerun,
-    ReleaseCheckEvidence,
-    ReleaseCheckPolicy,
-    judge,
-    plan_rerun,
-)
 from prefect_qatech.verdict.identity import Evidence
-from prefect_qatech.verdict.judge import judge_named
+from prefect_qatech.verdict.judge import Incident, ReleaseCheckEvidence, judge, judge_named
+from prefect_qatech.verdict.outcomes import Attempt
+from prefect_qatech.verdict.policy import GatePolicy, ReleaseCheckPolicy
+from prefect_qatech.verdict.rerun import NoRerun, plan_rerun
 from tests.verdict.runs import FAIL, INCONCLUSIVE, PASS, TODAY, quarantine, run, suite
 
 GOOD = run("a:p b:p")
