@@ -7,7 +7,6 @@ no other, and to a loopback address without any proxy.
 
 from __future__ import annotations
 
-import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -25,6 +24,7 @@ from prefect_qatech import __version__
 from prefect_qatech.addresses import is_loopback
 from prefect_qatech.api import connections
 from prefect_qatech.api.answers import Exchange, NotJSONError, read_json
+from prefect_qatech.api.masking import TokenMask
 from prefect_qatech.exceptions import InvalidInputError, QATechAPIError, StartOutcomeUnknown
 from prefect_qatech.texts import cut
 
@@ -32,8 +32,6 @@ MAX_RESPONSE_BYTES = 32 * 1024 * 1024
 """More than the results of some thousand test cases with long reasoning; a longer answer is an error."""
 
 _MESSAGE_LENGTH = 500
-_MIN_TOKEN_LENGTH = 12
-_MASK = "**********"
 _LOCATION = "prefect_qatech.location"
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -64,6 +62,7 @@ class Transport:
     ) -> None:
         self._give_token = api_token if callable(api_token) else None
         self._token = SecretStr("") if callable(api_token) else api_token
+        self._mask = TokenMask(self._token.get_secret_value())
         self._project_short_id = project_short_id
         self._timeout_seconds = timeout_seconds
         self._max_response_bytes = max_response_bytes
@@ -113,6 +112,7 @@ class Transport:
     async def __aenter__(self) -> Self:
         if self._give_token is not None:
             self._token = await self._give_token()
+            self._mask = TokenMask(self._token.get_secret_value())
         if self._transport is not None:
             self._connections = connections.Connections(self._new_http())
             return self
@@ -186,10 +186,13 @@ class Transport:
                 ) as response,
             ):
                 self.latest_date = response.headers.get("date")
-                content = self._without_token(await self._read(response))
+                content = await self._read(response)
         except (TimeoutError, httpx.HTTPError, httpx.InvalidURL) as error:
             seconds, is_unsent = self._timeout_seconds, trace.is_at_the_proxy
             return None, exchange.without_answer(error, seconds, nothing_was_sent=is_unsent)
+        if content is not None:
+            # The service may repeat the token, and what it answers goes to logs, artifacts and events.
+            content = self._mask.in_body(content)
         too_long = f"of more than {self._max_response_bytes:,} bytes"
         if not response.is_success:
             # Where a refusal is too long to be read, its status and headers still count.
@@ -237,14 +240,6 @@ class Transport:
             chunks.append(chunk)
         return b"".join(chunks)
 
-    def _without_token(self, content: bytes | None) -> bytes | None:
-        """Mask the token where the service repeats it: what it answers goes to logs, artifacts and events."""
-        token = self._token.get_secret_value()
-        if content is not None and len(token) >= _MIN_TOKEN_LENGTH:  # a shorter one would be found in words
-            for form in (token, json.dumps(token)[1:-1]):
-                content = content.replace(form.encode(), _MASK.encode())
-        return content
-
     def _parse(self, model: type[ModelT], body: Any, exchange: Exchange) -> ModelT:
         try:
             return model.model_validate(body)
@@ -256,9 +251,7 @@ class Transport:
 
     def _clean(self, text: str) -> str:
         """Make a text of the service fit for a log line: one line, short, without the token."""
-        token = self._token.get_secret_value()
-        for form in (token, json.dumps(token)[1:-1]):
-            text = text.replace(form, _MASK)
+        text = self._mask.in_text(text)
         text = " ".join("".join(char if char.isprintable() else " " for char in text[: 4 * _MESSAGE_LENGTH]).split())
         return cut(text, _MESSAGE_LENGTH)
 

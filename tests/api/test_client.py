@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import json
 import logging
 import re
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
+from urllib.parse import quote
 
 import anyio
 import httpx
@@ -663,6 +666,54 @@ async def test_no_error_holds_the_token_as_json_writes_it() -> None:
             await POSTS["start"](client)
     assert caught.value.service_message == '{"why": "**********"}'
     assert_holds_no_secret(caught.value, "5ecret", "Tok3n")
+
+
+_SIGNS = "qat/5ecret+Tok3n=0123"
+_ENCODED = base64.b64encode(_SIGNS.encode()).decode()
+_AFTER_BEARER = base64.b64encode(f"Bearer {_SIGNS}!".encode()).decode()
+
+
+@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize(
+    ("written", "not_left"),
+    [
+        (_SIGNS.replace("/", "\\/"), "5ecret"),
+        (_SIGNS.replace("+", "\\u002B"), "5ecret"),
+        ("".join(f"\\u{ord(character):04x}" for character in _SIGNS), "5ecret"),
+        (json.dumps(json.dumps(_SIGNS.replace("/", "\\/")))[1:-1], "5ecret"),
+        (quote(_SIGNS, safe=""), "5ecret"),
+        (quote(quote(_SIGNS, safe=""), safe=""), "5ecret"),
+        (quote(_SIGNS, safe="").replace("%", "\\u0025"), "5ecret"),
+        (_ENCODED, _ENCODED[4:12]),
+        (_AFTER_BEARER, _AFTER_BEARER[12:20]),
+        (quote(_AFTER_BEARER, safe=""), _AFTER_BEARER[12:20]),
+    ],
+    ids=["slash", "plus", "all", "JSON in JSON", "percent", "twice", "percent in JSON", "base64", "Bearer", "both"],
+)
+async def test_the_token_is_masked_in_each_way_in_which_a_service_writes_it(
+    written: str, not_left: str, status: int
+) -> None:
+    case = {"id": "1", "name": "Login HERE", "status": "COMPLETED"}
+    told = {"shortId": "abc123", "status": "RUNNING", "message": "HERE", "runTestCases": [case]}
+    body = json.dumps(told).replace("HERE", written)
+    service = Service(lambda request: answer(body.encode(), status))
+    async with service.client(api_token=SecretStr(_SIGNS)) as client:
+        try:
+            shown = (await client.get_run("abc123", test_cases="all")).model_dump_json()
+            assert "Login" in shown
+        except BadRequestError as error:
+            shown = str(error)
+            assert_holds_no_secret(error, not_left)
+    assert "*****" in shown
+    assert not_left not in shown
+
+
+async def test_an_answer_full_of_backslashes_is_read_at_once() -> None:
+    body = json.dumps({**seen(), "title": "\\" * 500_000 + "/"}).encode()
+    began = time.process_time()
+    async with Service(lambda request: answer(body)).client() as client:
+        await client.get_run("abc123")
+    assert time.process_time() - began < 60, "it would be hours"
 
 
 async def test_a_client_does_not_show_the_token() -> None:
