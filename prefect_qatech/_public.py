@@ -19,9 +19,7 @@ from prefect_qatech.api.catalogue import (
     QATechToolCall as QATechToolCall,
     QATechTraceStep as QATechTraceStep,
 )
-from prefect_qatech.api.client import (
-    QATechClient as QATechClient,
-)
+from prefect_qatech.api.client import QATechClient as QATechClient
 from prefect_qatech.api.requests import (
     QATechApplication as QATechApplication,
     QATechEnvironment as QATechEnvironment,
@@ -58,9 +56,7 @@ from prefect_qatech.catalogue import (
     list_test_cases as list_test_cases,
     upload_build as upload_build,
 )
-from prefect_qatech.credentials import (
-    QATechCredentials as QATechCredentials,
-)
+from prefect_qatech.credentials import QATechCredentials as QATechCredentials
 from prefect_qatech.exceptions import (
     BadRequestError as BadRequestError,
     ForbiddenError as ForbiddenError,
@@ -89,9 +85,7 @@ from prefect_qatech.gate.many import (
     agather_gates as agather_gates,
     gather_gates as gather_gates,
 )
-from prefect_qatech.gate.state import (
-    verdict_as_state as verdict_as_state,
-)
+from prefect_qatech.gate.state import verdict_as_state as verdict_as_state
 from prefect_qatech.gate.watcher import (
     awake_suspended_gates as awake_suspended_gates,
     wake_suspended_gates as wake_suspended_gates,
@@ -110,18 +104,14 @@ from prefect_qatech.polling.exceptions import (
     RunsNotEnded as RunsNotEnded,
     WaitTimedOut as WaitTimedOut,
 )
-from prefect_qatech.polling.schedule import (
-    QATechPolling as QATechPolling,
-)
+from prefect_qatech.polling.schedule import QATechPolling as QATechPolling
 from prefect_qatech.release_checks import (
     astart_release_check as astart_release_check,
     await_for_release_check as await_for_release_check,
     start_release_check as start_release_check,
     wait_for_release_check as wait_for_release_check,
 )
-from prefect_qatech.report.build import (
-    evaluate as evaluate,
-)
+from prefect_qatech.report.build import evaluate as evaluate
 from prefect_qatech.report.exceptions import (
     GateFailed as GateFailed,
     GateInconclusive as GateInconclusive,
@@ -145,9 +135,7 @@ from prefect_qatech.report.subject import (
     GateSubject as GateSubject,
     ReportedApplication as ReportedApplication,
 )
-from prefect_qatech.report.triage import (
-    describe_failure as describe_failure,
-)
+from prefect_qatech.report.triage import describe_failure as describe_failure
 from prefect_qatech.tasks import (
     aget_test_run as aget_test_run,
     apublish_gate_report as apublish_gate_report,
