@@ -283,7 +283,8 @@ async def get_test_run(
     run_short_id = short_id_of(run)
     check_call(credentials)
     async with credentials.get_client() as client:
-        return await client.get_run(run_short_id, test_cases=test_cases, with_issues=with_issues)
+        seen = await client.get_run(run_short_id, test_cases=test_cases, with_issues=with_issues)
+    return run.describe(seen) if isinstance(run, QATechRunRecord) else seen
 
 
 aget_test_run = get_test_run.async_version

@@ -138,6 +138,8 @@ class QATechRun(Response):
         test_cases: The test cases that were asked for (`runTestCases` of the API); empty when none were.
         url: Its address, where the service or the start's answer gave it.
         issues: What QA.tech noticed in it; empty when that was not asked for.
+        plan_short_id: The plan it belongs to, where what its start returned was waited for or looked at.
+        rerun_of: Short id of the run that it repeats, likewise.
     """
 
     run_short_id: RunShortId = Field(alias="shortId")
@@ -150,6 +152,8 @@ class QATechRun(Response):
     url: OptionalText = None
     # No document says what they look like: what cannot be read is left out.
     issues: Annotated[list[QATechDetectedIssue], BeforeValidator(objects_only)] = Field(default_factory=list)
+    plan_short_id: OptionalText = None
+    rerun_of: OptionalText = None
 
     @property
     def is_final(self) -> bool:

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prefect_qatech.addresses import safe_url
 from prefect_qatech.api.ids import check_run_short_id
-from prefect_qatech.api.responses import QATechStartedRun
+from prefect_qatech.api.responses import QATechRun, QATechStartedRun
 from prefect_qatech.exceptions import InvalidInputError, LedgerConflict
 from prefect_qatech.inputs import describe_in_one_sentence
 from prefect_qatech.texts import short_hash
@@ -92,6 +92,11 @@ class QATechRunRecord(BaseModel):
         if self.kind == "attached":
             return None
         return max(0.0, (datetime.now(timezone.utc) - self.started_at).total_seconds())
+
+    def describe(self, run: QATechRun) -> QATechRun:
+        """Return a run, as QA.tech shows it, with what only the answer to its POST told of where it belongs."""
+        told = {"plan_short_id": self.plan_short_id, "rerun_of": self.rerun_of}
+        return run.model_copy(update={name: value for name, value in told.items() if value is not None})
 
 
 def record_of(

@@ -91,7 +91,7 @@ class _Waits:
             events.emit_run_unattended(record.run_short_id, record.run_url, "timed out")
             raise
         events.emit_run_finished(run, record.run_url)
-        return run
+        return record.describe(run)
 
 
 @asynccontextmanager

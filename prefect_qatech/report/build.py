@@ -13,6 +13,7 @@ from datetime import date, datetime, timezone
 from prefect_qatech.api.catalogue import QATechReleaseCheck
 from prefect_qatech.api.responses import QATechRun, QATechRunTestCaseDetails
 from prefect_qatech.exceptions import InvalidInputError
+from prefect_qatech.inputs import short_repr
 from prefect_qatech.report.issues import Noticed, noticed_in
 from prefect_qatech.report.model import GateReport, ReportedAttempt, ReportedReason, ReportedReleaseCheck, ReportedTest
 from prefect_qatech.report.release_check import report_release_check
@@ -60,7 +61,9 @@ def evaluate(
 
     Args:
         runs: The first run, then its reruns in their order, each as `wait_for_test_run` returned it, with all of its
-            test cases. A run that has not ended is no evidence. What QA.tech noticed in a run is shown where the run
+            test cases. A run that has not ended is no evidence. Give the tasks that wait what start and rerun returned:
+            only so is a rerun known to be one of these tests, and else no test of it is recognised by its name alone.
+            What QA.tech noticed in a run is shown where the run
             holds it: as `get_test_run(credentials, run, "all", with_issues=True)` returns it.
         policy: What is tolerated. How often is rerun, and how long is waited, is up to you.
         subject: What was tested. The report's artifacts are kept by its label, or by its plan.
@@ -76,7 +79,8 @@ def evaluate(
         The report; its verdict is `pass`, `fail` or `inconclusive`, and only `report.passed` is a go.
 
     Raises:
-        InvalidInputError: `runs` holds something else than runs, or one run twice.
+        InvalidInputError: `runs` holds something else than runs, one run twice, a rerun without the run before it that
+            it repeats, or runs of two plans, as far as these are known; or `expected_count` is no count.
 
     Example:
         ```python
@@ -94,9 +98,16 @@ def evaluate(
             return report.verdict
         ```
     """
-    runs = _checked(runs)
+    runs, expected_count = _checked(runs), _checked_count(expected_count)
     observed = [
-        ObservedAttempt("rerun" if number else "start", run, run_url=run.url, test_count=None, details=details or {})
+        ObservedAttempt(
+            "rerun" if number else "start",
+            run,
+            run_url=run.url,
+            details=details or {},
+            rerun_of=run.rerun_of,
+            is_of_unknown_origin=number > 0 and run.rerun_of is None,
+        )
         for number, run in enumerate(runs)
     ]
     if observed:
@@ -123,7 +134,24 @@ def _checked(runs: Sequence[QATechRun]) -> list[QATechRun]:
     if len(set(ids)) < len(ids):
         # A pass that is counted twice would be evidence twice.
         raise InvalidInputError(f"{takes}, each once; run {max(ids, key=ids.count)} is in it more than once.")
+    for number, run in enumerate(runs):
+        # A rerun holds a part of the tests only.
+        if run.rerun_of is not None and run.rerun_of not in ids[:number]:
+            raise InvalidInputError(
+                f"{takes}, the first run before its reruns; run {run.run_short_id} is a rerun of {run.rerun_of}, which "
+                "does not stand before it."
+            )
+    plans = sorted({run.plan_short_id for run in runs if run.plan_short_id is not None})
+    if len(plans) > 1:
+        raise InvalidInputError(f"{takes}, all of one plan; these are of {' and '.join(plans)}.")
     return list(runs)
+
+
+def _checked_count(expected_count: int | None) -> int | None:
+    is_count = isinstance(expected_count, int) and not isinstance(expected_count, bool) and expected_count >= 0
+    if expected_count is None or is_count:
+        return expected_count
+    raise InvalidInputError(f"expected_count must be a number of tests, 0 or more, not {short_repr(expected_count)}.")
 
 
 def build_report(

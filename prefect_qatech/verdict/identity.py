@@ -29,7 +29,8 @@ class ObservedAttempt:
     `run` is the last answer of `GET /run/{shortId}?testCases=all`, with what QA.tech noticed unless that is lost.
     `test_count` is what the answer to its POST promised; `finished_at` when it was first seen to have ended. The
     details are of test cases that did not pass, by the short ids of their executions, as far as they could be had.
-    `filter` is what a rerun was asked to repeat.
+    `filter` is what a rerun was asked to repeat. `is_of_unknown_origin`: nobody knows whether it repeats a run of this
+    campaign.
     """
 
     kind: AttemptKind
@@ -43,6 +44,7 @@ class ObservedAttempt:
     filter: str | None = None
     details_lost: frozenset[str] = frozenset()
     issues_lost: bool = False
+    is_of_unknown_origin: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,13 +136,13 @@ def recognise(observed: Sequence[ObservedAttempt]) -> Campaign:
 
     In the lists of the runs, a test is the same one where `projectTestCaseId` is the same; else where `id` is; else
     where the name is the same and unique on both sides, and then its identity is weak. A run test case's short id is
-    new in each run.
+    new in each run. A name alone is nothing in a run that may be of another plan, whose tests can have the same names.
     """
     tests: dict[str, CampaignTest] = {}
     twins: Counter[str] = Counter()
     for number, attempt in enumerate(observed):
         cases = [Execution(case, attempt.details.get(case.short_id or "")) for case in attempt.run.test_cases]
-        matches = _match([item.case for item in cases], list(tests.values()))
+        matches = _match([item.case for item in cases], list(tests.values()), by_name=not attempt.is_of_unknown_origin)
         for place, item in enumerate(cases):
             if (test := matches.get(place)) is None:
                 test = _new_test(item.case, tests, twins)
@@ -165,7 +167,9 @@ def attempt_of(status: str, result: str | None, outcomes: Mapping[str, Outcome])
     return Attempt("RUNNING" if status == "COMPLETED" and result is None else status, outcomes, result)
 
 
-def _match(cases: Sequence[QATechRunTestCase], tests: Sequence[CampaignTest]) -> dict[int, CampaignTest]:
+def _match(
+    cases: Sequence[QATechRunTestCase], tests: Sequence[CampaignTest], *, by_name: bool
+) -> dict[int, CampaignTest]:
     """Find the known tests that a list holds: place in the list to test."""
     matches: dict[int, CampaignTest] = {}
     taken: set[str] = set()
@@ -181,6 +185,8 @@ def _match(cases: Sequence[QATechRunTestCase], tests: Sequence[CampaignTest]) ->
     # The stronger identity goes first for the whole list: a name must not take what an id names.
     match(_Index(tests, _project_keys), lambda case: case.project_test_case_id)
     match(_Index(tests, _id_keys), lambda case: _key_of_case(case.id, case))
+    if not by_name:
+        return matches
     unique = [test for test in tests if tests_by_name[test.name] == 1]
     match(
         _Index(unique, lambda test: _keys_of_test(test.name, test)),

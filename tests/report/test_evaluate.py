@@ -27,6 +27,7 @@ from prefect_qatech import (
     TestVerdict,
     Verdict,
     evaluate,
+    get_test_run,
     publish_gate_report,
     rerun_test_run,
     start_test_run,
@@ -48,6 +49,14 @@ def a_run(number: int, *cases: dict[str, Any], status: str = "COMPLETED") -> QAT
 
 FIRST = a_run(1, case("Login", id="1"), case("Pay", id="2", **FAILED))
 RERUN = a_run(2, case("Pay", id="2"))
+SUBJECT = GateSubject(target="v1", label="mine", plan_short_id="pln_x")
+
+
+def known(run: QATechRun, **told: str) -> QATechRun:
+    """A run as a task returns it that got what its start or its rerun returned."""
+    return run.model_copy(update=told)
+
+
 SUBJECT = GateSubject(target="v1", label="mine", plan_short_id="pln_x")
 
 
@@ -135,12 +144,31 @@ def test_quarantine_entries_are_looked_at_for_the_day_of_the_verdict() -> None:
         (None, "not NoneType"),
         (["abc123"], "holds str"),
         ([FIRST, RERUN, FIRST], "run run1 is in it more than once"),
+        ([known(RERUN, rerun_of="run1")], "run run2 is a rerun of run1, which does not stand before it"),
+        ([known(RERUN, rerun_of="run1"), FIRST], "run run2 is a rerun of run1, which does not stand before it"),
+        ([FIRST, known(RERUN, rerun_of="run9")], "run run2 is a rerun of run9, which does not stand before it"),
+        ([known(FIRST, plan_short_id="pln_a"), known(RERUN, plan_short_id="pln_b")], "these are of pln_a and pln_b"),
     ],
 )
 def test_what_is_no_list_of_runs_is_refused(runs: Any, sentence: str) -> None:
     with pytest.raises(InvalidInputError, match=sentence) as caught:
         evaluate(runs)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("count", [-1, True, 1.5, "2"])
+def test_what_is_no_count_is_refused(count: Any) -> None:
+    with pytest.raises(InvalidInputError, match="expected_count must be a number of tests"):
+        evaluate([FIRST], expected_count=count)
+
+
+@pytest.mark.parametrize("its_id", [{}, {"id": "9"}], ids=["no id", "another id"])
+def test_a_run_of_another_plan_with_tests_of_the_same_names_turns_nothing_green(its_id: dict[str, str]) -> None:
+    other = a_run(2, case("Login", **its_id), case("Pay", **({"id": "8"} if its_id else {})))
+    report = evaluate([FIRST, other], expected_count=2)
+    assert report.verdict is Verdict.FAIL
+    assert not any(test.identity_is_weak for test in report.tests)
+    assert evaluate([FIRST, known(other, rerun_of="run1")], expected_count=2).passed, "of a rerun, a name is enough"
 
 
 def test_what_a_report_holds_is_typed() -> None:
@@ -168,6 +196,7 @@ def test_a_flow_of_ones_own(
         if runs[0].result != "PASSED":
             rerun = rerun_test_run(credentials, started, failed_only=True)
             runs.append(wait_for_test_run(credentials, rerun, polling=polling))
+            assert get_test_run(credentials, rerun, "all") == runs[1], "both know what it is a rerun of"
         report = evaluate(
             runs, expected_count=started.test_count, subject=GateSubject(target="v1", plan_short_id="pln_flaky")
         )
@@ -176,6 +205,7 @@ def test_a_flow_of_ones_own(
 
     report = release()
     assert counted(sandbox) == (1, 1)
+    assert [one.rerun_of for one in report.attempts] == [None, report.attempts[0].run_short_id]
     assert (report.verdict, report.verdict_without_reruns) == (Verdict.PASS, Verdict.FAIL)
     assert [test.name for test in report.tests_with(TestVerdict.FLAKY)] == ["Apply a voucher"]
     assert verdict_in(tmp_path) == report
