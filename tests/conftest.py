@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import subprocess
 from collections.abc import Iterator
@@ -30,6 +31,14 @@ from tests.wire import Everything
 # No test measures how fast the machine is.
 settings.register_profile("any-machine", deadline=None)
 settings.load_profile("any-machine")
+
+# What is imported stays: to look through it for garbage, again and again, is a twentieth of what the tests cost.
+gc.set_threshold(10_000)
+
+
+def pytest_collection_finish() -> None:
+    """Leave alone what is there before the first test."""
+    gc.freeze()
 
 
 _refusals = 0
