@@ -52,7 +52,7 @@ async def _start(
     call = call_of_start(credentials, request, f"POST /v1/run ({what})", target=target, label=label, campaign=campaign)
 
     async def send(client: QATechClient, wanted: QATechRunRequest) -> QATechRunRecord:
-        return _accepted("start", await client.start_run(wanted), plan)
+        return _accepted("start", await client.start_run(wanted), plan).model_copy(update={"target": target})
 
     record = await send_once(credentials, call, request, send, beside=release_check)
     subject = subject_of(request, label=gate_label)

@@ -37,7 +37,8 @@ class Beginning:
 
     `seconds_left` returns the seconds until the deadline of the campaign, by a monotonic clock. `evidence_is_older`: it
     was started in an earlier attempt of the flow run. `is_one_run_only`: it was started elsewhere, so that nothing is
-    known of the runs before it. `has_stale_pass`: it has passed for something else than what is asked about now.
+    known of the runs before it. `has_stale_pass`: it has passed, or was started, for something else than what is asked
+    about now.
     """
 
     first: QATechRunRecord
@@ -176,8 +177,8 @@ class GateCampaign:
         if beginning.has_stale_pass:
             self._note(
                 Incident.STALE_PASS,
-                f"Run {first.run_short_id} has passed before ({where}). Name what is tested with target=..., or start "
-                "a new run.",
+                f"Run {first.run_short_id} was started, or has passed, for something else ({where}). Name what is "
+                "tested with target=..., or start a new run.",
             )
         if first.test_count_is_unreadable:
             self._note(

@@ -54,7 +54,7 @@ class FlowRunSteps:
 
     async def begin(self) -> Beginning:
         seconds, run, target = self.settings.policy.deadline_seconds, self.run, self.settings.target
-        has_stale_pass = False
+        has_stale_pass = is_of_another_target = False
         if self.settings.waiting == "suspend":
             await suspend.show_wait(None)
         if run is None:
@@ -63,6 +63,7 @@ class FlowRunSteps:
         else:
             first = await ledger.through_outages(lambda: self._attach(run), seconds)
             has_stale_pass = await ledger.through_outages(lambda: journal.has_stale_pass(first, target), seconds, first)
+            is_of_another_target = None not in (first.target, target) and first.target != target
         began = await ledger.through_outages(lambda: journal.window_of(first), seconds, first)
         usual = await self._usual_test_count(first)
         subject = await this_subject(self.credentials, self.request, self.settings)
@@ -80,7 +81,7 @@ class FlowRunSteps:
             subject,
             evidence_is_older=await ledger.through_outages(lambda: journal.is_older(first), seconds, first),
             is_one_run_only=run is not None and first.kind == "attached",
-            has_stale_pass=has_stale_pass,
+            has_stale_pass=has_stale_pass or is_of_another_target,
             notes=()
             if usual is None
             else (
@@ -106,7 +107,10 @@ class FlowRunSteps:
         )
 
     async def _attach(self, run: QATechRunRecord | str) -> QATechRunRecord:
-        """Attach a run that was started elsewhere; it is recorded like a start, so a restart keeps its deadline."""
+        """Attach a run that was started elsewhere; it is recorded like a start, so a restart keeps its deadline.
+
+        On record is the first target that it was started or judged for.
+        """
         run_short_id = ledger.short_id_of(run)
         if (of := await ledger.first_run_of(run)) is not None:
             raise InvalidInputError(
@@ -121,7 +125,8 @@ class FlowRunSteps:
             # One run is one piece of evidence, wherever in the flow run it is asked for.
             label=self.settings.slot_label or f"run {run_short_id}",
         )
-        return await ledger.attach(call, run if isinstance(run, QATechRunRecord) else ledger.attached_run(run_short_id))
+        given = run if isinstance(run, QATechRunRecord) else ledger.attached_run(run_short_id)
+        return await ledger.attach(call, given.model_copy(update={"target": given.target or self.settings.target}))
 
     async def _show_link(self, record: QATechRunRecord, url: str | None) -> None:
         """Publish the link to a run of which its start has published none; once, however often the gate is tried."""

@@ -49,6 +49,7 @@ class QATechRunRecord(BaseModel):
         plan_short_id: The plan it belongs to.
         plan_name: The plan's name.
         rerun_of: Short id of the run that it repeats, if it is a rerun.
+        target: What it was started for, or attached for, where that was named.
         started_at: When the POST was sent, or the run was attached.
         slot: The slot of the ledger that holds it; None outside a flow run.
         flow_run_id: The root flow run whose ledger that is.
@@ -69,6 +70,7 @@ class QATechRunRecord(BaseModel):
     plan_short_id: str | None = None
     plan_name: str | None = None
     rerun_of: str | None = None
+    target: str | None = None
     started_at: datetime
     slot: str | None = None
     flow_run_id: str | None = None

@@ -290,6 +290,7 @@ class Ledger(Rows):
             if entry.kind != "attach" and run is not None and is_it:
                 return run.model_copy(
                     update={name: getattr(record, name) for name in ("slot", "flow_run_id", "is_resumed")}
+                    | {"target": run.target or record.target}
                 )
         return record
 

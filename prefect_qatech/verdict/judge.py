@@ -54,7 +54,7 @@ _INCIDENT_SENTENCES = {
     Incident.WAIT_GAVE_UP: "A run could not be followed to its end, so what it found is not known.",
     Incident.COUNT_UNREADABLE: "QA.tech told how many tests the run has in a way that cannot be read, "
     "so nobody knows whether all are listed.",
-    Incident.STALE_PASS: "This run passed before, for another target or in an earlier attempt of the flow run: "
+    Incident.STALE_PASS: "This run is of another target, or passed in an earlier attempt of the flow run: "
     "it says nothing of what was deployed since.",
     Incident.PASS_NOT_RECORDED: "The pass could not be recorded: a retry would take it for one of what runs then.",
     Incident.RELEASE_CHECK_INCOMPLETE: "The release check did not complete, so what it would have found is not known.",

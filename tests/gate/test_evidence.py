@@ -226,6 +226,46 @@ async def test_a_run_that_passed_for_another_target_proves_nothing(sandbox: Sand
     assert Incident.STALE_PASS in other.incidents
 
 
+@pytest.mark.parametrize("by", ["its record", "its id"])
+async def test_a_run_that_was_started_for_another_target_proves_nothing(sandbox: Sandbox, by: str) -> None:
+    credentials = credentials_for(sandbox)
+
+    @flow
+    async def release() -> list[GateReport]:
+        record = await astart_test_run(credentials, "pln_green", target="v1")
+        run = record if by == "its record" else record.run_short_id
+        return [await judge(sandbox, None, run=run, target=target) for target in ("v2", "v1")]
+
+    other, same = await release()
+    assert other.verdict is Verdict.INCONCLUSIVE
+    assert other.incidents == (Incident.STALE_PASS,)
+    assert same.passed
+
+
+@pytest.mark.parametrize("by", ["its record", "its id"])
+async def test_a_run_that_was_judged_in_vain_for_another_target_proves_nothing(by: str) -> None:
+    reports, targets = list[GateReport](), ["v1", "v2", "v1"]
+    with Sandbox(one_plan(cases("passed")), speed=0) as sandbox:
+        credentials = credentials_for(sandbox)
+
+        @flow(retries=2)
+        async def release() -> None:
+            record = await astart_test_run(credentials, "pln_one")
+            run = record if by == "its record" else record.run_short_id
+            policy = GatePolicy(deadline_seconds=60 if reports else 0.5)
+            reports.append(await judge(sandbox, None, run=run, target=targets[len(reports)], policy=policy))
+            sandbox.advance(3600)
+            assert len(reports) == len(targets)
+
+        await release()
+    assert [report.verdict for report in reports] == [Verdict.INCONCLUSIVE, Verdict.INCONCLUSIVE, Verdict.PASS]
+    assert [report.incidents for report in reports] == [
+        (Incident.DEADLINE_PASSED,),
+        (Incident.STALE_PASS,),
+        (),
+    ]
+
+
 async def test_a_rerun_is_not_judged_for_its_campaign_and_the_first_run_is_named(sandbox: Sandbox) -> None:
     credentials = credentials_for(sandbox)
 
