@@ -163,8 +163,7 @@ class QATechCredentials(Checked, CredentialsBlock):
     @field_validator("api_url")
     @classmethod
     def _encrypted_unless_loopback(cls, url: str) -> str:
-        url = url.strip().rstrip("/").removesuffix("/v1")
-        parts = _parts_of(url)
+        parts = _parts_of(url.strip().rstrip("/").removesuffix("/v1").rstrip("/"))
         if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("api_url must be an address such as https://api.qa.tech")
         if parts.username is not None or parts.password is not None:
@@ -174,7 +173,10 @@ class QATechCredentials(Checked, CredentialsBlock):
                 f"http://{parts.hostname} would send the API token unencrypted over the network: use https://. "
                 "Plain http:// is for loopback addresses only (127.0.0.1, localhost, [::1])."
             )
-        return url
+        # One address has one spelling: by it the ledger and the watcher know where a run is.
+        standard_port = ":443" if parts.scheme == "https" else ":80"
+        place = parts.netloc.lower().removesuffix(standard_port).removesuffix(":")
+        return f"{parts.scheme}://{place}{parts.path}"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> QATechCredentials:
