@@ -3,7 +3,8 @@ BIN := .venv/bin
 # Where it is set, each of some hundred processes would compile the package, and each worker all tests, anew.
 unexport PYTHONDONTWRITEBYTECODE
 # Long files first (tests/conftest.py), so that no core is idle at the end.
-FAST_SUITE := --dist loadfile --no-loadscope-reorder $(foreach room,e2e ui scale runners readers,--ignore tests/$(room))
+SUITE := --dist loadfile --no-loadscope-reorder $(foreach room,scale runners readers,--ignore tests/$(room))
+FAST_SUITE := $(SUITE) --ignore tests/e2e --ignore tests/ui
 
 .PHONY: demo test test-fast coverage mutants test-versions test-runners test-readers test-scale pictures docs build lint soak bench
 
@@ -17,9 +18,8 @@ demo: .venv/.installed
 	$(BIN)/python -m flows.demo
 
 test: .venv/.installed
-	$(BIN)/python -m pytest $(FAST_SUITE) -n 4
 	tests/ui/install-browser
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests/e2e tests/ui
+	$(BIN)/python -m pytest $(SUITE) -n 4
 
 # While you write: all that needs no Prefect server and no process of its own.
 test-fast: .venv/.installed

@@ -41,6 +41,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+# Folders whose tests start servers, workers and flow runs, or a browser; and those of their files that take longest.
+OF_MANY_PROCESSES = ("e2e", "ui")
+LONGEST = ("test_crashed.py", "test_deployments.py", "test_documents.py", "test_never_twice.py")
+
 _refusals = 0
 
 
@@ -56,16 +60,21 @@ def prefect_gave_something_up() -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a Prefect server as slow, and begin with the files that are: a long file must not be the last."""
+    """Mark what needs a Prefect server as slow, and begin with what takes longest: a long file must not be the last."""
     for item in items:
         if "prefect_server" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
-        if item.path.parent.name in ("e2e", "ui"):
+        if item.path.parent.name in OF_MANY_PROCESSES:
             # On any machine: each waits for several other processes, more than once where it runs again.
             item.add_marker(pytest.mark.timeout(1800))
             item.add_marker(pytest.mark.flaky(reruns=2, condition=prefect_gave_something_up))
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+
+    def place(item: pytest.Item) -> tuple[bool, bool, bool]:
+        is_of_many = item.path.parent.name in OF_MANY_PROCESSES
+        return not is_of_many, item.path.name not in LONGEST, item.path not in slow
+
+    items.sort(key=place)
 
 
 def _light_server(args: list[str], *, env: dict[str, str], **options: Any) -> subprocess.Popen[bytes]:

@@ -51,7 +51,7 @@ class Deployed:
         return UUID(flow_run_id), self.world.spawn(f"pod-{flow_run_id}", *command, env=env)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     created = World(tmp_path_factory.mktemp("world"))
     try:
@@ -64,7 +64,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         assert created.flow_run_pids() == []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def deployed(world: World) -> Iterator[Deployed]:
     with Sandbox(speed=60) as sandbox:
         yield Deployed(world, sandbox)
