@@ -23,7 +23,8 @@ from prefect_qatech.api.catalogue import (
     QATechTestCase,
     QATechTraceStep,
 )
-from prefect_qatech.api.client import MAX_TRACE_STEPS, QATechClient
+from prefect_qatech.api.client import QATechClient
+from prefect_qatech.api.lists import MAX_TRACE_STEPS
 from prefect_qatech.api.lookup import find_out, remembered_in
 from prefect_qatech.api.names import Question, id_of
 from prefect_qatech.api.uploads import BuildFile, UploadedFile, sha256_of

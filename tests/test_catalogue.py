@@ -48,7 +48,7 @@ from prefect_qatech import (
     task_options,
     upload_build,
 )
-from prefect_qatech.api import client as client_module, uploads
+from prefect_qatech.api import lists, uploads
 from prefect_qatech.sandbox import Sandbox
 from tests.api.test_catalogue import SCENARIO
 from tests.support import (
@@ -197,7 +197,7 @@ async def test_a_trace_is_read_to_its_end_also_where_a_page_of_it_failed(
     version: str, stopped: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     test = await _a_failed_test(stopped)
-    monkeypatch.setattr(client_module, "PAGE_SIZE", 2)
+    monkeypatch.setattr(lists, "PAGE_SIZE", 2)
     stopped.set_faults([{"on": {"method": "GET", "path": "trace"}, "kind": "status", "status": 502, "times": 2}])
     before = len(stopped.requests())
     steps = await _either(version, get_test_case_trace, aget_test_case_trace, credentials_for(stopped), test)

@@ -39,7 +39,7 @@ from prefect_qatech import (
     gather_gates,
     task_options,
 )
-from prefect_qatech.api import client as client_module
+from prefect_qatech.api import lists
 from prefect_qatech.cli import main
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.verdict.rerun import Rerun, next_rerun
@@ -57,7 +57,7 @@ UNKNOWN = QATechRunRequest(applications=[QATechApplication(application_short_id=
 
 @pytest.fixture(autouse=True)
 def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_projects", {})
+    monkeypatch.setattr(lists, "_projects", {})
     monkeypatch.setattr(task_options, "RETRY_DELAYS_SECONDS", [0.0])
 
 

@@ -103,6 +103,41 @@ async def _places(requests: dict[str, QATechRunRequest]) -> dict[str, str | None
     return {name: place_of(name, call) for name, call in zip(requests, calls, strict=True)}
 
 
+async def _evaluate_all(
+    credentials: QATechCredentials,
+    wanted: dict[str, QATechRunRequest],
+    settings: GateSettings,
+    places: Mapping[str, str | None],
+    at_once: int,
+) -> GatesReport:
+    """Evaluate each gate, so many at once; one that cannot be evaluated keeps no other from it."""
+    logger, limit = run_logger(), asyncio.Semaphore(at_once)
+    reports: dict[str, GateReport] = {}
+    errors: dict[str, str] = {}
+
+    async def evaluate(name: str) -> None:
+        async with limit:
+            try:
+                own = _settings_of(name, settings, places[name])
+                reports[name] = await _one_gate(name, credentials, wanted[name], own)
+            except GateNotPassed as error:
+                reports[name] = error.report
+            except Exception as error:
+                errors[name] = plain_text(f"{type(error).__name__}: {error}", _ERROR_LENGTH)
+                logger.error("The gate %s could not be evaluated: %s", plain_text(name, _NAME_LENGTH), error)
+
+    gates = [asyncio.ensure_future(evaluate(name)) for name in wanted]
+    try:
+        await asyncio.gather(*gates)
+    except BaseException:
+        # Each of them has something to put down before it ends.
+        for gate in gates:
+            gate.cancel()
+        await asyncio.gather(*gates, return_exceptions=True)
+        raise
+    return GatesReport(names=tuple(wanted), reports=reports, errors=errors)
+
+
 @gate_in_both_versions(name="gather-gates")
 async def gather_gates(
     credentials: QATechCredentials,
@@ -184,33 +219,10 @@ async def gather_gates(
     wanted = _checked(requests, gates_at_once)
     await ledger.check_that_no_context_was_lost()
     places = dict.fromkeys(wanted, settings.label) if settings.label is not None else await _places(wanted)
-    logger, limit = run_logger(), asyncio.Semaphore(gates_at_once)
-    reports: dict[str, GateReport] = {}
-    errors: dict[str, str] = {}
-
-    async def evaluate(name: str) -> None:
-        async with limit:
-            try:
-                own = _settings_of(name, settings, places[name])
-                reports[name] = await _one_gate(name, credentials, wanted[name], own)
-            except GateNotPassed as error:
-                reports[name] = error.report
-            except Exception as error:
-                errors[name] = plain_text(f"{type(error).__name__}: {error}", _ERROR_LENGTH)
-                logger.error("The gate %s could not be evaluated: %s", plain_text(name, _NAME_LENGTH), error)
-
-    gates = [asyncio.ensure_future(evaluate(name)) for name in wanted]
-    try:
-        await asyncio.gather(*gates)
-    except BaseException:
-        # Each of them has something to put down before it ends.
-        for gate in gates:
-            gate.cancel()
-        await asyncio.gather(*gates, return_exceptions=True)
-        raise
-    report = GatesReport(names=tuple(wanted), reports=reports, errors=errors)
+    report = await _evaluate_all(credentials, wanted, settings, places, gates_at_once)
     await artifacts.publish_gates(report)
     await events.emit_gates_verdict(report)
+    logger = run_logger()
     if report.passed:
         logger.info("All %d gates passed.", len(wanted))
         return report

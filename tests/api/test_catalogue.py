@@ -25,7 +25,7 @@ from prefect_qatech import (
     QATechRunRequest,
     StartOutcomeUnknown,
 )
-from prefect_qatech.api import client as module
+from prefect_qatech.api import lists as module
 from prefect_qatech.api.client import QATechClient
 from prefect_qatech.api.uploads import BuildFile, UploadedFile, put_file
 from prefect_qatech.sandbox import Sandbox

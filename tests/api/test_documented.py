@@ -27,7 +27,7 @@ from prefect_qatech import (
     ServerError,
     StartOutcomeUnknown,
 )
-from prefect_qatech.api import client as client_module
+from prefect_qatech.api import lists
 from prefect_qatech.api.uploads import UploadedFile
 from tests.wire import TOKEN, URL
 
@@ -274,7 +274,7 @@ def client() -> QATechClient:
 
 @pytest.fixture(autouse=True)
 def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_projects", {})
+    monkeypatch.setattr(lists, "_projects", {})
 
 
 def test_no_method_is_left_out() -> None:

@@ -23,7 +23,7 @@ from prefect_qatech import (
     QATechTimeoutError,
     ServerError,
 )
-from prefect_qatech.api import client as client_module, lookup
+from prefect_qatech.api import lists, lookup
 from prefect_qatech.api.lookup import Remembered, remembered_in, resolve
 from tests.api.test_catalogue import Shelf
 from tests.wire import TOKEN, URL, Service, accepted, seen
@@ -63,7 +63,7 @@ REQUEST = QATechRunRequest(
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[respx.MockRouter]:
-    monkeypatch.setattr(client_module, "_projects", {})
+    monkeypatch.setattr(lists, "_projects", {})
     with respx.mock(base_url=URL, assert_all_called=False) as router:
         for path, body in DOCUMENTED.items():
             router.get(path, name=path).respond(json=body)
@@ -148,7 +148,7 @@ async def test_a_catalogue_that_fails_can_be_asked_again(service: respx.MockRout
 async def test_a_catalogue_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookup, "MAX_SECONDS", 0.05)
     shelf = Shelf([str(number) for number in range(30)], {number: lambda names: names for number in range(30)}, True)
-    monkeypatch.setattr(client_module, "PAGE_SIZE", 2)
+    monkeypatch.setattr(lists, "PAGE_SIZE", 2)
     async with Service(shelf).client() as client:
         real = client.list_test_cases
 
@@ -207,7 +207,7 @@ async def test_a_name_is_found_on_whatever_page_also_where_they_shift(
     shelf = Shelf(names, changes, with_total=True)
     request = QATechRunRequest(test_case_ids=[f"case-{wanted}"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client_module, "PAGE_SIZE", page_size)
+        patch.setattr(lists, "PAGE_SIZE", page_size)
         async with Service(shelf).client() as client:
             try:
                 found = await resolve(client, request)
