@@ -19,7 +19,7 @@ demo: .venv/.installed
 
 test: .venv/.installed
 	tests/ui/install-browser
-	$(BIN)/python -m pytest $(SUITE) -n 4
+	$(BIN)/python -m pytest $(SUITE) -n 5
 
 # While you write: all that needs no Prefect server and no process of its own.
 test-fast: .venv/.installed
