@@ -19,12 +19,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prefect_qatech.addresses import without_password
 from prefect_qatech.exceptions import InvalidInputError, LedgerConflict, LedgerUnavailable
-from prefect_qatech.ledger import QATechRunRecord
+from prefect_qatech.ledger import QATechRunRecord, service_of
 from prefect_qatech.texts import short_hash
 
 FIRST = "first"
 _VERDICT = "verdict.json"
 _REQUEST = "request.json"
+_TOLD_BY_A_START = ("run_url", "test_count", "test_count_is_unreadable", "plan_short_id", "plan_name", "target")
 
 
 class JournalVerdict(BaseModel):
@@ -34,6 +35,15 @@ class JournalVerdict(BaseModel):
 
     verdict: str
     ended_at: datetime
+
+
+class _Request(BaseModel):
+    """What a campaign's folder tells of it: what was asked, and the address and project."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    asked: dict[str, Any] = {}
+    place: str = ""
 
 
 class RunJournal:
@@ -47,25 +57,26 @@ class RunJournal:
         text = json.dumps(asked, sort_keys=True)
         self.directory = directory / short_hash(text)
         # For people: CI services keep the journal in caches.
-        self._request = json.dumps({"asked": _without_passwords(asked), "place": place})
+        self._request = _Request(asked=_without_passwords(asked), place=place).model_dump_json()
         self._place = place
 
     def check_place(self) -> None:
         """Raise `LedgerConflict` where what is on record is at another address or project than this campaign's runs."""
         try:
-            place = json.loads((self.directory / _REQUEST).read_bytes()).get("place", "")
+            place = _request_of(self.directory).place
         except FileNotFoundError:
             return
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, ValidationError) as error:
             raise self._unreadable(_REQUEST, error) from error
-        if place != self._place and self.has_begun():
+        # Until 0.1.0 a run that is waited for was recorded without its place.
+        if place not in ("", self._place) and (self.slots() or self._run(FIRST).exists()):
             raise LedgerConflict(
                 f"This very request is on record at {place}, and the credentials are for {self._place}. Nothing was "
-                "sent: use the credentials that it was started with, or give --anew."
+                "sent: use the credentials that it was started with, or give --anew or another --journal."
             )
 
-    def slot_of(self, run_short_id: str) -> str | None:
-        """Return where a run is on record, in the journal of any campaign."""
+    def start_of(self, run_short_id: str) -> tuple[str, QATechRunRecord] | None:
+        """Return where a run of this service is on record as started, by any campaign, and its record."""
         # Unlike `glob`, `walk` passes over a folder that another command sets aside at this moment.
         folders = os.walk(self.directory.parent)
         paths = sorted(Path(folder, name) for folder, _, names in folders for name in names)
@@ -74,9 +85,44 @@ class RunJournal:
                 record = QATechRunRecord.model_validate_json(path.read_bytes())
             except (OSError, ValidationError):
                 continue
-            if record.run_short_id == run_short_id:
-                return f"{path.parent.name}/{path.stem}"
+            if record.run_short_id != run_short_id or record.kind == "attached":
+                continue
+            try:
+                request = _request_of(path.parent)
+            except (OSError, ValidationError):
+                request = _Request()
+            # One that does not tell its service may be of this one.
+            if not request.place or service_of(request.place) == service_of(self._place):
+                target = record.target or request.asked.get("target")
+                return f"{path.parent.name}/{path.stem}", record.model_copy(update={"target": target})
         return None
+
+    def attach(self, run: QATechRunRecord, target: str | None) -> QATechRunRecord:
+        """Return a run that is judged for a target, with what is on record of it.
+
+        Its target is the first that it was started or judged for; that is recorded.
+
+        Raises:
+            InvalidInputError: It is a rerun, which holds a part of the tests only.
+            OSError: The target could not be recorded.
+        """
+        known = {}
+        if (start := self.start_of(run.run_short_id)) is not None:
+            _, started = start
+            if started.kind == "rerun":
+                raise InvalidInputError(
+                    f"Run {run.run_short_id} is a rerun of {started.rerun_of}, and holds a part of that run's tests "
+                    f"only. Nothing was sent. Judge the first run of the campaign: wait {started.rerun_of}."
+                )
+            known = {name: getattr(started, name) for name in _TOLD_BY_A_START}
+        former = self.find(FIRST)
+        first_target = known.get("target") or (former.target if former is not None else None)
+        run = run.model_copy(update={**known, "target": first_target or target})
+        if first_target is None and target is not None:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            write_whole(self.directory / _REQUEST, self._request)
+            write_whole(self._run(FIRST), run.model_dump_json())
+        return run
 
     def has_begun(self) -> bool:
         """Return whether a first run was started, or may have been."""
@@ -205,6 +251,10 @@ class RunJournal:
             f"The journal {self.directory / name} cannot be read ({type(error).__name__}), so nothing was started. "
             "Look at QA.tech for what has run; then delete that folder to begin anew."
         )
+
+
+def _request_of(directory: Path) -> _Request:
+    return _Request.model_validate_json((directory / _REQUEST).read_bytes())
 
 
 def _without_passwords(asked: Any) -> Any:

@@ -38,6 +38,7 @@ from prefect_qatech.report.files import check_report_directory
 from prefect_qatech.report.junit import check_junit
 from prefect_qatech.report.model import GateReport
 from prefect_qatech.report.subject import GateSubject, subject_of
+from prefect_qatech.starts import address_of
 from prefect_qatech.verdict.policy import GatePolicy
 
 if sys.version_info >= (3, 11):
@@ -166,8 +167,7 @@ class Once:
     def open(self, asked: dict[str, Any], credentials: QATechCredentials) -> RunJournal:
         """Open the journal of a campaign, and settle there what the user has found out."""
         check_journal_directory(self.journal)
-        project = f", project {credentials.project_short_id}" if credentials.project_short_id else ""
-        journal = RunJournal(self.journal, asked, f"{credentials.api_url}{project}")
+        journal = RunJournal(self.journal, asked, address_of(credentials))
         if not self.anew:
             journal.check_place()
         if self.started is None and not self.not_started:
@@ -188,9 +188,9 @@ class Once:
         if self.started is None:
             journal.clear_intent(slot)
         else:
-            if (known := journal.slot_of(self.started)) is not None:
+            if (known := journal.start_of(self.started)) is not None:
                 raise InvalidInputError(
-                    f"--started: run {self.started} is on record already ({known}), so another start has started it."
+                    f"--started: run {self.started} is on record already ({known[0]}), so another start has started it."
                 )
             journal.settle(
                 slot,
@@ -263,6 +263,7 @@ def wait(
     /,
     *,
     target: str | None = None,
+    journal: Path = DEFAULT_JOURNAL,
     rules: Rules = Rules(),
     output: Output = Output(),
 ) -> Never:
@@ -270,7 +271,8 @@ def wait(
 
     Args:
         run: The run's short id, the last part of its address.
-        target: What is tested: a commit, say.
+        target: What is tested: a commit, say. A run that was started or judged for another target is no evidence.
+        journal: Where it is kept what was started and judged.
     """
 
     def work(display: Display) -> Coroutine[Any, Any, GateReport]:
@@ -278,10 +280,11 @@ def wait(
         credentials = QATechCredentials.from_env()
         attached = attached_run(check_run_short_id(run))
         policy = rules.to_policy(reruns_unasked=False)
-        journal = RunJournal(DEFAULT_JOURNAL, {"attached": attached.run_short_id})
+        beside = RunJournal(journal, {"attached": attached.run_short_id}, address_of(credentials))
+        beside.check_place()
         steps = TerminalSteps(
             credentials,
-            journal,
+            beside,
             display,
             policy.deadline_seconds,
             attached=attached,

@@ -69,9 +69,15 @@ class TerminalSteps:
 
     async def begin(self) -> Beginning:
         if self.attached is not None:
-            self.display.started(self.attached)
-            left = seconds_left(datetime.now(timezone.utc), self.deadline_seconds)
-            return Beginning(self.attached, left, self.subject, is_one_run_only=True)
+            first, target = self._attach(self.attached), self.subject.target
+            self.display.started(first)
+            return Beginning(
+                first,
+                seconds_left(datetime.now(timezone.utc), self.deadline_seconds),
+                self.subject,
+                is_one_run_only=True,
+                has_stale_pass=None not in (first.target, target) and first.target != target,
+            )
         verdict = self.journal.verdict()
         is_good = verdict is None or verdict.verdict != "pass" or self.subject.target is not None
         if self.journal.has_begun() and self.mode == "new" and verdict is None:
@@ -152,10 +158,18 @@ class TerminalSteps:
             return False
         return True
 
+    def _attach(self, run: QATechRunRecord) -> QATechRunRecord:
+        try:
+            return self.journal.attach(run, self.subject.target)
+        except OSError as error:
+            self.display.tell(f"What run {run.run_short_id} is judged for could not be kept in the journal: {error}")
+            return run
+
     async def _start(self, client: QATechClient) -> QATechRunRecord:
         if self.start is None:
             raise QATechError("There is nothing to start.")
-        return record_of("start", await self.start(client), self.subject.plan_short_id)
+        record = record_of("start", await self.start(client), self.subject.plan_short_id)
+        return record.model_copy(update={"target": self.subject.target})
 
     async def _once(
         self,
@@ -205,10 +219,10 @@ class TerminalSteps:
                 )
                 self._keep(slot, nonce, other)
             raise
-        if (known := self.journal.slot_of(record.run_short_id)) is not None:
+        if (known := self.journal.start_of(record.run_short_id)) is not None:
             told = (
-                f"QA.tech answered with {record}, which is on record as the run of another start ({known}): it is no "
-                "evidence for this one. Nothing is started in its place: ask QA.tech why; --anew starts another run."
+                f"QA.tech answered with {record}, which is on record as the run of another start ({known[0]}): it is "
+                "no evidence for this one. Nothing is started in its place: ask QA.tech why; --anew starts another run."
             )
             self._keep(slot, nonce, record.model_copy(update={"not_as_asked": told}))
             raise _unknown_of(record, told)

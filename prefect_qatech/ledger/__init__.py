@@ -51,6 +51,7 @@ from prefect_qatech.ledger.slots import (
     record_of as record_of,
     resolve as resolve,
     same_attempt as same_attempt,
+    service_of as service_of,
     short_id_of as short_id_of,
 )
 from prefect_qatech.ledger.store import Ledger as Ledger

@@ -342,6 +342,66 @@ def test_a_run_that_was_started_elsewhere_is_waited_for_and_judged(
     assert counted(sandbox) == (1, 1)
 
 
+@pytest.mark.parametrize("first", ["run", "wait"])
+def test_a_run_that_is_known_for_another_target_is_no_evidence(
+    first: str, command: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Sandbox(one_plan(cases("passed")), speed=2000) as other:
+        monkeypatch.setenv("QATECH_API_URL", other.url)
+        at_start = ["--target", "v1"] if first == "run" else []
+        assert command("run", "--plan", "pln_one", *at_start) == 0
+        [run] = run_ids(capsys.readouterr().out)
+        if first == "wait":
+            assert command("wait", run) == 0, "no target is named"
+            assert command("wait", run, "--target", "v1") == 0
+        assert command("wait", run, "--target", "v2") == 2
+        assert "something else" in capsys.readouterr().out
+        assert command("wait", run, "--target", "v1") == 0
+        assert command("wait", run, "--target", "v2", "--journal", "elsewhere") == 0, "nothing is known there"
+
+
+def test_a_rerun_alone_is_not_judged_as_the_whole(
+    command: Run, sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "1") == 0
+    first, rerun = run_ids(capsys.readouterr().out)
+    assert command("wait", rerun) == 3
+    assert f"wait {first}" in capsys.readouterr().err
+    assert command("wait", first, "--rerun-failed", "0") == 1
+
+
+def test_a_test_that_has_vanished_since_the_start_is_missed(
+    command: Run, sandbox: Sandbox, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = QATechClient.start_run
+
+    async def start(self: QATechClient, request: QATechRunRequest) -> QATechStartedRun:
+        return (await real(self, request)).model_copy(update={"test_count": 3})
+
+    with monkeypatch.context() as patch, Sandbox(one_plan(cases("passed")), speed=2000) as other:
+        patch.setenv("QATECH_API_URL", other.url)
+        patch.setattr(QATechClient, "start_run", start)
+        assert command("run", "--plan", "pln_one") == 2
+        [first] = run_ids(capsys.readouterr().out)
+        assert command("wait", first) == 2
+        assert command("wait", first, "--journal", "elsewhere") == 0
+
+
+def test_a_run_of_another_service_with_the_same_id_is_another_run(
+    command: Run, sandbox: Sandbox, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same runs under another address stand for a service that gives the same ids."""
+    other = sandbox.url.replace("127.0.0.1", "localhost")
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "0", "--target", "v1") == 1
+    [first] = run_ids(capsys.readouterr().out)
+    with monkeypatch.context() as patch:
+        patch.setenv("QATECH_API_URL", other)
+        assert command("wait", first, "--rerun-failed", "1", "--target", "v2") == 0
+    assert command("wait", first, "--rerun-failed", "1", "--target", "v1") == 3, "its rerun would be found"
+    assert "--journal" in capsys.readouterr().err
+    assert counted(sandbox) == (1, 1)
+
+
 def test_a_status_is_read_once(command: Run, sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("run", "--plan", "pln_one", "--rerun-failed", "0") == 1
     [first] = run_ids(capsys.readouterr().out)
