@@ -7,7 +7,8 @@
 - `finished`: when a run was first seen to have ended, by the gate or by the watcher of suspended ones.
 - `approved`: which evidence a person has approved.
 
-A campaign is known by its first run. Outside a flow run nothing is recorded.
+A campaign is known by its first run, and a run by its id at the service that gave it: two services may give the same.
+`api` is a fingerprint of that service's address. Outside a flow run nothing is recorded.
 """
 
 import json
@@ -31,6 +32,7 @@ class _Pass(BaseModel):
 
     attempt: Chain
     target: str | None = None
+    api: str | None = None
 
 
 async def current_attempt() -> Chain:
@@ -62,19 +64,19 @@ async def window_of(first: QATechRunRecord) -> datetime:
         return datetime.fromisoformat(json.loads(rows[key].value if key in rows else opened))
 
 
-def end_key(run_short_id: str) -> str:
+def end_key(run_short_id: str, api: str) -> str:
     """Return the key of the row that holds when a run was first seen to have ended."""
-    return f"finished-{short_hash(run_short_id)}"
+    return f"finished-{short_hash(f'{api} {run_short_id}')}"
 
 
-async def end_of(run: QATechRunRecord, seen: datetime | None) -> datetime | None:
+async def end_of(run: QATechRunRecord, seen: datetime | None, api: str) -> datetime | None:
     """Return when a run, which has ended, was first seen to: what is on record, else `seen`, which is recorded.
 
     `seen` is None where it may have ended at any time before.
     """
     if run.flow_run_id is None:
         return seen
-    key = end_key(run.run_short_id)
+    key = end_key(run.run_short_id, api)
     async with _rows_of(run) as ledger:
         if run.is_resumed and (row := await ledger.value(key)) is not None:
             return datetime.fromisoformat(json.loads(row))
@@ -90,15 +92,15 @@ async def record_end(first: QATechRunRecord, verdict: str) -> None:
             await ledger.insert(f"{first.slot}-ended-{uuid4().hex[:12]}", json.dumps(verdict))
 
 
-async def record_pass(first: QATechRunRecord, target: str | None) -> None:
+async def record_pass(first: QATechRunRecord, target: str | None, api: str) -> None:
     """Record in which attempt of the flow run, and for which target, a campaign passed."""
     if first.flow_run_id is not None:
-        row = _Pass(attempt=await current_attempt(), target=target)
+        row = _Pass(attempt=await current_attempt(), target=target, api=api)
         async with _rows_of(first) as ledger:
             await ledger.insert(f"{_pass_key(first)}-{uuid4().hex[:12]}", row.model_dump_json())
 
 
-async def has_stale_pass(first: QATechRunRecord, target: str | None) -> bool:
+async def has_stale_pass(first: QATechRunRecord, target: str | None, api: str) -> bool:
     """Whether a campaign has passed for another target or, without a target, in an earlier attempt of the flow run."""
     if first.flow_run_id is None:
         return False
@@ -107,15 +109,18 @@ async def has_stale_pass(first: QATechRunRecord, target: str | None) -> bool:
     if not rows:
         return False
     attempt = await current_attempt()
-    return any(not _is_good_for(row.value, attempt, target) for row in rows.values())
+    return any(_is_stale(row.value, attempt, target, api) for row in rows.values())
 
 
-def _is_good_for(row: str, attempt: Chain, target: str | None) -> bool:
+def _is_stale(row: str, attempt: Chain, target: str | None, api: str) -> bool:
     try:
         former = _Pass.model_validate_json(row)
     except ValidationError:
+        return True
+    # 0.1.0 did not say at which service.
+    if former.api not in (None, api):
         return False
-    return former.target == target and (target is not None or same_attempt(former.attempt, attempt))
+    return not (former.target == target and (target is not None or same_attempt(former.attempt, attempt)))
 
 
 async def is_older(first: QATechRunRecord) -> bool:

@@ -52,6 +52,10 @@ class FlowRunSteps:
     _bar_key: str = field(default="", init=False)
     _link_key: str = field(default="", init=False)
 
+    @property
+    def _api(self) -> str:
+        return ledger.fingerprint(self.credentials.api_url)
+
     async def begin(self) -> Beginning:
         seconds, run, target = self.settings.policy.deadline_seconds, self.run, self.settings.target
         has_stale_pass = is_of_another_target = False
@@ -62,7 +66,9 @@ class FlowRunSteps:
                 first = await ledger.through_outages(self._start, seconds)
         else:
             first = await ledger.through_outages(lambda: self._attach(run), seconds)
-            has_stale_pass = await ledger.through_outages(lambda: journal.has_stale_pass(first, target), seconds, first)
+            has_stale_pass = await ledger.through_outages(
+                lambda: journal.has_stale_pass(first, target, self._api), seconds, first
+            )
             is_of_another_target = None not in (first.target, target) and first.target != target
         began = await ledger.through_outages(lambda: journal.window_of(first), seconds, first)
         usual = await self._usual_test_count(first)
@@ -112,7 +118,8 @@ class FlowRunSteps:
         On record is the first target that it was started or judged for.
         """
         run_short_id = ledger.short_id_of(run)
-        if (of := await ledger.first_run_of(run)) is not None:
+        address = address_of(self.credentials)
+        if (of := await ledger.first_run_of(run, ledger.service_of(address))) is not None:
             raise InvalidInputError(
                 f"Run {run_short_id} is a rerun of {of.run_short_id}, and holds a part of that run's tests only. "
                 f'Nothing was sent. Judge the first run of the campaign: run="{of.run_short_id}".'
@@ -121,9 +128,9 @@ class FlowRunSteps:
             kind="attach",
             what=f"run {run_short_id}",
             fingerprint=ledger.fingerprint(run_short_id),
-            address=address_of(self.credentials),
+            address=address,
             # One run is one piece of evidence, wherever in the flow run it is asked for.
-            label=self.settings.slot_label or f"run {run_short_id}",
+            label=self.settings.slot_label or f"run {run_short_id} at {ledger.service_of(address)}",
         )
         given = run if isinstance(run, QATechRunRecord) else ledger.attached_run(run_short_id)
         return await ledger.attach(call, given.model_copy(update={"target": given.target or self.settings.target}))
@@ -174,7 +181,7 @@ class FlowRunSteps:
     async def end_of(self, record: QATechRunRecord, seen: datetime | None) -> datetime | None:
         try:
             with anyio.fail_after(PATIENCE_SECONDS):
-                return await journal.end_of(record, seen)
+                return await journal.end_of(record, seen, self._api)
         except Exception as error:  # the outcome counts, not the figure
             run_logger().debug("The end of run %s could not be kept on record: %r", record.run_short_id, error)
             return seen
@@ -247,7 +254,9 @@ class FlowRunSteps:
         # With a target the slot itself tells what the pass is good for.
         if self.settings.target is not None and self.run is None:
             return True
-        return await _keep(lambda: journal.record_pass(first, self.settings.target), "The pass", _PASS_SECONDS)
+        return await _keep(
+            lambda: journal.record_pass(first, self.settings.target, self._api), "The pass", _PASS_SECONDS
+        )
 
     async def end(self, first: QATechRunRecord, report: GateReport) -> GateReport:
         try:
@@ -300,9 +309,9 @@ async def astart_campaign(
     first = await astart_in_campaign(
         credentials, request, target=target, label=label, release_check=release_check, gate_label=gate_label
     )
-    record = first
+    record, api = first, ledger.fingerprint(credentials.api_url)
     again = 0
-    while record.is_resumed and await journal.has_stale_pass(record, target):
+    while record.is_resumed and await journal.has_stale_pass(record, target, api):
         again += 1
         run_logger().warning(
             "Run %s passed in an earlier attempt of this flow run, and what runs now may be another version: it is "

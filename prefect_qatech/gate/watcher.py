@@ -96,7 +96,9 @@ async def awake_suspended_gates(credentials: QATechCredentials) -> list[UUID]:
             if run.is_final:
                 # The gate that is woken finds an end that it has not seen itself.
                 with suppress(Exception):
-                    await Rows(prefect, flow_run.id).insert(end_key(note.run_short_id), json.dumps(now.isoformat()))
+                    await Rows(prefect, flow_run.id).insert(
+                        end_key(note.run_short_id, api), json.dumps(now.isoformat())
+                    )
             if (why := why_wake(note, now, run)) is not None:
                 await wake(flow_run, note, why)
 

@@ -75,8 +75,8 @@ async def _is_on_record(first: QATechRunRecord, call: Call) -> bool:
         return bool(await Ledger(client, UUID(first.flow_run_id)).entries(call.family))
 
 
-async def first_run_of(run: QATechRunRecord | str) -> QATechRunRecord | None:
-    """Return the first run of the campaign that a run is a rerun in.
+async def first_run_of(run: QATechRunRecord | str, service: str) -> QATechRunRecord | None:
+    """Return the first run of the campaign that a run of a service is a rerun in.
 
     None where it is no rerun, as far as its record and the ledger of the flow run know.
     """
@@ -87,7 +87,7 @@ async def first_run_of(run: QATechRunRecord | str) -> QATechRunRecord | None:
         runs = {
             entry.run.run_short_id: entry.run
             for entry in entries
-            if entry.run is not None and entry.kind != "attach" and entry.makes == "run"
+            if entry.run is not None and entry.kind != "attach" and entry.makes == "run" and entry.service == service
         }
     if isinstance(run, QATechRunRecord):
         runs.setdefault(run.run_short_id, run)

@@ -77,24 +77,36 @@ async def test_a_run_that_was_just_started_begins_its_window(book: Ledger) -> No
 @pytest.mark.parametrize("row", ["{}", '"pass"', '{"attempt": "now"}'])
 async def test_a_pass_that_cannot_be_read_is_none(book: Ledger, row: str) -> None:
     record = await started(book)
-    await journal.record_pass(record, "v1")
-    assert not await journal.has_stale_pass(record, "v1")
+    await journal.record_pass(record, "v1", "api")
+    assert not await journal.has_stale_pass(record, "v1", "api")
     (key,) = [key for key in await rows_of(book.flow_run_id) if "-passed-" in key]
     await rewrite(book.flow_run_id, key, json.loads(row))
-    assert await journal.has_stale_pass(record, "v1")
+    assert await journal.has_stale_pass(record, "v1", "api")
+
+
+async def test_a_pass_on_record_counts_for_the_run_of_its_service(book: Ledger) -> None:
+    record = await started(book)
+    await journal.record_pass(record, "v1", "api")
+    assert await journal.has_stale_pass(record, "v2", "api")
+    assert not await journal.has_stale_pass(record, "v2", "another service, which gave the same id")
+    # Version 0.1.0 did not say at which service.
+    (key,) = [key for key in await rows_of(book.flow_run_id) if "-passed-" in key]
+    await rewrite(book.flow_run_id, key, {"attempt": [["root", 1]], "target": "v1"})
+    assert await journal.has_stale_pass(record, "v2", "api")
 
 
 async def test_the_end_of_a_run_is_that_when_it_was_first_seen(book: Ledger) -> None:
     record = await started(book)
     first, later = (datetime(2026, 1, 31, hour, tzinfo=timezone.utc) for hour in (8, 12))
     again = record.model_copy(update={"is_resumed": True})
-    assert await journal.end_of(again, None) is None, "nobody knows"
-    assert await journal.end_of(record, first) == first
-    assert await journal.end_of(again, None) == first
-    assert await journal.end_of(again, later) == first
+    assert await journal.end_of(again, None, "api") is None, "nobody knows"
+    assert await journal.end_of(record, first, "api") == first
+    assert await journal.end_of(again, None, "api") == first
+    assert await journal.end_of(again, later, "api") == first
+    assert await journal.end_of(again, None, "another service, which gave the same id") is None
 
 
 async def test_the_end_of_a_run_outside_a_flow_run_is_what_was_seen() -> None:
     seen = datetime.now(timezone.utc)
-    assert await journal.end_of(a_run(), seen) == seen
-    assert await journal.end_of(a_run(), None) is None
+    assert await journal.end_of(a_run(), seen, "api") == seen
+    assert await journal.end_of(a_run(), None, "api") is None

@@ -122,6 +122,17 @@ async def test_a_slot_that_got_another_run_during_its_post_is_a_conflict_that_na
     assert caught.value.run_short_id == "run2"
 
 
+async def test_a_run_is_attached_though_another_service_gave_its_id_to_a_run_of_its_own(book: Ledger) -> None:
+    here, there = ("https://one.example.com", "https://two.example.com")
+    await book.once(call(address=here), Sends(), busy_seconds=0)
+    for asks, address in (("B", here), ("C", there)):
+        with pytest.raises(StartOutcomeUnknown):
+            await book.once(call(asks=asks, address=address), Sends(StartOutcomeUnknown("lost")), busy_seconds=0)
+    with pytest.raises(ValueError, match="is that of another slot"):
+        await aattach_run(book.flow_run_id, call(asks="B").slot, "run1")
+    assert (await aattach_run(book.flow_run_id, call(asks="C").slot, "run1")).slot == call(asks="C").slot
+
+
 async def test_a_run_is_not_attached_to_two_slots(book: Ledger) -> None:
     lost = Sends(StartOutcomeUnknown("lost"))
     for asks in ("A", "B"):

@@ -178,7 +178,7 @@ async def test_a_rerun_is_known_with_the_first_run_of_its_campaign() -> None:
         first = await ledger.once(call(), Sends(), post_seconds=0)
         second = await rerun(first, "second")
         third = await rerun(second, "third")
-        return [await ledger.first_run_of(run) for run in (first, second, third.run_short_id, "nobody's")]
+        return [await ledger.first_run_of(run, "") for run in (first, second, third.run_short_id, "nobody's")]
 
     none, of_second, of_third, unknown = await user()
     assert none is None
@@ -189,10 +189,10 @@ async def test_a_rerun_is_known_with_the_first_run_of_its_campaign() -> None:
 
 
 async def test_outside_a_flow_run_a_rerun_is_known_by_its_record() -> None:
-    found = await ledger.first_run_of(a_run("second", rerun_of="run1"))
+    found = await ledger.first_run_of(a_run("second", rerun_of="run1"), "")
     assert found is not None
     assert found.run_short_id == "run1"
-    assert await ledger.first_run_of("second") is None
+    assert await ledger.first_run_of("second", "") is None
 
 
 # --- the number of a call
