@@ -6,7 +6,7 @@ import contextvars
 import gc
 import logging
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from functools import partialmethod
 
 from prefect import runtime
@@ -18,6 +18,8 @@ from prefect.logging.handlers import APILogHandler
 
 from prefect_qatech.exceptions import QATechError
 from prefect_qatech.texts import http_date
+
+_SAME_TIME = timedelta(seconds=5)
 
 PATIENCE_SECONDS = 5.0
 """How long a wait or a gate is held up by a Prefect API that hangs, where it only shows or remembers something."""
@@ -139,6 +141,13 @@ def stands_on_distributed_runner() -> bool:
 
 def _is_ours(context: TaskRunContext) -> bool:
     return context.task.fn.__module__.partition(".")[0] == __package__
+
+
+async def shared_time(client: PrefectClient) -> datetime:
+    """Return the time that all machines go by: that of the Prefect server where its clock and the own one differ."""
+    # The server tells whole seconds only.
+    told, own = await server_time(client), datetime.now(timezone.utc)
+    return own if told is None or abs(told - own) < _SAME_TIME else told
 
 
 async def server_time(client: PrefectClient) -> datetime | None:

@@ -21,7 +21,7 @@ from prefect.flow_runs import apause_flow_run, asuspend_flow_run
 from prefect.input import RunInput
 from pydantic import ConfigDict, Field
 
-from prefect_qatech._prefect import own_flow_run
+from prefect_qatech._prefect import own_flow_run, shared_time
 from prefect_qatech.report.escape import link, markdown_text
 from prefect_qatech.report.model import GateDecision, GateReport
 from prefect_qatech.report.wording import campaign_name, time_text
@@ -81,13 +81,15 @@ async def ask(report: GateReport, *, timeout_seconds: float, key: str) -> GateDe
     """Pause the flow run until a person has decided, or the time is over; Prefect asks no question of a key twice."""
     answer: Any = None
     why = "Nobody answered in time."
-    until = datetime.now(timezone.utc) + timedelta(seconds=timeout_seconds)
+    async with get_client() as client:
+        until = await shared_time(client) + timedelta(seconds=timeout_seconds)
+    seconds = max(timeout_seconds, _seconds_until(until))
     try:
         # Prefect's own time-out would put a state of its own in the place of the gate's message.
         with anyio.move_on_after(timeout_seconds + LOOK_SECONDS):
             answer = await apause_flow_run(
                 wait_for_input=_form(report, until),
-                timeout=math.ceil(timeout_seconds) + _PAUSE_GRACE_SECONDS,
+                timeout=math.ceil(seconds) + _PAUSE_GRACE_SECONDS,
                 poll_interval=LOOK_SECONDS,
                 key=key,
             )
@@ -108,18 +110,21 @@ async def ask_suspended(report: GateReport, *, until: datetime, key: str) -> Gat
     Nothing here wakes the flow run when the time is over: `prefect_qatech.gate.watcher` does. Prefect asks no question
     of a key twice, and its signal that ends the process, `Pause`, is for nobody else to catch.
     """
-    seconds = max(0.0, (until - datetime.now(timezone.utc)).total_seconds())
+    seconds = max(0.0, _seconds_until(until) + SERVER_GRACE_SECONDS)
     answer: Any = None
     why = "The flow run was resumed without an answer."
     try:
-        answer = await asuspend_flow_run(
-            wait_for_input=_form(report, until), timeout=math.ceil(seconds) + SERVER_GRACE_SECONDS, key=key
-        )
+        answer = await asuspend_flow_run(wait_for_input=_form(report, until), timeout=math.ceil(seconds), key=key)
     except (ValueError, KeyError, TypeError):
         why = "There is no answer that could be read."
     if isinstance(answer, QATechReleaseDecision) and answer.decision == "approve" and await _is_late(answer, until):
         answer, why = None, "The approval came too late."
     return _decision(report, answer, why)
+
+
+def _seconds_until(until: datetime) -> float:
+    # By the own clock: from it Prefect's client reckons until when its server takes an answer.
+    return (until - datetime.now(timezone.utc)).total_seconds()
 
 
 async def _is_late(answer: QATechReleaseDecision, until: datetime) -> bool:

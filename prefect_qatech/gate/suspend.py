@@ -10,7 +10,7 @@
 
 import math
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import Literal
 from uuid import UUID, uuid4
 
@@ -21,7 +21,7 @@ from prefect.context import TaskRunContext
 from prefect.flow_runs import asuspend_flow_run
 from pydantic import BaseModel, ConfigDict
 
-from prefect_qatech._prefect import PATIENCE_SECONDS, own_flow_run, run_logger
+from prefect_qatech._prefect import PATIENCE_SECONDS, own_flow_run, run_logger, shared_time
 from prefect_qatech._sync import sleep_unless_stopped
 from prefect_qatech.addresses import safe_url
 from prefect_qatech.api.catalogue import QATechStartedReleaseCheck
@@ -49,7 +49,7 @@ _ENDINGS: dict[WaitsFor, str] = {
 
 
 class Note(BaseModel):
-    """What a suspended gate waits for, and until when.
+    """What a suspended gate waits for, and until when, by the clock of the Prefect server.
 
     `api` is a fingerprint of the service's address. The run may be a release check; of a decision, it is the gate's
     first run.
@@ -198,15 +198,15 @@ async def write_note(
     key: str, what: WaitsFor, seconds: float, credentials: QATechCredentials, short_id: str, url: str | None
 ) -> Note:
     """Write down what the current flow run is going to wait for, and for how long, under the key of the suspension."""
-    note = Note(
-        what=what,
-        until=datetime.now(timezone.utc) + timedelta(seconds=seconds),
-        api=fingerprint(credentials.api_url),
-        run_short_id=short_id,
-        run_url=url,
-    )
     flow_run_id = _current_flow_run_id()
     async with get_client() as client:
+        note = Note(
+            what=what,
+            until=await shared_time(client) + timedelta(seconds=seconds),
+            api=fingerprint(credentials.api_url),
+            run_short_id=short_id,
+            run_url=url,
+        )
         await Rows(client, flow_run_id).insert(_row(key), note.model_dump_json())
     forget_calls(flow_run_id)
     return note

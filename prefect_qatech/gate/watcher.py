@@ -21,7 +21,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.states import Scheduled
 
-from prefect_qatech._prefect import run_logger
+from prefect_qatech._prefect import run_logger, shared_time
 from prefect_qatech._sync import run_sync
 from prefect_qatech.api.catalogue import QATechReleaseCheck
 from prefect_qatech.api.responses import QATechRun
@@ -65,6 +65,10 @@ async def awake_suspended_gates(credentials: QATechCredentials) -> list[UUID]:
     to_poll: list[tuple[FlowRun, Note]] = []
     refused: list[UnauthorizedError] = []
     async with get_client() as prefect, credentials.get_client() as qatech:
+        ahead = datetime.now(timezone.utc) - await shared_time(prefect)
+
+        def time_now() -> datetime:
+            return datetime.now(timezone.utc) - ahead
 
         async def wake(flow_run: FlowRun, note: Note, why: str) -> None:
             if await _resume(prefect, flow_run, note):
@@ -77,7 +81,7 @@ async def awake_suspended_gates(credentials: QATechCredentials) -> list[UUID]:
             note = await note_of(prefect, flow_run.id, key) if key is not None else None
             if note is None:
                 return
-            now = datetime.now(timezone.utc)
+            now = time_now()
             if (why := why_wake(note, now, None)) is not None:
                 await wake(flow_run, note, why)
             elif needs_poll(note, now, api):
@@ -92,7 +96,7 @@ async def awake_suspended_gates(credentials: QATechCredentials) -> list[UUID]:
             except UnauthorizedError as error:
                 refused.append(error)
                 return
-            now = datetime.now(timezone.utc)
+            now = time_now()
             if run.is_final:
                 # The gate that is woken finds an end that it has not seen itself.
                 with suppress(Exception):

@@ -357,6 +357,37 @@ async def test_an_approval_that_comes_too_late_is_a_no(monkeypatch: pytest.Monke
         assert report.decision.reason == "The approval came too late."
 
 
+def set_clock(patch: pytest.MonkeyPatch, hours: float) -> None:
+    """Let the clock of this machine be ahead of that of Prefect's server."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + timedelta(hours=hours)
+
+    for module in ("_prefect", "gate.approval", "gate.suspend", "gate.watcher"):
+        patch.setattr(f"prefect_qatech.{module}.datetime", Clock, raising=False)
+
+
+@pytest.mark.parametrize("hours", [-3, 3])
+async def test_the_time_to_answer_is_that_of_prefects_server_whatever_the_clocks_of_workers_say(
+    monkeypatch: pytest.MonkeyPatch, hours: float
+) -> None:
+    monkeypatch.setattr("prefect_qatech.gate.approval.LOOK_SECONDS", 0)
+    with Sandbox(FAILS, speed=0) as sandbox:
+        with monkeypatch.context() as patch:
+            set_clock(patch, hours)
+            in_time, late = await asked(sandbox), await asked(sandbox, decision_timeout_seconds=0.1)
+        with monkeypatch.context() as patch:
+            set_clock(patch, -hours)
+            assert await woken(credentials_for(sandbox), in_time) == [], "there is time left"
+        await asyncio.sleep(1.2)
+        for gate in (in_time, late):
+            await gate.answer(APPROVE)
+        assert (await in_time.execute()).approved
+        assert not (await late.execute()).approved
+
+
 async def test_a_question_without_its_form_wakes_as_a_no() -> None:
     with Sandbox(FAILS, speed=0) as sandbox:
         gate = await asked_too_long_ago(sandbox)
