@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from datetime import datetime, timezone
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from prefect_qatech.api.ids import RunShortId
 from prefect_qatech.report.about import environment_of
@@ -24,6 +24,7 @@ MAX_FAILED_MARKS = 150
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _Count = Annotated[int, Field(ge=0, le=1_000_000)]
 _Mark = Annotated[str, Field(pattern="^[0-9a-f]{8}$")]
+_Moment = Annotated[datetime, AfterValidator(in_utc)]
 _HISTORY = re.compile(r"^\[//\]: # \(qatech-history (\{[^()\n]{1,4000}\})\)$", re.MULTILINE)
 
 
@@ -41,8 +42,8 @@ class HistoryEntry(BaseModel):
     run_short_id: RunShortId | None = None
     verdict: Verdict
     subject: _Mark | None = None
-    started_at: datetime | None = None
-    ended_at: datetime | None = None
+    started_at: _Moment | None = None
+    ended_at: _Moment | None = None
     duration_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     reruns: _Count = 0
     passed: _Count = 0
@@ -70,8 +71,8 @@ def history_line(report: GateReport) -> str:
         run_short_id=campaign_id(report),
         verdict=report.verdict,
         subject=history_of(report),
-        started_at=in_utc(report.started_at) if report.started_at else None,
-        ended_at=in_utc(report.ended_at) if report.ended_at else None,
+        started_at=report.started_at,
+        ended_at=report.ended_at,
         duration_seconds=campaign_seconds(report),
         reruns=spent(report).reruns,
         passed=counts["passed"] + counts["recovered"],
@@ -104,7 +105,7 @@ def in_order(entries: Iterable[HistoryEntry]) -> list[HistoryEntry]:
         if latest is not entry and latest.reruns == entry.reruns:
             times = {"ended_at": entry.ended_at, "duration_seconds": entry.duration_seconds or latest.duration_seconds}
             campaigns[entry.run_short_id] = latest.model_copy(update=times)
-    return sorted(campaigns.values(), key=lambda entry: in_utc(entry.started_at or entry.ended_at or _LONG_AGO))
+    return sorted(campaigns.values(), key=lambda entry: entry.started_at or entry.ended_at or _LONG_AGO)
 
 
 def read_history(markdown: str) -> HistoryEntry | None:
@@ -116,5 +117,5 @@ def read_history(markdown: str) -> HistoryEntry | None:
     lines = _HISTORY.findall(markdown[-5_000:])
     try:
         return HistoryEntry.model_validate_json(lines[-1]) if lines else None
-    except ValidationError:
+    except (ValidationError, OverflowError):  # the latter of a date that has none in UTC
         return None

@@ -263,6 +263,8 @@ def test_what_is_remembered() -> None:
         '[//]: # (qatech-history {"verdict":"pass","passed":99999999999})',
         '[//]: # (qatech-history {"verdict":"pass","duration_seconds":1e999})',
         '[//]: # (qatech-history {"verdict":"pass","run_short_id":"../x"})',
+        '[//]: # (qatech-history {"verdict":"pass","started_at":"9999-12-31T23:59:59-12:00"})',
+        '[//]: # (qatech-history {"verdict":"pass","ended_at":"0001-01-01T00:00:00+12:00"})',
         'x [//]: # (qatech-history {"verdict":"pass"})',
         '[//]: # (qatech-history {"verdict":"pass"}) x',
         '[//]: # (qatech-history {"verdict":"pass","x":"' + "y" * 4_000 + '"})',
