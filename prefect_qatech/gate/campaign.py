@@ -127,6 +127,7 @@ class GateCampaign:
     attempts: list[ObservedAttempt] = field(default_factory=list)
     incidents: list[Incident] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    _latest: datetime = field(default=datetime.min.replace(tzinfo=timezone.utc), init=False)
 
     @property
     def campaign(self) -> Campaign:
@@ -185,8 +186,13 @@ class GateCampaign:
                 Incident.COUNT_UNREADABLE, f"The number of tests of run {first.run_short_id} cannot be read ({where})."
             )
 
+    def _now(self) -> datetime:
+        """Return the time, which never goes back: a quarantine that was over for a gate does not begin again."""
+        self._latest = max(self._latest, datetime.now(timezone.utc))
+        return self._latest
+
     def _next_rerun(self) -> Rerun | None:
-        today = self.policy.quarantine_day(datetime.now(timezone.utc))
+        today = self.policy.quarantine_day(self._now())
         decision = next_rerun(self.campaign, self.policy, today=today, incidents=self.incidents)
         if isinstance(decision, Rerun):
             return decision
@@ -319,7 +325,7 @@ class GateCampaign:
             self.campaign,
             self.policy,
             subject,
-            ended_at=datetime.now(timezone.utc),
+            ended_at=self._now(),
             incidents=self.incidents,
             notes=self.notes,
             evidence_is_older=beginning.evidence_is_older,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import anyio
@@ -17,18 +18,20 @@ from prefect_qatech import (
     GatePolicy,
     QATechRun,
     QATechRunRequest,
+    QuarantineEntry,
     TestVerdict,
     UnauthorizedError,
     UsageLimitError,
     Verdict,
     evaluate,
 )
-from prefect_qatech.gate import details
+from prefect_qatech.gate import campaign, details
 from prefect_qatech.report.escape import cell_text
 from prefect_qatech.report.markdown import render_markdown
 from prefect_qatech.report.message import gate_message
 from prefect_qatech.sandbox import Sandbox
 from prefect_qatech.verdict.judge import Incident
+from prefect_qatech.verdict.rerun import next_rerun
 from tests.gate.conftest import Judge
 from tests.report.reading import render
 from tests.support import cases, counted, credentials_for, fault, one_plan, posts
@@ -282,6 +285,37 @@ async def ended(sandbox: Sandbox, judge: Judge) -> QATechRun:
     report = await judge(sandbox, policy=ONE_RUN)
     async with credentials_for(sandbox).get_client() as client:
         return await client.get_run(report.attempts[0].run_short_id, test_cases="all", with_issues=True)
+
+
+# --- time
+
+
+async def test_a_quarantine_that_was_over_does_not_begin_again_where_the_clock_goes_back(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last_day = datetime(2026, 9, 1, 23, 59, tzinfo=timezone.utc)
+    entry = QuarantineEntry(reason="known bug", owner="ana", expires=last_day.date())
+
+    class Clock(datetime):
+        """Two minutes ahead, until it has been decided that there is no rerun."""
+
+        minutes_ahead = 2
+
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return last_day + timedelta(minutes=cls.minutes_ahead)
+
+    def decide(*given: Any, **more: Any) -> Any:
+        decision = next_rerun(*given, **more)
+        Clock.minutes_ahead = 0
+        return decision
+
+    monkeypatch.setattr(campaign, "datetime", Clock)
+    monkeypatch.setattr(campaign, "next_rerun", decide)
+    with sandbox_of("passed", "failed") as sandbox:
+        report = await judge(sandbox, policy=GatePolicy(max_reruns=0, quarantine={"Test 1": entry}))
+    assert report.verdict is Verdict.FAIL
+    assert "quarantine_expired" in {reason.rule for reason in report.reasons}
 
 
 # --- texts of the service
