@@ -27,6 +27,7 @@ from prefect_qatech.report.subject import subject_of
 from prefect_qatech.starts import address_of, announce, call_of_start, check_call, send_once
 from prefect_qatech.task_names import name_of_report, named
 from prefect_qatech.task_options import NOT_CACHED, RETRIED, task_in_both_versions
+from prefect_qatech.texts import counted
 
 
 async def _start(
@@ -111,10 +112,10 @@ def _accepted(
     """Name an accepted run in the log, before anything else can fail, and make a record of it."""
     record = record_of(kind, started, plan_short_id, rerun_of)
     run_logger().info(
-        "QA.tech run %s %s (%s test cases): %s",
+        "QA.tech run %s %s (%s): %s",
         record.run_short_id,
         "started" if kind == "start" else "started as a rerun",
-        "unknown number of" if record.test_count is None else record.test_count,
+        "unknown number of test cases" if record.test_count is None else counted(record.test_count, "test case"),
         record.run_url or "no address given",
     )
     return record

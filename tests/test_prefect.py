@@ -283,7 +283,7 @@ def test_what_prefect_would_lose_sends_nothing_and_the_bare_functions_of_the_tas
     output = "\n".join(console)
     for name in ("bare tasks", "bare tasks, async"):
         assert f"QA.tech run {found[name][0]} started" in output
-        assert f"QA.tech run {found[name][1]} started as a rerun" in output
+        assert f"QA.tech run {found[name][1]} started as a rerun (2 test cases)" in output
     assert (counted(sandbox), len(posts(sandbox))) == ((2, 2), 4)
 
 
