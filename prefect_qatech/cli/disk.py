@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,23 @@ class RunJournal:
 
     def start_of(self, run_short_id: str) -> tuple[str, QATechRunRecord] | None:
         """Return where a run of this service is on record as started, by any campaign, and its record."""
+        starts = [
+            (slot, record)
+            for slot, record, asked in self._on_record(run_short_id)
+            if not _is_judged_only(record, asked)
+        ]
+        # A run that was not what was asked for is the run of another start, where there is one.
+        return min(starts, key=lambda start: start[1].not_as_asked is not None, default=None)
+
+    def target_judged(self, run_short_id: str) -> str | None:
+        """Return the target for which a run that something else has started was judged, where there is one."""
+        targets = [
+            record.target for _, record, asked in self._on_record(run_short_id) if _is_judged_only(record, asked)
+        ]
+        return next(iter(targets), None)
+
+    def _on_record(self, run_short_id: str) -> Iterator[tuple[str, QATechRunRecord, dict[str, Any]]]:
+        """Yield each slot that holds a run of this service, its record, and what its campaign asked for."""
         # Unlike `glob`, `walk` passes over a folder that another command sets aside at this moment.
         folders = os.walk(self.directory.parent)
         paths = sorted(Path(folder, name) for folder, _, names in folders for name in names)
@@ -85,7 +102,7 @@ class RunJournal:
                 record = QATechRunRecord.model_validate_json(path.read_bytes())
             except (OSError, ValidationError):
                 continue
-            if record.run_short_id != run_short_id or record.kind == "attached":
+            if record.run_short_id != run_short_id:
                 continue
             try:
                 request = _request_of(path.parent)
@@ -93,9 +110,10 @@ class RunJournal:
                 request = _Request()
             # One that does not tell its service may be of this one.
             if not request.place or service_of(request.place) == service_of(self._place):
-                target = record.target or request.asked.get("target")
-                return f"{path.parent.name}/{path.stem}", record.model_copy(update={"target": target})
-        return None
+                known: dict[str, Any] = {"target": record.target or request.asked.get("target")}
+                if request.asked.get("rerun"):  # by the command `rerun`, and not of all tests
+                    known |= {"kind": "rerun", "rerun_of": record.rerun_of or request.asked.get("of")}
+                yield f"{path.parent.name}/{path.stem}", record.model_copy(update=known), request.asked
 
     def attach(self, run: QATechRunRecord, target: str | None) -> QATechRunRecord:
         """Return a run that is judged for a target, with what is on record of it.
@@ -110,9 +128,10 @@ class RunJournal:
         if (start := self.start_of(run.run_short_id)) is not None:
             _, started = start
             if started.kind == "rerun":
+                first = started.rerun_of or "another run"
                 raise InvalidInputError(
-                    f"Run {run.run_short_id} is a rerun of {started.rerun_of}, and holds a part of that run's tests "
-                    f"only. Nothing was sent. Judge the first run of the campaign: wait {started.rerun_of}."
+                    f"Run {run.run_short_id} is a rerun of {first}, and holds a part of that run's tests only. Nothing "
+                    f"was sent. Give --resume to the command that started it, or judge the first run: wait {first}."
                 )
             known = {name: getattr(started, name) for name in _TOLD_BY_A_START}
         former = self.find(FIRST)
@@ -251,6 +270,11 @@ class RunJournal:
             f"The journal {self.directory / name} cannot be read ({type(error).__name__}), so nothing was started. "
             "Look at QA.tech for what has run; then delete that folder to begin anew."
         )
+
+
+def _is_judged_only(record: QATechRunRecord, asked: Mapping[str, Any]) -> bool:
+    """Whether a record is that of the command `wait`; a person may have found the run of a start, which is none."""
+    return record.kind == "attached" and "attached" in asked
 
 
 def _request_of(directory: Path) -> _Request:

@@ -192,6 +192,9 @@ class Once:
                 raise InvalidInputError(
                     f"--started: run {self.started} is on record already ({known[0]}), so another start has started it."
                 )
+            judged = journal.target_judged(self.started)
+            if judged is not None and judged != asked["target"]:
+                raise InvalidInputError(f"--started: run {self.started} was judged for another target, {judged}.")
             journal.settle(
                 slot,
                 attached_run(check_run_short_id(self.started)).model_copy(

@@ -370,6 +370,56 @@ def test_a_rerun_alone_is_not_judged_as_the_whole(
     assert command("wait", first, "--rerun-failed", "0") == 1
 
 
+def test_a_run_that_a_person_has_found_is_the_evidence_of_the_start_that_was_lost_alone(
+    command: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = ("run", "--plan", "pln_one")
+    with Sandbox(one_plan(cases("passed")), speed=2000) as other:
+        monkeypatch.setenv("QATECH_API_URL", other.url)
+        other.set_faults(fault({"kind": "drop_after", "times": 2}, "start"))
+        for target in ("v1", "v2"):
+            assert command(*once, "--target", target) == 3
+        make_older(Path())
+        of_v1, of_v2 = [run["short_id"] for run in other.runs()]
+        assert command(*once, "--target", "v1", "--resume", "--started", of_v1) == 0
+        assert command(*once, "--target", "v2", "--resume", "--started", of_v1) == 3, "it is the run of the other start"
+        assert command("wait", of_v1, "--target", "v2") == 2
+        assert command("wait", of_v1, "--target", "v1") == 0
+        assert command("wait", of_v2, "--target", "v3") == 0
+        capsys.readouterr()
+        assert command(*once, "--target", "v2", "--resume", "--started", of_v2) == 3
+        assert "v3" in capsys.readouterr().err, "it was judged for something else"
+
+
+def test_a_part_of_a_run_that_was_repeated_by_command_is_not_judged_as_the_whole(
+    command: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("run", "--plan", "pln_one", "--rerun-failed", "0") == 1
+    [first] = run_ids(capsys.readouterr().out)
+    assert command("rerun", first, "--failed-only") == 0
+    [part] = run_ids(capsys.readouterr().out)
+    assert command("wait", part) == 3
+    assert f"rerun of {first}" in capsys.readouterr().err
+    assert command("rerun", first) == 0
+    [whole] = run_ids(capsys.readouterr().out)
+    assert command("wait", whole) == 0
+
+
+def test_a_run_that_was_given_to_a_second_start_is_that_of_the_first(tmp_path: Path) -> None:
+    for target, not_as_asked in (("v1", None), ("v2", "it is the run of another start")):
+        journal = RunJournal(tmp_path, {"request": {}, "target": target})
+        nonce = journal.open_intent("first")
+        assert nonce is not None
+        moment = datetime.now(timezone.utc)
+        record = QATechRunRecord(kind="start", run_short_id="abc", started_at=moment, not_as_asked=not_as_asked)
+        assert journal.record("first", nonce, record)
+        names = [tmp_path / "b", tmp_path / "a"]  # the second one is found first
+        journal.directory.rename(names[not_as_asked is not None])
+    known = RunJournal(tmp_path, {"attached": "abc"}).start_of("abc")
+    assert known is not None
+    assert known[1].target == "v1"
+
+
 def test_a_test_that_has_vanished_since_the_start_is_missed(
     command: Run, sandbox: Sandbox, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
