@@ -203,7 +203,9 @@ class Transport:
         try:
             return read_json(content), None
         except NotJSONError as error:
-            kind = self._clean(response.headers.get("content-type", "no content type"))
+            # A proxy may compress what was asked for uncompressed.
+            told = [response.headers.get("content-type", "no content type"), response.headers.get("content-encoding")]
+            kind = self._clean(", ".join(filter(None, told)))
             return None, exchange.unreadable(response.status_code, f"{error} ({kind})")
 
     def digest(self) -> str:

@@ -684,11 +684,28 @@ _AFTER_BEARER = base64.b64encode(f"Bearer {_SIGNS}!".encode()).decode()
         (quote(_SIGNS, safe=""), "5ecret"),
         (quote(quote(_SIGNS, safe=""), safe=""), "5ecret"),
         (quote(_SIGNS, safe="").replace("%", "\\u0025"), "5ecret"),
+        (_SIGNS.replace("/", "&#47;").replace("+", "&plus;").replace("=", "&#x003D;"), "5ecret"),
+        ("".join(f"&#{ord(character)}" for character in _SIGNS), "&#53"),
+        (_SIGNS.replace("/", "\\u0026amp;sol;"), "5ecret"),
         (_ENCODED, _ENCODED[4:12]),
         (_AFTER_BEARER, _AFTER_BEARER[12:20]),
         (quote(_AFTER_BEARER, safe=""), _AFTER_BEARER[12:20]),
     ],
-    ids=["slash", "plus", "all", "JSON in JSON", "percent", "twice", "percent in JSON", "base64", "Bearer", "both"],
+    ids=[
+        "slash",
+        "plus",
+        "all",
+        "JSON in JSON",
+        "percent",
+        "twice",
+        "percent in JSON",
+        "HTML",
+        "all in HTML",
+        "HTML in JSON",
+        "base64",
+        "Bearer",
+        "both",
+    ],
 )
 async def test_the_token_is_masked_in_each_way_in_which_a_service_writes_it(
     written: str, not_left: str, status: int
@@ -706,6 +723,23 @@ async def test_the_token_is_masked_in_each_way_in_which_a_service_writes_it(
             assert_holds_no_secret(error, not_left)
     assert "*****" in shown
     assert not_left not in shown
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+async def test_the_token_is_masked_in_each_encoding(encoding: str) -> None:
+    body = json.dumps({**seen(), "url": f"https://app.qa.tech/{_SIGNS}"}).encode(encoding)
+    async with Service(lambda request: answer(body)).client(api_token=SecretStr(_SIGNS)) as client:
+        assert (await client.get_run("abc123")).url == "https://app.qa.tech/**********"
+    refusal = json.dumps({"message": f"Not {_SIGNS}"}).encode(encoding)
+    error = await failure(Service(lambda request: answer(refusal, 400)).client(api_token=SecretStr(_SIGNS)), "start")
+    assert '"Not **********"' in str(error)
+
+
+async def test_an_answer_that_was_compressed_all_the_same_is_called_so() -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    service = Service(lambda request: answer(gzip.compress(json.dumps(seen()).encode()), 200, headers))
+    error = await failure(service.client(), "look")
+    assert "(application/json, gzip)" in str(error)
 
 
 async def test_an_answer_full_of_backslashes_is_read_at_once() -> None:
