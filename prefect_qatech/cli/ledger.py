@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 from uuid import UUID
 
+import httpx
+
 from prefect_qatech.cli.display import one_line
 from prefect_qatech.cli.exits import end
 from prefect_qatech.cli.terminal import row, show, terminal_width
+from prefect_qatech.exceptions import QATechError
 from prefect_qatech.ledger import QATechLedgerEntry, attach_run, clear_intent, read_ledger
 
 T = TypeVar("T")
@@ -71,5 +74,11 @@ def _lines(entry: QATechLedgerEntry, width: int) -> Iterator[str]:
 def _or_end(do: Callable[[], T]) -> T:
     try:
         return do()
-    except ValueError as error:
-        end(str(error))
+    except (QATechError, ValueError) as error:
+        end(one_line(str(error)))
+    except (OSError, RuntimeError, httpx.HTTPError, httpx.InvalidURL) as error:  # the last of Prefect's attempts
+        why = one_line(f"{type(error).__name__}: {error}")
+        end(
+            f"The Prefect API cannot be asked ({why}). See to PREFECT_API_URL and the server: `prefect-qatech doctor` "
+            "checks both."
+        )
