@@ -13,8 +13,9 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from contextvars import ContextVar
 from typing import Any, Generic, ParamSpec, TypeVar
 from weakref import WeakSet
@@ -91,8 +92,12 @@ async def _with_grace(future: asyncio.Future[T], work: _Work[T], grace_seconds: 
     except _Raised:
         error = work.raised
     except asyncio.CancelledError:
+        give_up_at = time.monotonic() + grace_seconds
         with anyio.CancelScope(shield=True):
-            await asyncio.wait([future], timeout=grace_seconds)
+            while not future.done() and (left := give_up_at - time.monotonic()) > 0:
+                # The time-out of a flow cancels again and again; what comes through `asyncio.gather` passes the shield.
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([future], timeout=left)
         if not future.cancel() and not future.cancelled():
             future.exception()
         raise

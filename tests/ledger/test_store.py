@@ -190,7 +190,7 @@ async def test_a_record_that_cannot_be_written_is_told_with_the_run(book: Ledger
     assert (found.run_short_id, found.kind, found.is_resumed, send.count) == ("run1", "attached", True, 1)
 
 
-@pytest.mark.parametrize("how", ["task", "scope"])
+@pytest.mark.parametrize("how", ["task", "scope", "gathered in a scope"])
 async def test_a_post_that_is_answered_within_the_grace_is_recorded_when_it_is_cancelled(
     book: Ledger, how: str
 ) -> None:
@@ -236,8 +236,16 @@ async def _cancel_during(
         with pytest.raises(asyncio.CancelledError):
             await work
         return
+
+    async def ask() -> None:
+        await book.once(call(), send, busy_seconds=0)
+
+    async def gather() -> None:
+        # As a flow with a time-out does: anyio cancels it until it has ended, and each time its gates as well.
+        await asyncio.gather(ask())
+
     async with anyio.create_task_group() as group:
-        group.start_soon(lambda: book.once(call(), send, busy_seconds=0))
+        group.start_soon(ask if how == "scope" else gather)
         await asyncio.to_thread(sending.wait, 120)
         group.cancel_scope.cancel()
 
