@@ -12,7 +12,7 @@ from typing import cast
 
 from cyclopts import App, CoercionError, CycloptsError
 
-from prefect_qatech.cli.exits import ERROR, end
+from prefect_qatech.cli.exits import ERROR, INTERRUPTED, end
 
 _GUIDE = "https://prefect-qatech.github.io/prefect-qatech/guides/deploy/"
 
@@ -160,6 +160,8 @@ def main() -> None:
         if (hint := _hint(error)) is not None:
             end(hint)
         sys.exit(ERROR)
+    except KeyboardInterrupt:  # while modules were imported, say: nothing was begun that would have to be told
+        sys.exit(INTERRUPTED)
     except Exception:  # Python's own exit code for it, 1, would be a verdict
         with suppress(OSError, ValueError):
             traceback.print_exc()

@@ -193,7 +193,7 @@ class TerminalSteps:
                         await prepare(client)
                     if (nonce := self.journal.open_intent(slot)) is None:
                         raise self._unknown(slot)
-                    return await _to_the_end(self._send_and_keep(slot, nonce, send(client)))
+                    return await self._to_the_end(self._send_and_keep(slot, nonce, send(client)))
                 except QATechAPIError as error:
                     refused = error
                 pause = max(next(delays, float("inf")), refused.retry_after_seconds or 0.0)
@@ -201,6 +201,18 @@ class TerminalSteps:
                     raise refused
                 self.display.tell(f"{refused} It is sent again in {pause:.0f} s.")
                 await self.sleep(pause)
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do something that only a second interruption cuts off; what went wrong after the first one is told."""
+        task = asyncio.ensure_future(work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not task.done():
+                await asyncio.wait([task])
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self.display.tell(str(error))
+            raise
 
     async def _send_and_keep(self, slot: str, nonce: str, answer: Awaitable[QATechRunRecord]) -> QATechRunRecord:
         try:
@@ -263,17 +275,6 @@ class TerminalSteps:
 
 def _unknown_of(record: QATechRunRecord, why: str) -> StartOutcomeUnknown:
     return StartOutcomeUnknown(why, run_short_id=record.run_short_id, run_url=record.run_url, request="POST")
-
-
-async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
-    """Do something that only a second interruption cuts off."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        if not task.done():
-            await asyncio.wait([task])
-        raise
 
 
 @dataclass(frozen=True)

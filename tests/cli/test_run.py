@@ -8,6 +8,7 @@ import pty
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -523,6 +524,38 @@ def test_an_interruption_waits_for_the_answer_to_a_post(
     slow.advance(3600)
     assert command("run", "--plan", "pln_one", "--resume") == 0
     assert counted(slow) == (1, 0)
+
+
+@pytest.mark.slow
+def test_a_start_that_is_lost_after_an_interruption_is_told(environment: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        process = subprocess.Popen(
+            [*COMMAND, "run", "--plan", "pln_one"],
+            env={**environment, "QATECH_API_URL": f"http://127.0.0.1:{service.getsockname()[1]}"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        connection, _ = service.accept()
+        with connection:
+            assert connection.recv(4)
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+            assert process.poll() is None, "it waits for the answer"
+        told = process.communicate(timeout=240)[1]
+    assert process.returncode == 130
+    assert "It is not known whether POST /v1/run" in told
+    assert "Traceback" not in told
+
+
+def test_an_interruption_before_there_is_anything_to_tell_is_no_traceback(
+    command: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("prefect_qatech.cli.app", interrupted)
+    assert command("run", "--plan", "pln_one") == 130
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.slow
