@@ -161,3 +161,5 @@ def load_policy(path: Path) -> GatePolicy:
         raise InvalidInputError(f"{path} is not a policy: {error}", faults=error.faults) from None
     except (ValidationError, TypeError):  # keys that are no words
         raise InvalidInputError(f"{path} is not a policy: it does not hold the fields of one") from None
+    except ValueError as error:  # a day or a time that there is not
+        raise InvalidInputError(f"{path} is not a policy: {error}") from None

@@ -139,6 +139,7 @@ def test_exit_codes_under_another_policy(tmp_path: Path, policy: str, code: int)
         "just text",
         "!!python/object/apply:os.system ['true']",
         "quarantine: {x: {reason: a, owner: b}}",
+        "quarantine: {x: {reason: a, owner: b, expires: 2030-13-45}}",
         "[" * 5_000,
         "\x00",
         'quarantine: {"\\e[31m": {}}',
