@@ -9,6 +9,12 @@ from urllib.parse import quote, urlsplit
 MAX_URL_LENGTH = 2_000
 _WEB_ADDRESS = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:[/?#]\S*)?")
 
+# A password that is not percent-encoded may hold what ends a host: what comes behind its colon is no port then.
+_USER = re.compile(
+    r"^(\s*(?:[a-z][a-z0-9+.-]*:)?[/\\]+)(?:[^/?#\\]*|[^/?#\\@:\[]*:(?![0-9]{0,5}(?:[/?#\\]|$)).*)@",
+    re.IGNORECASE | re.DOTALL,
+)
+
 
 def is_loopback(host: str | None) -> bool:
     """Return whether a host is this machine: `localhost`, 127.0.0.0/8 or ::1. No name is looked up.
@@ -53,7 +59,7 @@ def without_password(url: str) -> str:
         >>> without_password("https://ada:secret@staging.example.com/shop")
         'https://staging.example.com/shop'
     """
-    return re.sub(r"^([a-z][a-z0-9+.-]*://)[^/?#]*@", r"\1", url, flags=re.IGNORECASE)
+    return _USER.sub(r"\1", url)
 
 
 def _quoted(part: str) -> str:

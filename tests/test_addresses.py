@@ -7,7 +7,7 @@ import doctest
 import pytest
 
 from prefect_qatech import addresses
-from prefect_qatech.addresses import is_loopback, safe_url
+from prefect_qatech.addresses import is_loopback, safe_url, without_password
 
 
 @pytest.mark.parametrize(
@@ -105,3 +105,26 @@ def test_examples_in_the_docstrings_run() -> None:
     result = doctest.testmod(addresses)
     assert result.failed == 0
     assert result.attempted == 3
+
+
+@pytest.mark.parametrize(
+    "password", ["secret", "s/ecret", "s#ecret", "s?ecret", "s@ecret", "s:ecret", "s\\ecret", "s ecret"]
+)
+@pytest.mark.parametrize("start", ["https://", "HTTP://", " https://", "https:/", "https:\\\\", "//"])
+def test_a_password_is_in_no_address_that_is_kept(start: str, password: str) -> None:
+    assert without_password(f"{start}ada:{password}@shop.example.com:8443/a") == f"{start}shop.example.com:8443/a"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://shop.example.com/mail/ada@example.com",
+        "https://shop.example.com:8443/@ada?to=ada@example.com#@",
+        "https://shop.example.com:8443?to=ada@example.com",
+        "https://[::1]:8443/@ada",
+        "Sign in as ada:secret@example.com",
+        "registry.example.com/shop@sha256:abc",
+    ],
+)
+def test_what_holds_no_password_is_kept_as_it_is(text: str) -> None:
+    assert without_password(text) == text

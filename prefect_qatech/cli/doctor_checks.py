@@ -25,7 +25,7 @@ from prefect.results import aget_default_result_storage, get_default_result_seri
 from prefect.settings import PREFECT_API_URL
 
 from prefect_qatech._prefect import server_time
-from prefect_qatech.addresses import is_loopback
+from prefect_qatech.addresses import is_loopback, without_password
 from prefect_qatech.api.catalogue import QATechProject
 from prefect_qatech.api.client import QATechClient
 from prefect_qatech.api.ids import names
@@ -154,7 +154,9 @@ async def check_network(where: Where) -> Answer:
     proxies = getproxies()
     proxy = None if proxy_bypass(host) else proxies.get(parts.scheme) or proxies.get("all")
     trusted = next((name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if where.environ.get(name)), None)
-    told = f"Requests go {'through ' + _without_user(proxy) if proxy else 'without a proxy'}; certificates: " + (
+    if proxy and "://" not in proxy:
+        proxy = f"http://{proxy}"  # as httpx reads it
+    told = f"Requests go {'through ' + without_password(proxy) if proxy else 'without a proxy'}; certificates: " + (
         f"{trusted}={where.environ[trusted]}" if trusted else "those that come with httpx"
     )
     if where.environ.get("REQUESTS_CA_BUNDLE") and trusted is None:
@@ -249,18 +251,18 @@ async def check_prefect(where: Where) -> Answer:
         except PrefectHTTPStatusError as error:
             status = error.response.status_code
             what = "Check PREFECT_API_KEY." if status in (401, 403) else "Check PREFECT_API_URL: does it end in /api?"
-            return "wrong", f"{_without_user(url)} answers {status}.", what
+            return "wrong", f"{without_password(url)} answers {status}.", what
         except (OSError, httpx.HTTPError) as error:
-            told = f"{_without_user(url)} does not answer ({type(error).__name__})."
+            told = f"{without_password(url)} does not answer ({type(error).__name__})."
             return "wrong", told, "Is the server up? `prefect server start` starts one."
         where.is_prefect_up = True
         _note_skew(where, "Prefect", now)
         try:
             server = str(await client.api_version())
         except PrefectHTTPStatusError:  # Prefect Cloud has none
-            return "ok", f"{_without_user(url)} answers, and names no version.", ""
+            return "ok", f"{without_password(url)} answers, and names no version.", ""
         ours = client.client_version()
-    told = f"{_without_user(url)} is Prefect {server}; here is {ours}."
+    told = f"{without_password(url)} is Prefect {server}; here is {ours}."
     if _release(server)[:1] != _release(ours)[:1]:
         return "wrong", told, "Their major versions must be the same."
     if _release(server) < _release(ours):
@@ -386,11 +388,6 @@ def _can_be_written(directory: str) -> bool:
     path = Path(directory).expanduser().absolute()
     there = next(parent for parent in (path, *path.parents) if parent.exists())
     return there.is_dir() and os.access(there, os.W_OK)
-
-
-def _without_user(url: str) -> str:
-    """Return an address without the user name and password that it may hold."""
-    return re.sub(r"//[^/@]*@", "//", url)
 
 
 def _release(version: str) -> tuple[int, ...]:

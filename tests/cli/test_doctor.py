@@ -197,8 +197,9 @@ async def test_a_clock_is_wrong_by_half_a_minute() -> None:
     assert (await check_clock(Where(skews={"QA.tech": 0, "Prefect": -31})))[0] == "wrong"
 
 
-async def test_a_proxy_is_told_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTPS_PROXY", "http://ada:s3cret@proxy.example.com:3128")
+@pytest.mark.parametrize("scheme", ["http://", ""])
+async def test_a_proxy_is_told_without_its_password(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"{scheme}ada:s3cret@proxy.example.com:3128")
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
     where = Where(credentials=QATechCredentials.from_env({"QATECH_API_TOKEN": "abcdef0123456789"}))
