@@ -217,6 +217,19 @@ def test_each_yaml_is_what_it_is_for(name: str, tmp_path: Path) -> None:
                 app.parse_args(words_of(command.replace("\n", " "))[1:], exit_on_error=False, print_error=False)
 
 
+def test_the_journal_of_a_ci_job_is_kept_also_where_the_job_fails() -> None:
+    github, gitlab = [yaml.safe_load(block) for block in blocks(DOCUMENTS["guides/ci.md"], "yaml")[:2]]
+    steps = [step for step in github["jobs"]["qatech"]["steps"] if "cache" in step.get("uses", "")]
+    # `actions/cache` itself saves after success alone.
+    assert [step["uses"].partition("@")[0] for step in steps] == ["actions/cache/restore", "actions/cache/save"]
+    restore, save = steps
+    assert save["if"] == "always()"
+    assert save["with"]["path"] == restore["with"]["path"] == ".qatech"
+    assert save["with"]["key"] == restore["with"]["key"]
+    assert save["with"]["key"].startswith(restore["with"]["restore-keys"])
+    assert gitlab["qatech"]["cache"]["when"] == "always"
+
+
 def test_every_public_name_has_its_place() -> None:
     shown = set(re.findall(r"^::: prefect_qatech\.(\w+)$", "\n".join(PAGES.values()), re.MULTILINE))
     assert shown <= set(PUBLIC) | {"exceptions"}
