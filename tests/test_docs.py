@@ -228,6 +228,10 @@ def test_the_journal_of_a_ci_job_is_kept_also_where_the_job_fails() -> None:
     assert save["with"]["key"] == restore["with"]["key"]
     assert save["with"]["key"].startswith(restore["with"]["restore-keys"])
     assert gitlab["qatech"]["cache"]["when"] == "always"
+    # Jobs side by side would take each other's place.
+    assert "github.job" in save["with"]["key"]
+    assert "strategy.job-index" in save["with"]["key"]
+    assert "$CI_JOB_NAME_SLUG" in gitlab["qatech"]["cache"]["key"]
 
 
 def test_every_public_name_has_its_place() -> None:
