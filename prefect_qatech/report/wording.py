@@ -173,7 +173,7 @@ def caveats(report: GateReport) -> list[tuple[str, tuple[str, ...]]]:
     """Return what a reader must know of the evidence: a sentence each, and the ids of the tests that it is about."""
     sentences: list[tuple[str, tuple[str, ...]]] = []
     if not report.target:
-        sentences.append(("No target was named: a pass counts for the attempt in which it was found.", ()))
+        sentences.append(("No target was named: nobody can tell later what was tested, so a retry keeps no pass.", ()))
     if report.evidence_is_older:
         sentences.append(("This is evidence of an earlier attempt.", ()))
     if report.is_one_run_only:
