@@ -140,7 +140,10 @@ class RunJournal:
         if first_target is None and target is not None:
             self.directory.mkdir(parents=True, exist_ok=True)
             write_whole(self.directory / _REQUEST, self._request)
-            write_whole(self._run(FIRST), run.model_dump_json())
+            try:
+                write_whole(self._run(FIRST), run.model_dump_json(), over_another=former is not None)
+            except FileExistsError:  # another command judges it at this moment
+                return self.attach(run, target)
         return run
 
     def has_begun(self) -> bool:
@@ -302,14 +305,20 @@ def check_journal_directory(directory: Path) -> None:
         raise InvalidInputError(f"--journal: nothing can be written to {directory}")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file as a whole: whoever reads it meanwhile, or after a disk was full, finds all of it or none."""
+def write_whole(path: Path, text: str, *, over_another: bool = True) -> None:
+    """Write a file as a whole: whoever reads it meanwhile, or after a disk was full, finds all of it or none.
+
+    Where it may not be written over another one, that is a FileExistsError.
+    """
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         with new.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        new.replace(path)
+        if over_another:
+            new.replace(path)
+        else:
+            os.link(new, path)
     finally:
         new.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ import pytest
 
 from prefect_qatech import QATechClient, QATechRunRecord, QATechRunRequest, QATechStartedRun
 from prefect_qatech.cli import main
-from prefect_qatech.cli.disk import RunJournal
+from prefect_qatech.cli.disk import RunJournal, write_whole
 from prefect_qatech.cli.result import show
 from prefect_qatech.exceptions import LedgerConflict, LedgerUnavailable
 from prefect_qatech.sandbox import Sandbox
@@ -419,6 +419,22 @@ def test_a_run_that_was_given_to_a_second_start_is_that_of_the_first(tmp_path: P
     known = RunJournal(tmp_path, {"attached": "abc"}).start_of("abc")
     assert known is not None
     assert known[1].target == "v1"
+
+
+def test_of_two_targets_at_once_a_run_is_judged_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = QATechRunRecord(kind="attached", run_short_id="abc", started_at=datetime.now(timezone.utc))
+
+    def attach(target: str) -> QATechRunRecord:
+        return RunJournal(tmp_path, {"attached": "abc"}).attach(run, target)
+
+    def while_another_command_writes(path: Path, text: str, **options: Any) -> None:
+        if path.name == "first.json":
+            monkeypatch.setattr("prefect_qatech.cli.disk.write_whole", write_whole)
+            assert attach("v2").target == "v2"
+        write_whole(path, text, **options)
+
+    monkeypatch.setattr("prefect_qatech.cli.disk.write_whole", while_another_command_writes)
+    assert attach("v1").target == "v2"
 
 
 def test_a_test_that_has_vanished_since_the_start_is_missed(
