@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,6 +56,18 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(details, "FIRST_PAUSE_SECONDS", 0.05)
     for name in ("astart_in_campaign", "arerun_in_campaign", "astart_release_check"):
         monkeypatch.setattr(steps, name, getattr(steps, name).with_options(retry_delay_seconds=0))
+
+
+def set_clock(patch: pytest.MonkeyPatch, hours: float) -> None:
+    """Let the clock of this machine be ahead of that of Prefect's server."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + timedelta(hours=hours)
+
+    for module in ("_prefect", "gate.approval", "gate.suspend", "gate.watcher"):
+        patch.setattr(f"prefect_qatech.{module}.datetime", Clock, raising=False)
 
 
 @pytest.fixture

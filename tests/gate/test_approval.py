@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -37,6 +37,7 @@ from prefect_qatech.report import events
 from prefect_qatech.report.markdown import render_markdown
 from prefect_qatech.report.subject import ReportedApplication
 from prefect_qatech.sandbox import Sandbox
+from tests.gate.conftest import set_clock
 from tests.report.campaigns import attempt, report_of
 from tests.report.reading import raw_references, render, words
 from tests.support import (
@@ -241,6 +242,23 @@ async def test_no_answer_in_time_is_a_no() -> None:
         error, _ = await ended(sandbox, decision_timeout_seconds=0.5)
     assert isinstance(error, GateInconclusive)
     assert "Nobody answered in time" in str(error)
+
+
+async def test_prefect_takes_an_answer_in_time_where_the_clock_of_the_worker_is_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From that clock Prefect's client reckons until when its server takes one."""
+    set_clock(monkeypatch, -3)
+    now, ends = datetime.now(timezone.utc), list[datetime]()
+
+    async def approve(client: PrefectClient, paused: FlowRun) -> None:
+        ends.append(paused.state.state_details.pause_timeout)
+        await resume(APPROVE)(client, paused)
+
+    with Sandbox(FAILS, speed=2000) as sandbox:
+        report, _ = await ended(sandbox, approve, decision_timeout_seconds=3600)
+    assert report.approved
+    assert ends[0] - timedelta(hours=3) >= now + timedelta(hours=1), "by the worker's clock it is three hours earlier"
 
 
 async def test_a_flow_run_that_is_resumed_without_an_answer_is_a_no() -> None:

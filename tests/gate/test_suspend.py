@@ -35,6 +35,7 @@ from prefect_qatech.gate.suspend import Note
 from prefect_qatech.gate.watcher import awake_suspended_gates, needs_poll, why_wake
 from prefect_qatech.report.exceptions import GateInconclusive
 from prefect_qatech.sandbox import Sandbox
+from tests.gate.conftest import set_clock
 from tests.support import cases, counted, credentials_for, one_plan, posts, rows_of
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
@@ -355,18 +356,6 @@ async def test_an_approval_that_comes_too_late_is_a_no(monkeypatch: pytest.Monke
         report = await gate.execute()
         assert not report.approved
         assert report.decision.reason == "The approval came too late."
-
-
-def set_clock(patch: pytest.MonkeyPatch, hours: float) -> None:
-    """Let the clock of this machine be ahead of that of Prefect's server."""
-
-    class Clock(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> Any:
-            return datetime.now(tz) + timedelta(hours=hours)
-
-    for module in ("_prefect", "gate.approval", "gate.suspend", "gate.watcher"):
-        patch.setattr(f"prefect_qatech.{module}.datetime", Clock, raising=False)
 
 
 @pytest.mark.parametrize("hours", [-3, 3])
