@@ -97,7 +97,7 @@ async def awake_suspended_gates(credentials: QATechCredentials) -> list[UUID]:
                 refused.append(error)
                 return
             now = time_now()
-            if run.is_final:
+            if note.what == "run" and run.is_final:
                 # The gate that is woken finds an end that it has not seen itself.
                 with suppress(Exception):
                     await Rows(prefect, flow_run.id).insert(

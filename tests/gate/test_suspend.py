@@ -209,6 +209,8 @@ async def test_a_gate_sleeps_also_while_its_release_check_goes_on() -> None:
         report = await gate.execute()
         assert report.verdict.value == "inconclusive"
         assert report.release_check.blocker_count == 1
+        ends = [key for key in await rows_of(gate.id) if "-finished-" in key]
+        assert len(ends) == 1, "that of the run: a release check may have the same id"
         assert [post["path"] for post in posts(sandbox)] == ["/v1/run", "/v1/release-checks"]
 
 
