@@ -59,6 +59,7 @@ def call_of_start(
         # A label stands for one start of one target: the next version is tested anew under the same label.
         label=f"{label} of {target}" if label is not None and target is not None else label,
         campaign=campaign,
+        target=target,
     )
 
 

@@ -67,6 +67,7 @@ async def aattach_run(
             run_short_id=run_short_id,
             run_url=run_url,
             rerun_of=entry.rerun_of,
+            target=entry.target,
             started_at=datetime.now(timezone.utc),
             slot=slot,
             flow_run_id=str(ledger.flow_run_id),

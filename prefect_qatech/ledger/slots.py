@@ -147,6 +147,7 @@ class QATechLedgerEntry(BaseModel):
         fingerprint: Of the request.
         address: Where it was asked for: the service's address, and the project where one is named.
         rerun_of: Short id of the run that was to be rerun.
+        target: What it was started for, where that was named.
         place: Where the call stood.
         chain: The attempt that wrote the intent.
         sent_at: When the POST was about to be sent.
@@ -167,6 +168,7 @@ class QATechLedgerEntry(BaseModel):
     fingerprint: str
     address: str = ""
     rerun_of: str | None = None
+    target: str | None = None
     place: str
     chain: Chain
     sent_at: datetime
@@ -215,6 +217,7 @@ class Call:
     label: str | None = None
     campaign: tuple[str, int] | None = None
     rerun_of: str | None = None
+    target: str | None = None
     makes: str = "run"
     chain: Chain = ()
     place: str = "0"

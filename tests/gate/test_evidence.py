@@ -243,6 +243,29 @@ async def test_a_run_that_was_started_for_another_target_proves_nothing(sandbox:
 
 
 @pytest.mark.parametrize("by", ["its record", "its id"])
+async def test_a_run_that_a_person_has_found_is_of_the_target_of_the_start_that_was_lost(
+    sandbox: Sandbox, by: str
+) -> None:
+    credentials = credentials_for(sandbox, timeout_seconds=1)
+    sandbox.set_faults(fault({"kind": "drop_after"}, "start"))
+
+    @flow(retries=1)
+    async def release() -> list[GateReport]:
+        try:
+            record = await astart_test_run(credentials, "pln_green", target="v1")
+        except StartOutcomeUnknown as error:
+            [found], slot = sandbox.runs(), str(error.slot)
+            await when_it_is_over(lambda: ledger.aattach_run(flow_run_id(), slot, found["short_id"]))
+            raise
+        run = record if by == "its record" else record.run_short_id
+        return [await judge(sandbox, None, run=run, target=target) for target in ("v2", "v1")]
+
+    other, same = await release()
+    assert other.incidents == (Incident.STALE_PASS,)
+    assert same.passed
+
+
+@pytest.mark.parametrize("by", ["its record", "its id"])
 async def test_a_run_that_was_judged_in_vain_for_another_target_proves_nothing(by: str) -> None:
     reports, targets = list[GateReport](), ["v1", "v2", "v1"]
     with Sandbox(one_plan(cases("passed")), speed=0) as sandbox:
