@@ -50,7 +50,7 @@ async def aattach_run(
 
     Raises:
         ValueError: There is no such flow run or slot, the slot is not open, its POST can still be under way, the id is
-            not a run's, or it is that of another slot.
+            not a run's, it is that of another slot, or it was judged for another target.
 
     Example:
         ```python
@@ -77,6 +77,9 @@ async def aattach_run(
             is_it = other.run is not None and other.run.identity == record.identity and other.service == entry.service
             if is_it and other.kind != "attach":
                 raise ValueError(f"{record.identity} is that of another slot, {other.slot}: {other.what}")
+            judged_for = other.run.target if other.run is not None else None
+            if is_it and None not in (judged_for, entry.target) and judged_for != entry.target:
+                raise ValueError(f"{record.identity} was judged for another target, {judged_for}")
         # The process that sent the POST may be at work after all, and must not take this row for its own.
         ours = entry.model_copy(update={"nonce": uuid4().hex})
         if not await ledger.insert(f"{slot}-done", done_row(ours, record), nonce=ours.nonce):

@@ -265,6 +265,22 @@ async def test_a_run_that_a_person_has_found_is_of_the_target_of_the_start_that_
     assert same.passed
 
 
+async def test_a_run_that_was_judged_for_one_target_is_not_that_of_a_lost_start_for_another(sandbox: Sandbox) -> None:
+    credentials = credentials_for(sandbox, timeout_seconds=1)
+    sandbox.set_faults(fault({"kind": "drop_after"}, "start"))
+
+    @flow
+    async def release() -> None:
+        with pytest.raises(StartOutcomeUnknown) as lost:
+            await astart_test_run(credentials, "pln_green", target="v1")
+        [found], slot = sandbox.runs(), str(lost.value.slot)
+        assert (await judge(sandbox, None, run=found["short_id"], target="v2")).passed
+        with pytest.raises(ValueError, match="another target, v2"):
+            await when_it_is_over(lambda: ledger.aattach_run(flow_run_id(), slot, found["short_id"]))
+
+    await release()
+
+
 @pytest.mark.parametrize("by", ["its record", "its id"])
 async def test_a_run_that_was_judged_in_vain_for_another_target_proves_nothing(by: str) -> None:
     reports, targets = list[GateReport](), ["v1", "v2", "v1"]
