@@ -163,7 +163,7 @@ class TerminalSteps:
             return self.journal.attach(run, self.subject.target)
         except OSError as error:
             self.display.tell(f"What run {run.run_short_id} is judged for could not be kept in the journal: {error}")
-            return run
+            return self.journal.attach(run, None)
 
     async def _start(self, client: QATechClient) -> QATechRunRecord:
         if self.start is None:

@@ -442,6 +442,9 @@ def test_a_test_that_has_vanished_since_the_start_is_missed(
 ) -> None:
     real = QATechClient.start_run
 
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     async def start(self: QATechClient, request: QATechRunRequest) -> QATechStartedRun:
         return (await real(self, request)).model_copy(update={"test_count": 3})
 
@@ -452,6 +455,10 @@ def test_a_test_that_has_vanished_since_the_start_is_missed(
         [first] = run_ids(capsys.readouterr().out)
         assert command("wait", first) == 2
         assert command("wait", first, "--journal", "elsewhere") == 0
+        patch.setattr("prefect_qatech.cli.disk.write_whole", fails)
+        assert command("wait", first, "--target", "v1") == 2, (
+            "nothing can be written, and the start is known all the same"
+        )
 
 
 def test_a_run_of_another_service_with_the_same_id_is_another_run(
