@@ -119,18 +119,22 @@ class FlowRunSteps:
         """
         run_short_id = ledger.short_id_of(run)
         address = address_of(self.credentials)
-        if (of := await ledger.first_run_of(run, ledger.service_of(address))) is not None:
+        service, label = ledger.service_of(address), f"run {run_short_id}"
+        if (of := await ledger.first_run_of(run, service)) is not None:
             raise InvalidInputError(
                 f"Run {run_short_id} is a rerun of {of.run_short_id}, and holds a part of that run's tests only. "
                 f'Nothing was sent. Judge the first run of the campaign: run="{of.run_short_id}".'
             )
+        # 0.1.0 did not name the service. The reruns of such a gate are not started again after an upgrade.
+        if not await ledger.is_attached(label, service):
+            label = f"{label} at {service}"
         call = ledger.Call(
             kind="attach",
             what=f"run {run_short_id}",
             fingerprint=ledger.fingerprint(run_short_id),
             address=address,
             # One run is one piece of evidence, wherever in the flow run it is asked for.
-            label=self.settings.slot_label or f"run {run_short_id} at {ledger.service_of(address)}",
+            label=self.settings.slot_label or label,
         )
         given = run if isinstance(run, QATechRunRecord) else ledger.attached_run(run_short_id)
         return await ledger.attach(call, given.model_copy(update={"target": given.target or self.settings.target}))

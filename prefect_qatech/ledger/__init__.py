@@ -35,6 +35,7 @@ from prefect_qatech.ledger.call_site import (
 from prefect_qatech.ledger.calls import (
     attach as attach,
     first_run_of as first_run_of,
+    is_attached as is_attached,
     is_label_on_record as is_label_on_record,
     is_rerun_on_record as is_rerun_on_record,
     once as once,

@@ -11,7 +11,7 @@ from prefect.exceptions import ObjectNotFound
 
 from prefect_qatech._prefect import own_flow_run
 from prefect_qatech.ledger.call_site import flow_run_of, locate, root_of
-from prefect_qatech.ledger.slots import Call, QATechRunRecord, short_id_of
+from prefect_qatech.ledger.slots import Call, QATechLedgerEntry, QATechRunRecord, short_id_of
 from prefect_qatech.ledger.store import LATEST_SEND_SECONDS, Ledger, Prepare, Send
 
 
@@ -75,20 +75,23 @@ async def _is_on_record(first: QATechRunRecord, call: Call) -> bool:
         return bool(await Ledger(client, UUID(first.flow_run_id)).entries(call.family))
 
 
+async def is_attached(label: str, service: str) -> bool:
+    """Whether the flow run has attached a run of a service under a label."""
+    return any(
+        entry.kind == "attach" and entry.label == label and entry.service == service for entry in await _own_entries()
+    )
+
+
 async def first_run_of(run: QATechRunRecord | str, service: str) -> QATechRunRecord | None:
     """Return the first run of the campaign that a run of a service is a rerun in.
 
     None where it is no rerun, as far as its record and the ledger of the flow run know.
     """
-    runs: dict[str, QATechRunRecord] = {}
-    if (flow_run := own_flow_run()) is not None:
-        async with ledger_of(flow_run.id) as ledger:
-            entries = await ledger.entries()
-        runs = {
-            entry.run.run_short_id: entry.run
-            for entry in entries
-            if entry.run is not None and entry.kind != "attach" and entry.makes == "run" and entry.service == service
-        }
+    runs = {
+        entry.run.run_short_id: entry.run
+        for entry in await _own_entries()
+        if entry.run is not None and entry.kind != "attach" and entry.makes == "run" and entry.service == service
+    }
     if isinstance(run, QATechRunRecord):
         runs.setdefault(run.run_short_id, run)
     first, known = None, runs.pop(short_id_of(run), None)
@@ -97,3 +100,10 @@ async def first_run_of(run: QATechRunRecord | str, service: str) -> QATechRunRec
         first = base or QATechRunRecord(kind="attached", run_short_id=known.rerun_of, started_at=known.started_at)
         known = base
     return first
+
+
+async def _own_entries() -> list[QATechLedgerEntry]:
+    if (flow_run := own_flow_run()) is None:
+        return []
+    async with ledger_of(flow_run.id) as ledger:
+        return await ledger.entries()

@@ -446,6 +446,21 @@ async def test_a_retry_of_a_gate_on_a_run_from_elsewhere_goes_on_with_it(sandbox
     assert counted(sandbox) == (1, 1)
 
 
+async def test_a_retry_after_an_upgrade_starts_no_rerun_again_of_a_run_from_elsewhere(sandbox: Sandbox) -> None:
+    """0.1.0 named the run without its service, in the form of a label."""
+    run = await a_run_from_elsewhere(sandbox, "pln_broken")
+    step = Failing()
+
+    @flow(retries=1)
+    async def user() -> None:
+        of_0_1_0 = f"run {run}" if step.calls == 0 else None
+        await look_at(sandbox, None, run=run, policy=GatePolicy(max_reruns=1), label=of_0_1_0)
+        step()
+
+    await user()
+    assert counted(sandbox) == (1, 1)
+
+
 async def test_a_link_is_published_as_soon_as_qatech_tells_the_address_of_the_run(sandbox: Sandbox) -> None:
     run = await a_run_from_elsewhere(sandbox, "pln_green")
     test = {"id": str(uuid4()), "shortId": "a", "name": "Login", "status": "COMPLETED", "result": "PASSED"}
