@@ -155,6 +155,9 @@ def main() -> None:
         with suppress(AttributeError, ValueError):
             cast(TextIOWrapper, stream).reconfigure(errors="backslashreplace")
     try:
+        if sys.argv[1:] in ([], ["ledger"]):  # a variable of a CI service that is not set, say: help is no pass
+            app.help_print(sys.argv[1:])
+            end("a command is missing")
         app(sys.argv[1:], exit_on_error=False, print_error=True)
     except CycloptsError as error:
         if (hint := _hint(error)) is not None:

@@ -120,6 +120,8 @@ def test_an_exit_code_tells_the_verdict(
         ["rerun", "abc123", "--failed-only", "--test-case", "9f2b306e-20df-53da-a0c4-d3d4217ae605"],
         ["status", "nowhere"],
         ["nothing"],
+        ["ledger"],
+        [],
     ],
 )
 def test_what_cannot_be_carried_out_is_an_error_and_no_verdict(
