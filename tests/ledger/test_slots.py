@@ -23,8 +23,8 @@ from prefect_qatech import (
     ledger,
 )
 from prefect_qatech._sync import run_sync
-from prefect_qatech.api.responses import QATechStartedRun
-from prefect_qatech.ledger import Call, Chain, Ledger, resolve
+from prefect_qatech.api.responses import QATechRun, QATechStartedRun
+from prefect_qatech.ledger import Call, Chain, Ledger, attached_run, resolve, service_of
 from prefect_qatech.ledger.slots import (
     conflict,
     done_row,
@@ -426,3 +426,17 @@ async def test_a_first_attempt_writes_without_reading_and_still_starts_once(labe
     assert (await once(first)).is_resumed, "a second executor of the same attempt"
     assert (await once(call(label=label, chain=SECOND))).is_resumed
     assert sent == 1
+
+
+@pytest.mark.parametrize("project", ["", ", project proj_shop", ", project a, project b"])
+def test_a_service_is_told_from_its_projects(project: str) -> None:
+    assert service_of(f"https://api.example.com/v1{project}") == "https://api.example.com/v1"
+
+
+def test_a_run_that_is_read_later_is_still_of_the_plan_and_the_run_that_its_start_told() -> None:
+    attached = attached_run("abc123")
+    assert (attached.kind, attached.run_short_id, attached.age_seconds) == ("attached", "abc123", None)
+    read = QATechRun(run_short_id="abc123", plan_short_id="pln_other", rerun_of="other")
+    assert attached.describe(read) == read
+    told = attached.model_copy(update={"plan_short_id": "pln_one", "rerun_of": "first1"}).describe(read)
+    assert (told.plan_short_id, told.rerun_of) == ("pln_one", "first1")
