@@ -11,11 +11,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Event, Thread
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -23,6 +23,7 @@ from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, 
 
 from prefect_qatech.sandbox import Sandbox
 from tests.e2e.world import PATIENCE_SECONDS, ROOT, World, eventually
+from tests.support import time_goes_on
 from tests.ui import scenario
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -200,28 +201,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         created.stop_everything()
 
 
-@contextmanager
-def moved_by_requests(sandbox: Sandbox) -> Iterator[Sandbox]:
-    """Let the clock of a sandbox move with each request alone: a gate sees its run at work on any machine."""
-    is_over = Event()
-
-    def move() -> None:
-        seen = 0
-        while not is_over.wait(0.02):
-            count = len(sandbox.requests())
-            sandbox.advance(10.0 * (count - seen))
-            seen = count
-
-    with sandbox:
-        thread = Thread(target=move)
-        thread.start()
-        try:
-            yield sandbox
-        finally:
-            is_over.set()
-            thread.join()
-
-
 @pytest.fixture(scope="package")
 def gates(world: World, beacon: Beacon) -> Iterator[dict[str, Gate]]:
     """Gates of each verdict, of a hostile service, and three nights of one plan; all of them are over."""
@@ -234,7 +213,9 @@ def gates(world: World, beacon: Beacon) -> Iterator[dict[str, Gate]]:
         shop, hostile = sandbox(scenario.shop(), 1), sandbox(scenario.hostile(beacon.url), 2)
         followed = shop
         if PICTURES is None:
-            followed = stack.enter_context(moved_by_requests(Sandbox(scenario.shop(), speed=0, seed=1)))
+            # On any machine the gate sees its run at work, and shows a progress bar.
+            followed = stack.enter_context(Sandbox(scenario.shop(), speed=0, seed=1))
+            stack.enter_context(time_goes_on(followed))
         nights = [sandbox(scenario.shop(nightly), 3 + n) for n, nightly in enumerate(("good", "flaky", "broken"))]
         where: dict[str, tuple[Sandbox, str | list[str], dict[str, Any]]] = {
             "pass": (shop, "pln_smoke", {}),
