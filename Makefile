@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Where it is set, each of some hundred processes would compile the package, and each worker all tests, anew.
 unexport PYTHONDONTWRITEBYTECODE
-# A file at a time; in which order, tests/conftest.py says.
+# Long files first (tests/conftest.py), so that no core is idle at the end.
 SUITE := --dist loadfile --no-loadscope-reorder $(foreach room,scale runners readers,--ignore tests/$(room))
 FAST_SUITE := $(SUITE) --ignore tests/e2e --ignore tests/ui
 

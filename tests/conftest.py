@@ -60,7 +60,7 @@ def prefect_gave_something_up() -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a Prefect server as slow, and order the files so that all cores have work to the end."""
+    """Mark what needs a Prefect server as slow, and begin with what takes longest: a long file must not be the last."""
     for item in items:
         if "prefect_server" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
@@ -69,19 +69,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(1800))
             item.add_marker(pytest.mark.flaky(reruns=2, condition=prefect_gave_something_up))
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    of_many, others = [], []
-    for path in dict.fromkeys(item.path for item in items):
-        (of_many if path.parent.name in OF_MANY_PROCESSES else others).append(path)
-    of_many.sort(key=lambda path: path.name not in LONGEST)
-    others.sort(key=lambda path: path not in slow)
-    # While tests of many processes wait for these, others use the cores, long and short ones in turn. None of the
-    # former is among the last files.
-    turns = max(1, len(of_many))
-    others = [path for turn in range(turns) for path in others[turn::turns]]
-    share = round(0.8 * len(others) / turns)
-    order = [path for turn, first in enumerate(of_many) for path in (first, *others[turn * share :][:share])]
-    places = {path: place for place, path in enumerate(dict.fromkeys([*order, *others]))}
-    items.sort(key=lambda item: places[item.path])
+
+    def place(item: pytest.Item) -> tuple[bool, bool, bool]:
+        is_of_many = item.path.parent.name in OF_MANY_PROCESSES
+        return not is_of_many, item.path.name not in LONGEST, item.path not in slow
+
+    items.sort(key=place)
 
 
 def _light_server(args: list[str], *, env: dict[str, str], **options: Any) -> subprocess.Popen[bytes]:
